@@ -1,0 +1,114 @@
+//! The few operations BERT needs, and how each backend runs them.
+//!
+//! [`BertBackend`] extends a Burn backend with a handful of fused operations. Every default body is the
+//! plain Burn form in [`plain`], so a backend that overrides nothing runs BERT unchanged, and the plain
+//! form is what every fast path is tested against.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `plain` | the operations in plain Burn: the definition of what each must compute |
+//! | `cpu` | ndarray: kernels over raw slices |
+//! | `gpu` | wgpu: adapters, device set-up |
+
+#[cfg(feature = "cpu")]
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+pub mod plain;
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+/// The activation of the feed-forward layers and of the MLM head's transform (`hidden_act`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · Φ(x)` with the error function: <https://arxiv.org/abs/1606.08415>, equation 1.
+    Gelu,
+    /// The tanh form of GELU, `gelu_new` and `gelu_pytorch_tanh` in config files: the same paper, section 2.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x · sigmoid(x)`, also called swish.
+    Silu,
+}
+
+/// Which rows of a packed batch belong to which sequence.
+///
+/// Sequence `i` owns the key and value rows `tokens[i]..tokens[i + 1]` and the query rows
+/// `queries[i]..queries[i + 1]`. The two differ in the last layer alone, where only the mask positions
+/// ask a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spans {
+    /// Boundaries of the query rows, one more than there are sequences, from 0 on, ascending.
+    pub queries: Vec<usize>,
+    /// Boundaries of the key and value rows, as many as `queries`.
+    pub tokens: Vec<usize>,
+}
+
+impl Spans {
+    /// The number of sequences.
+    pub fn len(&self) -> usize {
+        self.tokens.len().saturating_sub(1)
+    }
+
+    /// Whether there is no sequence at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The query rows and the token rows of each sequence.
+    pub fn iter(&self) -> impl Iterator<Item = (std::ops::Range<usize>, std::ops::Range<usize>)> + '_ {
+        (0..self.len()).map(|i| (self.queries[i]..self.queries[i + 1], self.tokens[i]..self.tokens[i + 1]))
+    }
+}
+
+/// The scale, shift and epsilon of a layer normalization over `hidden` features.
+#[derive(Clone, Debug)]
+pub struct LayerNorm<B: Backend> {
+    /// Scale, `[hidden]`.
+    pub gamma: Tensor<B, 1>,
+    /// Shift, `[hidden]`.
+    pub beta: Tensor<B, 1>,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// A dense layer's weights in the form that its backend computes with.
+pub trait LinearOp<B: Backend>: Send + 'static {
+    /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load.
+    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>) -> Self;
+
+    /// `activation(x · weightᵀ + bias)`: `[rows, in]` to `[rows, out]`.
+    fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2>;
+
+    /// The rows `ids` of the weight, `[ids, in]`: a tied decoder is the word embedding table too.
+    fn weight_rows(&self, ids: &[u32]) -> Tensor<B, 2>;
+}
+
+/// A Burn backend that can run BERT.
+pub trait BertBackend: Backend {
+    /// A prepared dense layer; [`plain::PlainLinear`] serves any backend.
+    type Linear: LinearOp<Self>;
+
+    /// Softmax attention within each sequence of a packed batch.
+    ///
+    /// `query` is `[query rows, hidden]`, `key_value` is `[token rows, 2 * hidden]` with the keys first;
+    /// heads lie side by side in `hidden`. Returns `[query rows, hidden]`.
+    fn segment_attention(
+        query: Tensor<Self, 2>,
+        key_value: Tensor<Self, 2>,
+        spans: &Spans,
+        heads: usize,
+    ) -> Tensor<Self, 2> {
+        plain::attention(query, key_value, spans, heads)
+    }
+
+    /// Layer normalization of `x`, or of `x + residual`; both `[rows, hidden]`.
+    fn residual_layer_norm(
+        x: Tensor<Self, 2>,
+        residual: Option<Tensor<Self, 2>>,
+        norm: &LayerNorm<Self>,
+    ) -> Tensor<Self, 2> {
+        plain::layer_norm(x, residual, norm)
+    }
+}

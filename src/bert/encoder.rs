@@ -1,0 +1,56 @@
+//! One encoder layer: attention, then feed-forward, each with its residual and normalization after it.
+
+use burn::tensor::Tensor;
+
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Spans};
+
+use super::BertConfig;
+use super::weights::{WeightError, Weights};
+
+/// A layer's weights. Query stands apart from key and value so that a layer may be asked for fewer rows
+/// than it attends to; that is what makes the last layer cheap.
+pub(super) struct EncoderLayer<B: BertBackend> {
+    query: B::Linear,
+    key_value: B::Linear,
+    attention_output: B::Linear,
+    attention_norm: LayerNorm<B>,
+    intermediate: B::Linear,
+    output: B::Linear,
+    output_norm: LayerNorm<B>,
+    heads: usize,
+    hidden_act: Activation,
+}
+
+impl<B: BertBackend> EncoderLayer<B> {
+    pub fn load(config: &BertConfig, index: usize, weights: &mut Weights<'_, B>) -> Result<Self, WeightError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let name = |part: &str| format!("bert.encoder.layer.{index}.{part}");
+        let (key, value) = (name("attention.self.key"), name("attention.self.value"));
+        Ok(Self {
+            query: weights.linear(&name("attention.self.query"), hidden, hidden)?,
+            key_value: weights.stacked_linear(&[&key, &value], hidden, hidden)?,
+            attention_output: weights.linear(&name("attention.output.dense"), hidden, hidden)?,
+            attention_norm: weights.layer_norm(&name("attention.output.LayerNorm"), hidden, config.layer_norm_eps)?,
+            intermediate: weights.linear(&name("intermediate.dense"), inner, hidden)?,
+            output: weights.linear(&name("output.dense"), hidden, inner)?,
+            output_norm: weights.layer_norm(&name("output.LayerNorm"), hidden, config.layer_norm_eps)?,
+            heads: config.num_attention_heads,
+            hidden_act: config.hidden_act,
+        })
+    }
+
+    /// The new hidden states of the rows `asking` `[query rows, hidden]`, which attend to `all`
+    /// `[token rows, hidden]` within their spans. Everywhere but in the last layer the two are the same.
+    pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &Spans) -> Tensor<B, 2> {
+        let query = self.query.forward(asking.clone(), None);
+        let key_value = self.key_value.forward(all, None);
+        let context = B::segment_attention(query, key_value, spans, self.heads);
+        let attended = B::residual_layer_norm(
+            self.attention_output.forward(context, None),
+            Some(asking),
+            &self.attention_norm,
+        );
+        let inner = self.intermediate.forward(attended.clone(), Some(self.hidden_act));
+        B::residual_layer_norm(self.output.forward(inner, None), Some(attended), &self.output_norm)
+    }
+}

@@ -1,0 +1,65 @@
+//! The masked-language-model head: from a hidden state to a logit for each entry of the vocabulary.
+
+use burn::tensor::Tensor;
+
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp};
+
+use super::BertConfig;
+use super::weights::{WeightError, Weights};
+
+const WORD_EMBEDDINGS: &str = "bert.embeddings.word_embeddings.weight";
+const DECODER: &str = "cls.predictions.decoder.weight";
+
+/// Whether the decoder is the word embedding table: `tie_word_embeddings` says so, and the checkpoint has
+/// no decoder of its own that differs. (transformers 5 uses the file's decoder where there is one.)
+///
+/// # Errors
+/// When a tensor that is there cannot be read.
+pub(super) fn is_tied<B: BertBackend>(config: &BertConfig, weights: &mut Weights<'_, B>) -> Result<bool, WeightError> {
+    if !config.tie_word_embeddings || !weights.contains(DECODER) {
+        return Ok(config.tie_word_embeddings);
+    }
+    let shape = [config.vocab_size, config.hidden_size];
+    Ok(weights.values(DECODER, &shape)? == weights.values(WORD_EMBEDDINGS, &shape)?)
+}
+
+pub(super) struct MaskedLmHead<B: BertBackend> {
+    transform: B::Linear,
+    norm: LayerNorm<B>,
+    /// `[vocab_size, hidden_size]`; the word embeddings too when they are tied.
+    pub decoder: B::Linear,
+    hidden_act: Activation,
+}
+
+impl<B: BertBackend> MaskedLmHead<B> {
+    pub fn load(config: &BertConfig, tied: bool, weights: &mut Weights<'_, B>) -> Result<Self, WeightError> {
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        // transformers stores one bias under one name or both, and reads an own decoder's from beside it.
+        let (decoder_weight, biases) = match tied {
+            true => (
+                WORD_EMBEDDINGS,
+                ["cls.predictions.bias", "cls.predictions.decoder.bias"],
+            ),
+            false => (DECODER, ["cls.predictions.decoder.bias", "cls.predictions.bias"]),
+        };
+        let stored = biases.into_iter().find(|name| weights.contains(name));
+        let bias = stored.unwrap_or("cls.predictions.bias");
+        let transform = weights.linear("cls.predictions.transform.dense", hidden, hidden)?;
+        let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
+        let bias = weights.vector(bias, vocab)?;
+        let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias);
+        Ok(Self {
+            transform,
+            norm,
+            decoder,
+            hidden_act: config.hidden_act,
+        })
+    }
+
+    /// Logits `[rows, vocab_size]` of the hidden states `[rows, hidden_size]`.
+    pub fn forward(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        let transformed = self.transform.forward(hidden, Some(self.hidden_act));
+        self.decoder
+            .forward(B::residual_layer_norm(transformed, None, &self.norm), None)
+    }
+}

@@ -1,0 +1,21 @@
+//! BERT for masked language modelling, once, generic over the backend.
+//!
+//! The architecture is that of <https://arxiv.org/abs/1810.04805>: embeddings, post-norm encoder layers and
+//! the masked-language-model head. It knows neither files nor text: weights come from a [`WeightSource`],
+//! a batch comes as token ids ([`PackedBatch`]), and what leaves is a score for each wanted token. The
+//! layers above see it through the object-safe [`MaskedLm`].
+
+mod batch;
+mod config;
+mod embeddings;
+mod encoder;
+mod head;
+mod masked_lm;
+mod model;
+mod weights;
+
+pub use batch::{MaskQuery, PackedBatch, Selection, TokenScore};
+pub use config::BertConfig;
+pub use masked_lm::{MaskedLm, PredictError};
+pub use model::Bert;
+pub use weights::{WeightError, WeightSource};

@@ -1,0 +1,195 @@
+//! Safetensors files, read tensor by tensor: at most one tensor is in memory as the file has it.
+//!
+//! The files are read, not mapped: a mapped file that somebody truncates kills the process that reads it,
+//! and mapping needs `unsafe`.
+
+use std::collections::HashMap;
+use std::io::SeekFrom;
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::CheckpointError;
+use super::files::{Files, ReadSeek};
+use crate::bert::{WeightError, WeightSource};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The limit of the safetensors format itself.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// The length of the header stands in the first eight bytes.
+const LENGTH_BYTES: u64 = 8;
+
+/// All weight files of a checkpoint, opened and their headers read.
+pub struct SafetensorsFiles {
+    files: Vec<WeightFile>,
+    /// Which file holds a tensor, and what the header says of it.
+    tensors: HashMap<String, (usize, TensorInfo)>,
+}
+
+struct WeightFile {
+    path: String,
+    file: Box<dyn ReadSeek>,
+    bytes: u64,
+    /// Where the tensors begin.
+    data_start: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl SafetensorsFiles {
+    pub fn open(files: &Files) -> Result<Self, CheckpointError> {
+        let mut all = Self {
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
+        if files.has(SINGLE) {
+            all.add(files, SINGLE)?;
+            return Ok(all);
+        }
+        if !files.has(INDEX) {
+            return Err(CheckpointError::Missing(format!(
+                "{} is missing, and so is {INDEX}; weights are read from safetensors files only",
+                files.path(SINGLE)
+            )));
+        }
+        let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(INDEX)));
+        let index: Index = serde_json::from_slice(&files.read(INDEX)?).map_err(|e| broken(e.to_string()))?;
+        let mut names: Vec<&String> = index.weight_map.values().collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            if name.contains(['/', '\\']) {
+                return Err(broken(format!("\"{name}\" is not the name of a file beside it")));
+            }
+            all.add(files, name)?;
+        }
+        Ok(all)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
+        let path = files.path(name);
+        let (mut file, bytes) = files.open(name)?;
+        let broken = |reason: &str| weights_error(format!("{path} is not a whole safetensors file: {reason}"));
+        let mut length = [0; LENGTH_BYTES as usize];
+        file.read_exact(&mut length)
+            .map_err(|_| broken("it is shorter than eight bytes"))?;
+        let length = u64::from_le_bytes(length);
+        if length > HEADER_BYTES_MAX || length > bytes - LENGTH_BYTES {
+            return Err(broken("its header is longer than the file"));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(|e| broken(&e.to_string()))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| broken(&e.to_string()))?;
+        let data_start = LENGTH_BYTES + length;
+        for (tensor, info) in metadata.tensors() {
+            check_extent(info, bytes - data_start).map_err(|reason| broken(&format!("tensor {tensor} {reason}")))?;
+            self.tensors.insert(tensor, (self.files.len(), info.clone()));
+        }
+        self.files.push(WeightFile {
+            path,
+            file,
+            bytes,
+            data_start,
+        });
+        Ok(())
+    }
+
+    /// The name under which the checkpoint has `name`: with or without `bert.`, LayerNorm's parts by their
+    /// new or their old names.
+    fn stored_name(&self, name: &str) -> Option<String> {
+        let old = match name.rsplit_once("LayerNorm.") {
+            Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),
+            Some((before, "bias")) => Some(format!("{before}LayerNorm.beta")),
+            _ => None,
+        };
+        let spellings = [Some(name.to_owned()), old];
+        let with_prefix = spellings.iter().flatten();
+        let without = with_prefix.clone().filter_map(|name| name.strip_prefix("bert."));
+        let known = |name: &&str| self.tensors.contains_key(*name);
+        with_prefix
+            .map(String::as_str)
+            .chain(without)
+            .find(known)
+            .map(str::to_owned)
+    }
+}
+
+impl WeightSource for SafetensorsFiles {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let files = || {
+            let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+            paths.join(", ")
+        };
+        let Some(stored) = self.stored_name(name) else {
+            return Err(WeightError(format!("tensor {name} is missing from {}", files())));
+        };
+        let (file, info) = &self.tensors[&stored];
+        let file = &mut self.files[*file];
+        if info.shape != shape {
+            return Err(WeightError(format!(
+                "{}: tensor {stored} has shape {:?}, but config.json asks for {shape:?}",
+                file.path, info.shape
+            )));
+        }
+        let unreadable = |e: std::io::Error| WeightError(format!("{}: tensor {stored}: {e}", file.path));
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        file.file
+            .seek(SeekFrom::Start(file.data_start + start as u64))
+            .and_then(|_| file.file.read_exact(&mut bytes))
+            .map_err(unreadable)?;
+        let values: Vec<f32> = match info.dtype {
+            Dtype::F32 => floats(&bytes, f32::from_le_bytes),
+            Dtype::F16 => floats(&bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => floats(&bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            other => {
+                return Err(WeightError(format!(
+                    "{}: tensor {stored} is of type {other:?}; F32, F16 and BF16 are supported",
+                    file.path
+                )));
+            }
+        };
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(WeightError(format!(
+                "{}: tensor {stored} holds a value that is not a finite number; the file is damaged",
+                file.path
+            ))),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.stored_name(name).is_some()
+    }
+}
+
+fn weights_error(reason: String) -> CheckpointError {
+    CheckpointError::Weights(WeightError(reason))
+}
+
+/// Whether a tensor lies within the file's data and is as long as its shape and type say.
+fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> {
+    let (start, end) = info.data_offsets;
+    if start > end || end as u64 > data_bytes {
+        return Err("reaches beyond the end of the file");
+    }
+    let elements = info.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    match elements.and_then(|n| n.checked_mul(info.dtype.bitsize())) {
+        Some(bits) if bits == (end - start) * 8 => Ok(()),
+        _ => Err("is not as long as its shape says"),
+    }
+}
+
+/// The values of little-endian numbers of `N` bytes.
+fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|&chunk| value(chunk)).collect()
+}

@@ -1,0 +1,160 @@
+//! The queue, the batches and the one worker that owns the model.
+//!
+//! [`Engine::start`] moves a model onto a thread of its own; [`Engine::predict`] puts questions into the
+//! bounded queue and waits for their answers until the deadline. The worker takes what is there the moment
+//! it is free, so a batch forms while the one before it runs.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `queue` | what waits, its limits, and which of it makes the next batch |
+//! | `worker` | runs batches, keeps a failing one from taking others with it |
+//! | `stats` | what the engine counts |
+
+mod error;
+mod queue;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::bert::{MaskedLm, Selection, TokenScore};
+
+pub use error::EngineError;
+use queue::{Item, Queue};
+pub use stats::{Stats, Timing};
+
+/// How much waits and how much is computed at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens of one batch.
+    pub batch_tokens_max: usize,
+    /// Texts of one batch.
+    pub batch_size_max: usize,
+    /// How long a batch waits for company, counted from its first text; zero by default.
+    pub batch_delay: Duration,
+    /// Texts that may wait.
+    pub queue_size: usize,
+}
+
+/// One text's token ids and masks, and what is wanted of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Token ids, special tokens included.
+    pub input_ids: Vec<u32>,
+    /// Where the masks are, ascending.
+    pub mask_positions: Vec<usize>,
+    /// Which tokens to answer with.
+    pub selection: Selection,
+}
+
+/// The scores of one text's masks, in order.
+pub type Scores = Vec<Vec<TokenScore>>;
+
+/// A handle on the queue; the worker ends when it is told to [`stop`](Engine::stop).
+pub struct Engine {
+    queue: Arc<Queue>,
+    worker: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Starts the worker thread; the model belongs to it from here on.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(model: Box<dyn MaskedLm>, limits: Limits) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::new(limits));
+        let theirs = Arc::clone(&queue);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let worker = std::thread::Builder::new()
+            .name("cloze-worker".to_owned())
+            .spawn(move || runtime.block_on(worker::run(&theirs, model)))?;
+        Ok(Self {
+            queue,
+            worker: std::sync::Mutex::new(Some(worker)),
+        })
+    }
+
+    /// Queues all inputs of one request or none, and waits for their scores until `deadline`.
+    ///
+    /// Dropping the future withdraws what has not been computed yet.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] at once, [`EngineError::Deadline`] when time is up, the first failure of
+    /// an input otherwise: a request is answered whole or not at all.
+    pub async fn predict(&self, inputs: Vec<Input>, deadline: Instant) -> Result<(Vec<Scores>, Timing), EngineError> {
+        let queued_at = Instant::now();
+        let mut receivers = Vec::with_capacity(inputs.len());
+        let items = inputs.into_iter().map(|input| {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            Item {
+                input,
+                queued_at,
+                deadline,
+                reply,
+            }
+        });
+        self.queue.push(items.collect())?;
+        let mut answers = Vec::with_capacity(receivers.len());
+        let mut timing = Timing::default();
+        for receiver in receivers {
+            let reply = match tokio::time::timeout_at(deadline, receiver).await {
+                Err(_) => Err(EngineError::Deadline),
+                // The queue drops what is too late without a word.
+                Ok(Err(_)) if deadline <= Instant::now() => Err(EngineError::Deadline),
+                Ok(Err(_)) => Err(EngineError::Stopped),
+                Ok(Ok(reply)) => reply,
+            };
+            match reply {
+                Ok((scores, of_one)) => {
+                    answers.push(scores);
+                    timing = timing.max(of_one);
+                }
+                Err(error) => {
+                    if error == EngineError::Deadline {
+                        self.queue.stats.expired.add(1);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok((answers, timing))
+    }
+
+    /// Whether a request has a chance: the worker lives, takes requests, and its last batches did not all fail.
+    pub fn is_ready(&self) -> bool {
+        self.queue.is_open() && self.queue.stats.is_healthy()
+    }
+
+    /// What the engine has counted.
+    pub fn stats(&self) -> &Stats {
+        &self.queue.stats
+    }
+
+    /// The limits it was started with.
+    pub fn limits(&self) -> &Limits {
+        &self.queue.limits
+    }
+
+    /// Texts and tokens that wait at this moment.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.queue.waiting()
+    }
+
+    /// Takes nothing new, finishes what waits, and joins the worker. Blocks; give it a time limit.
+    pub fn stop(&self) {
+        self.queue.close();
+        let worker = self.worker.lock().expect("nobody panics while holding it").take();
+        if let Some(worker) = worker
+            && worker.join().is_err()
+        {
+            tracing::error!("the worker thread had panicked");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What waits for the model, and which of it makes the next batch.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::{EngineError, Input, Limits, Scores, Stats, Timing};
+
+/// What an item is answered with.
+pub type Reply = Result<(Scores, Timing), EngineError>;
+
+/// One text in the queue.
+pub struct Item {
+    pub input: Input,
+    pub queued_at: Instant,
+    pub deadline: Instant,
+    /// Closed when its client has gone or has stopped waiting.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+impl Item {
+    fn tokens(&self) -> usize {
+        self.input.input_ids.len()
+    }
+
+    /// Whether somebody can still be answered in time.
+    fn is_wanted(&self, now: Instant) -> bool {
+        !self.reply.is_closed() && now < self.deadline
+    }
+}
+
+/// A bounded first-in-first-out queue; one worker takes from it.
+pub struct Queue {
+    pub limits: Limits,
+    pub stats: Stats,
+    state: Mutex<State>,
+    /// Wakes the worker when something came or the queue closed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// Tokens of all items.
+    tokens: usize,
+    closed: bool,
+}
+
+impl State {
+    /// Drops what nobody waits for any more; tells how many.
+    fn sweep(&mut self) -> u64 {
+        let now = Instant::now();
+        let before = self.items.len();
+        self.items.retain(|item| item.is_wanted(now));
+        self.tokens = self.items.iter().map(Item::tokens).sum();
+        (before - self.items.len()) as u64
+    }
+}
+
+impl Queue {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            stats: Stats::default(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes all items, or none.
+    pub fn push(&self, items: Vec<Item>) -> Result<(), EngineError> {
+        let (texts, queue_size) = (items.len(), self.limits.queue_size);
+        if texts > queue_size {
+            return Err(EngineError::TooManyTexts { texts, queue_size });
+        }
+        let max = self.limits.batch_tokens_max;
+        if let Some(tokens) = items.iter().map(Item::tokens).find(|&tokens| tokens > max) {
+            return Err(EngineError::TooManyTokens { tokens, max });
+        }
+        let mut state = self.state();
+        if state.closed {
+            return Err(EngineError::Stopped);
+        }
+        if state.items.len() + texts > queue_size {
+            // Before turning somebody away, make sure that those who wait are still there.
+            self.stats.abandoned.add(state.sweep());
+        }
+        if state.items.len() + texts > queue_size {
+            self.stats.rejected.add(1);
+            return Err(EngineError::QueueFull);
+        }
+        state.tokens += items.iter().map(Item::tokens).sum::<usize>();
+        state.items.extend(items);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next batch: at least one item, never more than the limits allow, in order of arrival. `None`
+    /// once the queue is closed and empty.
+    pub async fn next_batch(&self) -> Option<Vec<Item>> {
+        loop {
+            let first_queued_at = self.first_queued_at().await?;
+            if !self.limits.batch_delay.is_zero() {
+                self.wait_for_company(first_queued_at + self.limits.batch_delay).await;
+            }
+            // All of it may have been given up during the wait.
+            let batch = self.take_batch();
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+        }
+    }
+
+    /// Waits until something is wanted, and tells since when. `None` once closed and empty.
+    async fn first_queued_at(&self) -> Option<Instant> {
+        loop {
+            // Registered before looking, so that what comes in between is not missed.
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                self.stats.abandoned.add(state.sweep());
+                match state.items.front() {
+                    Some(first) => return Some(first.queued_at),
+                    None if state.closed => return None,
+                    None => {}
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until a batch is full, the queue closes, or `deadline`: one deadline, never moved.
+    async fn wait_for_company(&self, deadline: Instant) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.state();
+                let full =
+                    state.items.len() >= self.limits.batch_size_max || state.tokens >= self.limits.batch_tokens_max;
+                if full || state.closed {
+                    return;
+                }
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take_batch(&self) -> Vec<Item> {
+        let mut state = self.state();
+        self.stats.abandoned.add(state.sweep());
+        let mut batch = Vec::new();
+        let mut tokens = 0;
+        while let Some(next) = state.items.front() {
+            let more = tokens + next.tokens();
+            if batch.len() == self.limits.batch_size_max || more > self.limits.batch_tokens_max {
+                break;
+            }
+            tokens = more;
+            batch.extend(state.items.pop_front());
+        }
+        state.tokens -= tokens;
+        batch
+    }
+
+    /// Refuses what comes from now on; what waits is still served.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_one();
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.state().closed
+    }
+
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.items.len(), state.tokens)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding the queue")
+    }
+}

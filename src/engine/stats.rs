@@ -1,0 +1,77 @@
+//! What the engine counts, for metrics and for readiness. Plain atomics: reading never waits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Its value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// After this many failed batches in a row the engine no longer calls itself ready.
+const FAILURES_IN_A_ROW_MAX: u64 = 3;
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Forward passes.
+    pub batches: Counter,
+    /// Texts in them.
+    pub texts: Counter,
+    /// Tokens in them.
+    pub tokens: Counter,
+    /// Requests whose deadline passed.
+    pub expired: Counter,
+    /// Texts dropped before their forward pass: nobody waited any more.
+    pub abandoned: Counter,
+    /// Requests refused because the queue was full.
+    pub rejected: Counter,
+    /// Texts that the model failed on.
+    pub failed: Counter,
+    failures_in_a_row: AtomicU64,
+}
+
+impl Stats {
+    pub(super) fn batch_done(&self, succeeded: bool) {
+        match succeeded {
+            true => self.failures_in_a_row.store(0, Ordering::Relaxed),
+            false => {
+                self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.failures_in_a_row.load(Ordering::Relaxed) < FAILURES_IN_A_ROW_MAX
+    }
+}
+
+/// Where the time of one answer went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From the queue's end to the beginning of its batch.
+    pub queue: Duration,
+    /// In the forward pass of its batch.
+    pub inference: Duration,
+}
+
+impl Timing {
+    /// The longer of each: what a request of several texts waited.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            queue: self.queue.max(other.queue),
+            inference: self.inference.max(other.inference),
+        }
+    }
+}

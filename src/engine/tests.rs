@@ -1,0 +1,347 @@
+//! The engine on paused time, with a model that only counts.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::queue::{Item, Queue, Reply};
+use super::{Engine, EngineError, Input, Limits, worker};
+use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn limits() -> Limits {
+    Limits {
+        batch_tokens_max: 100,
+        batch_size_max: 4,
+        batch_delay: Duration::ZERO,
+        queue_size: 8,
+    }
+}
+
+/// A text of `tokens` tokens whose first id tells it from others; its mask is the first token.
+fn input(id: u32, tokens: usize) -> Input {
+    let mut input_ids = vec![0; tokens];
+    input_ids[0] = id;
+    Input {
+        input_ids,
+        mask_positions: vec![0],
+        selection: Selection::TopK(1),
+    }
+}
+
+/// Answers each text with its own id; panics or fails on the ids it is told to.
+#[derive(Clone, Default)]
+struct Echo {
+    /// The first ids of each batch's texts.
+    batches: Arc<Mutex<Vec<Vec<u32>>>>,
+    panics_on: Option<u32>,
+    fails_on: Option<u32>,
+}
+
+impl MaskedLm for Echo {
+    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+        let ids: Vec<u32> = batch
+            .queries()
+            .iter()
+            .map(|query| batch.input_ids()[query.position])
+            .collect();
+        self.batches.lock().unwrap().push(ids.clone());
+        assert!(!ids.iter().any(|&id| Some(id) == self.panics_on), "told to panic");
+        if ids.iter().any(|&id| Some(id) == self.fails_on) {
+            return Err(PredictError::NotFinite);
+        }
+        Ok(ids
+            .into_iter()
+            .map(|token| vec![TokenScore { token, score: 1.0 }])
+            .collect())
+    }
+}
+
+fn item(id: u32, tokens: usize, timeout: Duration) -> (Item, tokio::sync::oneshot::Receiver<Reply>) {
+    let (reply, receiver) = tokio::sync::oneshot::channel();
+    let queued_at = Instant::now();
+    let item = Item {
+        input: input(id, tokens),
+        queued_at,
+        deadline: queued_at + timeout,
+        reply,
+    };
+    (item, receiver)
+}
+
+fn ids(batch: &[Item]) -> Vec<u32> {
+    batch.iter().map(|item| item.input.input_ids[0]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_keep_both_limits_and_the_order() {
+    let queue = Queue::new(limits());
+    let mut receivers = Vec::new();
+    for (id, tokens) in [(1, 60), (2, 40), (3, 1), (4, 99), (5, 1), (6, 1), (7, 1), (8, 1)] {
+        let (item, receiver) = item(id, tokens, MINUTE);
+        queue.push(vec![item]).unwrap();
+        receivers.push(receiver);
+    }
+    let started_at = Instant::now();
+    for expected in [vec![1, 2], vec![3, 4], vec![5, 6, 7, 8]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+    assert_eq!(Instant::now(), started_at, "nothing waits for company by default");
+    assert_eq!(queue.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_is_one_deadline_from_the_first_item() {
+    let delay = Duration::from_millis(10);
+    let queue = Arc::new(Queue::new(Limits {
+        batch_delay: delay,
+        ..limits()
+    }));
+    let started_at = Instant::now();
+    let (first, _first) = item(1, 1, MINUTE);
+    queue.push(vec![first]).unwrap();
+    let theirs = Arc::clone(&queue);
+    let late = tokio::spawn(async move {
+        let mut receivers = Vec::new();
+        for id in [2, 3] {
+            tokio::time::sleep(Duration::from_millis(6)).await;
+            let (item, receiver) = item(id, 1, MINUTE);
+            theirs.push(vec![item]).unwrap();
+            receivers.push(receiver);
+        }
+        receivers
+    });
+    // The second comes in time at 6 ms and does not move the deadline; the third, at 12 ms, is too late.
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1, 2]);
+    assert_eq!(started_at.elapsed(), delay);
+    let _receivers = late.await.unwrap();
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_leaves_at_once() {
+    let queue = Queue::new(Limits {
+        batch_delay: MINUTE,
+        ..limits()
+    });
+    let mut receivers = Vec::new();
+    for id in 1..=4 {
+        let (item, receiver) = item(id, 1, MINUTE);
+        queue.push(vec![item]).unwrap();
+        receivers.push(receiver);
+    }
+    let started_at = Instant::now();
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1, 2, 3, 4]);
+    assert_eq!(Instant::now(), started_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_and_abandoned_items_make_no_batch() {
+    let queue = Queue::new(limits());
+    let (expired, _expired) = item(1, 1, Duration::from_millis(5));
+    let (abandoned, receiver) = item(2, 1, MINUTE);
+    let (wanted, _wanted) = item(3, 1, MINUTE);
+    queue.push(vec![expired, abandoned, wanted]).unwrap();
+    drop(receiver);
+    tokio::time::advance(Duration::from_millis(5)).await;
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [3]);
+    assert_eq!(queue.stats.abandoned.get(), 2);
+    assert_eq!(queue.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_takes_all_of_a_request_or_none() {
+    let queue = Queue::new(limits());
+    let many = |count: u32| (0..count).map(|id| item(id, 1, MINUTE)).unzip::<_, _, Vec<_>, Vec<_>>();
+    let (items, mut waiting) = many(6);
+    queue.push(items).unwrap();
+    let (items, _refused) = many(3);
+    assert_eq!(queue.push(items), Err(EngineError::QueueFull));
+    assert_eq!(queue.waiting(), (6, 6));
+    assert_eq!(queue.stats.rejected.get(), 1);
+    // Room that somebody gave up is room.
+    waiting.truncate(5);
+    let (items, _accepted) = many(3);
+    queue.push(items).unwrap();
+    let (items, _never) = many(9);
+    let error = EngineError::TooManyTexts {
+        texts: 9,
+        queue_size: 8,
+    };
+    assert_eq!(queue.push(items), Err(error));
+    let (too_long, _never) = item(1, 101, MINUTE);
+    let error = EngineError::TooManyTokens { tokens: 101, max: 100 };
+    assert_eq!(queue.push(vec![too_long]), Err(error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_queue_serves_what_waits_and_ends() {
+    let queue = Queue::new(limits());
+    let (waiting, _waiting) = item(1, 1, MINUTE);
+    queue.push(vec![waiting]).unwrap();
+    queue.close();
+    let (late, _late) = item(2, 1, MINUTE);
+    assert_eq!(queue.push(vec![late]), Err(EngineError::Stopped));
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1]);
+    assert!(queue.next_batch().await.is_none());
+}
+
+/// Runs the worker over `count` texts that wait already; gives each text's reply.
+async fn run_worker(model: &Echo, count: u32) -> Vec<Result<u32, EngineError>> {
+    let queue = Queue::new(limits());
+    let (items, receivers): (Vec<_>, Vec<_>) = (1..=count).map(|id| item(id, 1, MINUTE)).unzip();
+    queue.push(items).unwrap();
+    queue.close();
+    worker::run(&queue, Box::new(model.clone())).await;
+    let mut replies = Vec::new();
+    for receiver in receivers {
+        replies.push(receiver.await.unwrap().map(|(scores, _)| scores[0][0].token));
+    }
+    replies
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_text_gets_its_own_answer() {
+    let replies = run_worker(&Echo::default(), 6).await;
+    assert_eq!(replies, (1..=6).map(Ok).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_or_an_error_fails_the_culprit_alone() {
+    for model in [
+        Echo {
+            panics_on: Some(2),
+            ..Echo::default()
+        },
+        Echo {
+            fails_on: Some(2),
+            ..Echo::default()
+        },
+    ] {
+        let replies = run_worker(&model, 6).await;
+        for (reply, id) in replies.iter().zip(1..) {
+            match id {
+                2 => assert!(matches!(reply, Err(EngineError::Model(_))), "{reply:?}"),
+                id => assert_eq!(*reply, Ok(id)),
+            }
+        }
+        let batches = model.batches.lock().unwrap().clone();
+        assert_eq!(
+            batches,
+            [vec![1, 2, 3, 4], vec![1], vec![2], vec![3], vec![4], vec![5, 6]]
+        );
+    }
+}
+
+/// Says that a batch has begun and waits until it may end.
+struct Gated {
+    begun: Sender<()>,
+    may_end: Receiver<()>,
+    passes: Arc<AtomicUsize>,
+}
+
+impl MaskedLm for Gated {
+    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+        self.passes.fetch_add(1, Ordering::SeqCst);
+        self.begun.send(()).unwrap();
+        self.may_end.recv().unwrap();
+        Ok(batch.queries().iter().map(|_| vec![]).collect())
+    }
+}
+
+/// An engine whose first batch is running and does not end before it is told to.
+struct Busy {
+    engine: Arc<Engine>,
+    may_end: Sender<()>,
+    begun: Receiver<()>,
+    passes: Arc<AtomicUsize>,
+    first: tokio::task::JoinHandle<Result<usize, EngineError>>,
+}
+
+fn busy_engine() -> Busy {
+    let (begun, has_begun) = channel();
+    let (may_end, wait) = channel();
+    let passes = Arc::new(AtomicUsize::new(0));
+    let model = Gated {
+        begun,
+        may_end: wait,
+        passes: Arc::clone(&passes),
+    };
+    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let theirs = Arc::clone(&engine);
+    let first = tokio::spawn(async move {
+        let answer = theirs.predict(vec![input(1, 1)], Instant::now() + MINUTE).await;
+        answer.map(|(scores, _)| scores.len())
+    });
+    Busy {
+        engine,
+        may_end,
+        begun: has_begun,
+        passes,
+        first,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_in_the_queue_costs_no_forward_pass() {
+    let busy = busy_engine();
+    busy.begun.recv().unwrap();
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let error = busy.engine.predict(vec![input(2, 1)], deadline).await.unwrap_err();
+    assert_eq!(error, EngineError::Deadline);
+    assert_eq!(busy.engine.stats().expired.get(), 1);
+    busy.may_end.send(()).unwrap();
+    assert_eq!(busy.first.await.unwrap(), Ok(1));
+    let engine = Arc::clone(&busy.engine);
+    tokio::task::spawn_blocking(move || engine.stop()).await.unwrap();
+    assert_eq!(busy.passes.load(Ordering::SeqCst), 1);
+    assert_eq!(busy.engine.waiting(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_costs_no_forward_pass() {
+    let busy = busy_engine();
+    busy.begun.recv().unwrap();
+    let engine = Arc::clone(&busy.engine);
+    let gone = tokio::spawn(async move { engine.predict(vec![input(2, 1)], Instant::now() + MINUTE).await.is_ok() });
+    while busy.engine.waiting().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    busy.may_end.send(()).unwrap();
+    assert_eq!(busy.first.await.unwrap(), Ok(1));
+    let engine = Arc::clone(&busy.engine);
+    tokio::task::spawn_blocking(move || engine.stop()).await.unwrap();
+    assert_eq!(busy.passes.load(Ordering::SeqCst), 1);
+    assert_eq!(busy.engine.stats().abandoned.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_goes_down_with_repeated_failures_and_up_with_a_success() {
+    let model = Echo {
+        panics_on: Some(9),
+        ..Echo::default()
+    };
+    let engine = Engine::start(Box::new(model), limits()).unwrap();
+    for failures in 1..=3 {
+        assert!(engine.is_ready(), "before failure {failures}");
+        let answer = engine.predict(vec![input(9, 1)], Instant::now() + MINUTE).await;
+        assert!(matches!(answer, Err(EngineError::Model(_))));
+    }
+    assert!(!engine.is_ready());
+    engine
+        .predict(vec![input(1, 1)], Instant::now() + MINUTE)
+        .await
+        .unwrap();
+    assert!(engine.is_ready());
+    let engine = tokio::task::spawn_blocking(move || {
+        engine.stop();
+        engine
+    });
+    assert!(!engine.await.unwrap().is_ready());
+}

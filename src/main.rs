@@ -1,0 +1,18 @@
+//! The `cloze` command.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match cli::serve::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cloze: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

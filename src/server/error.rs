@@ -1,0 +1,174 @@
+//! Every error as JSON: `{"error": "a sentence", "error_type": "a_word"}`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use poem::http::{StatusCode, header};
+use poem::web::Json;
+use poem::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineError;
+use crate::fill_mask::InputError;
+
+/// The body of every answer that is not 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was wrong and what to do, as a sentence.
+    pub error: String,
+    /// The kind of error, for programs.
+    pub error_type: String,
+}
+
+/// Something that a client is told.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    error_type: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, error_type: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            error_type,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn bad_request(error_type: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error_type, message)
+    }
+
+    pub(super) fn not_ready() -> Self {
+        let message = "The model cannot answer at the moment; try again later.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry_after(Duration::from_secs(1))
+    }
+
+    /// A failure of ours: the client gets an id, the log gets the id and the reason.
+    pub(super) fn internal(reason: impl std::fmt::Display) -> Self {
+        let id = failure_id();
+        tracing::error!(%id, %reason, "a request failed");
+        let message = format!("Something failed inside the server; its log says more under the id {id}.");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    fn retry_after(self, after: Duration) -> Self {
+        Self {
+            retry_after: Some(after),
+            ..self
+        }
+    }
+
+    /// What the engine said of a request that had `timeout` to be answered.
+    pub(super) fn from_engine(error: EngineError, timeout: Duration) -> Self {
+        match error {
+            EngineError::QueueFull => {
+                let message = "The server is busy: its queue is full. Try again in a second.";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(Duration::from_secs(1))
+            }
+            EngineError::TooManyTexts { texts, queue_size } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_texts",
+                format!("The request holds {texts} texts and at most {queue_size} are allowed; send them in parts."),
+            ),
+            EngineError::TooManyTokens { tokens, max } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_tokens",
+                format!("The text is {tokens} tokens long and at most {max} are allowed; shorten it or split it."),
+            ),
+            EngineError::Deadline => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                format!(
+                    "No answer was ready within {} ms; try again later.",
+                    timeout.as_millis()
+                ),
+            ),
+            EngineError::Stopped => {
+                let message = "The server is shutting down; try again in a few seconds.";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).retry_after(Duration::from_secs(5))
+            }
+            EngineError::Model(reason) => Self::internal(reason),
+        }
+    }
+}
+
+impl From<InputError> for ApiError {
+    fn from(error: InputError) -> Self {
+        let (status, error_type) = match error {
+            InputError::TooLong { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_tokens"),
+            InputError::Empty { .. } => (StatusCode::BAD_REQUEST, "empty"),
+            InputError::NoMask { .. } => (StatusCode::BAD_REQUEST, "no_mask"),
+            InputError::TopK { .. } | InputError::TooManyPredictions { .. } => (StatusCode::BAD_REQUEST, "bad_top_k"),
+            InputError::NoTarget => (StatusCode::BAD_REQUEST, "bad_targets"),
+            InputError::Tokenizer(_) => (StatusCode::BAD_REQUEST, "bad_text"),
+        };
+        Self::new(status, error_type, error.to_string())
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl poem::error::ResponseError for ApiError {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    fn as_response(&self) -> Response {
+        let body = Json(ErrorBody {
+            error: self.message.clone(),
+            error_type: self.error_type.to_owned(),
+        });
+        let response = body.with_status(self.status);
+        match self.retry_after {
+            Some(after) => response
+                .with_header(header::RETRY_AFTER, after.as_secs())
+                .into_response(),
+            None => response.into_response(),
+        }
+    }
+}
+
+/// The last stop of every error: ours as they are, poem's own in the same form.
+pub async fn respond(error: poem::Error) -> Response {
+    use poem::error::ResponseError;
+    if let Some(ours) = error.downcast_ref::<ApiError>() {
+        return ours.as_response();
+    }
+    match error.status() {
+        StatusCode::NOT_FOUND => ApiError::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "There is nothing at this address; send texts with POST /.",
+        )
+        .as_response(),
+        StatusCode::METHOD_NOT_ALLOWED => ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This address does not take this method; texts go to / with POST, health is at /health with GET.",
+        )
+        .as_response(),
+        status if status.is_client_error() => {
+            ApiError::new(status, "bad_request", format!("The request cannot be read: {error}.")).as_response()
+        }
+        _ => ApiError::internal(error).as_response(),
+    }
+}
+
+/// An id that no other failure of this server has, now or after a restart.
+fn failure_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let micros = since.map_or(0, |time| time.as_micros() as u64);
+    format!("{micros:x}-{:x}", COUNT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,23 @@
+//! Can the worker answer?
+
+use std::sync::Arc;
+
+use poem::handler;
+use poem::web::{Data, Json};
+use serde::Serialize;
+
+use super::{ApiError, App};
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// 200 when a request would be answered, 503 otherwise.
+#[handler]
+pub fn health(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
+    match app.engine.is_ready() {
+        true => Ok(Json(Health { status: "ok" })),
+        false => Err(ApiError::not_ready()),
+    }
+}

@@ -1,0 +1,277 @@
+//! The service without a socket, over a model that does what a test needs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use poem::http::StatusCode;
+use poem::test::TestClient;
+
+use super::{App, ErrorBody, routes};
+use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
+use crate::checkpoint::Checkpoint;
+use crate::engine::{Engine, Limits};
+use crate::fill_mask::FillMask;
+
+/// Scores every token alike, after doing what it was told to.
+struct Fake<F>(F);
+
+impl<F: FnMut(&PackedBatch) + Send> MaskedLm for Fake<F> {
+    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+        (self.0)(batch);
+        let score = |token| TokenScore { token, score: 0.25 };
+        let rows = batch.queries().iter().map(|query| match &query.selection {
+            Selection::TopK(k) => (0..*k as u32).map(score).collect(),
+            Selection::Tokens(tokens) => tokens.iter().copied().map(score).collect(),
+        });
+        Ok(rows.collect())
+    }
+}
+
+fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let limits = Limits {
+        batch_tokens_max: 256,
+        batch_size_max: 1,
+        batch_delay: Duration::ZERO,
+        queue_size,
+    };
+    Arc::new(App {
+        fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256),
+        engine: Engine::start(Box::new(Fake(model)), limits).unwrap(),
+        request_timeout: timeout,
+        body_bytes_max: 10_000,
+    })
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn expect_error(response: poem::test::TestResponse, status: StatusCode, error_type: &str) -> String {
+    response.assert_status(status);
+    response.assert_content_type("application/json; charset=utf-8");
+    let body: ErrorBody = response.json().await.value().deserialize();
+    assert_eq!(body.error_type, error_type, "{body:?}");
+    assert!(body.error.ends_with('.'), "not a sentence: {body:?}");
+    body.error
+}
+
+#[tokio::test]
+async fn every_client_error_has_its_status_and_its_sentence() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let json = "application/json";
+    let long = "word ".repeat(300) + "[MASK]";
+    let many = format!("{{\"inputs\": [{}]}}", vec!["\"a [MASK]\""; 9].join(","));
+    for (content_type, body, status, error_type, says) in [
+        ("text/plain", "no blank here", 400, "no_mask", "[MASK]"),
+        ("text/plain", " \n", 400, "empty", "[MASK]"),
+        ("text/plain", long.as_str(), 422, "too_many_tokens", "256"),
+        (json, "{\"inputs\": ", 400, "not_json", "line 1"),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"top_k\": 1}",
+            400,
+            "bad_request",
+            "top_k",
+        ),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"parameters\": {\"k\": 1}}",
+            400,
+            "bad_request",
+            "`k`",
+        ),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"parameters\": {\"top_k\": 0}}",
+            400,
+            "bad_top_k",
+            "between 1",
+        ),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"parameters\": {\"top_k\": 99999}}",
+            400,
+            "bad_top_k",
+            "99999",
+        ),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"parameters\": {\"targets\": []}}",
+            400,
+            "bad_targets",
+            "targets",
+        ),
+        (
+            json,
+            "{\"inputs\": \"a [MASK]\", \"parameters\": {\"targets\": [\" \"]}}",
+            400,
+            "bad_targets",
+            "targets",
+        ),
+        (json, "{\"inputs\": [\"a [MASK]\", \"b\"]}", 400, "no_mask", "[MASK]"),
+        (json, "{\"inputs\": []}", 400, "empty", "inputs"),
+        (json, many.as_str(), 422, "too_many_texts", "9 texts"),
+    ] {
+        let response = client
+            .post("/")
+            .content_type(content_type)
+            .body(body.to_owned())
+            .send()
+            .await;
+        let error = expect_error(response, StatusCode::from_u16(status).unwrap(), error_type).await;
+        assert!(error.contains(says), "{body}: {error}");
+    }
+    let response = client.post("/").body(vec![b'a', 0xff]).send().await;
+    let error = expect_error(response, StatusCode::BAD_REQUEST, "not_utf8").await;
+    assert!(error.contains("byte 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_is_bounded_with_and_without_a_length() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let fits = format!("{:<10000}", "a [MASK]");
+    client.post("/").body(fits.clone()).send().await.assert_status_is_ok();
+    let response = client.post("/").body(fits.clone() + " ").send().await;
+    expect_error(response, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").await;
+    let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'a'; 1000]));
+    let response = client
+        .post("/")
+        .body(poem::Body::from_bytes_stream(endless))
+        .send()
+        .await;
+    expect_error(response, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").await;
+}
+
+#[tokio::test]
+async fn addresses_and_methods_that_are_not_there() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    expect_error(client.get("/nothing").send().await, StatusCode::NOT_FOUND, "not_found").await;
+    let response = client.put("/").send().await;
+    expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+    let response = client.post("/health").send().await;
+    expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+    client.get("/health").send().await.assert_status_is_ok();
+}
+
+/// A model whose every pass says that it has begun and waits for leave to end.
+fn gated() -> (impl FnMut(&PackedBatch) + Send, Receiver<()>, Sender<()>) {
+    let ((begun, has_begun), (may_end, wait)) = (channel(), channel());
+    let model = move |_: &PackedBatch| {
+        begun.send(()).unwrap();
+        // The other end is gone when the test is over.
+        let _ = wait.recv();
+    };
+    (model, has_begun, may_end)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_503_with_retry_after() {
+    let (model, begun, may_end) = gated();
+    let app = app(model, 1, MINUTE);
+    let client = Arc::new(TestClient::new(routes(Arc::clone(&app))));
+    let send = |client: &Arc<TestClient<_>>| {
+        let client = Arc::clone(client);
+        tokio::spawn(async move { client.post("/").body("a [MASK]").send().await })
+    };
+    let running = send(&client);
+    tokio::task::block_in_place(|| begun.recv().unwrap());
+    let waiting = send(&client);
+    while app.engine.waiting().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = send(&client).await.unwrap();
+    refused.assert_header("retry-after", "1");
+    expect_error(refused, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
+    may_end.send(()).unwrap();
+    may_end.send(()).unwrap();
+    running.await.unwrap().assert_status_is_ok();
+    waiting.await.unwrap().assert_status_is_ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_is_504() {
+    let (model, _begun, may_end) = gated();
+    let client = TestClient::new(routes(app(model, 8, Duration::from_millis(30))));
+    let response = client.post("/").body("a [MASK]").send().await;
+    let error = expect_error(response, StatusCode::GATEWAY_TIMEOUT, "timeout").await;
+    assert!(error.contains("30 ms"), "{error}");
+    drop(may_end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_model_is_500_with_an_id_and_nothing_else() {
+    let app = app(|_| panic!("a secret of the inside"), 8, MINUTE);
+    let client = TestClient::new(routes(Arc::clone(&app)));
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let response = client.post("/").body("a [MASK]").send().await;
+        let error = expect_error(response, StatusCode::INTERNAL_SERVER_ERROR, "internal").await;
+        assert!(!error.contains("secret"), "{error}");
+        ids.insert(error);
+    }
+    assert_eq!(ids.len(), 3, "each failure has an id of its own");
+    // It failed three times in a row: better not to be sent more.
+    let response = client.get("/health").send().await;
+    expect_error(response, StatusCode::SERVICE_UNAVAILABLE, "not_ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_engine_is_503() {
+    let app = app(|_| {}, 8, MINUTE);
+    let stopping = Arc::clone(&app);
+    tokio::task::spawn_blocking(move || stopping.engine.stop())
+        .await
+        .unwrap();
+    let client = TestClient::new(routes(app));
+    let response = client.post("/").body("a [MASK]").send().await;
+    expect_error(response, StatusCode::SERVICE_UNAVAILABLE, "shutting_down").await;
+    let response = client.get("/health").send().await;
+    expect_error(response, StatusCode::SERVICE_UNAVAILABLE, "not_ready").await;
+}
+
+#[tokio::test]
+async fn answers_have_the_shapes_of_transformers() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let ask = async |body: &'static str| -> serde_json::Value {
+        let response = client
+            .post("/")
+            .content_type("application/json")
+            .body(body)
+            .send()
+            .await;
+        response.assert_status_is_ok();
+        response.json().await.value().deserialize()
+    };
+    let depth = |value: &serde_json::Value| {
+        let mut depth = 0;
+        let mut value = value;
+        while let Some(inner) = value.get(0) {
+            (value, depth) = (inner, depth + 1);
+        }
+        depth
+    };
+    for (body, expected_depth, length) in [
+        (r#"{"inputs": "a [MASK]"}"#, 1, 5),
+        (r#"{"inputs": ["a [MASK]"]}"#, 1, 5),
+        (r#"{"inputs": "a [MASK] [MASK]"}"#, 2, 2),
+        (r#"{"inputs": ["a [MASK]", "b [MASK]", "c [MASK]"]}"#, 2, 3),
+        (r#"{"inputs": ["a [MASK] [MASK]", "b [MASK]"]}"#, 3, 2),
+        (r#"{"inputs": "a [MASK]", "parameters": {"top_k": 2}}"#, 1, 2),
+    ] {
+        let answer = ask(body).await;
+        assert_eq!(
+            (depth(&answer), answer.as_array().unwrap().len()),
+            (expected_depth, length),
+            "{body}: {answer}"
+        );
+    }
+    let response = client.post("/").body("a [MASK]").send().await;
+    let text = response.0.into_body().into_string().await.unwrap();
+    let order: Vec<usize> = ["\"score\"", "\"token\"", "\"token_str\"", "\"sequence\""]
+        .iter()
+        .map(|key| text.find(key).unwrap())
+        .collect();
+    assert!(order.is_sorted(), "{text}");
+}
