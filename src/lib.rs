@@ -13,7 +13,6 @@
 //! `ARCHITECTURE.md` follows a request through them.
 
 #![recursion_limit = "256"]
-#![warn(missing_docs)]
 
 #[cfg(not(any(feature = "cpu", feature = "gpu")))]
 compile_error!("enable at least one of the features `cpu` and `gpu`: without a backend nothing can run");

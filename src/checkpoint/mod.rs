@@ -22,7 +22,7 @@ use crate::bert::{Bert, BertConfig};
 
 pub use error::CheckpointError;
 use files::Files;
-pub use load::{BackendKind, LoadError, LoadedModel};
+pub use load::{BackendKind, LoadError, LoadedModel, load_model};
 pub use tokenizer::TokenizerFiles;
 use weights::SafetensorsFiles;
 

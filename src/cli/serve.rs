@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ fn start_logging(filter: &str) -> Result<(), Box<dyn Error>> {
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     Ok(())

@@ -62,7 +62,7 @@ async fn every_client_error_has_its_status_and_its_sentence() {
     let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
     let json = "application/json";
     let long = "word ".repeat(300) + "[MASK]";
-    let many = format!("{{\"inputs\": [{}]}}", vec!["\"a [MASK]\""; 9].join(","));
+    let many = format!("{{\"inputs\": [{}]}}", ["\"a [MASK]\""; 9].join(","));
     for (content_type, body, status, error_type, says) in [
         ("text/plain", "no blank here", 400, "no_mask", "[MASK]"),
         ("text/plain", " \n", 400, "empty", "[MASK]"),

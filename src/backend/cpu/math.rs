@@ -9,7 +9,7 @@ use crate::backend::Activation;
 /// (<https://www.netlib.org/cephes/>).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
@@ -21,7 +21,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
     let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
     if x < -87.3 { 0.0 } else { e * scale }
@@ -54,7 +54,7 @@ fn gelu(x: f32) -> f32 {
 /// `0.5 x (1 + tanh(u))` is `x · sigmoid(2u)`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
     x * sigmoid(TWO_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))
 }
 

@@ -43,6 +43,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 /// When the inner sizes differ, or `out` is too small.
+#[allow(unsafe_code)]
 pub fn product(a: Matrix<'_>, b: Matrix<'_>, factor: f32, out: &mut [f32], out_stride: usize, threads: usize) {
     assert_eq!(a.columns, b.rows);
     assert!(out_stride >= b.columns && (a.rows - 1) * out_stride + b.columns <= out.len());

@@ -1,0 +1,348 @@
+//! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A running server; killed when dropped.
+struct Server {
+    child: Child,
+    /// `host:port`.
+    address: String,
+    banner: String,
+}
+
+impl Server {
+    /// Starts the binary on a free port and waits for its start-up block.
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut banner = String::new();
+        let address = loop {
+            let line = lines
+                .next()
+                .expect("the server ended before its start-up block did")
+                .unwrap();
+            banner += &line;
+            banner.push('\n');
+            // The last line of the block shows a request to try.
+            if let Some((_, address)) = line.split_once("\" http://") {
+                break address.trim_end_matches('/').to_owned();
+            }
+        };
+        Self { child, address, banner }
+    }
+
+    /// Sends a request as curl would, and gives status and body.
+    fn post(&self, content_type: &str, body: &str) -> (u16, String) {
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.exchange(&(head + body))
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    }
+
+    fn exchange(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // A server that refuses a body may close before it has read all of it.
+        let _ = stream.write_all(request.as_bytes());
+        read_response(&mut stream)
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the process to end, for ten seconds at most.
+    fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloze"));
+    command.args(["--port", "0"]).args(arguments).stderr(Stdio::null());
+    command
+}
+
+fn read_response(stream: &mut TcpStream) -> (u16, String) {
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response);
+    let response = String::from_utf8(response).unwrap();
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no whole response: {response:?}"));
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// A start that must fail: its exit code and the sentence on standard error.
+fn failed_start(arguments: &[&str]) -> String {
+    let output: Output = command(arguments).stderr(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?} started");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+fn golden(name: &str) -> String {
+    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_first_minute_of_a_new_user() {
+    let server = Server::start(&[]);
+    for part in ["demo", "cpu (ndarray)", "queue", &server.address] {
+        assert!(server.banner.contains(part), "{part} is not in {}", server.banner);
+    }
+    // What curl -d sends.
+    let (status, body) = server.post("application/x-www-form-urlencoded", "test [MASK]");
+    assert_eq!(status, 200, "{body}");
+    let answer: Vec<Value> = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer.len(), 5, "{body}");
+    let scores: Vec<f64> = answer
+        .iter()
+        .map(|prediction| prediction["score"].as_f64().unwrap())
+        .collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b) && scores[0] > 0.0, "{body}");
+    assert!(answer[0]["sequence"].as_str().unwrap().starts_with("test"), "{body}");
+    let (status, body) = server.get("/health");
+    assert_eq!((status, body.as_str()), (200, r#"{"status":"ok"}"#));
+}
+
+#[test]
+fn json_over_http() {
+    let server = Server::start(&["--model", &golden("uncased-tied"), "--max-body-bytes", "1000"]);
+    let (status, body) = server.post(
+        "application/json",
+        r#"{"inputs": ["a [MASK]", "the [MASK] of [MASK]"], "parameters": {"top_k": 2}}"#,
+    );
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer[0].as_array().unwrap().len(), 2);
+    assert_eq!(answer[1][1].as_array().unwrap().len(), 2);
+    for (body, expected) in [("no blank", 400), (&"a".repeat(1001), 413)] {
+        let (status, body) = server.post("text/plain", body);
+        assert_eq!(status, expected, "{body}");
+        let error: Value = serde_json::from_str(&body).unwrap();
+        assert!(error["error"].is_string() && error["error_type"].is_string(), "{body}");
+    }
+    // The same without a length: in chunks.
+    let chunk = format!("3e8\r\n{}\r\n", "a".repeat(1000));
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (status, body) = server.exchange(&(head.to_owned() + &chunk.repeat(2) + "0\r\n\r\n"));
+    assert_eq!(status, 413, "{body}");
+    assert_eq!(server.get("/nothing").0, 404);
+    assert_eq!(server.get("/").0, 405);
+}
+
+#[test]
+fn many_clients_at_once_get_their_own_answers() {
+    let server = Server::start(&["--model", &golden("uncased-tied")]);
+    let texts: Vec<String> = (1..=24).map(|words| "the ".repeat(words) + "[MASK]").collect();
+    let alone: Vec<String> = texts.iter().map(|text| server.post("text/plain", text).1).collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let clients: Vec<_> = texts
+            .iter()
+            .map(|text| scope.spawn(|| server.post("text/plain", text).1))
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    for (alone, together) in alone.iter().zip(&together) {
+        let (alone, together): (Vec<Value>, Vec<Value>) = (
+            serde_json::from_str(alone).unwrap(),
+            serde_json::from_str(together).unwrap(),
+        );
+        for (a, b) in alone.iter().zip(&together) {
+            let difference = a["score"].as_f64().unwrap() - b["score"].as_f64().unwrap();
+            assert!(difference.abs() < 1e-5, "{a} became {b}");
+            assert_eq!(a["sequence"], b["sequence"]);
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_it_after_the_request_in_hand() {
+    for name in ["-TERM", "-INT"] {
+        let mut server = Server::start(&["--model", &golden("uncased-tied"), "--batch-delay-ms", "700"]);
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
+        stream.write_all(request.as_bytes()).unwrap();
+        // Long enough to be accepted, short enough to be waiting for company still.
+        std::thread::sleep(Duration::from_millis(250));
+        server.signal(name);
+        let (status, body) = read_response(&mut stream);
+        assert_eq!(status, 200, "{name}: {body}");
+        assert!(server.wait().success(), "{name}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_idle_connection_does_not_hold_it() {
+    let mut server = Server::start(&["--model", &golden("uncased-tied"), "--shutdown-timeout-ms", "500"]);
+    let idle = TcpStream::connect(&server.address).unwrap();
+    let mut half = TcpStream::connect(&server.address).unwrap();
+    half.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-le").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    drop((idle, half));
+}
+
+#[test]
+fn a_start_that_cannot_be_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .args(["--port", &port])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("in use") && error.contains("--port"), "{error}");
+
+    for (arguments, says) in [
+        (&["--model", "/does/not/exist"][..], "/does/not/exist"),
+        (&["--model", env!("CARGO_MANIFEST_DIR")], "config.json is missing"),
+        (
+            &["--model", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
+            "is a file",
+        ),
+        (&["--backend", "tpu"], "possible values: cpu, gpu"),
+        (&["--max-batch-tokens", "0"], "--max-batch-tokens"),
+        (
+            &["--max-batch-tokens", "8", "--max-input-tokens", "9"],
+            "--max-input-tokens is 9",
+        ),
+        (&["--log", "a=b=c"], "--log"),
+    ] {
+        let error = failed_start(arguments);
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+}
+
+/// A copy of a golden checkpoint that a test may break.
+fn broken_copy(name: &str, breaks: impl FnOnce(&std::path::Path)) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    breaks(copy.path());
+    copy
+}
+
+#[test]
+fn a_broken_checkpoint_is_refused_by_name() {
+    let edit_config = |from: &'static str, to: &'static str| {
+        move |folder: &std::path::Path| {
+            let path = folder.join("config.json");
+            let config = std::fs::read_to_string(&path).unwrap();
+            assert!(config.contains(from), "{config}");
+            std::fs::write(path, config.replace(from, to)).unwrap();
+        }
+    };
+    type Break = Box<dyn FnOnce(&std::path::Path)>;
+    let cases: Vec<(&str, Break, &[&str])> = vec![
+        (
+            "uncased-tied",
+            Box::new(|folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap()),
+            &["model.safetensors is missing", "safetensors files only"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(|folder| {
+                let path = folder.join("model.safetensors");
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::write(path, &bytes[..bytes.len() - 100]).unwrap();
+            }),
+            &["not a whole safetensors file", "beyond the end"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(|folder| std::fs::write(folder.join("model.safetensors"), b"\xff\xff\xff").unwrap()),
+            &["not a whole safetensors file"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(edit_config("\"intermediate_size\": 64", "\"intermediate_size\": 65")),
+            &["intermediate.dense.weight has shape [64, 32]", "[65, 32]"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(edit_config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")),
+            &["bert.encoder.layer.2.attention.self.query.weight is missing"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(edit_config(
+                "\"model_type\": \"bert\"",
+                "\"model_type\": \"distilbert\"",
+            )),
+            &["model_type is \"distilbert\""],
+        ),
+        (
+            "sharded",
+            Box::new(|folder| {
+                let shards = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+                let mut shards: Vec<_> = shards
+                    .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+                    .collect();
+                shards.sort();
+                std::fs::remove_file(&shards[1]).unwrap();
+            }),
+            &["safetensors: No such file"],
+        ),
+        (
+            "uncased-tied",
+            Box::new(|folder| std::fs::write(folder.join("tokenizer.json"), "{}").unwrap()),
+            &["tokenizer.json"],
+        ),
+        (
+            "uncased-old-names",
+            Box::new(|folder| std::fs::write(folder.join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n").unwrap()),
+            &["vocab.txt", "[MASK]"],
+        ),
+        (
+            "uncased-old-names",
+            Box::new(|folder| {
+                let path = folder.join("vocab.txt");
+                let vocab = std::fs::read_to_string(&path).unwrap();
+                std::fs::write(path, vocab + "one\nmore\nthan\nthere\nare\n").unwrap();
+            }),
+            &["vocab.txt", "vocab_size in config.json"],
+        ),
+    ];
+    for (name, breaks, says) in cases {
+        let copy = broken_copy(name, breaks);
+        let error = failed_start(&["--model", copy.path().to_str().unwrap()]);
+        for part in says {
+            assert!(error.contains(part), "{name}: \"{part}\" is not in: {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{name}: one sentence, not {error}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Cloze's BERT and the imported one agree, logit by logit, at every position of every golden text.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use cloze::backend::cpu::Cpu;
+use cloze::bert::{PackedBatch, Selection};
+use cloze::checkpoint::Checkpoint;
+
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/uncased-tied");
+
+/// The logits lie between -14 and 14, where torch and onnxruntime differ by 1e-5 as well; a weight that is off by 1e-3
+/// moves a logit by 3e-3.
+const ERROR_MAX: f32 = 5e-5;
+
+#[test]
+fn cloze_and_the_imported_model_agree() {
+    let device = Default::default();
+    let oracle = onnx_oracle::bert::Model::<Cpu>::from_embedded(&device);
+    let mut checkpoint = Checkpoint::open(Path::new(CHECKPOINT)).expect("the golden checkpoint opens");
+    let positions = checkpoint.config.max_position_embeddings;
+    let cloze = checkpoint.load::<Cpu>(&device).expect("the golden checkpoint loads");
+
+    let texts = golden_texts(positions);
+    assert!(texts.len() > 50, "{} golden texts", texts.len());
+
+    // Each text alone, then all in one batch: what stands beside a text must not matter.
+    let mut batch = PackedBatch::default();
+    let (mut expected, mut alone) = (Vec::new(), Vec::new());
+    for ids in &texts {
+        // Asking at every position makes Cloze compute every row that the oracle computes.
+        let everywhere: Vec<usize> = (0..ids.len()).collect();
+        let selection = Selection::TopK(1);
+        let mut single = PackedBatch::default();
+        single.push(ids, &everywhere, &selection);
+        batch.push(ids, &everywhere, &selection);
+        alone.extend(values(cloze.logits(cloze.mask_states(&single))));
+
+        let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let row = Tensor::<Cpu, 2, Int>::from_data(TensorData::new(row, [1, ids.len()]), &device);
+        expected.extend(values(oracle.forward(row)));
+    }
+    let together = values(cloze.logits(cloze.mask_states(&batch)));
+
+    let tokens: usize = texts.iter().map(Vec::len).sum();
+    for (how, got) in [("alone", alone), ("in one batch", together)] {
+        let (error, spread) = compare(&got, &expected);
+        println!(
+            "{} texts, {tokens} tokens {how}: off by {error:.1e} at most, logits up to {spread:.1}",
+            texts.len()
+        );
+        assert!(error < ERROR_MAX, "{how}: a logit is off by {error}");
+    }
+}
+
+/// Token ids of every text in `golden.json` that fits the model.
+fn golden_texts(positions: usize) -> Vec<Vec<u32>> {
+    let golden = fs::read(Path::new(CHECKPOINT).join("golden.json")).expect("golden.json is there");
+    let golden: serde_json::Value = serde_json::from_slice(&golden).expect("golden.json is JSON");
+    let texts = golden["cases"].as_array().expect("cases").iter();
+    let texts = texts.flat_map(|case| case["input_ids"].as_array().expect("input_ids"));
+    let mut texts: Vec<Vec<u32>> = texts
+        .map(|ids| serde_json::from_value(ids.clone()).expect("token ids"))
+        .filter(|ids: &Vec<u32>| ids.len() <= positions)
+        .collect();
+    texts.sort();
+    texts.dedup();
+    texts
+}
+
+fn values<const D: usize>(tensor: Tensor<Cpu, D>) -> Vec<f32> {
+    tensor.into_data().to_vec().expect("f32 logits")
+}
+
+/// The largest difference, and the largest value it was found among.
+fn compare(got: &[f32], expected: &[f32]) -> (f32, f32) {
+    assert_eq!(got.len(), expected.len());
+    assert!(got.iter().chain(expected).all(|value| value.is_finite()));
+    let pairs = got.iter().zip(expected);
+    let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    (error, expected.iter().map(|value| value.abs()).fold(0.0, f32::max))
+}
