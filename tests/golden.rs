@@ -128,9 +128,8 @@ fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer>
     let mut scores = subject.model.predict(&batch).unwrap().into_iter();
     let answers = asked.iter().map(|(wanted, question)| {
         let masks = question.mask_positions.len();
-        subject
-            .fill_mask
-            .answer(question, wanted, scores.by_ref().take(masks).collect())
+        let of_one = scores.by_ref().take(masks).collect();
+        subject.fill_mask.answer(question, wanted, of_one).unwrap()
     });
     answers.collect()
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::text::DecodeError;
 use super::{FillMask, Question, Wanted};
 use crate::bert::TokenScore;
 
@@ -33,34 +34,41 @@ impl FillMask {
     ///
     /// With one mask, special tokens are left out of `sequence`; with several they stay, or the blanks that
     /// are still open would vanish.
-    pub fn answer(&self, question: &Question, wanted: &Wanted, scores: Vec<Vec<TokenScore>>) -> Answer {
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn answer(
+        &self,
+        question: &Question,
+        wanted: &Wanted,
+        scores: Vec<Vec<TokenScore>>,
+    ) -> Result<Answer, DecodeError> {
         let single = question.mask_positions.len() == 1;
         let masks = question.mask_positions.iter().zip(scores);
-        let mut rows: Vec<Vec<Prediction>> = masks
-            .map(|(&position, mut scores)| {
-                scores.sort_by(|a, b| b.score.total_cmp(&a.score));
-                scores.truncate(wanted.top_k);
-                let mut ids = question.input_ids.clone();
-                let prediction = |TokenScore { token, score }| {
-                    ids[position] = token;
-                    self.prediction(&ids, token, score, single)
-                };
-                scores.into_iter().map(prediction).collect()
-            })
-            .collect();
-        match single {
+        let rows = masks.map(|(&position, mut scores)| {
+            scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+            scores.truncate(wanted.top_k);
+            let mut ids = question.input_ids.clone();
+            let prediction = |score: TokenScore| {
+                ids[position] = score.token;
+                self.prediction(&ids, score, single)
+            };
+            scores.into_iter().map(prediction).collect()
+        });
+        let mut rows = rows.collect::<Result<Vec<Vec<Prediction>>, _>>()?;
+        Ok(match single {
             true => Answer::One(rows.pop().unwrap_or_default()),
             false => Answer::Several(rows),
-        }
+        })
     }
 
-    fn prediction(&self, ids: &[u32], token: u32, score: f32, skip_special_tokens: bool) -> Prediction {
+    fn prediction(&self, ids: &[u32], score: TokenScore, skip_special_tokens: bool) -> Result<Prediction, DecodeError> {
         let shown: Vec<u32> = ids.iter().copied().filter(|&id| Some(id) != self.pad_id).collect();
-        Prediction {
-            score,
-            token,
-            token_str: self.decode(&[token], false),
-            sequence: self.decode(&shown, skip_special_tokens),
-        }
+        Ok(Prediction {
+            score: score.score,
+            token: score.token,
+            token_str: self.decode(&[score.token], false)?,
+            sequence: self.decode(&shown, skip_special_tokens)?,
+        })
     }
 }

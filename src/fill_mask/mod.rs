@@ -2,7 +2,7 @@
 //! `FillMaskPipeline`, without the model in between.
 //!
 //! A request's [`Parameters`] become a [`Wanted`] once, each of its texts becomes a [`Question`]; with the
-//! model's scores a question becomes [`Answer`].
+//! model's scores a question becomes an [`Answer`].
 
 mod answer;
 mod error;
@@ -19,6 +19,7 @@ pub use answer::{Answer, Prediction};
 pub use error::InputError;
 pub use question::Question;
 pub use targets::Wanted;
+pub use text::DecodeError;
 
 /// How many predictions one text may ask for, over all its masks. Every prediction repeats the whole text,
 /// so this bounds the memory of an answer.

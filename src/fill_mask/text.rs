@@ -2,16 +2,21 @@
 
 use super::FillMask;
 
+/// The tokenizer's decoder failed on ids that the tokenizer has: `tokenizer.json` is broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the tokenizer cannot decode: {0}")]
+pub struct DecodeError(String);
+
 impl FillMask {
     /// The text of `ids`. The tokenizer's own decoder joins the pieces and, for BERT, removes the space
     /// before punctuation; `clean_up_tokenization_spaces` does so once more over the whole text.
-    pub(super) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+    pub(super) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DecodeError> {
         let text = self.tokenizer.decode(ids, skip_special_tokens);
-        let text = text.expect("decoders of the tokenizers crate fail on no list of ids");
-        match self.clean_up_spaces {
+        let text = text.map_err(|e| DecodeError(e.to_string()))?;
+        Ok(match self.clean_up_spaces {
             true => clean_up_spaces(&text),
             false => text,
-        }
+        })
     }
 }
 

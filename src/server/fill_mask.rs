@@ -47,16 +47,17 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
     let (scores, _timing) = scores.map_err(|error| ApiError::from_engine(error, app.request_timeout))?;
     on_cpu(app, move |app| {
         let answered = questions.iter().zip(scores);
-        let mut answers: Vec<Answer> = answered
-            .map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores))
-            .collect();
+        let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
+        let mut answers = answers
+            .collect::<Result<Vec<Answer>, _>>()
+            .map_err(ApiError::internal)?;
         let answers = match answers.len() {
             1 => Answers::One(answers.remove(0)),
             _ => Answers::Many(answers),
         };
-        Json(answers).into_response()
+        Ok(Json(answers).into_response())
     })
-    .await
+    .await?
 }
 
 /// Reads the whole body, but never more than `max` bytes of it and not beyond the deadline.

@@ -64,12 +64,12 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let acceptor = TcpAcceptor::from_std(listener)?;
-    let engine = Arc::clone(&app);
+    let stopping = Arc::clone(&app);
     Server::new_with_acceptor(acceptor)
         .run_with_graceful_shutdown(routes(app), shutdown, Some(drain_timeout))
         .await?;
     // All connections are closed; nobody waits any more, so this ends after the running batch at the latest.
-    let stopping = tokio::task::spawn_blocking(move || engine.engine.stop());
+    let stopping = tokio::task::spawn_blocking(move || stopping.engine.stop());
     if tokio::time::timeout(drain_timeout, stopping).await.is_err() {
         tracing::warn!("the last batch did not end within the limit; leaving it");
     }

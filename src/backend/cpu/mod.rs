@@ -4,6 +4,7 @@
 //! kernels do not. Each is compared with [`plain`](super::plain) over odd sizes in `tests`.
 
 mod attention;
+mod dot;
 mod features;
 mod linear;
 mod math;

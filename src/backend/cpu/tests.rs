@@ -46,7 +46,8 @@ fn linear() {
         Some(Activation::Relu),
         Some(Activation::Silu),
     ];
-    for rows in [1, 2, 3, 7, 17, 65] {
+    // Both sides of the number of rows where dot products give way to a packed product.
+    for rows in [1, 2, 3, 4, 7, 32, 33, 65] {
         for (inputs, outputs) in [(1, 1), (3, 5), (32, 33), (100, 17), (257, 130)] {
             let x = matrix(rows, inputs, 1);
             let weight = matrix(outputs, inputs, 2);
