@@ -1,7 +1,9 @@
 """Pretrain the demo model by filling masks.
 
     python pretrain.py --work WORK                        # stable phase, until stopped or --minutes
-    python pretrain.py --work WORK --decay-minutes 30     # from the stable checkpoint, to the end
+    python pretrain.py --work WORK --decay-steps 1500     # from the stable checkpoint, to the end
+
+(or --decay-minutes, to end in time on a machine whose speed is not known).
 
 The learning rate warms up, stays, and falls to zero in a separate last phase. The stable phase keeps
 WORK/stable.pt (weights, optimizer state, average, place in the data; every --save-minutes and at
@@ -256,7 +258,9 @@ def main() -> None:
     args = argparse.ArgumentParser()
     args.add_argument("--work", required=True, type=pathlib.Path)
     args.add_argument("--minutes", type=float, default=float("inf"), help="length of the stable phase")
-    args.add_argument("--decay-minutes", type=float, help="run the decay phase instead, this long")
+    decay = args.add_mutually_exclusive_group()
+    decay.add_argument("--decay-steps", type=int, help="run the decay phase instead, this long")
+    decay.add_argument("--decay-minutes", type=float, help="the same, by the clock")
     args.add_argument("--save-minutes", type=float, default=5)
     args.add_argument("--threads", type=int, default=2)
     args = args.parse_args()
@@ -265,10 +269,12 @@ def main() -> None:
     stable, decayed = args.work / "stable.pt", args.work / "decayed.pt"
     if stable.exists():
         run.load(stable)
-    elif args.decay_minutes:
+    decay = bool(args.decay_steps or args.decay_minutes)
+    if decay and not stable.exists():
         raise SystemExit(f"{stable} is missing: run the stable phase first")
-    decay = args.decay_minutes is not None
-    minutes = args.decay_minutes if decay else args.minutes
+    minutes = args.decay_minutes or args.minutes
+    last_step = run.steps + args.decay_steps if args.decay_steps else float("inf")
+    first_step = run.steps
     target = decayed if decay else stable
     text = Text(args.work, "train")
     epoch = Epoch(text, run.epoch)
@@ -279,14 +285,17 @@ def main() -> None:
         signal.signal(name, lambda *_: stop.append(True))
 
     begin = saved = shown = time.monotonic()
-    shown_tokens, losses, log = run.tokens, [], []
-    while not stop and (gone := (time.monotonic() - begin) / 60) < minutes:
+    shown_tokens, losses = run.tokens, []
+    while not stop and run.steps < last_step:
+        gone = (time.monotonic() - begin) / 60
+        if gone >= minutes:
+            break
         if run.batch == len(epoch.batches):
             run.epoch, run.batch = run.epoch + 1, 0
             epoch = Epoch(text, run.epoch)
         scale = min(1.0, (run.steps + 1) / WARM_UP)
         if decay:
-            scale *= max(0.0, 1 - gone / minutes)
+            scale *= 1 - max(gone / minutes, (run.steps - first_step) / (last_step - first_step))
         arrays = epoch.batch(run.batch)
         run.batch += 1
         losses.append(run.step(arrays, scale, DECAY_MASK_RATE if decay else MASK_RATE))

@@ -115,7 +115,9 @@ async fn the_delay_is_one_deadline_from_the_first_item() {
         }
         receivers
     });
-    // The second comes in time at 6 ms and does not move the deadline; the third, at 12 ms, is too late.
+    // The worker comes late, which moves nothing: the first has waited 4 ms already. The second comes in time
+    // at 6 ms and moves nothing either; the third, at 12 ms, is too late.
+    tokio::time::sleep(Duration::from_millis(4)).await;
     assert_eq!(ids(&queue.next_batch().await.unwrap()), [1, 2]);
     assert_eq!(started_at.elapsed(), delay);
     let _receivers = late.await.unwrap();
