@@ -101,7 +101,7 @@ def main() -> None:
     args = argparse.ArgumentParser()
     args.add_argument("--work", type=pathlib.Path)
     args.add_argument("--model", required=True, type=pathlib.Path)
-    args.add_argument("--pseudo", type=int, default=60)
+    args.add_argument("--pseudo", type=int, default=30)
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--cloze-only", action="store_true")
     args.add_argument("--verbose", action="store_true")
