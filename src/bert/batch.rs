@@ -68,11 +68,6 @@ impl PackedBatch {
         &self.queries
     }
 
-    /// The number of texts.
-    pub fn texts(&self) -> usize {
-        self.boundaries.len().saturating_sub(1)
-    }
-
     /// Each token's place within its own text.
     pub(super) fn position_ids(&self) -> Vec<u32> {
         let lengths = self.boundaries.windows(2).map(|pair| (pair[1] - pair[0]) as u32);

@@ -73,11 +73,6 @@ impl Checkpoint {
         })
     }
 
-    /// The bytes of all weight files on disk.
-    pub fn weight_bytes(&self) -> u64 {
-        self.weights.bytes()
-    }
-
     /// Loads the weights onto a device.
     ///
     /// # Errors

@@ -30,7 +30,6 @@ pub struct SafetensorsFiles {
 struct WeightFile {
     path: String,
     file: Box<dyn ReadSeek>,
-    bytes: u64,
     /// Where the tensors begin.
     data_start: u64,
 }
@@ -70,10 +69,6 @@ impl SafetensorsFiles {
         Ok(all)
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
-    }
-
     fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
         let path = files.path(name);
         let (mut file, bytes) = files.open(name)?;
@@ -93,12 +88,7 @@ impl SafetensorsFiles {
             check_extent(info, bytes - data_start).map_err(|reason| broken(&format!("tensor {tensor} {reason}")))?;
             self.tensors.insert(tensor, (self.files.len(), info.clone()));
         }
-        self.files.push(WeightFile {
-            path,
-            file,
-            bytes,
-            data_start,
-        });
+        self.files.push(WeightFile { path, file, data_start });
         Ok(())
     }
 

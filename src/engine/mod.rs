@@ -137,11 +137,6 @@ impl Engine {
         &self.queue.stats
     }
 
-    /// The limits it was started with.
-    pub fn limits(&self) -> &Limits {
-        &self.queue.limits
-    }
-
     /// Texts and tokens that wait at this moment.
     pub fn waiting(&self) -> (usize, usize) {
         self.queue.waiting()

@@ -103,7 +103,8 @@ async fn read_body(
 fn prepare(app: &App, request: &FillMaskRequest) -> Result<(Wanted, Vec<Question>), ApiError> {
     let wanted = app.fill_mask.wanted(&request.parameters)?;
     let questions = request.texts.iter().map(|text| app.fill_mask.question(text, &wanted));
-    Ok((wanted.clone(), questions.collect::<Result<_, _>>()?))
+    let questions = questions.collect::<Result<_, _>>()?;
+    Ok((wanted, questions))
 }
 
 /// Runs what computes for longer than a moment off the threads that accept and read.
