@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use poem::http::{StatusCode, header};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::web::Json;
 use poem::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct ApiError {
     status: StatusCode,
     error_type: &'static str,
     message: String,
-    retry_after: Option<Duration>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
@@ -35,7 +35,7 @@ impl ApiError {
             status,
             error_type,
             message: message.into(),
-            retry_after: None,
+            headers: Vec::new(),
         }
     }
 
@@ -56,11 +56,20 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
+    /// This address is there, but not for this method; `allow` is what it takes, as in the header of that name.
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let message = format!("This address takes {allow} alone.");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            .header(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
     fn retry_after(self, after: Duration) -> Self {
-        Self {
-            retry_after: Some(after),
-            ..self
-        }
+        self.header(header::RETRY_AFTER, after.as_secs())
     }
 
     /// What the engine said of a request that had `timeout` to be answered.
@@ -129,13 +138,9 @@ impl poem::error::ResponseError for ApiError {
             error: self.message.clone(),
             error_type: self.error_type.to_owned(),
         });
-        let response = body.with_status(self.status);
-        match self.retry_after {
-            Some(after) => response
-                .with_header(header::RETRY_AFTER, after.as_secs())
-                .into_response(),
-            None => response.into_response(),
-        }
+        let mut response = body.with_status(self.status).into_response();
+        response.headers_mut().extend(self.headers.iter().cloned());
+        response
     }
 }
 
@@ -150,12 +155,6 @@ pub async fn respond(error: poem::Error) -> Response {
             StatusCode::NOT_FOUND,
             "not_found",
             "There is nothing at this address; send texts with POST /.",
-        )
-        .as_response(),
-        StatusCode::METHOD_NOT_ALLOWED => ApiError::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "This address does not take this method; texts go to / with POST, health is at /health with GET.",
         )
         .as_response(),
         status if status.is_client_error() => {

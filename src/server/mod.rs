@@ -5,14 +5,20 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `fill_mask` | `POST /`: from a body to an answer |
-//! | `request` | the two forms of a body: plain text and JSON |
+//! | `fill_mask` | `POST /` and `POST /v1/fill-mask` |
+//! | `request` | their two forms of a body: plain text and JSON |
+//! | `predict` | from texts to answers, whatever the protocol |
+//! | `body` | reading a body, bounded in size and time |
+//! | `methods` | what an address says of methods that it does not take |
 //! | `error` | every error as JSON with a sentence |
 //! | `health` | `GET /health` |
 
+mod body;
 mod error;
 mod fill_mask;
 mod health;
+mod methods;
+mod predict;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -23,10 +29,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use poem::listener::TcpAcceptor;
-use poem::{Endpoint, EndpointExt, Response, Route, Server, get, post};
+use poem::{Endpoint, EndpointExt, Response, Route, Server};
 
 use crate::engine::Engine;
 use crate::fill_mask::FillMask;
+use methods::{get, post};
 
 pub use error::{ApiError, ErrorBody};
 
@@ -46,6 +53,7 @@ pub struct App {
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     Route::new()
         .at("/", post(fill_mask::fill_mask))
+        .at("/v1/fill-mask", post(fill_mask::fill_mask))
         .at("/health", get(health::health))
         .data(app)
         .catch_all_error(error::respond)

@@ -61,21 +61,34 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-/// Reads a body by its content type: JSON is a request, anything else is the text itself.
-pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<FillMaskRequest, ApiError> {
-    match is_json(headers) {
-        true => parse_json(body),
-        false => parse_text(body),
-    }
+/// Which of the two forms a body has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Text,
+    Json,
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
+impl Form {
+    /// By the content type: JSON is a request, anything else is the text itself.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = content_type
+            .and_then(|value| value.split(';').next())
+            .unwrap_or_default();
+        let essence = essence.trim().to_ascii_lowercase();
+        match essence == "application/json" || essence.ends_with("+json") {
+            true => Self::Json,
+            false => Self::Text,
+        }
+    }
+
+    /// Reads a body of this form.
+    pub fn parse(self, body: &[u8]) -> Result<FillMaskRequest, ApiError> {
+        match self {
+            Self::Json => parse_json(body),
+            Self::Text => parse_text(body),
+        }
+    }
 }
 
 fn parse_text(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
@@ -134,7 +147,7 @@ mod tests {
         if let Some(content_type) = content_type {
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
         }
-        parse(&headers, body.as_bytes()).map_err(|e| e.to_string())
+        Form::of(&headers).parse(body.as_bytes()).map_err(|e| e.to_string())
     }
 
     #[test]

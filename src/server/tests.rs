@@ -148,11 +148,48 @@ async fn a_body_is_bounded_with_and_without_a_length() {
 async fn addresses_and_methods_that_are_not_there() {
     let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
     expect_error(client.get("/nothing").send().await, StatusCode::NOT_FOUND, "not_found").await;
-    let response = client.put("/").send().await;
-    expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
-    let response = client.post("/health").send().await;
-    expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+    for (path, allow) in [("/v1/fill-mask", "POST"), ("/health", "GET, HEAD")] {
+        let response = client.put(path).send().await;
+        response.assert_header("allow", allow);
+        let error = expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+        assert!(error.contains(allow), "{error}");
+    }
     client.get("/health").send().await.assert_status_is_ok();
+    client.head("/health").send().await.assert_status_is_ok();
+}
+
+#[tokio::test]
+async fn the_versioned_name_answers_the_same() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    for (content_type, body) in [
+        ("text/plain", "a [MASK]"),
+        (
+            "application/json",
+            r#"{"inputs": ["a [MASK]", "[MASK] b [MASK]"], "parameters": {"top_k": 2}}"#,
+        ),
+    ] {
+        let mut answers = Vec::new();
+        for path in ["/", "/v1/fill-mask"] {
+            let response = client.post(path).content_type(content_type).body(body).send().await;
+            response.assert_status_is_ok();
+            answers.push(response.0.into_body().into_string().await.unwrap());
+        }
+        assert_eq!(answers[0], answers[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused_unread() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    for coding in ["gzip", "br", "gzip, identity"] {
+        let request = client.post("/").header("content-encoding", coding);
+        let response = request.body(vec![0x1f, 0x8b, 8]).send().await;
+        response.assert_header("accept-encoding", "identity");
+        let error = expect_error(response, StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding").await;
+        assert!(error.contains(coding), "{error}");
+    }
+    let plain = client.post("/").header("content-encoding", "identity");
+    plain.body("a [MASK]").send().await.assert_status_is_ok();
 }
 
 /// A model whose every pass says that it has begun and waits for leave to end.

@@ -1,0 +1,79 @@
+//! From texts to answers, whatever the protocol that brought them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::request::FillMaskRequest;
+use super::{ApiError, App};
+use crate::engine::{Input, Timing};
+use crate::fill_mask::{Answer, Question, Wanted};
+
+/// Until when a request must be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// The moment itself.
+    pub at: Instant,
+    /// How long that was from the request's beginning, to tell its client.
+    pub timeout: Duration,
+}
+
+impl Deadline {
+    /// Of a request that begins now.
+    pub fn start(app: &App) -> Self {
+        let timeout = app.request_timeout;
+        Self {
+            at: Instant::now() + timeout,
+            timeout,
+        }
+    }
+}
+
+/// Answers one request: `read` makes texts and parameters of what came, `render` makes what is sent of the
+/// answers, one for each text. Both run where computing is allowed.
+///
+/// # Errors
+/// What `read` says, the first text or parameter that is wrong, and what the engine says.
+pub async fn predict<T: Send + 'static>(
+    app: &Arc<App>,
+    deadline: Deadline,
+    read: impl FnOnce() -> Result<FillMaskRequest, ApiError> + Send + 'static,
+    render: impl FnOnce(Vec<Answer>) -> T + Send + 'static,
+) -> Result<(T, Timing), ApiError> {
+    let (wanted, questions) = on_cpu(app, move |app| prepare(app, &read()?)).await??;
+    let inputs = questions.iter().map(|question| Input {
+        input_ids: question.input_ids.clone(),
+        mask_positions: question.mask_positions.clone(),
+        selection: wanted.selection.clone(),
+    });
+    let scores = app.engine.predict(inputs.collect(), deadline.at).await;
+    let (scores, timing) = scores.map_err(|error| ApiError::from_engine(error, deadline.timeout))?;
+    let rendered = on_cpu(app, move |app| {
+        let answered = questions.iter().zip(scores);
+        let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
+        answers
+            .collect::<Result<_, _>>()
+            .map(render)
+            .map_err(ApiError::internal)
+    });
+    Ok((rendered.await??, timing))
+}
+
+/// Checks the parameters and tokenizes every text; the first that is wrong fails the request.
+fn prepare(app: &App, request: &FillMaskRequest) -> Result<(Wanted, Vec<Question>), ApiError> {
+    let wanted = app.fill_mask.wanted(&request.parameters)?;
+    let questions = request.texts.iter().map(|text| app.fill_mask.question(text, &wanted));
+    let questions = questions.collect::<Result<_, _>>()?;
+    Ok((wanted, questions))
+}
+
+/// Runs what computes for longer than a moment off the threads that accept and read.
+async fn on_cpu<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let app = Arc::clone(app);
+    let done = tokio::task::spawn_blocking(move || work(&app)).await;
+    done.map_err(ApiError::internal)
+}
