@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cloze::checkpoint::{BackendKind, Checkpoint};
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
-use cloze::server::{App, serve};
+use cloze::server::{About, App, serve};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const TEXT: &str = "The capital of France is [MASK].";
@@ -35,6 +35,10 @@ fn start() -> (SocketAddr, String) {
         engine: Engine::start(loaded.model, limits).expect("a thread for the worker"),
         request_timeout: Duration::from_secs(30),
         body_bytes_max: 1 << 20,
+        about: About {
+            model_name: checkpoint.name,
+            device: loaded.device.clone(),
+        },
     });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("a bound listener has an address");

@@ -239,6 +239,7 @@ fn a_start_that_cannot_be_says_why() {
             "--max-input-tokens is 9",
         ),
         (&["--log", "a=b=c"], "--log"),
+        (&["--served-model-name", "a/b"], "part of an address"),
     ] {
         let error = failed_start(arguments);
         assert!(error.contains(says), "{arguments:?}: {error}");

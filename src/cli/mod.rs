@@ -20,6 +20,10 @@ pub struct Arguments {
     #[arg(long, env = "CLOZE_MODEL", value_name = "DIR")]
     pub model: Option<PathBuf>,
 
+    /// What the model is called in addresses such as /v2/models/NAME/infer [default: its folder's name]
+    #[arg(long, env = "CLOZE_SERVED_MODEL_NAME", value_name = "NAME")]
+    pub served_model_name: Option<String>,
+
     /// Where the model runs
     #[arg(long, env = "CLOZE_BACKEND", value_enum, default_value = "cpu")]
     pub backend: Backend,

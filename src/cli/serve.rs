@@ -11,7 +11,7 @@ use cloze::bert::{MaskedLm, PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadedModel};
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
-use cloze::server::{self, App};
+use cloze::server::{self, About, App};
 use tracing_subscriber::EnvFilter;
 
 use super::{Arguments, Backend};
@@ -59,6 +59,10 @@ pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         engine: Engine::start(loaded.model, limits)?,
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
+        about: About {
+            model_name: served_name(&arguments, &model_name)?,
+            device: loaded.device,
+        },
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores * BLOCKING_THREADS_PER_CORE)
@@ -111,6 +115,20 @@ fn limits(arguments: &Arguments) -> Limits {
         batch_size_max: arguments.max_batch_size.into(),
         batch_delay: Duration::from_millis(arguments.batch_delay_ms),
         queue_size: arguments.queue_size.into(),
+    }
+}
+
+/// The name in addresses: what was asked for, else the last part of the model's own.
+fn served_name(arguments: &Arguments, model: &str) -> Result<String, String> {
+    let name = match &arguments.served_model_name {
+        Some(name) => name.as_str(),
+        None => model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(model),
+    };
+    match name.is_empty() || name.contains(['/', '\\']) {
+        true => Err(format!(
+            "--served-model-name \"{name}\" cannot be a part of an address; use letters, digits, - and _"
+        )),
+        false => Ok(name.to_owned()),
     }
 }
 

@@ -47,6 +47,17 @@ pub struct App {
     pub request_timeout: Duration,
     /// The longest body, in bytes.
     pub body_bytes_max: usize,
+    /// What the service says of itself.
+    pub about: About,
+}
+
+/// What runs here, for people and programs that ask.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The name that the model is served under; without a slash, as it stands in addresses.
+    pub model_name: String,
+    /// The backend and the device that it runs on.
+    pub device: String,
 }
 
 /// All routes over one app.

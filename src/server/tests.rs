@@ -8,7 +8,7 @@ use std::time::Duration;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::{App, ErrorBody, routes};
+use super::{About, App, ErrorBody, routes};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Engine, Limits};
@@ -43,6 +43,10 @@ fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, time
         engine: Engine::start(Box::new(Fake(model)), limits).unwrap(),
         request_timeout: timeout,
         body_bytes_max: 10_000,
+        about: About {
+            model_name: "tiny".to_owned(),
+            device: "a test".to_owned(),
+        },
     })
 }
 
