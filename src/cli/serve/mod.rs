@@ -1,56 +1,39 @@
 //! Serving: from flags to a running server, and its end.
 
+mod arguments;
+
 use std::error::Error;
 use std::future::Future;
-use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::bert::{MaskedLm, PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadedModel};
+use cloze::checkpoint::LoadedModel;
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
 use cloze::server::{self, About, App};
-use tracing_subscriber::EnvFilter;
 
-use super::{Arguments, Backend};
+use super::model::{cores, warm_up};
+
+pub use arguments::ServeArguments;
 
 /// Tokenizing runs here too; more threads than this only take the cores from the model.
 const BLOCKING_THREADS_PER_CORE: usize = 2;
 
 /// Loads the model, serves it, and returns once a signal has ended the service.
-pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    start_logging(&arguments.log)?;
+pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
+    arguments.log.start()?;
     // Bound first: a port that is taken is known before a large model is read.
     let listener = listen(SocketAddr::new(arguments.host, arguments.port))?;
     let address = listener.local_addr()?;
-    let mut checkpoint = match &arguments.model {
-        Some(folder) => Checkpoint::open(folder)?,
-        None => Checkpoint::embedded()?,
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kind = match arguments.backend {
-        Backend::Cpu => BackendKind::Cpu,
-        Backend::Gpu => BackendKind::Gpu,
-    };
-    let threads = arguments.threads.map_or(cores, usize::from);
-    let mut loaded = checkpoint.load_on(kind, threads)?;
-    if let Some(warning) = &loaded.warning {
-        tracing::warn!("{warning}");
-    }
-    let limits = limits(&arguments);
+    let mut checkpoint = arguments.model.open()?;
+    let max_input_tokens = arguments
+        .batch
+        .max_input_tokens(checkpoint.config.max_position_embeddings)?;
+    let mut loaded = arguments.model.load(&mut checkpoint)?;
+    let limits = arguments.limits();
     let model_name = checkpoint.name.clone();
     let config = checkpoint.config.clone();
-    let longest = limits.batch_tokens_max.min(config.max_position_embeddings);
-    let max_input_tokens = arguments.max_input_tokens.map_or(longest, usize::from);
-    if max_input_tokens > limits.batch_tokens_max {
-        return Err(format!(
-            "--max-input-tokens is {max_input_tokens}, more than a batch may hold (--max-batch-tokens is {})",
-            limits.batch_tokens_max
-        )
-        .into());
-    }
     let fill_mask = FillMask::new(checkpoint.tokenizer, &config, max_input_tokens);
     warm_up(&mut *loaded.model, config.vocab_size)?;
     print_banner(&arguments, &limits, &loaded, &model_name, &fill_mask, address);
@@ -65,7 +48,7 @@ pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         },
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(cores * BLOCKING_THREADS_PER_CORE)
+        .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
         .enable_all()
         .build()?;
     let drain_timeout = Duration::from_millis(arguments.shutdown_timeout_ms);
@@ -73,27 +56,6 @@ pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     // A batch that outlived the limit must not hold the process.
     runtime.shutdown_background();
     tracing::info!("stopped");
-    Ok(())
-}
-
-fn start_logging(filter: &str) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log \"{filter}\" is not a log filter: {e}"))?;
-    let quiet = [
-        "poem=warn",
-        "wgpu_core=warn",
-        "wgpu_hal=warn",
-        "naga=warn",
-        "cubecl_wgpu=warn",
-    ];
-    let filter = quiet.into_iter().fold(filter, |filter, directive| {
-        // Libraries speak at info of things that a user did not ask for.
-        filter.add_directive(directive.parse().expect("a directive of ours"))
-    });
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
     Ok(())
 }
 
@@ -109,17 +71,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-fn limits(arguments: &Arguments) -> Limits {
-    Limits {
-        batch_tokens_max: arguments.max_batch_tokens.into(),
-        batch_size_max: arguments.max_batch_size.into(),
-        batch_delay: Duration::from_millis(arguments.batch_delay_ms),
-        queue_size: arguments.queue_size.into(),
-    }
-}
-
 /// The name in addresses: what was asked for, else the last part of the model's own.
-fn served_name(arguments: &Arguments, model: &str) -> Result<String, String> {
+fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String> {
     let name = match &arguments.served_model_name {
         Some(name) => name.as_str(),
         None => model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(model),
@@ -132,20 +85,8 @@ fn served_name(arguments: &Arguments, model: &str) -> Result<String, String> {
     }
 }
 
-/// One forward pass before the first request: a broken model is known now, and nobody waits for a
-/// kernel's compilation.
-fn warm_up(model: &mut dyn MaskedLm, vocab_size: usize) -> Result<(), String> {
-    let mut batch = PackedBatch::default();
-    let ids: Vec<u32> = (0..16).map(|id| id % vocab_size as u32).collect();
-    batch.push(&ids, &[1], &Selection::TopK(1));
-    model
-        .predict(&batch)
-        .map(drop)
-        .map_err(|e| format!("the model does not work: {e}"))
-}
-
 fn print_banner(
-    arguments: &Arguments,
+    arguments: &ServeArguments,
     limits: &Limits,
     loaded: &LoadedModel,
     model: &str,

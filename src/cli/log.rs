@@ -1,0 +1,41 @@
+//! What is logged, on standard error.
+
+use std::error::Error;
+use std::io::IsTerminal;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+/// Flags of every command that logs.
+#[derive(Debug, Args)]
+pub struct LogArguments {
+    /// What is logged: error, warn, info, debug or trace, or a filter such as cloze=debug,poem=warn
+    #[arg(long, env = "CLOZE_LOG", default_value = "info", value_name = "LEVEL")]
+    pub log: String,
+}
+
+/// Libraries that speak at info of things that a user did not ask for.
+const QUIET: [&str; 5] = [
+    "poem=warn",
+    "wgpu_core=warn",
+    "wgpu_hal=warn",
+    "naga=warn",
+    "cubecl_wgpu=warn",
+];
+
+impl LogArguments {
+    /// Starts logging, once in a process.
+    pub fn start(&self) -> Result<(), Box<dyn Error>> {
+        let filter = &self.log;
+        let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log \"{filter}\" is not a log filter: {e}"))?;
+        let filter = QUIET.into_iter().fold(filter, |filter, directive| {
+            filter.add_directive(directive.parse().expect("a directive of ours"))
+        });
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .init();
+        Ok(())
+    }
+}
