@@ -16,6 +16,15 @@ pub fn post<E: IntoEndpoint<Endpoint: 'static>>(endpoint: E) -> BoxEndpoint<'sta
     only(poem::post(endpoint), "POST")
 }
 
+/// `GET` for one endpoint, `POST` for another.
+pub fn get_post<G, P>(get: G, post: P) -> BoxEndpoint<'static, Response>
+where
+    G: IntoEndpoint<Endpoint: 'static>,
+    P: IntoEndpoint<Endpoint: 'static>,
+{
+    only(poem::get(get).post(post), "GET, HEAD, POST")
+}
+
 fn only(methods: RouteMethod, allow: &'static str) -> BoxEndpoint<'static, Response> {
     let refuse = move |_: MethodNotAllowedError| async move { ApiError::method_not_allowed(allow).as_response() };
     methods.catch_error(refuse).boxed()

@@ -9,6 +9,7 @@
 //! | `request` | their two forms of a body: plain text and JSON |
 //! | `predict` | from texts to answers, whatever the protocol |
 //! | `body` | reading a body, bounded in size and time |
+//! | `page` | `GET /`, for a person at a browser |
 //! | `methods` | what an address says of methods that it does not take |
 //! | `error` | every error as JSON with a sentence |
 //! | `health` | `GET /health` |
@@ -18,6 +19,7 @@ mod error;
 mod fill_mask;
 mod health;
 mod methods;
+mod page;
 mod predict;
 mod request;
 #[cfg(test)]
@@ -33,7 +35,7 @@ use poem::{Endpoint, EndpointExt, Response, Route, Server};
 
 use crate::engine::Engine;
 use crate::fill_mask::FillMask;
-use methods::{get, post};
+use methods::{get, get_post, post};
 
 pub use error::{ApiError, ErrorBody};
 
@@ -63,7 +65,10 @@ pub struct About {
 /// All routes over one app.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     Route::new()
-        .at("/", post(fill_mask::fill_mask))
+        .at("/", get_post(page::index, fill_mask::fill_mask))
+        .at("/page.css", get(page::style))
+        .at("/page.js", get(page::script))
+        .at("/favicon.svg", get(page::icon))
         .at("/v1/fill-mask", post(fill_mask::fill_mask))
         .at("/health", get(health::health))
         .data(app)

@@ -45,7 +45,7 @@ fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, time
         body_bytes_max: 10_000,
         about: About {
             model_name: "tiny".to_owned(),
-            device: "a test".to_owned(),
+            device: "a <test>".to_owned(),
         },
     })
 }
@@ -315,4 +315,32 @@ async fn answers_have_the_shapes_of_transformers() {
         .map(|key| text.find(key).unwrap())
         .collect();
     assert!(order.is_sorted(), "{text}");
+}
+
+#[tokio::test]
+async fn the_page_is_whole_and_closed() {
+    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    for (path, content_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/page.css", "text/css; charset=utf-8"),
+        ("/page.js", "text/javascript; charset=utf-8"),
+        ("/favicon.svg", "image/svg+xml"),
+    ] {
+        let response = client.get(path).send().await;
+        response.assert_status_is_ok();
+        response.assert_content_type(content_type);
+        let policy = response.0.headers()["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+    }
+    let response = client.get("/").send().await;
+    let page = response.0.into_body().into_string().await.unwrap();
+    for part in ["[MASK]", ">tiny<", ">a &lt;test&gt;<"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    for left in ["{mask}", "{model}", "{device}"] {
+        assert!(!page.contains(left), "{left} is left in {page}");
+    }
 }

@@ -1,0 +1,42 @@
+"""Starts the binary on a free port; every test file asks it."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("CLOZE_BINARY", str(ROOT / "target" / "release" / "cloze"))
+
+
+class Server:
+    """A running server: `url` is where it answers."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [BINARY, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.banner = ""
+        for line in self.process.stdout:
+            self.banner += line
+            if address := re.match(r"\s*address\s+(http://\S+)", line):
+                self.url = address[1]
+            if "curl" in line:
+                return
+        raise RuntimeError(f"the server did not start:\n{self.banner}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        assert self.process.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The demo model with default settings, for all tests that change nothing."""
+    with Server() as running:
+        yield running

@@ -1,0 +1,195 @@
+"""The page in a real browser: Debian's Chromium through its driver."""
+
+import shutil
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options=options, service=Service(driver))
+    yield running
+    running.quit()
+
+
+class Page:
+    """What a person does on the page, and sees."""
+
+    def __init__(self, browser, url, width=1200):
+        self.browser = browser
+        browser.get_log("browser")
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        browser.get(url)
+
+    def __getitem__(self, id):
+        return self.browser.find_element(By.ID, id)
+
+    def all(self, selector):
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def write(self, id, text):
+        self[id].clear()
+        self[id].send_keys(text)
+
+    def ask(self, text):
+        self.write("text", text + Keys.ENTER)
+        self.settle()
+
+    def settle(self):
+        WebDriverWait(self.browser, 20).until(lambda _: self["submit"].get_attribute("aria-busy") == "false")
+
+    def words(self):
+        return [word.text for word in self.all("#blanks .word")]
+
+    def errors(self):
+        """What the browser complained of; an answer that is an error is none."""
+        entries = self.browser.get_log("browser")
+        return [entry for entry in entries if "server responded with a status of 4" not in entry["message"]]
+
+
+@pytest.fixture
+def page(browser, server):
+    page = Page(browser, server.url)
+    yield page
+    assert page.errors() == []
+
+
+def test_ask_and_read_the_bars(page, server):
+    page["submit"].click()
+    page.settle()
+    assert page.words()[:2] == ["was", "is"] and len(page.words()) == 5
+    assert page["sentence"].text == "She was born in London in 1950."
+    # The likeliest answer has the longest bar, as long as its probability says.
+    bars = [bar.size["width"] for bar in page.all("#blanks .bar")]
+    row = page.all("#blanks .row")[0].size["width"]
+    assert bars == sorted(bars, reverse=True)
+    score = float(page.all("#blanks .score")[0].text.rstrip(" %"))
+    assert score > 90 and abs(bars[0] / row * 100 - score) < 2
+    assert page["model"].text == "demo" and "cpu" in page["device"].text
+    assert " ms" in page["latency"].text
+
+
+def test_the_keyboard_alone(page):
+    page["text"].send_keys(Keys.ENTER)
+    page.settle()
+    # The arrow keys walk through the answers; the sentence follows.
+    choice = page.all("#blanks input")[0]
+    choice.send_keys(Keys.ARROW_DOWN)
+    assert page["sentence"].text == "She is born in London in 1950."
+
+
+def test_how_many_and_which_words(page):
+    page.write("top-k", "2")
+    page["submit"].click()
+    page.settle()
+    assert page.words() == ["was", "is"]
+    page.write("targets", "were, is")
+    page["submit"].click()
+    page.settle()
+    assert page.words() == ["is", "were"]
+    assert page["curl"].text.endswith("""'{"inputs":"She [MASK] born in London in 1950.","""
+                                      """"parameters":{"top_k":2,"targets":["were","is"]}}'""")  # fmt: skip
+
+
+def test_several_blanks_side_by_side(page):
+    page.ask("The [MASK] is in the north of ___.")
+    first, second = page.all("#blanks fieldset")
+    assert first.location["y"] == second.location["y"] and first.location["x"] < second.location["x"]
+    words = page.words()
+    assert len(words) == 10
+    assert page["sentence"].text == f"The {words[0]} is in the north of {words[5]}."
+    page.all("#blanks fieldset:nth-child(2) .row")[3].click()
+    assert page["sentence"].text == f"The {words[0]} is in the north of {words[8]}."
+
+
+def test_errors_in_words(page):
+    page.ask("no blank here")
+    assert page["error"].text == "The text has no blank; write [MASK] where a word is missing."
+    assert not page["result"].is_displayed()
+    page.write("top-k", "0")
+    page.ask("a [MASK]")
+    assert "top_k is 0" in page["error"].text
+    page.write("top-k", "5")
+    page.ask("a [MASK] again")
+    assert not page["error"].is_displayed() and page["result"].is_displayed()
+
+
+def test_markup_in_a_text_is_text(page):
+    page.ask("<img src=x onerror=alert(1)> [MASK] <b>bold</b>")
+    assert page["sentence"].text.startswith("<img src=x onerror=alert(1)>")
+    assert not page.all("#result img, #result b")
+
+
+def test_the_curl_line_works(page):
+    import shlex
+    import subprocess
+
+    page.write("text", "It's a \"small\" [MASK] in England, isn't it $HOME `date`?")
+    command = shlex.split(page["curl"].text)
+    assert command[0] == "curl"
+    answer = subprocess.run([*command, "--silent", "--fail"], capture_output=True, text=True, check=True).stdout
+    assert '"score"' in answer and "$ home" in answer
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_nothing_is_wider_than_the_screen(browser, server, width):
+    page = Page(browser, server.url, width)
+    page.ask("The [MASK] is in the north of [MASK]. " + "Donaudampfschifffahrt" * 8)
+    assert page["result"].is_displayed()
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_dark_mode_follows_the_system(browser, server):
+    def background(scheme):
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in color.removeprefix("rgb(").rstrip(")").split(","))
+
+    browser.get(server.url)
+    assert background("dark") < 150 < 600 < background("light")
+
+
+def test_nothing_comes_from_elsewhere(browser, server):
+    import json
+
+    browser.get_log("performance")
+    page = Page(browser, server.url)
+    page["submit"].click()
+    page.settle()
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [entry["params"]["request"]["url"] for entry in messages if entry["method"] == "Network.requestWillBeSent"]
+    assert {f"{server.url}/", f"{server.url}/page.js", f"{server.url}/v1/fill-mask"} <= set(sent)
+    assert [url for url in sent if not url.startswith(server.url + "/")] == []
+
+
+def test_a_server_that_is_gone_is_said_so(browser):
+    from conftest import Server
+
+    with Server() as server:
+        page = Page(browser, server.url)
+    page["submit"].click()
+    page.settle()
+    assert "does not answer" in page["error"].text
