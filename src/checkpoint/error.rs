@@ -1,5 +1,6 @@
 //! Why a checkpoint cannot be used.
 
+use super::hub::HubError;
 use crate::bert::WeightError;
 
 /// One sentence that names the file and what to do, by what kind of thing went wrong.
@@ -30,4 +31,7 @@ pub enum CheckpointError {
     /// A weight file or a tensor in it.
     #[error("{0}")]
     Weights(WeightError),
+    /// A model that is to come from the hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
 }

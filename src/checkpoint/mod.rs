@@ -6,11 +6,13 @@
 //! | `config` | `config.json`, and what of it is not supported |
 //! | `tokenizer` | `tokenizer.json`, or `vocab.txt` with `tokenizer_config.json` |
 //! | `weights` | safetensors files, tensor by tensor, under old and new names |
+//! | `hub` | models of the Hugging Face hub: the cache, the download |
 //! | `load` | the weights onto a backend chosen at run time |
 
 mod config;
 mod error;
 mod files;
+pub mod hub;
 mod load;
 mod tokenizer;
 mod weights;

@@ -13,8 +13,8 @@ use super::CheckpointError;
 use super::files::{Files, ReadSeek};
 use crate::bert::{WeightError, WeightSource};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub const SINGLE: &str = "model.safetensors";
+pub const INDEX: &str = "model.safetensors.index.json";
 /// The limit of the safetensors format itself.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The length of the header stands in the first eight bytes.
@@ -55,16 +55,8 @@ impl SafetensorsFiles {
                 files.path(SINGLE)
             )));
         }
-        let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(INDEX)));
-        let index: Index = serde_json::from_slice(&files.read(INDEX)?).map_err(|e| broken(e.to_string()))?;
-        let mut names: Vec<&String> = index.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            if name.contains(['/', '\\']) {
-                return Err(broken(format!("\"{name}\" is not the name of a file beside it")));
-            }
-            all.add(files, name)?;
+        for name in shards(files)? {
+            all.add(files, &name)?;
         }
         Ok(all)
     }
@@ -158,6 +150,19 @@ impl WeightSource for SafetensorsFiles {
 
     fn contains(&self, name: &str) -> bool {
         self.stored_name(name).is_some()
+    }
+}
+
+/// The names of the weight files that the index lists, each once.
+pub fn shards(files: &Files) -> Result<Vec<String>, CheckpointError> {
+    let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(INDEX)));
+    let index: Index = serde_json::from_slice(&files.read(INDEX)?).map_err(|e| broken(e.to_string()))?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    match names.iter().find(|name| name.contains(['/', '\\'])) {
+        Some(name) => Err(broken(format!("\"{name}\" is not the name of a file beside it"))),
+        None => Ok(names),
     }
 }
 

@@ -7,10 +7,12 @@
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
 //! | `log` | what is logged: the same |
+//! | `progress` | bars on a terminal |
 
 mod batch;
 mod log;
 mod model;
+mod progress;
 mod serve;
 mod shell;
 

@@ -1,19 +1,27 @@
 //! Which model, and where it runs.
 
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use cloze::bert::{MaskedLm, PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, CheckpointError, LoadError, LoadedModel};
+use cloze::checkpoint::hub::{Hub, ModelName, Settings};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel};
+
+use super::progress::Download;
 
 /// Flags of every command that opens a model.
 #[derive(Debug, Args)]
 pub struct ModelArguments {
-    /// Folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors [default: the embedded
-    /// demo model]
-    #[arg(long, env = "CLOZE_MODEL", value_name = "DIR")]
+    /// Folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors, or the name of a model on
+    /// the Hugging Face hub, such as google-bert/bert-base-uncased [default: the embedded demo model]
+    #[arg(long, env = "CLOZE_MODEL", value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
+
+    /// Branch, tag or commit of a model on the hub [default: main]
+    #[arg(long, env = "CLOZE_REVISION", value_name = "REVISION", requires = "model")]
+    pub revision: Option<String>,
 
     /// Where the model runs
     #[arg(long, env = "CLOZE_BACKEND", value_enum, default_value = "cpu")]
@@ -48,12 +56,31 @@ pub fn cores() -> usize {
 }
 
 impl ModelArguments {
-    /// Opens the checkpoint: its configuration and tokenizer are read, its weights are not.
-    pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
-        match &self.model {
-            Some(folder) => Checkpoint::open(folder),
-            None => Checkpoint::embedded(),
+    /// Opens the checkpoint, downloading it first where it has to be: its configuration and tokenizer are read,
+    /// its weights are not.
+    pub fn open(&self) -> Result<Checkpoint, Box<dyn Error>> {
+        let Some(model) = &self.model else {
+            return Ok(Checkpoint::embedded()?);
+        };
+        let shown = model.display();
+        if model.exists() {
+            return match &self.revision {
+                Some(_) => Err(format!("--revision is for models of the hub, and {shown} is here already").into()),
+                None => Ok(Checkpoint::open(model)?),
+            };
         }
+        let id = model.to_str().unwrap_or_default();
+        if ModelName::parse(id, None).is_none() {
+            return Err(format!(
+                "{shown} is neither a folder that is here nor a name on the hub, such as google-bert/bert-base-uncased"
+            )
+            .into());
+        }
+        let Some(name) = ModelName::parse(id, self.revision.as_deref()) else {
+            return Err("--revision takes a branch, a tag or a commit".into());
+        };
+        let hub = Hub::new(Settings::from_env()?);
+        Ok(Checkpoint::from_hub(&hub, &name, &mut Download::default())?)
     }
 
     /// Puts the weights onto the device that the flags name.

@@ -1,0 +1,107 @@
+//! The folders of the hub's cache, as all of its tools lay them out:
+//!
+//! ```text
+//! models--OWNER--MODEL/refs/main                   the commit that the branch was at
+//! models--OWNER--MODEL/snapshots/COMMIT/FILE       a link into
+//! models--OWNER--MODEL/blobs/ETAG                  the file itself
+//! models--OWNER--MODEL/blobs/ETAG.incomplete       what there is of it so far
+//! .locks/models--OWNER--MODEL/ETAG.lock            held while it is downloaded
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use hf_hub::{CacheRepo, Repo, RepoType};
+
+use super::{HubError, ModelName};
+
+/// One model's place in the cache.
+pub struct Cache {
+    root: PathBuf,
+    repo: Repo,
+    name: ModelName,
+}
+
+impl Cache {
+    pub fn new(root: &Path, name: &ModelName) -> Self {
+        let (id, revision) = (name.id().to_owned(), name.revision().to_owned());
+        Self {
+            root: root.to_owned(),
+            repo: Repo::with_revision(id, RepoType::Model, revision),
+            name: name.clone(),
+        }
+    }
+
+    fn layout(&self) -> CacheRepo {
+        hf_hub::Cache::new(self.root.clone()).repo(self.repo.clone())
+    }
+
+    /// Where all of the model's files are.
+    pub fn folder(&self) -> PathBuf {
+        self.root.join(self.repo.folder_name())
+    }
+
+    /// The commit that the revision is known to be at.
+    pub fn commit(&self) -> Option<String> {
+        if self.name.is_commit() {
+            return Some(self.name.revision().to_owned());
+        }
+        let commit = fs::read_to_string(self.folder().join("refs").join(self.name.revision())).ok()?;
+        let commit = commit.trim();
+        super::name::is_part(commit).then(|| commit.to_owned())
+    }
+
+    /// Notes that the revision is at `commit`.
+    pub fn set_commit(&self, commit: &str) -> Result<(), HubError> {
+        if self.name.is_commit() {
+            return Ok(());
+        }
+        let path = self.folder().join("refs");
+        self.layout()
+            .create_ref(commit)
+            .map_err(|source| HubError::disk(&path, source))
+    }
+
+    /// The folder with the files of a commit under their own names.
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.layout().pointer_path(commit)
+    }
+
+    /// Where the content with this etag belongs.
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder().join("blobs").join(etag)
+    }
+
+    /// Keeps other processes from downloading the same content until it is dropped.
+    pub fn lock(&self, etag: &str) -> Result<File, HubError> {
+        let folder = self.root.join(".locks").join(self.repo.folder_name());
+        create_folder(&folder)?;
+        let path = folder.join(format!("{etag}.lock"));
+        let lock = File::create(&path).map_err(|source| HubError::disk(&path, source))?;
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            tracing::info!("another process downloads the same file; waiting for it");
+        }
+        lock.lock().map_err(|source| HubError::disk(&path, source))?;
+        Ok(lock)
+    }
+
+    /// Makes the content with this etag the file `name` of a commit.
+    pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<(), HubError> {
+        let folder = self.snapshot(commit);
+        create_folder(&folder)?;
+        let link = folder.join(name);
+        // A link of an earlier attempt may point to content that is gone.
+        if link.symlink_metadata().is_ok() {
+            fs::remove_file(&link).map_err(|source| HubError::disk(&link, source))?;
+        }
+        #[cfg(unix)]
+        let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), &link);
+        #[cfg(not(unix))]
+        let linked = fs::hard_link(self.blob(etag), &link);
+        linked.map_err(|source| HubError::disk(&link, source))
+    }
+}
+
+pub fn create_folder(path: &Path) -> Result<(), HubError> {
+    fs::create_dir_all(path).map_err(|source| HubError::disk(path, source))
+}

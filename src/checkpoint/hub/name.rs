@@ -1,0 +1,91 @@
+//! What a model is called on the hub.
+
+use std::fmt;
+
+/// The branch that is meant where nobody names one.
+const MAIN: &str = "main";
+/// The hub's own limit on an owner's and on a model's name.
+const PART_BYTES_MAX: usize = 96;
+
+/// An owner and a model (or a model alone, as the oldest are called), and a branch, tag or commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelName {
+    id: String,
+    revision: String,
+}
+
+impl ModelName {
+    /// Reads `owner/model` or `model`; `None` where it cannot be the name of one.
+    pub fn parse(id: &str, revision: Option<&str>) -> Option<Self> {
+        let revision = revision.unwrap_or(MAIN);
+        let mut parts = id.split('/');
+        let id_is_sound = matches!((parts.next(), parts.next(), parts.next()), (Some(first), second, None)
+            if is_part(first) && second.is_none_or(is_part));
+        let revision_is_sound = !revision.is_empty() && revision.split('/').all(is_part);
+        (id_is_sound && revision_is_sound).then(|| Self {
+            id: id.to_owned(),
+            revision: revision.to_owned(),
+        })
+    }
+
+    /// Without the revision.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A branch, a tag or a commit.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Whether the revision is a commit, which never moves.
+    pub(super) fn is_commit(&self) -> bool {
+        self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+}
+
+/// Letters, digits, `-`, `_` and `.`; these names become folders, so nothing that leads out of one.
+pub(super) fn is_part(part: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=PART_BYTES_MAX).contains(&part.len())
+        && part.bytes().all(is_allowed)
+        && !part.starts_with(['.', '-'])
+        && !part.contains("..")
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.revision == MAIN {
+            true => f.write_str(&self.id),
+            false => write!(f, "{} at {}", self.id, self.revision),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_a_model_and_what_cannot() {
+        for id in ["google-bert/bert-base-uncased", "bert-base-uncased", "a/b_c.d-1"] {
+            assert_eq!(ModelName::parse(id, None).unwrap().to_string(), id);
+        }
+        for id in [
+            "", "/", "a/", "/a", "./a", "../a", "a/..", "a/b/c", "a b", "a\\b", "ä/b", "~/a", "-a/b",
+        ] {
+            assert_eq!(ModelName::parse(id, None), None, "{id}");
+        }
+        assert_eq!(ModelName::parse(&"a".repeat(97), None), None);
+        for (revision, sound) in [
+            ("refs/pr/3", true),
+            ("v1.0", true),
+            ("", false),
+            ("../x", false),
+            ("a//b", false),
+        ] {
+            assert_eq!(ModelName::parse("a/b", Some(revision)).is_some(), sound, "{revision}");
+        }
+        assert!(ModelName::parse("a/b", Some(&"0f".repeat(20))).unwrap().is_commit());
+    }
+}

@@ -1,0 +1,265 @@
+//! A server that speaks the hub's endpoints as `huggingface_hub` uses them, and fails as it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use futures_util::{StreamExt, stream};
+use poem::http::{HeaderMap, Method, StatusCode, header};
+use poem::listener::TcpAcceptor;
+use poem::{Body, Request, Response, Server};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+/// The only commit there is.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The only model there is.
+pub const NAME: &str = "tiny/bert";
+
+/// What the hub does wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Storage breaks the connection after so many bytes of a response, once.
+    pub cut_after: Option<usize>,
+    /// Storage answers with this status.
+    pub storage_status: Option<u16>,
+    /// Storage always sends the whole file.
+    pub ignores_ranges: bool,
+    /// Storage changes a byte.
+    pub corrupts: bool,
+    /// Every request to the hub itself is answered with this status and `x-error-code`.
+    pub refuses: Option<(u16, &'static str)>,
+    /// A file that is listed and not there.
+    pub lacks: Option<&'static str>,
+    /// The model has moved here from another name.
+    pub renamed_from: Option<&'static str>,
+}
+
+/// A request as the hub saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub path: String,
+    pub range: Option<String>,
+    pub token: Option<String>,
+}
+
+struct State {
+    port: u16,
+    files: HashMap<String, Vec<u8>>,
+    faults: Mutex<Faults>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// A running hub; it stops when dropped.
+pub struct FakeHub {
+    state: Arc<State>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl FakeHub {
+    /// Serves `files` as the model's.
+    pub fn start(files: HashMap<String, Vec<u8>>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let state = Arc::new(State {
+            port: listener.local_addr().unwrap().port(),
+            files,
+            faults: Mutex::default(),
+            seen: Mutex::default(),
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let theirs = Arc::clone(&state);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let endpoint = poem::endpoint::make_sync(move |request| theirs.answer(&request));
+                let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener).unwrap());
+                let stopped = async { stopped.await.unwrap_or_default() };
+                let at_once = Some(std::time::Duration::ZERO);
+                server
+                    .run_with_graceful_shutdown(endpoint, stopped, at_once)
+                    .await
+                    .unwrap();
+            });
+        });
+        Self {
+            state,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// A golden checkpoint as the model.
+    pub fn golden(name: &str) -> Self {
+        Self::start(golden(name))
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.state.port)
+    }
+
+    pub fn set(&self, faults: Faults) {
+        *self.state.faults.lock().unwrap() = faults;
+    }
+
+    /// All requests since the last call.
+    pub fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.state.seen.lock().unwrap())
+    }
+}
+
+impl Drop for FakeHub {
+    fn drop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// The files of a golden checkpoint.
+pub fn golden(name: &str) -> HashMap<String, Vec<u8>> {
+    let folder = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    });
+    files.collect()
+}
+
+impl State {
+    fn answer(&self, request: &Request) -> Response {
+        let header = |name| {
+            request
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let path = request.uri().path().to_owned();
+        self.seen.lock().unwrap().push(Seen {
+            path: path.clone(),
+            range: header(header::RANGE),
+            token: header(header::AUTHORIZATION),
+        });
+        let faults = self.faults.lock().unwrap().clone();
+        if let Some(file) = path.strip_prefix("/storage/") {
+            return self.storage(&faults, file, request.headers());
+        }
+        if let Some((status, code)) = faults.refuses {
+            return refuse(status, code);
+        }
+        if let Some(old) = faults.renamed_from
+            && path.contains(old)
+        {
+            let location = path.replace(old, NAME);
+            return Response::builder()
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .header(header::LOCATION, location)
+                .finish();
+        }
+        let revisions = ["main", "v1.0", "refs%2Fpr%2F3", COMMIT];
+        if let Some(revision) = path.strip_prefix(&format!("/api/models/{NAME}/revision/")) {
+            return match revisions.contains(&revision) {
+                true => self.info(),
+                false => refuse(404, "RevisionNotFound"),
+            };
+        }
+        match path.strip_prefix(&format!("/{NAME}/resolve/{COMMIT}/")) {
+            Some(file) if faults.lacks == Some(file) => refuse(404, "EntryNotFound"),
+            Some(file) => self.resolve(file, request.method()),
+            None => refuse(401, "RepoNotFound"),
+        }
+    }
+
+    fn info(&self) -> Response {
+        let files = self.files.keys().map(|name| serde_json::json!({ "rfilename": name }));
+        let info = serde_json::json!({ "id": NAME, "sha": COMMIT, "siblings": files.collect::<Vec<_>>() });
+        Response::builder()
+            .content_type("application/json")
+            .body(info.to_string())
+    }
+
+    /// Small files come from here, large ones from storage, under another host's name.
+    fn resolve(&self, file: &str, method: &Method) -> Response {
+        let Some(content) = self.files.get(file) else {
+            return refuse(404, "EntryNotFound");
+        };
+        let response = Response::builder().header("x-repo-commit", COMMIT);
+        if file.ends_with(".safetensors") {
+            return response
+                .status(StatusCode::FOUND)
+                .header("x-linked-etag", format!("\"{}\"", hex(&Sha256::digest(content))))
+                .header("x-linked-size", content.len())
+                .header(
+                    header::LOCATION,
+                    format!("http://localhost:{}/storage/{file}", self.port),
+                )
+                .finish();
+        }
+        let blob = [format!("blob {}\0", content.len()).as_bytes(), content].concat();
+        let body = if method == Method::HEAD {
+            Vec::new()
+        } else {
+            content.clone()
+        };
+        response
+            .header(header::ETAG, format!("\"{}\"", hex(&Sha1::digest(blob))))
+            .header(header::CONTENT_LENGTH, content.len())
+            .body(body)
+    }
+
+    fn storage(&self, faults: &Faults, file: &str, headers: &HeaderMap) -> Response {
+        if let Some(status) = faults.storage_status {
+            return refuse(status, "");
+        }
+        let mut content = self.files[file].clone();
+        if faults.corrupts {
+            content[1000] ^= 1;
+        }
+        let range = headers.get(header::RANGE).filter(|_| !faults.ignores_ranges);
+        let start = range.map(|range| range.to_str().unwrap());
+        let start = start.map(|range| {
+            range
+                .trim_start_matches("bytes=")
+                .trim_end_matches('-')
+                .parse::<usize>()
+        });
+        let (whole, start) = (content.len(), start.map(Result::unwrap));
+        let sent = content.split_off(start.unwrap_or(0));
+        let mut response = Response::builder().header(header::CONTENT_LENGTH, sent.len());
+        if let Some(start) = start {
+            response = response
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{whole}", whole - 1));
+        }
+        match faults.cut_after {
+            None => response.body(sent),
+            Some(bytes) => {
+                self.faults.lock().unwrap().cut_after = None;
+                let pieces = [Ok(sent[..bytes].to_vec()), Err(std::io::Error::other("told to break"))];
+                // Time for the first to leave before the connection breaks.
+                let pieces = stream::iter(pieces).then(|piece| async {
+                    if piece.is_err() {
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
+                    piece
+                });
+                response.body(Body::from_bytes_stream(pieces))
+            }
+        }
+    }
+}
+
+fn refuse(status: u16, code: &str) -> Response {
+    let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+    match code {
+        "" => response.finish(),
+        code => response.header("x-error-code", code).finish(),
+    }
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

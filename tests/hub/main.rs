@@ -1,0 +1,402 @@
+//! Models of the hub, downloaded from a server that speaks its endpoints.
+
+mod fake;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cloze::checkpoint::Checkpoint;
+use cloze::checkpoint::hub::{Hub, ModelName, Progress, Settings};
+use fake::{COMMIT, FakeHub, Faults, NAME, golden};
+use tempfile::TempDir;
+
+/// What the download told of itself.
+#[derive(Default)]
+struct Told {
+    /// Name, size, and what was present.
+    files: Vec<(String, u64, u64)>,
+    reached: u64,
+    ended: usize,
+}
+
+impl Progress for Told {
+    fn begin(&mut self, file: &str, bytes: u64, present: u64) {
+        self.files.push((file.to_owned(), bytes, present));
+    }
+    fn reached(&mut self, bytes: u64) {
+        self.reached = bytes;
+    }
+    fn end(&mut self) {
+        self.ended += 1;
+    }
+}
+
+fn settings(endpoint: String, cache: &Path) -> Settings {
+    Settings {
+        endpoint,
+        token: Some("hf_secret".to_owned()),
+        cache: cache.to_owned(),
+        offline: false,
+    }
+}
+
+fn open_as(settings: Settings, id: &str, revision: Option<&str>) -> Result<(Checkpoint, Told), String> {
+    let mut told = Told::default();
+    let name = ModelName::parse(id, revision).unwrap();
+    let opened = Checkpoint::from_hub(&Hub::new(settings), &name, &mut told);
+    opened.map(|checkpoint| (checkpoint, told)).map_err(|e| e.to_string())
+}
+
+fn open(hub: &FakeHub, cache: &TempDir) -> Result<(Checkpoint, Told), String> {
+    open_as(settings(hub.endpoint(), cache.path()), NAME, None)
+}
+
+/// The weights are all there: a model can be made of them.
+fn assert_loads(mut checkpoint: Checkpoint) {
+    #[cfg(feature = "cpu")]
+    let device = cloze::checkpoint::BackendKind::Cpu;
+    #[cfg(not(feature = "cpu"))]
+    let device = cloze::checkpoint::BackendKind::Gpu;
+    let threads = std::thread::available_parallelism().unwrap().into();
+    checkpoint.load_on(device, threads).unwrap();
+}
+
+fn weights_path(cache: &TempDir) -> std::path::PathBuf {
+    let folder = cache.path().join("models--tiny--bert/snapshots").join(COMMIT);
+    folder.join("model.safetensors")
+}
+
+#[test]
+fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
+    let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    let (checkpoint, told) = open(&hub, &cache).unwrap();
+    assert_eq!(checkpoint.name, NAME);
+    assert_loads(checkpoint);
+    let names: Vec<&str> = told.files.iter().map(|(name, ..)| name.as_str()).collect();
+    let expected = [
+        "config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ];
+    assert_eq!(names, expected, "and not golden.json");
+    assert_eq!((told.ended, told.reached), (4, told.files[3].1));
+
+    let folder = cache.path().join("models--tiny--bert");
+    assert_eq!(std::fs::read_to_string(folder.join("refs/main")).unwrap(), COMMIT);
+    #[cfg(unix)]
+    {
+        let link = std::fs::read_link(weights_path(&cache)).unwrap();
+        assert!(link.starts_with("../../blobs"), "{link:?}");
+        let blob = folder.join("blobs").join(link.file_name().unwrap());
+        assert_eq!(
+            std::fs::read(blob).unwrap(),
+            golden("uncased-tied")["model.safetensors"]
+        );
+    }
+    // The token is for the hub alone.
+    let seen = hub.seen();
+    assert!(seen.iter().any(|request| request.path.starts_with("/storage/")));
+    for request in seen {
+        let to_storage = request.path.starts_with("/storage/");
+        let token = (!to_storage).then(|| "Bearer hf_secret".to_owned());
+        assert_eq!(request.token, token, "{request:?}");
+    }
+
+    // Nobody is asked any more, whether there is somebody or not.
+    let (checkpoint, told) = open(&hub, &cache).unwrap();
+    assert_loads(checkpoint);
+    assert!(told.files.is_empty() && hub.seen().is_empty());
+    let endpoint = hub.endpoint();
+    drop(hub);
+    for offline in [false, true] {
+        let settings = Settings {
+            offline,
+            ..settings(endpoint.clone(), cache.path())
+        };
+        open_as(settings, NAME, None).unwrap();
+    }
+    // By its commit as well.
+    open_as(settings(endpoint.clone(), cache.path()), NAME, Some(COMMIT)).unwrap();
+    let error = open_as(settings(endpoint, cache.path()), NAME, Some("v1.0"))
+        .err()
+        .unwrap();
+    assert!(
+        error.contains("cannot be reached") && error.contains("--model DIR"),
+        "{error}"
+    );
+}
+
+#[test]
+fn shards_and_vocabularies_are_downloaded_too() {
+    for name in ["sharded", "uncased-old-names"] {
+        let (hub, cache) = (FakeHub::golden(name), TempDir::new().unwrap());
+        assert_loads(open(&hub, &cache).unwrap().0);
+        hub.seen();
+        open(&hub, &cache).unwrap();
+        assert!(hub.seen().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn revisions_and_renamed_models_are_found() {
+    let hub = FakeHub::golden("uncased-tied");
+    for revision in ["v1.0", "refs/pr/3", COMMIT] {
+        let cache = TempDir::new().unwrap();
+        open_as(settings(hub.endpoint(), cache.path()), NAME, Some(revision)).unwrap();
+        let noted = cache.path().join("models--tiny--bert/refs").join(revision);
+        assert_eq!(noted.exists(), revision != COMMIT, "{revision}");
+    }
+    let cache = TempDir::new().unwrap();
+    hub.set(Faults {
+        renamed_from: Some("tiny-bert"),
+        ..Faults::default()
+    });
+    assert_loads(
+        open_as(settings(hub.endpoint(), cache.path()), "tiny-bert", None)
+            .unwrap()
+            .0,
+    );
+}
+
+#[test]
+fn a_broken_connection_is_taken_up_where_it_broke() {
+    let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    // Once: nobody notices.
+    hub.set(Faults {
+        cut_after: Some(5000),
+        ..Faults::default()
+    });
+    assert_loads(open(&hub, &cache).unwrap().0);
+    let ranges: Vec<_> = hub.seen().into_iter().filter_map(|request| request.range).collect();
+    // The request goes to the hub and on to storage.
+    assert_eq!(ranges, ["bytes=5000-", "bytes=5000-"]);
+
+    // For good: the next start goes on.
+    let cache = TempDir::new().unwrap();
+    hub.set(Faults {
+        cut_after: Some(7000),
+        ..Faults::default()
+    });
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        struct Dies;
+        impl Progress for Dies {
+            fn begin(&mut self, _: &str, _: u64, _: u64) {}
+            fn reached(&mut self, bytes: u64) {
+                assert_ne!(bytes, 7000, "this process is killed here");
+            }
+            fn end(&mut self) {}
+        }
+        let hub = Hub::new(settings(hub.endpoint(), cache.path()));
+        let name = ModelName::parse(NAME, None).unwrap();
+        Checkpoint::from_hub(&hub, &name, &mut Dies).map(drop)
+    }));
+    assert!(killed.is_err());
+    assert!(!weights_path(&cache).exists());
+    hub.set(Faults {
+        storage_status: Some(503),
+        ..Faults::default()
+    });
+    let error = open(&hub, &cache).err().unwrap();
+    let whole = golden("uncased-tied")["model.safetensors"].len();
+    let says = format!("model.safetensors broke off at 7000 of {whole} bytes (status 503); start again");
+    assert!(error.contains(&says), "{error}");
+    hub.set(Faults::default());
+    hub.seen();
+    let (checkpoint, told) = open(&hub, &cache).unwrap();
+    assert_loads(checkpoint);
+    assert_eq!(told.files, [("model.safetensors".to_owned(), whole as u64, 7000)]);
+    let ranges: Vec<_> = hub.seen().into_iter().filter_map(|request| request.range).collect();
+    assert_eq!(ranges, ["bytes=7000-", "bytes=7000-"]);
+}
+
+#[test]
+fn a_server_that_cannot_resume_starts_over() {
+    let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    hub.set(Faults {
+        cut_after: Some(5000),
+        ignores_ranges: true,
+        ..Faults::default()
+    });
+    assert_loads(open(&hub, &cache).unwrap().0);
+}
+
+#[test]
+fn a_file_with_another_hash_is_deleted() {
+    let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    hub.set(Faults {
+        corrupts: true,
+        ..Faults::default()
+    });
+    let error = open(&hub, &cache).err().unwrap();
+    assert!(
+        error.contains("model.safetensors is not what the hub announced"),
+        "{error}"
+    );
+    assert!(!weights_path(&cache).exists());
+    let blobs = std::fs::read_dir(cache.path().join("models--tiny--bert/blobs")).unwrap();
+    assert_eq!(blobs.count(), 3, "the three small files alone");
+    hub.set(Faults::default());
+    assert_loads(open(&hub, &cache).unwrap().0);
+}
+
+#[test]
+fn what_the_hub_refuses_is_told_with_what_to_do() {
+    let hub = FakeHub::golden("uncased-tied");
+    let refuses = |status, code| Faults {
+        refuses: Some((status, code)),
+        ..Faults::default()
+    };
+    let accept = format!("tiny/bert is gated: accept its licence at {}/tiny/bert", hub.endpoint());
+    let cases: Vec<(Faults, &str, &str, Vec<&str>)> = vec![
+        (refuses(403, "GatedRepo"), NAME, "main", vec![&accept, "HF_TOKEN"]),
+        (refuses(401, "GatedRepo"), NAME, "main", vec![&accept, "HF_TOKEN"]),
+        (refuses(403, ""), NAME, "main", vec![&accept]),
+        (
+            refuses(401, ""),
+            NAME,
+            "main",
+            vec!["does not accept the token", "HF_TOKEN"],
+        ),
+        (refuses(500, ""), NAME, "main", vec!["status 500", "try again"]),
+        (
+            Faults::default(),
+            "tiny/bret",
+            "main",
+            vec!["no folder tiny/bret", "no model of this name"],
+        ),
+        (
+            Faults::default(),
+            NAME,
+            "v9",
+            vec!["tiny/bert has no revision v9", "--revision"],
+        ),
+        (
+            Faults {
+                lacks: Some("tokenizer.json"),
+                ..Faults::default()
+            },
+            NAME,
+            "main",
+            vec!["no file tokenizer.json in tiny/bert"],
+        ),
+    ];
+    for (faults, id, revision, says) in cases {
+        hub.set(faults.clone());
+        let cache = TempDir::new().unwrap();
+        let opened = open_as(settings(hub.endpoint(), cache.path()), id, Some(revision));
+        let error = opened.err().unwrap();
+        for part in says {
+            assert!(error.contains(part), "{faults:?}: {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_its_weights_come() {
+    let renamed = |from: &str, to: &str| {
+        let mut files = golden("uncased-tied");
+        let content = files.remove(from).unwrap();
+        files.insert(to.to_owned(), content);
+        files
+    };
+    let mut roberta = golden("uncased-tied");
+    let config = String::from_utf8(roberta.remove("config.json").unwrap()).unwrap();
+    let config = config.replace("\"model_type\": \"bert\"", "\"model_type\": \"roberta\"");
+    roberta.insert("config.json".to_owned(), config.into_bytes());
+    for (files, says) in [
+        (
+            renamed("model.safetensors", "pytorch_model.bin"),
+            "tiny/bert has its weights as pytorch_model.bin only on the hub, and Cloze reads safetensors only",
+        ),
+        (
+            renamed("model.safetensors", "weights.txt"),
+            "tiny/bert has no weights on the hub",
+        ),
+        (renamed("config.json", "config.yaml"), "tiny/bert has no config.json"),
+        (
+            renamed("tokenizer.json", "spiece.model"),
+            "neither tokenizer.json nor vocab.txt",
+        ),
+        (roberta, "model_type is \"roberta\""),
+    ] {
+        let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+        let error = open(&hub, &cache).err().unwrap();
+        assert!(error.contains(says), "{error}");
+        let seen = hub.seen();
+        assert!(!seen.iter().any(|request| request.path.contains("storage")), "{seen:?}");
+    }
+}
+
+/// Starts the server on a model and tells how that ended, or that it serves.
+fn start(cache: &Path, variables: &[(&str, &str)], model: &str) -> Result<String, String> {
+    use std::io::{BufRead, BufReader, Read};
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloze"));
+    command.args(["--port", "0", "--model", model]).env("HF_HOME", cache);
+    for variable in [
+        "HF_HUB_CACHE",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "http_proxy",
+        "HTTP_PROXY",
+    ] {
+        command.env_remove(variable);
+    }
+    command.envs(variables.iter().copied());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let serves = lines.into_iter().find(|line| line.contains("  model "));
+    if serves.is_some() {
+        child.kill().unwrap();
+    }
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    child.wait().unwrap();
+    serves.ok_or(error)
+}
+
+#[test]
+fn the_server_starts_on_a_model_of_the_hub() {
+    let (hub, home) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    let endpoint = hub.endpoint();
+    let online = [("HF_ENDPOINT", endpoint.as_str())];
+    let offline = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HUB_OFFLINE", "1")];
+    let error = start(home.path(), &offline, NAME).unwrap_err();
+    assert!(
+        error.contains("HF_HUB_OFFLINE is set") && error.contains("--model"),
+        "{error}"
+    );
+    assert!(hub.seen().is_empty());
+    assert!(start(home.path(), &online, NAME).unwrap().contains("tiny/bert"));
+    assert!(home.path().join("hub/models--tiny--bert").is_dir());
+    drop(hub);
+    assert!(start(home.path(), &online, NAME).unwrap().contains("tiny/bert"));
+    assert!(start(home.path(), &offline, NAME).unwrap().contains("tiny/bert"));
+
+    let empty = TempDir::new().unwrap();
+    let error = start(empty.path(), &online, NAME).unwrap_err();
+    assert!(
+        error.contains("cannot be reached") && error.contains(&endpoint),
+        "{error}"
+    );
+    for (model, says) in [
+        ("./nowhere", "neither a folder that is here nor a name on the hub"),
+        ("/no/such/folder", "/no/such/folder is neither"),
+        ("a/b/c", "neither"),
+    ] {
+        let error = start(empty.path(), &online, model).unwrap_err();
+        assert!(error.contains(says), "{model}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    // A folder that is here is meant, whatever the hub has.
+    let folder = format!("{}/tests/golden/uncased-tied", env!("CARGO_MANIFEST_DIR"));
+    let revision = [("HF_ENDPOINT", endpoint.as_str()), ("CLOZE_REVISION", "v1")];
+    assert!(start(empty.path(), &online, &folder).unwrap().contains("uncased-tied"));
+    assert!(
+        start(empty.path(), &revision, &folder)
+            .unwrap_err()
+            .contains("--revision")
+    );
+}
