@@ -132,6 +132,11 @@ impl Engine {
         self.queue.is_open() && self.queue.stats.is_healthy()
     }
 
+    /// How much waits and how much is computed at once.
+    pub fn limits(&self) -> &Limits {
+        &self.queue.limits
+    }
+
     /// What the engine has counted.
     pub fn stats(&self) -> &Stats {
         &self.queue.stats

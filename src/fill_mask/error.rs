@@ -23,6 +23,14 @@ pub enum InputError {
         /// The limit.
         max: usize,
     },
+    /// So long that nobody counted its tokens.
+    #[error("The text is {bytes} bytes long, far more than the {max} tokens that are allowed; shorten it or split it.")]
+    FarTooLong {
+        /// Its length.
+        bytes: usize,
+        /// Tokens that are allowed.
+        max: usize,
+    },
     /// `top_k` is 0 or more than there are tokens.
     #[error("top_k is {top_k}; it must be between 1 and {vocab_size}, the size of the vocabulary.")]
     TopK {
@@ -33,14 +41,38 @@ pub enum InputError {
     },
     /// More predictions than an answer may hold.
     #[error(
-        "The text has {masks} blanks and top_k is {top_k}: together more than the {max} predictions that an answer may hold; lower top_k."
+        "The answer would hold {predictions} predictions or more, and at most {max} are allowed; lower top_k or send fewer texts."
     )]
     TooManyPredictions {
-        /// Masks in the text.
-        masks: usize,
-        /// Predictions for each.
-        top_k: usize,
-        /// The limit on their product.
+        /// `top_k` for each blank, as far as was counted.
+        predictions: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The texts, repeated for each prediction, are more than an answer may hold.
+    #[error(
+        "The answer repeats a text for each prediction, {tokens} tokens or more in all, and at most {max} are allowed; lower top_k or send fewer or shorter texts."
+    )]
+    AnswerTooLong {
+        /// Predictions times the tokens of their texts, as far as was counted.
+        tokens: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// More targets than may be named.
+    #[error("There are {targets} targets and at most {max} are allowed; name fewer.")]
+    TooManyTargets {
+        /// How many were named.
+        targets: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A target that cannot be a word.
+    #[error("A target is {bytes} bytes long and at most {max} are allowed; a target is a word.")]
+    LongTarget {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
         max: usize,
     },
     /// No target is left once those that mean nothing to the tokenizer are dropped.

@@ -7,6 +7,7 @@
 mod answer;
 mod error;
 mod question;
+mod size;
 mod targets;
 mod text;
 
@@ -18,12 +19,15 @@ use crate::checkpoint::TokenizerFiles;
 pub use answer::{Answer, Prediction};
 pub use error::InputError;
 pub use question::Question;
+pub use size::{AnswerSize, PREDICTIONS_MAX, TOKENS_MAX};
 pub use targets::Wanted;
 pub use text::DecodeError;
 
-/// How many predictions one text may ask for, over all its masks. Every prediction repeats the whole text,
-/// so this bounds the memory of an answer.
-pub const PREDICTIONS_MAX: usize = 50_000;
+/// Words that one request may name as targets.
+pub const TARGETS_MAX: usize = 10_000;
+
+/// Bytes of one target: a target is a word.
+pub const TARGET_BYTES_MAX: usize = 1_000;
 
 /// `top_k` where a request does not say.
 pub const TOP_K_DEFAULT: usize = 5;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{FillMask, InputError, Parameters, TOP_K_DEFAULT};
+use super::{FillMask, InputError, Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
 use crate::bert::Selection;
 
 /// A request's parameters, checked against the model.
@@ -21,7 +21,8 @@ impl FillMask {
     /// its first piece. Duplicates are merged. `top_k` beyond the number of targets means all of them.
     ///
     /// # Errors
-    /// [`InputError::TopK`], or [`InputError::NoTarget`] when no target is left.
+    /// [`InputError::TopK`], [`InputError::NoTarget`] when no target is left, and targets that are too many or
+    /// too long.
     pub fn wanted(&self, parameters: &Parameters) -> Result<Wanted, InputError> {
         let top_k = parameters.top_k.unwrap_or(TOP_K_DEFAULT);
         let out_of_range = InputError::TopK {
@@ -42,6 +43,12 @@ impl FillMask {
                 top_k,
             });
         };
+        if targets.len() > TARGETS_MAX {
+            return Err(InputError::TooManyTargets {
+                targets: targets.len(),
+                max: TARGETS_MAX,
+            });
+        }
         let mut ids = Vec::with_capacity(targets.len().min(self.vocab_size));
         for target in targets {
             ids.extend(self.target_id(target)?);
@@ -59,6 +66,12 @@ impl FillMask {
     }
 
     fn target_id(&self, target: &str) -> Result<Option<u32>, InputError> {
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(InputError::LongTarget {
+                bytes: target.len(),
+                max: TARGET_BYTES_MAX,
+            });
+        }
         if let Some(id) = self.tokenizer.token_to_id(target) {
             return Ok(Some(id));
         }

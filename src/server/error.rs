@@ -109,11 +109,18 @@ impl ApiError {
 impl From<InputError> for ApiError {
     fn from(error: InputError) -> Self {
         let (status, error_type) = match error {
-            InputError::TooLong { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_tokens"),
+            InputError::TooLong { .. } | InputError::FarTooLong { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "too_many_tokens")
+            }
             InputError::Empty { .. } => (StatusCode::BAD_REQUEST, "empty"),
             InputError::NoMask { .. } => (StatusCode::BAD_REQUEST, "no_mask"),
-            InputError::TopK { .. } | InputError::TooManyPredictions { .. } => (StatusCode::BAD_REQUEST, "bad_top_k"),
-            InputError::NoTarget => (StatusCode::BAD_REQUEST, "bad_targets"),
+            InputError::TopK { .. } => (StatusCode::BAD_REQUEST, "bad_top_k"),
+            InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "answer_too_large")
+            }
+            InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {
+                (StatusCode::BAD_REQUEST, "bad_targets")
+            }
             InputError::Tokenizer(_) => (StatusCode::BAD_REQUEST, "bad_text"),
         };
         Self::new(status, error_type, error.to_string())

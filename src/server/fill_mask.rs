@@ -28,8 +28,8 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
     let (response, _timing) = predict(
         app,
         deadline,
-        move || form.parse(&body),
-        |mut answers| {
+        move || form.parse(&body).map(|request| (request, ())),
+        |mut answers, ()| {
             let answers = match answers.len() {
                 1 => Answers::One(answers.remove(0)),
                 _ => Answers::Many(answers),

@@ -10,6 +10,7 @@
 //! | `predict` | from texts to answers, whatever the protocol |
 //! | `body` | reading a body, bounded in size and time |
 //! | `page` | `GET /`, for a person at a browser |
+//! | `v2` | the Open Inference Protocol, for the clients of Triton and KServe |
 //! | `methods` | what an address says of methods that it does not take |
 //! | `error` | every error as JSON with a sentence |
 //! | `health` | `GET /health` |
@@ -24,6 +25,7 @@ mod predict;
 mod request;
 #[cfg(test)]
 mod tests;
+mod v2;
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -64,7 +66,7 @@ pub struct About {
 
 /// All routes over one app.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    Route::new()
+    v2::routes(Route::new())
         .at("/", get_post(page::index, fill_mask::fill_mask))
         .at("/page.css", get(page::style))
         .at("/page.js", get(page::script))

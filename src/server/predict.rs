@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::request::FillMaskRequest;
 use super::{ApiError, App};
-use crate::engine::{Input, Timing};
-use crate::fill_mask::{Answer, Question, Wanted};
+use crate::engine::{EngineError, Input, Timing};
+use crate::fill_mask::{Answer, AnswerSize, Question, Wanted};
 
 /// Until when a request must be answered.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,14 @@ pub struct Deadline {
 }
 
 impl Deadline {
+    /// The same, or `timeout` from now if that is sooner.
+    fn within(self, timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(at) if at < self.at => Self { at, timeout },
+            _ => self,
+        }
+    }
+
     /// Of a request that begins now.
     pub fn start(app: &App) -> Self {
         let timeout = app.request_timeout;
@@ -31,17 +39,24 @@ impl Deadline {
 }
 
 /// Answers one request: `read` makes texts and parameters of what came, `render` makes what is sent of the
-/// answers, one for each text. Both run where computing is allowed.
+/// answers, one for each text, and of what `read` left for it. Both run where computing is allowed.
 ///
 /// # Errors
 /// What `read` says, the first text or parameter that is wrong, and what the engine says.
-pub async fn predict<T: Send + 'static>(
+pub async fn predict<T: Send + 'static, C: Send + 'static>(
     app: &Arc<App>,
-    deadline: Deadline,
-    read: impl FnOnce() -> Result<FillMaskRequest, ApiError> + Send + 'static,
-    render: impl FnOnce(Vec<Answer>) -> T + Send + 'static,
+    mut deadline: Deadline,
+    read: impl FnOnce() -> Result<(FillMaskRequest, C), ApiError> + Send + 'static,
+    render: impl FnOnce(Vec<Answer>, C) -> T + Send + 'static,
 ) -> Result<(T, Timing), ApiError> {
-    let (wanted, questions) = on_cpu(app, move |app| prepare(app, &read()?)).await??;
+    let prepared = on_cpu(app, move |app| {
+        let (request, context) = read()?;
+        prepare(app, &request, deadline.timeout).map(|prepared| (prepared, request.timeout, context))
+    });
+    let ((wanted, questions), timeout, context) = prepared.await??;
+    if let Some(timeout) = timeout {
+        deadline = deadline.within(timeout);
+    }
     let inputs = questions.iter().map(|question| Input {
         input_ids: question.input_ids.clone(),
         mask_positions: question.mask_positions.clone(),
@@ -52,18 +67,27 @@ pub async fn predict<T: Send + 'static>(
     let rendered = on_cpu(app, move |app| {
         let answered = questions.iter().zip(scores);
         let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
-        answers
-            .collect::<Result<_, _>>()
-            .map(render)
-            .map_err(ApiError::internal)
+        let answers = answers.collect::<Result<_, _>>().map_err(ApiError::internal)?;
+        Ok::<_, ApiError>(render(answers, context))
     });
     Ok((rendered.await??, timing))
 }
 
 /// Checks the parameters and tokenizes every text; the first that is wrong fails the request.
-fn prepare(app: &App, request: &FillMaskRequest) -> Result<(Wanted, Vec<Question>), ApiError> {
+fn prepare(app: &App, request: &FillMaskRequest, timeout: Duration) -> Result<(Wanted, Vec<Question>), ApiError> {
+    let (texts, queue_size) = (request.texts.len(), app.engine.limits().queue_size);
+    if texts > queue_size {
+        // The engine would say so too, but only once all of them are tokenized.
+        let error = EngineError::TooManyTexts { texts, queue_size };
+        return Err(ApiError::from_engine(error, timeout));
+    }
     let wanted = app.fill_mask.wanted(&request.parameters)?;
-    let questions = request.texts.iter().map(|text| app.fill_mask.question(text, &wanted));
+    let mut size = AnswerSize::default();
+    let questions = request.texts.iter().map(|text| {
+        let question = app.fill_mask.question(text, &wanted)?;
+        size.add(&question, &wanted)?;
+        Ok::<_, ApiError>(question)
+    });
     let questions = questions.collect::<Result<_, _>>()?;
     Ok((wanted, questions))
 }

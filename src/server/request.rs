@@ -1,8 +1,12 @@
 //! The two forms of a body: a text as it is, or JSON in the form of Hugging Face's inference API.
 
+use std::marker::PhantomData;
+use std::time::Duration;
+
 use poem::http::{HeaderMap, header};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::ApiError;
 use crate::fill_mask::Parameters;
@@ -12,6 +16,30 @@ use crate::fill_mask::Parameters;
 pub struct FillMaskRequest {
     pub texts: Vec<String>,
     pub parameters: Parameters,
+    /// How long the client waits for the answer, where its protocol can say so.
+    pub timeout: Option<Duration>,
+}
+
+/// A JSON object. Serde would also take a list of a struct's fields in their order, and an empty list for all
+/// of them absent.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 #[derive(Deserialize)]
@@ -19,7 +47,7 @@ pub struct FillMaskRequest {
 struct Body {
     inputs: OneOrMany,
     #[serde(default)]
-    parameters: Option<BodyParameters>,
+    parameters: Option<Object<BodyParameters>>,
     /// The hub's API takes options (such as `wait_for_model`) that mean nothing here.
     #[serde(default, rename = "options")]
     _options: serde::de::IgnoredAny,
@@ -102,18 +130,16 @@ fn parse_text(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
     Ok(FillMaskRequest {
         texts: vec![text.to_owned()],
         parameters: Parameters::default(),
+        timeout: None,
     })
 }
 
 fn parse_json(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
-    let body: Body = serde_json::from_slice(body).map_err(|e| {
-        let (error_type, what) = match e.classify() {
-            serde_json::error::Category::Data => ("bad_request", "The JSON is not a fill-mask request"),
-            _ => ("not_json", "The body is not valid JSON"),
-        };
-        ApiError::bad_request(
-            error_type,
-            format!("{what}: {e}. Send {{\"inputs\": \"a text with a blank\"}}."),
+    let Object(body): Object<Body> = serde_json::from_slice(body).map_err(|error| {
+        json_error(
+            &error,
+            "a fill-mask request",
+            "Send {\"inputs\": \"a text with a blank\"}",
         )
     })?;
     if body.inputs.0.is_empty() {
@@ -122,20 +148,30 @@ fn parse_json(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
             "inputs is an empty list; send at least one text.",
         ));
     }
-    let parameters = body.parameters.unwrap_or_default();
-    let top_k = parameters.top_k.map(|top_k| {
-        usize::try_from(top_k).map_err(|_| {
-            let message = format!("top_k is {top_k}; it must be 1 or more.");
-            ApiError::bad_request("bad_top_k", message)
-        })
-    });
+    let parameters = body.parameters.map(|Object(given)| given).unwrap_or_default();
     Ok(FillMaskRequest {
         texts: body.inputs.0,
         parameters: Parameters {
-            top_k: top_k.transpose()?,
+            top_k: parameters.top_k.map(top_k).transpose()?,
             targets: parameters.targets.map(|targets| targets.0),
         },
+        timeout: None,
     })
+}
+
+/// Why JSON is not `what` was expected, and what to send instead.
+pub fn json_error(error: &serde_json::Error, what: &str, hint: &str) -> ApiError {
+    let (error_type, what) = match error.classify() {
+        serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {what}")),
+        _ => ("not_json", "The body is not valid JSON".to_owned()),
+    };
+    ApiError::bad_request(error_type, format!("{what}: {error}. {hint}."))
+}
+
+/// `top_k` as JSON has it; the model's own bound is checked later.
+pub fn top_k(top_k: i64) -> Result<usize, ApiError> {
+    usize::try_from(top_k)
+        .map_err(|_| ApiError::bad_request("bad_top_k", format!("top_k is {top_k}; it must be 1 or more.")))
 }
 
 #[cfg(test)]
@@ -198,7 +234,9 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (body, named) in [
             ("{", "not valid JSON"),
-            ("[]", "not a fill-mask request"),
+            ("[]", "expected an object"),
+            (r#"["a"]"#, "expected an object"),
+            (r#"{"inputs": "a", "parameters": []}"#, "expected an object"),
             ("{}", "missing field `inputs`"),
             (r#"{"inputs": 3}"#, "a string or a list of strings"),
             (r#"{"inputs": ["a", 3]}"#, "expected a string"),

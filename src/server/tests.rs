@@ -29,7 +29,7 @@ impl<F: FnMut(&PackedBatch) + Send> MaskedLm for Fake<F> {
     }
 }
 
-fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
+pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let limits = Limits {
@@ -50,9 +50,9 @@ fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, time
     })
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-async fn expect_error(response: poem::test::TestResponse, status: StatusCode, error_type: &str) -> String {
+pub(super) async fn expect_error(response: poem::test::TestResponse, status: StatusCode, error_type: &str) -> String {
     response.assert_status(status);
     response.assert_content_type("application/json; charset=utf-8");
     let body: ErrorBody = response.json().await.value().deserialize();

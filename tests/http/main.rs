@@ -1,102 +1,15 @@
 //! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod bad_input;
+mod server;
+
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
-
-/// A running server; killed when dropped.
-struct Server {
-    child: Child,
-    /// `host:port`.
-    address: String,
-    banner: String,
-}
-
-impl Server {
-    /// Starts the binary on a free port and waits for its start-up block.
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut banner = String::new();
-        let address = loop {
-            let line = lines
-                .next()
-                .expect("the server ended before its start-up block did")
-                .unwrap();
-            banner += &line;
-            banner.push('\n');
-            // The last line of the block shows a request to try.
-            if let Some((_, address)) = line.split_once("\" http://") {
-                break address.trim_end_matches('/').to_owned();
-            }
-        };
-        Self { child, address, banner }
-    }
-
-    /// Sends a request as curl would, and gives status and body.
-    fn post(&self, content_type: &str, body: &str) -> (u16, String) {
-        let head = format!(
-            "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        self.exchange(&(head + body))
-    }
-
-    fn get(&self, path: &str) -> (u16, String) {
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
-    }
-
-    fn exchange(&self, request: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        // A server that refuses a body may close before it has read all of it.
-        let _ = stream.write_all(request.as_bytes());
-        read_response(&mut stream)
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    }
-
-    /// Waits for the process to end, for ten seconds at most.
-    fn wait(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the server does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cloze"));
-    command.args(["--port", "0"]).args(arguments).stderr(Stdio::null());
-    command
-}
-
-fn read_response(stream: &mut TcpStream) -> (u16, String) {
-    let mut response = Vec::new();
-    let _ = stream.read_to_end(&mut response);
-    let response = String::from_utf8(response).unwrap();
-    let (head, body) = response
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no whole response: {response:?}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
+use server::{Server, command, golden, read_response};
 
 /// A start that must fail: its exit code and the sentence on standard error.
 fn failed_start(arguments: &[&str]) -> String {
@@ -105,10 +18,6 @@ fn failed_start(arguments: &[&str]) -> String {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!error.contains("panicked"), "{error}");
     error
-}
-
-fn golden(name: &str) -> String {
-    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! `POST /v2/models/{name}/infer`.
+
+use std::sync::Arc;
+
+use poem::http::HeaderMap;
+use poem::web::Data;
+use poem::{Body, Request, Response, handler};
+
+use super::super::predict::{Deadline, predict};
+use super::super::{ApiError, App, body};
+use super::request::InferRequest;
+use super::{HEADER_LENGTH, check_model, response};
+
+#[handler]
+pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    let deadline = Deadline::start(app);
+    check_model(request, app)?;
+    let headers = request.headers();
+    let json_length = json_length(headers)?;
+    let body = body::read(app, headers, body, deadline).await?;
+    let model_name = app.about.model_name.clone();
+    let (response, _timing) = predict(
+        app,
+        deadline,
+        move || InferRequest::parse(&body, json_length),
+        move |answers, wanted| response::render(&model_name, answers, wanted),
+    )
+    .await?;
+    response
+}
+
+/// How much of the body is JSON, where not all of it is.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+    let Some(value) = headers.get(HEADER_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+    let message = || format!("The header {HEADER_LENGTH} is not a number of bytes.");
+    length
+        .map(Some)
+        .ok_or_else(|| ApiError::bad_request("bad_request", message()))
+}

@@ -1,0 +1,111 @@
+//! What the server and the model say of themselves, and whether they are well.
+
+use std::sync::Arc;
+
+use poem::web::{Data, Json};
+use poem::{IntoResponse, Request, Response, handler};
+use serde::Serialize;
+
+use super::super::{ApiError, App};
+use super::request::INPUT;
+use super::tensor::Output;
+use super::{VERSION, check_model};
+
+#[derive(Serialize)]
+struct ServerMetadata {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; 2],
+}
+
+/// `GET /v2`.
+#[handler]
+pub fn server() -> Json<impl Serialize> {
+    Json(ServerMetadata {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: ["binary_tensor_data", "parameters"],
+    })
+}
+
+#[derive(Serialize)]
+struct ModelMetadata<'a> {
+    name: &'a str,
+    versions: [&'static str; 1],
+    platform: &'static str,
+    inputs: [TensorMetadata; 1],
+    outputs: [TensorMetadata; Output::ALL.len()],
+}
+
+#[derive(Serialize)]
+struct TensorMetadata {
+    name: &'static str,
+    datatype: &'static str,
+    /// -1 where it varies.
+    shape: Vec<i64>,
+}
+
+/// `GET /v2/models/{name}`.
+#[handler]
+pub fn model(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    check_model(request, app)?;
+    let metadata = ModelMetadata {
+        name: &app.about.model_name,
+        versions: [VERSION],
+        platform: "burn_bert",
+        inputs: [TensorMetadata {
+            name: INPUT,
+            datatype: "BYTES",
+            shape: vec![-1],
+        }],
+        outputs: Output::ALL.map(|output| TensorMetadata {
+            name: output.name(),
+            datatype: output.datatype(),
+            shape: output.shape(-1, -1),
+        }),
+    };
+    Ok(Json(metadata).into_response())
+}
+
+#[derive(Serialize)]
+struct Live {
+    live: bool,
+}
+
+/// `GET /v2/health/live`: the process answers.
+#[handler]
+pub fn live() -> Json<impl Serialize> {
+    Json(Live { live: true })
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+}
+
+/// `GET /v2/health/ready`: 200 when a request would be answered, 503 otherwise.
+#[handler]
+pub fn ready(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
+    check_ready(app).map(|()| Json(Ready { ready: true }))
+}
+
+#[derive(Serialize)]
+struct ModelReady {
+    name: String,
+    ready: bool,
+}
+
+/// `GET /v2/models/{name}/ready`.
+#[handler]
+pub fn model_ready(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
+    check_model(request, app)?;
+    let name = app.about.model_name.clone();
+    check_ready(app).map(|()| Json(ModelReady { name, ready: true }))
+}
+
+fn check_ready(app: &App) -> Result<(), ApiError> {
+    match app.engine.is_ready() {
+        true => Ok(()),
+        false => Err(ApiError::not_ready()),
+    }
+}

@@ -1,0 +1,315 @@
+//! The body of an inference request: JSON, with the text's tensor in it or behind it.
+
+use std::fmt::Formatter;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+
+use super::super::ApiError;
+use super::super::request::{FillMaskRequest, Object, json_error, top_k};
+use super::HEADER_LENGTH;
+use super::tensor::Output;
+use crate::fill_mask::Parameters;
+
+/// The name of the only input.
+pub const INPUT: &str = "text";
+
+/// What the answer must look like.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InferRequest {
+    /// To be repeated.
+    pub id: Option<String>,
+    /// The tensors to send, in this order.
+    pub outputs: Vec<RequestedOutput>,
+}
+
+/// One tensor of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestedOutput {
+    pub output: Output,
+    /// Behind the JSON instead of in it.
+    pub binary: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    #[serde(default)]
+    id: Option<String>,
+    inputs: Vec<Object<BodyInput>>,
+    #[serde(default)]
+    outputs: Option<Vec<Object<BodyOutput>>>,
+    #[serde(default)]
+    parameters: Option<Object<BodyParameters>>,
+    /// Some clients repeat here what the address says.
+    #[serde(default, rename = "model_name")]
+    _model_name: IgnoredAny,
+    #[serde(default, rename = "model_version")]
+    _model_version: IgnoredAny,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyParameters {
+    top_k: Option<i64>,
+    targets: Option<Targets>,
+    binary_data_output: Option<bool>,
+    /// Microseconds, as Triton has it; 0 is none.
+    timeout: Option<u64>,
+    /// What Triton's client sends for schedulers and sequences; there is nothing here that it could mean.
+    #[serde(default, rename = "priority")]
+    _priority: IgnoredAny,
+    #[serde(default, rename = "sequence_id")]
+    _sequence_id: IgnoredAny,
+    #[serde(default, rename = "sequence_start")]
+    _sequence_start: IgnoredAny,
+    #[serde(default, rename = "sequence_end")]
+    _sequence_end: IgnoredAny,
+}
+
+/// The protocol's parameters are single values, so a string holds words between commas; a list is taken too.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "targets must be words between commas, or a list of words")]
+enum Targets {
+    Words(String),
+    List(Vec<String>),
+}
+
+impl Targets {
+    fn words(self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words.split(',').map(|word| word.trim().to_owned()).collect(),
+            Self::List(list) => list,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyInput {
+    name: String,
+    shape: Vec<u64>,
+    datatype: String,
+    #[serde(default)]
+    parameters: Option<Object<TensorParameters>>,
+    #[serde(default)]
+    data: Option<Strings>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyOutput {
+    name: String,
+    #[serde(default)]
+    parameters: Option<Object<TensorParameters>>,
+}
+
+/// Of an input or an output; others (such as `content_type`) belong to other servers.
+#[derive(Default, Deserialize)]
+struct TensorParameters {
+    binary_data_size: Option<u64>,
+    binary_data: Option<bool>,
+    shared_memory_region: Option<IgnoredAny>,
+    classification: Option<IgnoredAny>,
+}
+
+impl TensorParameters {
+    fn check(&self) -> Result<(), ApiError> {
+        match (&self.shared_memory_region, &self.classification) {
+            (Some(_), _) => Err(bad(
+                "Shared memory is not supported; send and receive tensors in the body.",
+            )),
+            (_, Some(_)) => Err(bad(
+                "The classification extension is not supported; use the parameter top_k.",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Strings, flat or in lists as the shape has them; kept flat.
+struct Strings(Vec<String>);
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut strings = Vec::new();
+        Flatten(&mut strings).deserialize(deserializer)?;
+        Ok(Self(strings))
+    }
+}
+
+struct Flatten<'a>(&'a mut Vec<String>);
+
+impl<'de> DeserializeSeed<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("strings, or lists of strings")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        self.0.push(text.to_owned());
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Flatten(self.0))?.is_some() {}
+        Ok(())
+    }
+}
+
+impl InferRequest {
+    /// Reads a body whose first `json_length` bytes are JSON, or all of it.
+    pub fn parse(body: &[u8], json_length: Option<usize>) -> Result<(FillMaskRequest, Self), ApiError> {
+        let (json, binary) = match json_length {
+            None => (body, None),
+            Some(length) => {
+                let (json, binary) = body.split_at_checked(length).ok_or_else(|| {
+                    bad(format!(
+                        "{HEADER_LENGTH} is {length}, but the body has {} bytes.",
+                        body.len()
+                    ))
+                })?;
+                (json, Some(binary))
+            }
+        };
+        let hint = "Send {\"inputs\": [{\"name\": \"text\", \"shape\": [1], \"datatype\": \"BYTES\", \
+                    \"data\": [\"a text with a blank\"]}]}";
+        let Object(request): Object<Body> =
+            serde_json::from_slice(json).map_err(|error| json_error(&error, "an inference request", hint))?;
+        let parameters = request.parameters.map(|Object(given)| given).unwrap_or_default();
+        let outputs = requested(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
+        let timeout = parameters.timeout.filter(|&micros| micros > 0);
+        let asked = FillMaskRequest {
+            texts: texts(request.inputs, binary)?,
+            parameters: Parameters {
+                top_k: parameters.top_k.map(top_k).transpose()?,
+                targets: parameters.targets.map(Targets::words),
+            },
+            timeout: timeout.map(Duration::from_micros),
+        };
+        let id = request.id;
+        Ok((asked, Self { id, outputs }))
+    }
+}
+
+/// The elements of the one input, wherever they are.
+fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<String>, ApiError> {
+    let [Object(input)] = <[Object<BodyInput>; 1]>::try_from(inputs).map_err(|inputs| {
+        bad(format!(
+            "There must be one input, {INPUT:?}; there are {}.",
+            inputs.len()
+        ))
+    })?;
+    if input.name != INPUT {
+        return Err(bad(format!("The input is called {INPUT:?}, not {:?}.", input.name)));
+    }
+    if input.datatype != "BYTES" {
+        return Err(bad(format!(
+            "The input {INPUT:?} is of datatype BYTES, not {:?}.",
+            input.datatype
+        )));
+    }
+    // A second dimension of one is how a batch of single elements looks in Triton.
+    let (&[elements] | &[elements, 1]) = input.shape.as_slice() else {
+        let shape = &input.shape;
+        return Err(bad(format!(
+            "The shape of {INPUT:?} must be [texts] or [texts, 1]; it is {shape:?}."
+        )));
+    };
+    let parameters = input.parameters.map(|Object(given)| given).unwrap_or_default();
+    parameters.check()?;
+    let texts = match (input.data, parameters.binary_data_size, binary) {
+        (Some(Strings(texts)), None, None | Some([])) => texts,
+        (None, Some(size), Some(binary)) => from_binary(binary, size)?,
+        (None, Some(_), None) => {
+            return Err(bad(format!(
+                "The input has a binary_data_size, so the header {HEADER_LENGTH} must tell the JSON's length."
+            )));
+        }
+        (None, None, _) => return Err(bad(format!("The input {INPUT:?} has no data."))),
+        (Some(_), _, _) => {
+            return Err(bad(format!(
+                "The input {INPUT:?} has data in the JSON and in binary behind it; send one of them."
+            )));
+        }
+    };
+    if texts.len() as u64 != elements {
+        return Err(bad(format!(
+            "The shape of {INPUT:?} says {elements} elements; its data has {}.",
+            texts.len()
+        )));
+    }
+    match texts.is_empty() {
+        true => Err(ApiError::bad_request("empty", "There is no text; send at least one.")),
+        false => Ok(texts),
+    }
+}
+
+/// Strings as the binary extension has them: each behind its length, 32 bits, little-endian.
+fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, ApiError> {
+    if rest.len() as u64 != size {
+        return Err(bad(format!(
+            "The input's binary_data_size is {size}; there are {} bytes behind the JSON.",
+            rest.len()
+        )));
+    }
+    let mut texts = Vec::new();
+    while !rest.is_empty() {
+        let element = texts.len();
+        let cut_off = || bad(format!("The binary data ends inside element {element}."));
+        let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(cut_off)?;
+        let (text, behind) = behind
+            .split_at_checked(u32::from_le_bytes(*length) as usize)
+            .ok_or_else(cut_off)?;
+        let text = std::str::from_utf8(text).map_err(|e| {
+            let at = e.valid_up_to();
+            let message = format!("Element {element} is not valid UTF-8 at byte {at}; send it in UTF-8.");
+            ApiError::bad_request("not_utf8", message)
+        })?;
+        texts.push(text.to_owned());
+        rest = behind;
+    }
+    Ok(texts)
+}
+
+fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Result<Vec<RequestedOutput>, ApiError> {
+    let Some(outputs) = outputs.filter(|outputs| !outputs.is_empty()) else {
+        let of = |output| RequestedOutput {
+            output,
+            binary: all_binary,
+        };
+        return Ok(Output::ALL.map(of).to_vec());
+    };
+    let mut requested: Vec<RequestedOutput> = Vec::new();
+    for Object(wanted) in outputs {
+        let Some(output) = Output::ALL.into_iter().find(|output| output.name() == wanted.name) else {
+            let names = Output::ALL.map(Output::name).join(", ");
+            return Err(bad(format!("There is no output {:?}; there are {names}.", wanted.name)));
+        };
+        // Each may be large: a request cannot multiply its answer.
+        if requested.iter().any(|already| already.output == output) {
+            return Err(bad(format!("The output {:?} is asked for twice.", wanted.name)));
+        }
+        let parameters = wanted.parameters.map(|Object(given)| given).unwrap_or_default();
+        parameters.check()?;
+        requested.push(RequestedOutput {
+            output,
+            binary: parameters.binary_data.unwrap_or(all_binary),
+        });
+    }
+    Ok(requested)
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::bad_request("bad_request", message)
+}
