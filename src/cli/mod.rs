@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `serve` | the default: the server, and its flags |
+//! | `predict` | lines of a file in, JSON Lines out |
 //! | `shell` | shell completions and man pages |
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
@@ -12,11 +13,13 @@
 mod batch;
 mod log;
 mod model;
+mod predict;
 mod progress;
 mod serve;
 mod shell;
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -41,6 +44,13 @@ pub struct Arguments {
 enum Command {
     /// Answers over HTTP; the same as no subcommand
     Serve(Box<ServeArguments>),
+    /// Answers every line of a file, as JSON Lines in the same order
+    ///
+    /// A line is a text, or a request as the server takes it: {"inputs": ..., "parameters": {"top_k": ..., "targets":
+    /// ...}}. Each line gets one line of output; one that cannot be answered gets {"error": ..., "error_type": ...,
+    /// "line": ...}. The exit code is 0 if every line was answered, 3 if some were not, 1 if it could not go on, 2 for
+    /// wrong flags, and 130 after Ctrl-C.
+    Predict(Box<predict::PredictArguments>),
     /// Prints a completion script for a shell
     Completions(shell::CompletionsArguments),
     /// Prints the manual page
@@ -51,12 +61,14 @@ enum Command {
 ///
 /// # Errors
 /// One sentence for the user.
-pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let done = |()| ExitCode::SUCCESS;
     match arguments.command {
-        None => serve::run(arguments.serve),
-        Some(Command::Serve(arguments)) => serve::run(*arguments),
-        Some(Command::Completions(arguments)) => shell::completions(&arguments),
-        Some(Command::Man(arguments)) => shell::man(&arguments),
+        None => serve::run(arguments.serve).map(done),
+        Some(Command::Serve(arguments)) => serve::run(*arguments).map(done),
+        Some(Command::Predict(arguments)) => predict::run(*arguments),
+        Some(Command::Completions(arguments)) => shell::completions(&arguments).map(done),
+        Some(Command::Man(arguments)) => shell::man(&arguments).map(done),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How far something has come: a bar on a terminal, a line in the log elsewhere.
 
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use cloze::checkpoint::hub;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,7 +24,7 @@ impl hub::Progress for Download {
                 .with_style(style)
                 .with_message(self.file.clone());
             // What is there already is no part of the rate.
-            self.bar = Some(bar.with_position(present).with_elapsed(std::time::Duration::ZERO));
+            self.bar = Some(bar.with_position(present).with_elapsed(Duration::ZERO));
         } else if present > 0 {
             tracing::info!("downloading {file}, {bytes} bytes, of which {present} are here already");
         } else {
@@ -40,6 +41,54 @@ impl hub::Progress for Download {
     fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
+        }
+    }
+}
+
+/// Shows how many lines have been answered, where that does not disturb the answers themselves.
+pub struct Lines {
+    bar: Option<ProgressBar>,
+    has_end: bool,
+    started_at: Instant,
+}
+
+const LINES: &str = "{bar:30} {percent}%, {msg}, {eta} left";
+const ENDLESS_LINES: &str = "{spinner} {msg}, {elapsed}";
+
+impl Lines {
+    /// Of an input of so many bytes, if that is known.
+    pub fn new(bytes: Option<u64>) -> Self {
+        let visible = std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
+        let bar = visible.then(|| {
+            let (template, bar) = match bytes {
+                Some(bytes) => (LINES, ProgressBar::new(bytes)),
+                None => (ENDLESS_LINES, ProgressBar::new_spinner()),
+            };
+            bar.with_style(ProgressStyle::with_template(template).expect("a template of ours"))
+        });
+        Self {
+            bar,
+            has_end: bytes.is_some(),
+            started_at: Instant::now(),
+        }
+    }
+
+    /// So many lines are answered, which end at this byte of the input.
+    pub fn reached(&self, lines: u64, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            let rate = lines as f64 / self.started_at.elapsed().as_secs_f64();
+            bar.set_message(format!("{lines} lines, {rate:.0} a second"));
+            match self.has_end {
+                true => bar.set_position(bytes),
+                false => bar.tick(),
+            }
+        }
+    }
+
+    /// Leaves the last state on the screen.
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
         }
     }
 }

@@ -48,6 +48,23 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry_after(Duration::from_secs(1))
     }
 
+    /// A request that holds more texts than `max`.
+    pub(super) fn too_many_texts(texts: usize, max: usize) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "too_many_texts",
+            format!("The request holds {texts} texts and at most {max} are allowed; send them in parts."),
+        )
+    }
+
+    /// What is told, without its status.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: self.message.clone(),
+            error_type: self.error_type.to_owned(),
+        }
+    }
+
     /// A failure of ours: the client gets an id, the log gets the id and the reason.
     pub(super) fn internal(reason: impl std::fmt::Display) -> Self {
         let id = failure_id();
@@ -79,11 +96,7 @@ impl ApiError {
                 let message = "The server is busy: its queue is full. Try again in a second.";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(Duration::from_secs(1))
             }
-            EngineError::TooManyTexts { texts, queue_size } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "too_many_texts",
-                format!("The request holds {texts} texts and at most {queue_size} are allowed; send them in parts."),
-            ),
+            EngineError::TooManyTexts { texts, queue_size } => Self::too_many_texts(texts, queue_size),
             EngineError::TooManyTokens { tokens, max } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "too_many_tokens",
@@ -141,11 +154,7 @@ impl poem::error::ResponseError for ApiError {
     }
 
     fn as_response(&self) -> Response {
-        let body = Json(ErrorBody {
-            error: self.message.clone(),
-            error_type: self.error_type.to_owned(),
-        });
-        let mut response = body.with_status(self.status).into_response();
+        let mut response = Json(self.body()).with_status(self.status).into_response();
         response.headers_mut().extend(self.headers.iter().cloned());
         response
     }

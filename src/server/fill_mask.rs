@@ -12,11 +12,22 @@ use super::{ApiError, App, body};
 use crate::fill_mask::Answer;
 
 /// What all texts of a request are answered with: a list of one is unwrapped, as transformers does.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Answers {
+pub enum Answers {
+    /// Of a request with one text.
     One(Answer),
+    /// Of a request with several.
     Many(Vec<Answer>),
+}
+
+impl From<Vec<Answer>> for Answers {
+    fn from(mut answers: Vec<Answer>) -> Self {
+        match answers.len() {
+            1 => Self::One(answers.remove(0)),
+            _ => Self::Many(answers),
+        }
+    }
 }
 
 #[handler]
@@ -29,13 +40,7 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
         app,
         deadline,
         move || form.parse(&body).map(|request| (request, ())),
-        |mut answers, ()| {
-            let answers = match answers.len() {
-                1 => Answers::One(answers.remove(0)),
-                _ => Answers::Many(answers),
-            };
-            Json(answers).into_response()
-        },
+        |answers, ()| Json(Answers::from(answers)).into_response(),
     )
     .await?;
     Ok(response)

@@ -40,6 +40,9 @@ use crate::fill_mask::FillMask;
 use methods::{get, get_post, post};
 
 pub use error::{ApiError, ErrorBody};
+pub use fill_mask::Answers;
+pub use predict::prepare;
+pub use request::{FillMaskRequest, Form};
 
 /// What the handlers need of a request's surroundings.
 pub struct App {

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::request::FillMaskRequest;
 use super::{ApiError, App};
-use crate::engine::{EngineError, Input, Timing};
-use crate::fill_mask::{Answer, AnswerSize, Question, Wanted};
+use crate::engine::{Input, Timing};
+use crate::fill_mask::{Answer, AnswerSize, FillMask, Question, Wanted};
 
 /// Until when a request must be answered.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,8 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
 ) -> Result<(T, Timing), ApiError> {
     let prepared = on_cpu(app, move |app| {
         let (request, context) = read()?;
-        prepare(app, &request, deadline.timeout).map(|prepared| (prepared, request.timeout, context))
+        prepare(&app.fill_mask, &request, app.engine.limits().queue_size)
+            .map(|prepared| (prepared, request.timeout, context))
     });
     let ((wanted, questions), timeout, context) = prepared.await??;
     if let Some(timeout) = timeout {
@@ -73,18 +74,24 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
     Ok((rendered.await??, timing))
 }
 
-/// Checks the parameters and tokenizes every text; the first that is wrong fails the request.
-fn prepare(app: &App, request: &FillMaskRequest, timeout: Duration) -> Result<(Wanted, Vec<Question>), ApiError> {
-    let (texts, queue_size) = (request.texts.len(), app.engine.limits().queue_size);
-    if texts > queue_size {
+/// Checks the parameters and tokenizes every text of a request with at most `texts_max` of them.
+///
+/// # Errors
+/// The first that is wrong.
+pub fn prepare(
+    fill_mask: &FillMask,
+    request: &FillMaskRequest,
+    texts_max: usize,
+) -> Result<(Wanted, Vec<Question>), ApiError> {
+    let texts = request.texts.len();
+    if texts > texts_max {
         // The engine would say so too, but only once all of them are tokenized.
-        let error = EngineError::TooManyTexts { texts, queue_size };
-        return Err(ApiError::from_engine(error, timeout));
+        return Err(ApiError::too_many_texts(texts, texts_max));
     }
-    let wanted = app.fill_mask.wanted(&request.parameters)?;
+    let wanted = fill_mask.wanted(&request.parameters)?;
     let mut size = AnswerSize::default();
     let questions = request.texts.iter().map(|text| {
-        let question = app.fill_mask.question(text, &wanted)?;
+        let question = fill_mask.question(text, &wanted)?;
         size.add(&question, &wanted)?;
         Ok::<_, ApiError>(question)
     });

@@ -14,7 +14,9 @@ use crate::fill_mask::Parameters;
 /// What a client wants filled in.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FillMaskRequest {
+    /// At least one.
     pub texts: Vec<String>,
+    /// What it says beside them.
     pub parameters: Parameters,
     /// How long the client waits for the answer, where its protocol can say so.
     pub timeout: Option<Duration>,
@@ -92,7 +94,9 @@ impl<'de> Deserialize<'de> for OneOrMany {
 /// Which of the two forms a body has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// The text as it is.
     Text,
+    /// `{"inputs": …, "parameters": …}`.
     Json,
 }
 
@@ -111,6 +115,9 @@ impl Form {
     }
 
     /// Reads a body of this form.
+    ///
+    /// # Errors
+    /// [`ApiError`] with what is wrong and where.
     pub fn parse(self, body: &[u8]) -> Result<FillMaskRequest, ApiError> {
         match self {
             Self::Json => parse_json(body),

@@ -1,0 +1,241 @@
+//! `cloze predict`: lines in, JSON Lines out, in the same order and through the same engine as the server.
+//!
+//! Three things run side by side: `input` reads lines, `window` makes questions of some hundred of them at a time,
+//! and here the questions are answered and written. Each waits for the next when it is ahead, so memory stays the
+//! same however long the input is.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `input` | lines, bounded in length |
+//! | `window` | as many lines as are answered together; plain text or JSON |
+//! | `output` | answers and errors as JSON Lines |
+
+mod input;
+mod output;
+mod window;
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use cloze::engine::{Engine, EngineError, Input, Limits, Scores};
+use cloze::fill_mask::{FillMask, Parameters};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::batch::BatchArguments;
+use super::log::LogArguments;
+use super::model::{ModelArguments, warm_up};
+use super::progress::Lines;
+use input::Source;
+use output::{Output, Written};
+use window::{Format, Line, TEXTS_MAX, Window};
+
+/// Some lines have an error in place of an answer. 1 is a failure to start or to go on, 2 a wrong flag.
+const SOME_LINES_FAILED: u8 = 3;
+/// While one window is answered, the next is prepared and waits in the engine's queue.
+const WINDOWS_IN_FLIGHT: usize = 2;
+/// No line is given up for the time that it takes.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How long a write that a signal interrupts may still take to end its line.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `cloze predict`.
+#[derive(Debug, Args)]
+pub struct PredictArguments {
+    /// File to read; standard input without one, or with -
+    #[arg(default_value = "-", hide_default_value = true)]
+    file: PathBuf,
+
+    /// Predictions for each blank, unless a line says otherwise [default: 5]
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+
+    /// Score these words alone, separated by commas, unless a line says otherwise
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    targets: Option<Vec<String>>,
+
+    /// What a line is; auto takes them for JSON if the first that is not blank begins with {
+    #[arg(long, value_enum, default_value = "auto")]
+    format: Format,
+
+    #[command(flatten)]
+    model: ModelArguments,
+
+    #[command(flatten)]
+    batch: BatchArguments,
+
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+/// Answers every line of the input.
+pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
+    arguments.log.start()?;
+    // Opened first: a file that is not there is known before a large model is read.
+    let source = Source::open(&arguments.file)?;
+    let mut checkpoint = arguments.model.open()?;
+    let longest = arguments
+        .batch
+        .max_input_tokens(checkpoint.config.max_position_embeddings)?;
+    let mut loaded = arguments.model.load(&mut checkpoint)?;
+    let fill_mask = Arc::new(FillMask::new(checkpoint.tokenizer, &checkpoint.config, longest));
+    let parameters = Parameters {
+        top_k: arguments.top_k,
+        targets: arguments.targets,
+    };
+    fill_mask.wanted(&parameters)?;
+    warm_up(&mut *loaded.model, checkpoint.config.vocab_size)?;
+    let engine = Arc::new(Engine::start(loaded.model, limits(&arguments.batch))?);
+
+    let progress = Lines::new(source.bytes());
+    let lines = source.read();
+    let (sender, windows) = mpsc::channel(1);
+    let theirs = Arc::clone(&fill_mask);
+    let preparing = std::thread::Builder::new()
+        .name("cloze-prepare".to_owned())
+        .spawn(move || window::prepare(&theirs, &parameters, arguments.format, &lines, &sender))?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let output = Output::new(fill_mask, progress);
+    let ended = runtime.block_on(async {
+        let interrupted = interrupted()?;
+        tokio::select! {
+            code = interrupted => Ok(Err(code)),
+            ended = answer_all(&engine, windows, output) => ended.map(Ok),
+        }
+    });
+    runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
+    let written = match ended? {
+        Ok(Some(written)) => written,
+        // Nobody reads what is written any more, as under `head`.
+        Ok(None) => return Ok(ExitCode::SUCCESS),
+        Err(signal) => return Ok(ExitCode::from(128 + signal)),
+    };
+    // It has said that there is nothing more, unless it broke down.
+    if preparing.join().is_err() {
+        return Err("a line could not be prepared; the output ends before it".into());
+    }
+    engine.stop();
+    match written.first_error {
+        None => Ok(ExitCode::SUCCESS),
+        Some((line, error)) => {
+            let (failed, all) = (written.failed, written.lines);
+            eprintln!("cloze: {failed} of {all} lines have an error in place of an answer; line {line}: {error}");
+            Ok(ExitCode::from(SOME_LINES_FAILED))
+        }
+    }
+}
+
+fn limits(batch: &BatchArguments) -> Limits {
+    Limits {
+        batch_tokens_max: batch.max_batch_tokens.into(),
+        batch_size_max: batch.max_batch_size.into(),
+        batch_delay: Duration::ZERO,
+        // A window closes at the first line that fills it, so it may hold almost twice its size.
+        queue_size: NonZeroUsize::get(TEXTS_MAX) * 2 * WINDOWS_IN_FLIGHT,
+    }
+}
+
+/// A window with what the engine said of each line, in the order of the lines.
+struct Answered {
+    lines: Vec<(Line, Result<Vec<Scores>, EngineError>)>,
+}
+
+/// Answers windows as they come and writes them in their order; `None` where nobody reads them any more.
+async fn answer_all(
+    engine: &Arc<Engine>,
+    mut windows: mpsc::Receiver<std::io::Result<Window>>,
+    mut output: Output,
+) -> Result<Option<Written>, Box<dyn Error>> {
+    let mut flying: VecDeque<JoinHandle<Answered>> = VecDeque::new();
+    let mut input_ended = false;
+    while !(input_ended && flying.is_empty()) {
+        tokio::select! {
+            Some(answered) = next(&mut flying) => {
+                flying.pop_front();
+                let answered = answered?;
+                // Writing may block for as long as the reader of our output likes.
+                let (returned, result) = tokio::task::spawn_blocking(move || {
+                    let result = output.write(answered);
+                    (output, result)
+                })
+                .await?;
+                output = returned;
+                match result {
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(None),
+                    result => result.map_err(|e| format!("the output cannot be written: {e}"))?,
+                }
+            }
+            window = windows.recv(), if !input_ended && flying.len() < WINDOWS_IN_FLIGHT => match window {
+                Some(Ok(window)) => flying.push_back(tokio::spawn(answer(Arc::clone(engine), window))),
+                Some(Err(error)) => return Err(format!("the input cannot be read: {error}").into()),
+                None => input_ended = true,
+            },
+        }
+    }
+    Ok(Some(output.finish()))
+}
+
+/// The oldest window, once it is answered.
+async fn next(flying: &mut VecDeque<JoinHandle<Answered>>) -> Option<Result<Answered, tokio::task::JoinError>> {
+    match flying.front_mut() {
+        Some(oldest) => Some(oldest.await),
+        None => None,
+    }
+}
+
+/// Sends a window through the engine, its lines sorted by length, so that batches hold texts of like length.
+async fn answer(engine: Arc<Engine>, window: Window) -> Answered {
+    let mut order: Vec<usize> = (0..window.lines.len()).collect();
+    order.sort_by_key(|&i| window.lines[i].tokens());
+    let predictions = order.iter().filter_map(|&i| {
+        let asked = window.lines[i].asked.as_ref().ok()?;
+        let inputs = asked.questions.iter().map(|question| Input {
+            input_ids: question.input_ids.clone(),
+            mask_positions: question.mask_positions.clone(),
+            selection: asked.wanted.selection.clone(),
+        });
+        let inputs = inputs.collect();
+        let engine = &engine;
+        Some(async move { (i, engine.predict(inputs, Instant::now() + FOREVER).await) })
+    });
+    let mut scores: Vec<_> = window.lines.iter().map(|_| Ok(Vec::new())).collect();
+    for (i, predicted) in futures_util::future::join_all(predictions).await {
+        scores[i] = predicted.map(|(scores, _timing)| scores);
+    }
+    Answered {
+        lines: window.lines.into_iter().zip(scores).collect(),
+    }
+}
+
+/// Completes with the number of the signal that asks for an end.
+fn interrupted() -> std::io::Result<impl Future<Output = u8>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(async move {
+            tokio::select! {
+                _ = interrupt.recv() => 2,
+                _ = terminate.recv() => 15,
+            }
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        Ok(async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            2
+        })
+    }
+}

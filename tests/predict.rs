@@ -1,0 +1,298 @@
+//! `cloze predict` as a user runs it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn golden(name: &str) -> String {
+    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloze"));
+    command
+        .args(["predict", "--model", &golden("uncased-tied")])
+        .args(arguments);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs it over `input` to the end.
+fn predict(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = command(arguments).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // It may end before it has read everything.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().unwrap()
+    })
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_line_is_answered_in_its_place() {
+    // Longer than a window, of mixed lengths, each told apart by its own text.
+    let texts: Vec<String> = (0..2500)
+        .map(|i| format!("{}[MASK] {}", "the ".repeat(i * 7 % 13), "a ".repeat(1 + i % 17)))
+        .collect();
+    let output = predict(&["--top-k", "1"], texts.join("\n").as_bytes());
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    let answers = lines(&output);
+    assert_eq!(answers.len(), texts.len());
+    for (text, answer) in texts.iter().zip(&answers) {
+        assert_eq!(answer.as_array().unwrap().len(), 1, "{answer}");
+        let token = answer[0]["token_str"].as_str().unwrap();
+        let expected = text.replacen("[MASK]", token, 1);
+        let sequence = answer[0]["sequence"].as_str().unwrap();
+        // A piece of a word joins the word before it, so spaces are left out of it.
+        let plain = |text: &str| text.replace([' ', '#'], "");
+        assert_eq!(plain(sequence), plain(&expected));
+    }
+    // Its own answer too, and not another line's: what it gets alone.
+    for i in [0, 1, 1023, 1024, 2499] {
+        let alone = &lines(&predict(&["--top-k", "1"], texts[i].as_bytes()))[0][0];
+        let together = &answers[i][0];
+        assert_eq!(alone["token"], together["token"], "line {}", i + 1);
+        let difference = alone["score"].as_f64().unwrap() - together["score"].as_f64().unwrap();
+        assert!(difference.abs() < 1e-5, "line {}: {alone} became {together}", i + 1);
+    }
+}
+
+#[test]
+fn a_line_is_what_the_server_takes() {
+    let input = concat!(
+        "\n",
+        r#"{"inputs": "a [MASK]"}"#,
+        "\r\n",
+        r#"{"inputs": ["a [MASK]", "the [MASK] of [MASK]"], "parameters": {"top_k": 3}}"#,
+        "\n",
+        r#"{"inputs": "a [MASK]", "parameters": {"targets": ["the", "a", "of"], "top_k": 3}}"#,
+    );
+    let output = predict(&["--top-k", "2", "--targets", "the,a,of"], input.as_bytes());
+    // The blank first line is the one that is wrong.
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    let answers = lines(&output);
+    assert_eq!(answers.len(), 4);
+    assert_eq!(answers[0]["line"], 1);
+    assert_eq!(answers[1].as_array().unwrap().len(), 2);
+    assert_eq!(answers[2][1][0].as_array().unwrap().len(), 3);
+    assert_eq!(answers[3].as_array().unwrap().len(), 3);
+
+    // Without the brace it is text, and with --format whatever one says.
+    let text = predict(&[], b"a [MASK]\n{\"inputs\": \"a [MASK]\"}");
+    assert_eq!(text.status.code(), Some(0), "{}", error(&text));
+    let forced = predict(&["--format", "text"], b"{\"inputs\": \"a [MASK]\"}");
+    assert_eq!(forced.status.code(), Some(0), "{}", error(&forced));
+    let forced = predict(&["--format", "json"], b"a [MASK]");
+    assert_eq!(lines(&forced)[0]["error_type"], "not_json");
+}
+
+#[test]
+fn bad_lines_are_told_and_do_not_stop_the_rest() {
+    let long = "x".repeat((1 << 20) + 1);
+    let too_many_tokens = "the ".repeat(2000);
+    let cases: Vec<(&[u8], &str)> = vec![
+        (b"a [MASK]", ""),
+        (b"no blank", "no_mask"),
+        (b"", "empty"),
+        (b"\xff [MASK]", "not_utf8"),
+        (long.as_bytes(), "line_too_long"),
+        (too_many_tokens.as_bytes(), "too_many_tokens"),
+        (b"the [MASK]", ""),
+    ];
+    let input: Vec<&[u8]> = cases.iter().map(|(line, _)| *line).collect();
+    let output = predict(&[], &input.join(&b'\n'));
+    assert_eq!(output.status.code(), Some(3));
+    let answers = lines(&output);
+    assert_eq!(answers.len(), cases.len());
+    for ((number, (_, error_type)), answer) in (1..).zip(&cases).zip(&answers) {
+        match *error_type {
+            "" => assert!(answer.is_array(), "{answer}"),
+            error_type => {
+                assert_eq!(answer["error_type"], error_type);
+                assert_eq!(answer["line"], number);
+                assert!(answer["error"].as_str().unwrap().ends_with('.'), "{answer}");
+            }
+        }
+    }
+    let error = error(&output);
+    assert!(
+        error.contains("5 of 7 lines") && error.contains("line 2: The text has no blank"),
+        "{error}"
+    );
+    let json = predict(
+        &[],
+        b"{\"inputs\": \"a [MASK]\"}\n{\"inputs\": 3}\n{oops\n{\"inputs\": \"a\", \"topk\": 1}",
+    );
+    let types: Vec<_> = lines(&json).iter().map(|answer| answer["error_type"].clone()).collect();
+    assert_eq!(
+        types,
+        [
+            Value::Null,
+            "bad_request".into(),
+            "not_json".into(),
+            "bad_request".into()
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_begin_says_why() {
+    let file = golden("uncased-tied") + "/config.json";
+    for (arguments, code, says) in [
+        (&["/no/such/file"][..], 1, "/no/such/file: No such file"),
+        (&[env!("CARGO_MANIFEST_DIR")], 1, "is a folder"),
+        (&["--top-k", "0"], 1, "top_k is 0"),
+        (&["--format", "xml"], 2, "possible values: auto, text, json"),
+        (&["--port", "1", &file], 2, "unexpected argument '--port'"),
+    ] {
+        let output = predict(arguments, b"a [MASK]");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(error(&output).contains(says), "{arguments:?}: {}", error(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_file_and_an_empty_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("texts");
+    std::fs::write(&path, "a [MASK]\nthe [MASK]\n").unwrap();
+    let output = predict(&[path.to_str().unwrap()], b"");
+    assert_eq!((output.status.code(), lines(&output).len()), (Some(0), 2));
+    let output = predict(&["-"], b"");
+    assert_eq!((output.status.code(), lines(&output).len()), (Some(0), 0));
+}
+
+#[test]
+fn somebody_who_types_gets_answers() {
+    let mut child = command(&[]).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    for text in ["a [MASK]", "the [MASK]", "no blank"] {
+        writeln!(stdin, "{text}").unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert_eq!(answer.contains("no_mask"), text == "no blank", "{answer}");
+    }
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+/// Writes lines without end until the other side is gone; tells how many bytes it took.
+fn feed(child: &mut Child) -> std::thread::JoinHandle<usize> {
+    let mut stdin = child.stdin.take().unwrap();
+    let lines = "the [MASK] of the a\na [MASK]\n".repeat(500);
+    std::thread::spawn(move || {
+        let mut taken = 0;
+        while stdin.write_all(lines.as_bytes()).is_ok() {
+            taken += lines.len();
+        }
+        taken
+    })
+}
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_has_enough_ends_it_quietly() {
+    let mut child = command(&[]).spawn().unwrap();
+    let feeding = feed(&mut child);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(error(&output), "");
+    feeding.join().unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_it_after_a_whole_line() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut child = command(&[]).spawn().unwrap();
+        let feeding = feed(&mut child);
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        stdout.read_line(&mut text).unwrap();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        stdout.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("}]\n"), "{signal}: a line is cut");
+        for line in text.lines() {
+            serde_json::from_str::<Value>(line).unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(error(&output), "");
+        feeding.join().unwrap();
+    }
+}
+
+/// Resident memory of a process, in MiB.
+#[cfg(target_os = "linux")]
+fn resident_mib(child: &Child) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn endless_input_takes_no_more_memory() {
+    let mut child = command(&["--top-k", "20"]).spawn().unwrap();
+    let feeding = feed(&mut child);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    let mut read = |count: usize| {
+        for _ in 0..count {
+            line.clear();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0);
+        }
+    };
+    read(6_000);
+    let early = resident_mib(&child);
+    read(24_000);
+    let late = resident_mib(&child);
+    assert!(late < early + 16, "{early} MiB became {late} MiB");
+
+    // Nobody reads: it stops reading too, and waits.
+    let mut before = usize::MAX;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = cpu_ticks(&child);
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    assert_eq!(cpu_ticks(&child), before, "it goes on although nobody reads");
+    let stalled = resident_mib(&child);
+    assert!(stalled < early + 16, "{early} MiB became {stalled} MiB");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    feeding.join().unwrap();
+}
+
+/// Clock ticks that a process has computed for.
+#[cfg(target_os = "linux")]
+fn cpu_ticks(child: &Child) -> usize {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    fields[11].parse::<usize>().unwrap() + fields[12].parse::<usize>().unwrap()
+}
