@@ -22,6 +22,16 @@ pub enum PredictError {
     /// The device's memory could not be read back.
     #[error("the result could not be read from the device: {0}")]
     Readback(String),
+    /// The device is gone or broken, and with it the model on it.
+    #[error("{0}")]
+    Device(String),
+}
+
+impl PredictError {
+    /// Whether no batch will ever be answered again.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
 }
 
 /// How many masks go through the head at once. Bounds the memory of the logits: 64 rows of bert-base's

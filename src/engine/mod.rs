@@ -56,6 +56,19 @@ pub struct Input {
 /// The scores of one text's masks, in order.
 pub type Scores = Vec<Vec<TokenScore>>;
 
+/// Whether the engine can answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Ready,
+    /// Its last batches all failed; the next success makes it ready again.
+    Failing,
+    /// It was told to stop.
+    Stopped,
+    /// The device or the worker is lost for good; the reason is for the log.
+    Broken(String),
+}
+
 /// A handle on the queue; the worker ends when it is told to [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
@@ -127,9 +140,26 @@ impl Engine {
         Ok((answers, timing))
     }
 
+    /// Whether a request has a chance, and if not, why.
+    pub fn health(&self) -> Health {
+        let stats = &self.queue.stats;
+        match stats.broken().get() {
+            Some(reason) => Health::Broken(reason.clone()),
+            None if !self.queue.is_open() => Health::Stopped,
+            None if !stats.is_healthy() => Health::Failing,
+            None => Health::Ready,
+        }
+    }
+
     /// Whether a request has a chance: the worker lives, takes requests, and its last batches did not all fail.
     pub fn is_ready(&self) -> bool {
-        self.queue.is_open() && self.queue.stats.is_healthy()
+        self.health() == Health::Ready
+    }
+
+    /// Completes with the reason once the worker has ended of itself, which only a lost device makes it do. The
+    /// process can then do nothing better than to end and be started again.
+    pub async fn broken(&self) -> &str {
+        self.queue.stats.broken().wait().await
     }
 
     /// How much waits and how much is computed at once.

@@ -26,7 +26,7 @@ impl Item {
     }
 
     /// Whether somebody can still be answered in time.
-    fn is_wanted(&self, now: Instant) -> bool {
+    pub fn is_wanted(&self, now: Instant) -> bool {
         !self.reply.is_closed() && now < self.deadline
     }
 }
@@ -171,6 +171,15 @@ impl Queue {
     pub fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
+    }
+
+    /// Refuses what comes from now on, and drops what waits: nobody will serve it.
+    pub fn abandon(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        self.stats.abandoned.add(state.items.len() as u64);
+        state.items.clear();
+        state.tokens = 0;
     }
 
     pub fn is_open(&self) -> bool {

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::SetOnce;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -40,6 +42,8 @@ pub struct Stats {
     /// Texts that the model failed on.
     pub failed: Counter,
     failures_in_a_row: AtomicU64,
+    /// Why no batch will ever run again.
+    broken: SetOnce<String>,
 }
 
 impl Stats {
@@ -50,6 +54,17 @@ impl Stats {
                 self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// The first reason stays.
+    pub(super) fn break_down(&self, reason: String) {
+        tracing::error!(%reason, "the model is lost");
+        // An error says that there is a reason already.
+        let _ = self.broken.set(reason);
+    }
+
+    pub(super) fn broken(&self) -> &SetOnce<String> {
+        &self.broken
     }
 
     pub(super) fn is_healthy(&self) -> bool {

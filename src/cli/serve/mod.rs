@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloze::checkpoint::LoadedModel;
-use cloze::engine::{Engine, Limits};
+use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
 use cloze::server::{self, About, App};
 
@@ -52,9 +52,14 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         .enable_all()
         .build()?;
     let drain_timeout = Duration::from_millis(arguments.shutdown_timeout_ms);
-    runtime.block_on(async { server::serve(listener, app, stop_signal()?, drain_timeout).await })?;
+    let served = Arc::clone(&app);
+    runtime
+        .block_on(async move { server::serve(listener, Arc::clone(&served), stop(served)?, drain_timeout).await })?;
     // A batch that outlived the limit must not hold the process.
     runtime.shutdown_background();
+    if let Health::Broken(reason) = app.engine.health() {
+        return Err(format!("the model is lost: {reason}; start the server again").into());
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -109,6 +114,17 @@ fn print_banner(
     println!("  address  http://{address}");
     let mask = fill_mask.mask_token();
     println!("  try      curl -X POST -d \"Paris is the capital of {mask}.\" http://{address}/");
+}
+
+/// Completes when the service must end: at a signal, or when the model is lost.
+fn stop(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
+    let signal = stop_signal()?;
+    Ok(async move {
+        tokio::select! {
+            () = signal => {}
+            _ = app.engine.broken() => {}
+        }
+    })
 }
 
 /// Completes at the first SIGTERM or Ctrl-C.
