@@ -32,6 +32,20 @@ pub enum Activation {
     Silu,
 }
 
+/// What the weights of dense layers are kept in and their products computed with, as far as a backend can choose:
+/// sums, softmax and normalization are always f32 there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As exact as f32.
+    #[default]
+    F32,
+    /// Weights and the activations that meet them rounded to bf16.
+    Bf16,
+    /// Both in 8 bits: weights with a scale for each output, activations with one for each row. The decoder, which
+    /// may be the embeddings too, is kept in bf16.
+    Int8,
+}
+
 /// Which rows of a packed batch belong to which sequence.
 ///
 /// Sequence `i` owns the key and value rows `tokens[i]..tokens[i + 1]` and the query rows
@@ -75,8 +89,9 @@ pub struct LayerNorm<B: Backend> {
 
 /// A dense layer's weights in the form that its backend computes with.
 pub trait LinearOp<B: Backend>: Send + 'static {
-    /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load.
-    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>) -> Self;
+    /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load. A backend
+    /// that cannot choose its precision computes in its own element type.
+    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Self;
 
     /// `activation(x · weightᵀ + bias)`: `[rows, in]` to `[rows, out]`.
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2>;

@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-use super::{Activation, LayerNorm, LinearOp, Spans};
+use super::{Activation, LayerNorm, LinearOp, Precision, Spans};
 
 /// A dense layer as the checkpoint has it.
 pub struct PlainLinear<B: Backend> {
@@ -14,7 +14,7 @@ pub struct PlainLinear<B: Backend> {
 }
 
 impl<B: Backend> LinearOp<B> for PlainLinear<B> {
-    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>) -> Self {
+    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, _precision: Precision) -> Self {
         Self {
             weight,
             bias: bias.unsqueeze(),

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp};
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision};
 
 use super::BertConfig;
 use super::weights::{WeightError, Weights};
@@ -47,7 +47,12 @@ impl<B: BertBackend> MaskedLmHead<B> {
         let transform = weights.linear("cls.predictions.transform.dense", hidden, hidden)?;
         let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
         let bias = weights.vector(bias, vocab)?;
-        let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias);
+        // The last product decides between close words, and its weight may be the embeddings.
+        let precision = match weights.precision() {
+            Precision::Int8 => Precision::Bf16,
+            other => other,
+        };
+        let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias, precision);
         Ok(Self {
             transform,
             norm,

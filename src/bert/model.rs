@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{BertBackend, plain};
+use crate::backend::{BertBackend, Precision, plain};
 
 use super::embeddings::Embeddings;
 use super::encoder::EncoderLayer;
@@ -18,12 +18,17 @@ pub struct Bert<B: BertBackend> {
 }
 
 impl<B: BertBackend> Bert<B> {
-    /// Takes the weights out of `source`, tensor by tensor, and prepares them on `device`.
+    /// Takes the weights out of `source`, tensor by tensor, and prepares them on `device` in `precision`.
     ///
     /// # Errors
     /// The first tensor that is missing, misshapen or unreadable.
-    pub fn load(config: &BertConfig, source: &mut dyn WeightSource, device: &B::Device) -> Result<Self, WeightError> {
-        let mut weights = Weights::new(source, device);
+    pub fn load(
+        config: &BertConfig,
+        source: &mut dyn WeightSource,
+        device: &B::Device,
+        precision: Precision,
+    ) -> Result<Self, WeightError> {
+        let mut weights = Weights::new(source, device, precision);
         let tied = is_tied(config, &mut weights)?;
         let embeddings = Embeddings::load(config, tied, &mut weights)?;
         let layers = (0..config.num_hidden_layers)

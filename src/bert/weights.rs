@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::backend::{BertBackend, LayerNorm, LinearOp};
+use crate::backend::{BertBackend, LayerNorm, LinearOp, Precision};
 
 /// A checkpoint's tensors, asked for one at a time and by the name that `BertForMaskedLM` gives them.
 ///
@@ -28,11 +28,21 @@ pub struct WeightError(pub String);
 pub(super) struct Weights<'a, B: Backend> {
     source: &'a mut dyn WeightSource,
     device: &'a B::Device,
+    precision: Precision,
 }
 
 impl<'a, B: BertBackend> Weights<'a, B> {
-    pub fn new(source: &'a mut dyn WeightSource, device: &'a B::Device) -> Self {
-        Self { source, device }
+    pub fn new(source: &'a mut dyn WeightSource, device: &'a B::Device, precision: Precision) -> Self {
+        Self {
+            source,
+            device,
+            precision,
+        }
+    }
+
+    /// What dense layers are kept in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -69,6 +79,7 @@ impl<'a, B: BertBackend> Weights<'a, B> {
         Ok(B::Linear::prepare(
             Tensor::from_data(TensorData::new(weight, [rows, inputs]), self.device),
             Tensor::from_data(TensorData::new(bias, [rows]), self.device),
+            self.precision,
         ))
     }
 

@@ -1,7 +1,7 @@
 //! Weights onto a backend, chosen at run time.
 
 use super::{Checkpoint, CheckpointError};
-use crate::backend;
+use crate::backend::{self, Precision};
 use crate::bert::{Bert, BertConfig, MaskedLm, WeightSource};
 
 /// Where the model runs.
@@ -65,7 +65,7 @@ pub fn load_model(
         #[cfg(feature = "cpu")]
         BackendKind::Cpu => {
             backend::cpu::use_threads(threads).map_err(LoadError::Threads)?;
-            let model = Bert::<backend::cpu::Cpu>::load(config, source, &Default::default());
+            let model = Bert::<backend::cpu::Cpu>::load(config, source, &Default::default(), Precision::F32);
             let features = backend::cpu::cpu_features();
             Ok(LoadedModel {
                 model: Box::new(model.map_err(CheckpointError::Weights)?),
@@ -76,7 +76,7 @@ pub fn load_model(
         #[cfg(feature = "gpu")]
         BackendKind::Gpu => {
             let gpu = backend::gpu::open()?;
-            let model = Bert::<backend::gpu::Gpu>::load(config, source, &gpu.device);
+            let model = Bert::<backend::gpu::Gpu>::load(config, source, &gpu.device, Precision::F32);
             let warning = gpu.adapter.is_software().then(|| {
                 format!(
                     "{} computes on the CPU; no real GPU was found, and --backend cpu is much faster",

@@ -19,7 +19,7 @@ mod weights;
 
 use std::path::Path;
 
-use crate::backend::BertBackend;
+use crate::backend::{BertBackend, Precision};
 use crate::bert::{Bert, BertConfig};
 
 pub use error::CheckpointError;
@@ -75,11 +75,11 @@ impl Checkpoint {
         })
     }
 
-    /// Loads the weights onto a device.
+    /// Loads the weights onto a device, in f32.
     ///
     /// # Errors
     /// The first tensor that is missing, misshapen, of another type than f32, f16 or bf16, or unreadable.
     pub fn load<B: BertBackend>(&mut self, device: &B::Device) -> Result<Bert<B>, CheckpointError> {
-        Bert::load(&self.config, &mut self.weights, device).map_err(CheckpointError::Weights)
+        Bert::load(&self.config, &mut self.weights, device, Precision::F32).map_err(CheckpointError::Weights)
     }
 }

@@ -3,40 +3,71 @@
 //! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; these
 //! kernels do not. Each is compared with [`plain`](super::plain) over odd sizes in `tests`.
 
-mod attention;
-mod dot;
-mod features;
-mod linear;
-mod math;
-mod norm;
-mod product;
 #[cfg(test)]
 mod tests;
 
+use std::sync::OnceLock;
+
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
+use cloze_kernels::{Context, Level, Linear, Norm, Pool, Segment};
 use ndarray::{ArcArray, IxDyn};
 
-use super::{BertBackend, LayerNorm, LinearOp, Spans};
-
-pub use features::cpu_features;
-pub use linear::CpuLinear;
+use super::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans};
 
 /// The backend of `--backend cpu`.
 pub type Cpu = NdArray<f32>;
 
-/// Computes with `threads` threads from now on. The pool is shared by the whole process, so the first call
-/// decides; a later one with the same number is fine.
+/// The environment variable that forces lesser instructions than the CPU has.
+pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
+
+struct Compute {
+    pool: Pool,
+    level: Level,
+}
+
+static COMPUTE: OnceLock<Compute> = OnceLock::new();
+
+/// Computes with `threads` threads from now on, with the best instructions there are or those that
+/// [`FEATURES_VARIABLE`] names. Both hold for the whole process, so the first call decides; a later one with the
+/// same number is fine.
 ///
 /// # Errors
-/// When the threads cannot be started, or run already in another number.
+/// When the threads cannot be started or run already in another number, or when the CPU lacks the instructions.
 pub fn use_threads(threads: usize) -> Result<(), String> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    match builder.thread_name(|i| format!("cloze-cpu-{i}")).build_global() {
-        Err(_) if rayon::current_num_threads() == threads => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(()) => Ok(()),
+    if COMPUTE.get().is_none() {
+        let level = match std::env::var(FEATURES_VARIABLE) {
+            Ok(name) if !name.is_empty() => {
+                Level::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}"))?
+            }
+            _ => Level::detected(),
+        };
+        let pool = Pool::new(threads).map_err(|e| e.to_string())?;
+        // Somebody else's may have come first; then this one's threads end here.
+        let _ = COMPUTE.set(Compute { pool, level });
     }
+    match compute().pool.threads() {
+        running if running == threads => Ok(()),
+        running => Err(format!("{running} threads compute already")),
+    }
+}
+
+/// What [`use_threads`] chose, or one thread with the best instructions.
+fn compute() -> &'static Compute {
+    COMPUTE.get_or_init(|| Compute {
+        pool: Pool::new(1).expect("the calling thread is there"),
+        level: Level::detected(),
+    })
+}
+
+fn context() -> Context<'static> {
+    let Compute { pool, level } = compute();
+    Context { pool, level: *level }
+}
+
+/// The vector instructions in use, in words.
+pub fn cpu_features() -> String {
+    compute().level.to_string()
 }
 
 impl BertBackend for Cpu {
@@ -48,10 +79,7 @@ impl BertBackend for Cpu {
         spans: &Spans,
         heads: usize,
     ) -> Tensor<Self, 2> {
-        let [rows, hidden] = query.dims();
-        let (query, key_value) = (values(query), values(key_value));
-        let context = attention::attention(slice(&query), slice(&key_value), hidden, spans, heads);
-        tensor(context, rows, hidden)
+        attend(context(), query, key_value, spans, heads)
     }
 
     fn residual_layer_norm(
@@ -59,35 +87,75 @@ impl BertBackend for Cpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        let [rows, hidden] = x.dims();
-        let residual = residual.map(values);
-        let (gamma, beta) = (values(norm.gamma.clone()), values(norm.beta.clone()));
-        let mut x = owned(values(x));
-        norm::layer_norm(
-            &mut x,
-            residual.as_ref().map(slice),
-            slice(&gamma),
-            slice(&beta),
-            norm.eps as f32,
-        );
-        tensor(x, rows, hidden)
+        normalize(context(), x, residual, norm)
     }
 }
 
+fn attend(
+    context: Context<'_>,
+    query: Tensor<Cpu, 2>,
+    key_value: Tensor<Cpu, 2>,
+    spans: &Spans,
+    heads: usize,
+) -> Tensor<Cpu, 2> {
+    let [rows, hidden] = query.dims();
+    let (query, key_value) = (values(query), values(key_value));
+    let segments: Vec<Segment> = spans
+        .iter()
+        .map(|(queries, tokens)| Segment { queries, tokens })
+        .collect();
+    let mixed = cloze_kernels::attention(context, slice(&query), slice(&key_value), hidden, &segments, heads);
+    tensor(mixed, rows, hidden)
+}
+
+fn normalize(
+    context: Context<'_>,
+    x: Tensor<Cpu, 2>,
+    residual: Option<Tensor<Cpu, 2>>,
+    norm: &LayerNorm<Cpu>,
+) -> Tensor<Cpu, 2> {
+    let [rows, hidden] = x.dims();
+    let residual = residual.map(values);
+    let (gamma, beta) = (values(norm.gamma.clone()), values(norm.beta.clone()));
+    let mut x = owned(values(x));
+    let norm = Norm {
+        gamma: slice(&gamma),
+        beta: slice(&beta),
+        eps: norm.eps as f32,
+    };
+    cloze_kernels::layer_norm(context, &mut x, residual.as_ref().map(slice), norm);
+    tensor(x, rows, hidden)
+}
+
+/// A dense layer in the order that the kernels read it.
+pub struct CpuLinear(Linear);
+
 impl LinearOp<Cpu> for CpuLinear {
-    fn prepare(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>) -> Self {
-        let [outputs, inputs] = weight.dims();
-        CpuLinear::new(owned(values(weight)), owned(values(bias)), outputs, inputs)
+    fn prepare(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>, precision: Precision) -> Self {
+        let inputs = weight.dims()[1];
+        let precision = match precision {
+            Precision::F32 => cloze_kernels::Precision::F32,
+            Precision::Bf16 => cloze_kernels::Precision::Bf16,
+            Precision::Int8 => cloze_kernels::Precision::Int8,
+        };
+        let (weight, bias) = (values(weight), values(bias));
+        Self(Linear::new(slice(&weight), slice(&bias), inputs, precision))
     }
 
-    fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<super::Activation>) -> Tensor<Cpu, 2> {
+    fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<Activation>) -> Tensor<Cpu, 2> {
         let rows = x.dims()[0];
-        let y = self.apply(slice(&values(x)), rows, activation);
-        tensor(y, rows, self.outputs())
+        let activation = activation.map(|activation| match activation {
+            Activation::Gelu => cloze_kernels::Activation::Gelu,
+            Activation::GeluTanh => cloze_kernels::Activation::GeluTanh,
+            Activation::Relu => cloze_kernels::Activation::Relu,
+            Activation::Silu => cloze_kernels::Activation::Silu,
+        });
+        let y = self.0.apply(context(), slice(&values(x)), rows, activation);
+        tensor(y, rows, self.0.outputs())
     }
 
     fn weight_rows(&self, ids: &[u32]) -> Tensor<Cpu, 2> {
-        tensor(self.rows(ids), ids.len(), self.inputs())
+        tensor(self.0.rows(ids), ids.len(), self.0.inputs())
     }
 }
 

@@ -2,9 +2,11 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::Cpu;
+use cloze_kernels::{Context, Level, Pool};
+
+use super::{Cpu, attend, normalize, tensor};
 use crate::backend::plain::{self, PlainLinear};
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Spans};
+use crate::backend::{Activation, LayerNorm, LinearOp, Precision, Spans};
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -37,39 +39,107 @@ fn assert_close(fast: Tensor<Cpu, 2>, plain: Tensor<Cpu, 2>, case: &str) {
     }
 }
 
+/// Every way that this CPU can compute, on one thread and on several.
+fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
+    let levels = || Level::available();
+    pools
+        .iter()
+        .flat_map(move |pool| levels().map(move |level| Context { pool, level }))
+}
+
+fn pools() -> [Pool; 2] {
+    [1, 3].map(|threads| Pool::new(threads).expect("threads start"))
+}
+
+/// `values` as they are after a way through `precision`, row by row.
+fn rounded(values: &[f32], columns: usize, precision: cloze_kernels::Precision) -> Vec<f32> {
+    let round_row = |row: &[f32]| -> Vec<f32> {
+        let largest = row.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let unit = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+        let round = |&x: &f32| match precision {
+            cloze_kernels::Precision::F32 => x,
+            cloze_kernels::Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
+            cloze_kernels::Precision::Int8 => (x / unit).round_ties_even() * unit,
+        };
+        row.iter().map(round).collect()
+    };
+    values.chunks_exact(columns).flat_map(round_row).collect()
+}
+
 #[test]
 fn linear() {
+    use cloze_kernels::Precision::{Bf16, F32, Int8};
     let activations = [
-        None,
-        Some(Activation::Gelu),
-        Some(Activation::GeluTanh),
-        Some(Activation::Relu),
-        Some(Activation::Silu),
+        (None, None),
+        (Some(Activation::Gelu), Some(cloze_kernels::Activation::Gelu)),
+        (Some(Activation::GeluTanh), Some(cloze_kernels::Activation::GeluTanh)),
+        (Some(Activation::Relu), Some(cloze_kernels::Activation::Relu)),
+        (Some(Activation::Silu), Some(cloze_kernels::Activation::Silu)),
     ];
-    // Both sides of the number of rows where dot products give way to a packed product.
-    for rows in [1, 2, 3, 4, 7, 32, 33, 65] {
+    let pools = pools();
+    // Every size of a block of rows, and both sides of where weights stop being streamed.
+    for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 48, 49, 65] {
         for (inputs, outputs) in [(1, 1), (3, 5), (32, 33), (100, 17), (257, 130)] {
-            let x = matrix(rows, inputs, 1);
-            let weight = matrix(outputs, inputs, 2);
-            let bias = vector(outputs, 3);
-            let fast = <Cpu as BertBackend>::Linear::prepare(weight.clone(), bias.clone());
-            let plain = PlainLinear::prepare(weight, bias);
-            for activation in activations {
+            let x = random(rows * inputs, 1);
+            let weight = random(outputs * inputs, 2);
+            let bias = random(outputs, 3);
+            for precision in [F32, Bf16, Int8] {
+                let layer = cloze_kernels::Linear::new(&weight, &bias, inputs, precision);
+                // What the rounded operands give in plain f32.
+                let plain = PlainLinear::<Cpu>::prepare(
+                    tensor(rounded(&weight, inputs, precision), outputs, inputs),
+                    tensor(bias.clone(), 1, outputs).reshape([outputs]),
+                    Precision::F32,
+                );
+                let rounded_x = tensor(rounded(&x, inputs, precision), rows, inputs);
+                for (activation, kernel_activation) in activations {
+                    let expected = plain.forward(rounded_x.clone(), activation);
+                    for context in contexts(&pools) {
+                        let y = layer.apply(context, &x, rows, kernel_activation);
+                        let (level, threads) = (context.level, context.pool.threads());
+                        assert_close(
+                            tensor(y, rows, outputs),
+                            expected.clone(),
+                            &format!(
+                                "{level} x{threads} {precision:?}: {rows} rows, {inputs} to {outputs}, {activation:?}"
+                            ),
+                        );
+                    }
+                }
+                let last = outputs as u32 - 1;
+                let ids = [last, 0, last / 2, 0];
                 assert_close(
-                    fast.forward(x.clone(), activation),
-                    plain.forward(x.clone(), activation),
-                    &format!("{rows} rows, {inputs} to {outputs}, {activation:?}"),
+                    tensor(layer.rows(&ids), ids.len(), inputs),
+                    plain.weight_rows(&ids),
+                    &format!("{precision:?} weight rows"),
                 );
             }
-            let last = outputs as u32 - 1;
-            let ids = [last, 0, last / 2, 0];
-            assert_close(fast.weight_rows(&ids), plain.weight_rows(&ids), "weight rows");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_a_number_stays_one() {
+    use cloze_kernels::Precision::{Bf16, F32, Int8};
+    let pools = pools();
+    for precision in [F32, Bf16, Int8] {
+        let layer = cloze_kernels::Linear::new(&random(5 * 20, 1), &random(5, 2), 20, precision);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = random(2 * 20, 3);
+            x[27] = bad;
+            for context in contexts(&pools) {
+                let y = layer.apply(context, &x, 2, None);
+                let (good, broken) = y.split_at(5);
+                assert!(good.iter().all(|y| y.is_finite()), "{precision:?}: {y:?}");
+                assert!(broken.iter().all(|y| !y.is_finite()), "{precision:?}: {y:?}");
+            }
         }
     }
 }
 
 #[test]
 fn attention() {
+    let pools = pools();
     for (heads, size) in [(1, 1), (2, 8), (3, 12), (4, 33)] {
         let hidden = heads * size;
         for lengths in [vec![1], vec![2, 1, 5], vec![17, 64, 3], vec![130]] {
@@ -89,11 +159,14 @@ fn attention() {
                 };
                 let query = matrix(*spans.queries.last().unwrap(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
-                assert_close(
-                    Cpu::segment_attention(query.clone(), key_value.clone(), &spans, heads),
-                    plain::attention(query, key_value, &spans, heads),
-                    &format!("{heads} heads of {size}, {spans:?}"),
-                );
+                let expected = plain::attention(query.clone(), key_value.clone(), &spans, heads);
+                for context in contexts(&pools) {
+                    assert_close(
+                        attend(context, query.clone(), key_value.clone(), &spans, heads),
+                        expected.clone(),
+                        &format!("{} {heads} heads of {size}, {spans:?}", context.level),
+                    );
+                }
             }
         }
     }
@@ -101,6 +174,7 @@ fn attention() {
 
 #[test]
 fn layer_norm() {
+    let pools = pools();
     for rows in [1, 2, 31, 33, 100] {
         for hidden in [2, 3, 15, 16, 17, 100, 257] {
             let x = matrix(rows, hidden, 6);
@@ -111,11 +185,14 @@ fn layer_norm() {
                 eps: 1e-12,
             };
             for residual in [Some(residual), None] {
-                assert_close(
-                    Cpu::residual_layer_norm(x.clone(), residual.clone(), &norm),
-                    plain::layer_norm(x.clone(), residual, &norm),
-                    &format!("{rows} rows of {hidden}"),
-                );
+                let expected = plain::layer_norm(x.clone(), residual.clone(), &norm);
+                for context in contexts(&pools) {
+                    assert_close(
+                        normalize(context, x.clone(), residual.clone(), &norm),
+                        expected.clone(),
+                        &format!("{} {rows} rows of {hidden}", context.level),
+                    );
+                }
             }
         }
     }

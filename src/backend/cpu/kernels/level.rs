@@ -1,0 +1,126 @@
+//! Which vector instructions are used.
+
+use std::fmt;
+
+/// Sets of instructions, each containing the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Whatever every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
+    Portable,
+    /// AVX2 and FMA: 8 values at once.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL: 16 values at once.
+    Avx512,
+    /// And `avx512_vnni`: four 8-bit products an instruction and lane.
+    Avx512Vnni,
+    /// And `avx512_bf16`: two bf16 products an instruction and lane.
+    Avx512Bf16,
+}
+
+impl Level {
+    /// All, the least first.
+    pub const ALL: [Self; 5] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+    ];
+
+    /// The name that [`named`](Self::named) takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512_vnni",
+            Self::Avx512Bf16 => "avx512_bf16",
+        }
+    }
+
+    /// The best that this CPU has.
+    #[cfg(target_arch = "x86_64")]
+    pub fn detected() -> Self {
+        use std::arch::is_x86_feature_detected as has;
+        if !(has!("avx2") && has!("fma")) {
+            Self::Portable
+        } else if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {
+            Self::Avx2
+        } else if !has!("avx512vnni") {
+            Self::Avx512
+        } else if !has!("avx512bf16") {
+            Self::Avx512Vnni
+        } else {
+            Self::Avx512Bf16
+        }
+    }
+
+    /// The best that this CPU has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn detected() -> Self {
+        Self::Portable
+    }
+
+    /// All that this CPU has, the least first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        let best = Self::detected();
+        Self::ALL.into_iter().filter(move |&level| level <= best)
+    }
+
+    /// The level called `name`.
+    ///
+    /// # Errors
+    /// One sentence, when there is no such level or this CPU lacks it.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let names: Vec<&str> = Self::available().map(Self::name).collect();
+        match Self::ALL.into_iter().find(|level| level.name() == name) {
+            Some(level) if level <= Self::detected() => Ok(level),
+            Some(_) => Err(format!("this CPU has no {name}; it has {}", names.join(", "))),
+            None => Err(format!("\"{name}\" is none of {}", names.join(", "))),
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let neon = cfg!(target_arch = "aarch64") && *self == Self::Portable;
+        f.write_str(if neon { "neon" } else { self.name() })
+    }
+}
+
+/// Defines `$name(level, arguments)`, which runs `$body(arguments)` compiled for the instructions of the level.
+/// The body must be `#[inline(always)]`, so that each copy is compiled anew.
+macro_rules! for_each_level {
+    ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = $body:path) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        $visible fn $name(level: $crate::Level, $($argument: $kind),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($argument: $kind),*) {
+                    $body($($argument),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($argument: $kind),*) {
+                    $body($($argument),*)
+                }
+                match level {
+                    $crate::Level::Portable => $body($($argument),*),
+                    // SAFETY: a level above the portable one exists only where the CPU was found to have it.
+                    $crate::Level::Avx2 => unsafe { avx2($($argument),*) },
+                    // SAFETY: as above.
+                    _ => unsafe { avx512($($argument),*) },
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            {
+                let _ = level;
+                $body($($argument),*)
+            }
+        }
+    };
+}
+pub(crate) use for_each_level;

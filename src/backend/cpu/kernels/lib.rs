@@ -1,0 +1,39 @@
+//! The CPU kernels of Cloze, over plain slices: packed dense layers, attention within segments, layer
+//! normalization.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `level` | which instructions this CPU has, and which of them are used |
+//! | `pool` | the threads that compute |
+//! | `pack` | weights and activations in the order that a tile reads them |
+//! | `tile` | the product of a few rows with 32 columns: the inner loop, once for each set of instructions |
+//! | `linear` | dense layers |
+//! | `attention` | softmax attention |
+//! | `rows` | work along rows: layer normalization, softmax, bias and activation |
+//! | `math` | exp and erf that the compiler can vectorize |
+//!
+//! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
+
+mod attention;
+mod level;
+mod linear;
+mod math;
+mod pack;
+mod pool;
+mod rows;
+mod tile;
+
+pub use attention::{Segment, attention};
+pub use level::Level;
+pub use linear::{Activation, Linear, Precision};
+pub use pool::Pool;
+pub use rows::{Norm, layer_norm};
+
+/// How a kernel runs: on these threads, with these instructions.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The threads.
+    pub pool: &'a Pool,
+    /// The instructions.
+    pub level: Level,
+}
