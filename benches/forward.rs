@@ -1,7 +1,10 @@
-//! Texts and tokens a second of the forward pass, by backend, batch and length.
+//! Texts and tokens a second of the forward pass, by backend, `--dtype`, batch and length.
 //!
 //! The demo model is measured as it is; bert-base sizes with weights drawn here, since speed does not depend
-//! on their values. `cargo bench --bench forward -- --test` runs everything once.
+//! on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
+//! with the last layer and the head at the masks alone; the limit is what the same kernels reach inside the caches.
+//! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, bert-base
+//! sizes only at the smallest shape.
 
 // Criterion's macro makes a public function.
 #![allow(missing_docs)]
@@ -9,13 +12,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use cloze::backend::Activation;
+use cloze::backend::{Activation, Precision};
 use cloze::bert::{BertConfig, MaskedLm, PackedBatch, Selection, WeightError, WeightSource};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, load_model};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, load_model};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Batch and tokens a text, as the peers are measured.
-const SHAPES: [(usize, usize); 6] = [(1, 16), (1, 128), (8, 32), (8, 128), (32, 128), (1, 512)];
+const SHAPES: [(usize, usize); 7] = [(1, 16), (1, 128), (8, 32), (8, 128), (32, 128), (1, 512), (8, 512)];
 
 fn bert_base() -> BertConfig {
     BertConfig {
@@ -71,34 +74,72 @@ fn batch(config: &BertConfig, texts: usize, length: usize) -> PackedBatch {
     batch
 }
 
-/// All shapes that the model can take and that hold `tokens_max` tokens at most.
-fn measure(criterion: &mut Criterion, name: &str, config: &BertConfig, model: &mut dyn MaskedLm, tokens_max: usize) {
-    let fits =
-        |&(texts, length): &(usize, usize)| length <= config.max_position_embeddings && texts * length <= tokens_max;
+/// Two for each multiply-add of a pass over `texts` texts of `length` tokens with one mask each.
+fn flops(config: &BertConfig, texts: usize, length: usize) -> f64 {
+    let (hidden, inner, layers) = (config.hidden_size, config.intermediate_size, config.num_hidden_layers);
+    let dense = |key_value_rows: usize, rows: usize| {
+        key_value_rows * 2 * hidden * hidden + rows * (2 * hidden * hidden + 2 * hidden * inner)
+    };
+    let attention = |rows: usize| 2 * rows * length * hidden;
+    let tokens = texts * length;
+    let all = (layers - 1) * (dense(tokens, tokens) + attention(tokens));
+    let last = dense(tokens, texts) + attention(texts);
+    let head = texts * hidden * (hidden + config.vocab_size);
+    2.0 * (all + last + head) as f64
+}
+
+/// What is measured: a model on a backend, and how fast it could be.
+struct Subject<'a> {
+    name: String,
+    config: &'a BertConfig,
+    model: Box<dyn MaskedLm>,
+    /// Multiply-adds a second, times two; 0 where it is not known.
+    limit: f64,
+    /// Tokens of the largest shape that is measured.
+    tokens_max: usize,
+}
+
+/// All shapes that the model can take.
+fn measure(criterion: &mut Criterion, subject: &mut Subject<'_>) {
+    let config = subject.config;
+    let fits = |&(texts, length): &(usize, usize)| {
+        length <= config.max_position_embeddings && texts * length <= subject.tokens_max
+    };
     for (texts, length) in SHAPES.into_iter().filter(fits) {
         let batch = batch(config, texts, length);
-        let mut group = criterion.benchmark_group(name);
+        let mut group = criterion.benchmark_group(&subject.name);
         group
             .sample_size(10)
             .measurement_time(Duration::from_secs(3))
             .warm_up_time(Duration::from_secs(1));
         group.throughput(Throughput::Elements((texts * length) as u64));
-        // The last sample's passes and time, for the figure that criterion does not print.
-        let mut last = (0, Duration::ZERO);
+        // Every sample's seconds a pass, for the figures that criterion does not print.
+        let mut passes = Vec::new();
         group.bench_function(format!("{texts}x{length}"), |bencher| {
-            bencher.iter_custom(|passes| {
+            bencher.iter_custom(|count| {
                 let started_at = Instant::now();
-                for _ in 0..passes {
-                    black_box(model.predict(&batch).expect("the model answers"));
+                for _ in 0..count {
+                    black_box(subject.model.predict(&batch).expect("the model answers"));
                 }
-                last = (passes, started_at.elapsed());
-                last.1
+                let taken = started_at.elapsed();
+                passes.push(taken.as_secs_f64() / count as f64);
+                taken
             });
         });
+        passes.sort_by(f64::total_cmp);
         // Nothing ran where a filter left this one out.
-        if last.0 > 0 {
-            let texts_per_second = (last.0 * texts as u64) as f64 / last.1.as_secs_f64();
-            println!("{texts_per_second:>38.1} texts/s");
+        if let Some(median) = passes.get(passes.len() / 2) {
+            let rate = flops(config, texts, length) / median;
+            print!(
+                "{:>24.1} ms {:>9.1} texts/s {:>7.0} GFLOP/s",
+                median * 1e3,
+                texts as f64 / median,
+                rate / 1e9
+            );
+            match subject.limit > 0.0 {
+                true => println!("  {:.0} % of the limit", 100.0 * rate / subject.limit),
+                false => println!(),
+            }
         }
         group.finish();
     }
@@ -118,43 +159,70 @@ fn announce(name: &str, loaded: Result<LoadedModel, LoadError>) -> Option<Loaded
     }
 }
 
+/// The kernels' limit in `precision`, once threads run.
+fn limit(placement: &Placement, precision: Precision) -> f64 {
+    match placement.backend {
+        #[cfg(feature = "cpu")]
+        BackendKind::Cpu => cloze::backend::cpu::peak_flops(precision),
+        _ => 0.0,
+    }
+}
+
 fn forward(criterion: &mut Criterion) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let only_tested = std::env::args().any(|argument| argument == "--test");
     println!("(an element is a token)");
-    for kind in [BackendKind::Cpu, BackendKind::Gpu] {
+    let cpu = [Precision::F32, Precision::Bf16, Precision::Int8].map(|precision| Placement {
+        precision: Some(precision),
+        ..Placement::new(BackendKind::Cpu, threads)
+    });
+    for placement in cpu.into_iter().chain([Placement::new(BackendKind::Gpu, threads)]) {
         let mut demo = Checkpoint::embedded().expect("the demo model opens");
-        let Some(mut loaded) = announce("demo model", demo.load_on(kind, threads)) else {
+        let Some(loaded) = announce("demo model", demo.load_on(&placement)) else {
             continue;
         };
-        // A software adapter takes seconds for a large shape.
-        let tokens_max = match loaded.warning {
-            Some(_) => 256,
-            None => usize::MAX,
+        let title = |model: &str, loaded: &LoadedModel| format!("{model} {:?} {}", placement.backend, loaded.precision);
+        let is_software = loaded.warning.is_some();
+        let limit = limit(&placement, loaded.precision);
+        if limit > 0.0 {
+            println!(
+                "limit of the products in {}: {:.0} GFLOP/s",
+                loaded.precision,
+                limit / 1e9
+            );
+        }
+        let mut subject = Subject {
+            name: title("demo", &loaded),
+            config: &demo.config,
+            model: loaded.model,
+            limit,
+            // A software adapter takes seconds for a large shape.
+            tokens_max: if is_software { 256 } else { usize::MAX },
         };
-        measure(
-            criterion,
-            &format!("demo {kind:?}"),
-            &demo.config,
-            &mut *loaded.model,
-            tokens_max,
-        );
-        if loaded.warning.is_some() {
+        measure(criterion, &mut subject);
+        if is_software {
             println!("\nbert-base sizes: skipped on a software adapter, which takes minutes a pass");
             continue;
         }
         let config = bert_base();
-        let loaded = load_model(&config, &mut RandomWeights(0x9e37_79b9_7f4a_7c15), kind, threads);
-        let Some(mut loaded) = announce("bert-base sizes", loaded) else {
+        let loaded = load_model(&config, &mut RandomWeights(0x9e37_79b9_7f4a_7c15), &placement);
+        let Some(loaded) = announce("bert-base sizes", loaded) else {
             continue;
         };
-        measure(
-            criterion,
-            &format!("bert-base {kind:?}"),
-            &config,
-            &mut *loaded.model,
-            usize::MAX,
-        );
+        let mut subject = Subject {
+            name: title("bert-base", &loaded),
+            config: &config,
+            model: loaded.model,
+            limit,
+            tokens_max: if only_tested { 16 } else { usize::MAX },
+        };
+        measure(criterion, &mut subject);
     }
+    #[cfg(feature = "cpu")]
+    println!(
+        "\nreading memory: {:.1} GB/s",
+        cloze::backend::cpu::memory_bandwidth() / 1e9
+    );
 }
 
 criterion_group!(benches, forward);

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloze::checkpoint::{BackendKind, Checkpoint};
+use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
 use cloze::server::{About, App, serve};
@@ -22,7 +22,7 @@ fn start() -> (SocketAddr, String) {
     let mut checkpoint = Checkpoint::embedded().expect("the demo model opens");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let loaded = checkpoint
-        .load_on(BackendKind::Cpu, threads)
+        .load_on(&Placement::new(BackendKind::Cpu, threads))
         .expect("the demo model loads");
     let limits = Limits {
         batch_tokens_max: 2048,

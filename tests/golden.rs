@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use cloze::bert::{MaskedLm, PackedBatch};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
 use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Question, Wanted};
 use serde::Deserialize;
 use serde_json::Value;
@@ -88,7 +88,7 @@ fn subjects(backend: BackendKind) -> Option<Vec<Subject>> {
     let mut subjects = Vec::new();
     for folder in folders {
         let mut checkpoint = Checkpoint::open(&folder).unwrap();
-        let loaded = match checkpoint.load_on(backend, 2) {
+        let loaded = match checkpoint.load_on(&Placement::new(backend, 2)) {
             #[cfg(feature = "gpu")]
             Err(LoadError::Gpu(reason)) => {
                 eprintln!("SKIPPED on wgpu: {reason}");

@@ -46,6 +46,16 @@ pub enum Precision {
     Int8,
 }
 
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
 /// Which rows of a packed batch belong to which sequence.
 ///
 /// Sequence `i` owns the key and value rows `tokens[i]..tokens[i + 1]` and the query rows

@@ -13,10 +13,34 @@ pub enum BackendKind {
     Gpu,
 }
 
+/// On what, and with what, a model runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// CPU or GPU.
+    pub backend: BackendKind,
+    /// Threads that compute on the CPU.
+    pub threads: usize,
+    /// What products are computed with; the backend's best choice if none is named.
+    pub precision: Option<Precision>,
+}
+
+impl Placement {
+    /// The best device of `backend` in the precision that suits it, and `threads` threads.
+    pub fn new(backend: BackendKind, threads: usize) -> Self {
+        Self {
+            backend,
+            threads,
+            precision: None,
+        }
+    }
+}
+
 /// A model with its weights on a device.
 pub struct LoadedModel {
     /// The model.
     pub model: Box<dyn MaskedLm>,
+    /// What its products are computed with.
+    pub precision: Precision,
     /// Backend and device in words, for the start-up block.
     pub device: String,
     /// Something that the user should know, such as that the GPU is a software one.
@@ -36,65 +60,89 @@ pub enum LoadError {
     /// The threads that compute.
     #[error("the compute threads cannot be started: {0}")]
     Threads(String),
+    /// A precision that the backend does not compute in.
+    #[error("--backend {backend} cannot compute in {precision}; it can in {supported}")]
+    Precision {
+        /// The backend.
+        backend: &'static str,
+        /// What was asked for.
+        precision: Precision,
+        /// What there is, in words.
+        supported: &'static str,
+    },
     /// A backend that this build leaves out.
     #[error("this build has no {0} backend; build it with the cargo feature `{0}`")]
     NotBuilt(&'static str),
 }
 
 impl Checkpoint {
-    /// Loads the weights onto the backend `kind`; see [`load_model`].
+    /// Loads the weights onto a backend; see [`load_model`].
     ///
     /// # Errors
     /// [`LoadError`] says whether it was the checkpoint or the device.
-    pub fn load_on(&mut self, kind: BackendKind, threads: usize) -> Result<LoadedModel, LoadError> {
-        load_model(&self.config, &mut self.weights, kind, threads)
+    pub fn load_on(&mut self, placement: &Placement) -> Result<LoadedModel, LoadError> {
+        load_model(&self.config, &mut self.weights, placement)
     }
 }
 
-/// Loads the weights of `source` onto the backend `kind`; the CPU computes with `threads` threads.
+/// Loads the weights of `source` onto the backend that `placement` says.
 ///
 /// # Errors
 /// [`LoadError`] says whether it was the weights or the device.
 pub fn load_model(
     config: &BertConfig,
     source: &mut dyn WeightSource,
-    kind: BackendKind,
-    threads: usize,
+    placement: &Placement,
 ) -> Result<LoadedModel, LoadError> {
-    match kind {
+    match placement.backend {
         #[cfg(feature = "cpu")]
-        BackendKind::Cpu => {
-            backend::cpu::use_threads(threads).map_err(LoadError::Threads)?;
-            let model = Bert::<backend::cpu::Cpu>::load(config, source, &Default::default(), Precision::F32);
-            let features = backend::cpu::cpu_features();
-            Ok(LoadedModel {
-                model: Box::new(model.map_err(CheckpointError::Weights)?),
-                device: format!("cpu (ndarray), {threads} threads, {features}"),
-                warning: None,
-            })
-        }
+        BackendKind::Cpu => on_cpu(config, source, placement),
         #[cfg(feature = "gpu")]
-        BackendKind::Gpu => {
-            let gpu = backend::gpu::open()?;
-            let model = Bert::<backend::gpu::Gpu>::load(config, source, &gpu.device, Precision::F32);
-            let warning = gpu.adapter.is_software().then(|| {
-                format!(
-                    "{} computes on the CPU; no real GPU was found, and --backend cpu is much faster",
-                    gpu.adapter.name
-                )
-            });
-            Ok(LoadedModel {
-                model: Box::new(model.map_err(CheckpointError::Weights)?),
-                device: format!("gpu (wgpu), {}", gpu.adapter),
-                warning,
-            })
-        }
+        BackendKind::Gpu => on_gpu(config, source, placement),
         #[cfg(not(feature = "cpu"))]
-        BackendKind::Cpu => {
-            let _unused = threads;
-            Err(LoadError::NotBuilt("cpu"))
-        }
+        BackendKind::Cpu => Err(LoadError::NotBuilt("cpu")),
         #[cfg(not(feature = "gpu"))]
         BackendKind::Gpu => Err(LoadError::NotBuilt("gpu")),
     }
+}
+
+#[cfg(feature = "cpu")]
+fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placement) -> Result<LoadedModel, LoadError> {
+    let threads = placement.threads;
+    backend::cpu::use_threads(threads).map_err(LoadError::Threads)?;
+    let precision = placement.precision.unwrap_or_default();
+    let model = Bert::<backend::cpu::Cpu>::load(config, source, &Default::default(), precision);
+    let features = backend::cpu::cpu_features();
+    Ok(LoadedModel {
+        model: Box::new(model.map_err(CheckpointError::Weights)?),
+        precision,
+        device: format!("cpu (ndarray), {precision}, {threads} threads, {features}"),
+        warning: None,
+    })
+}
+
+#[cfg(feature = "gpu")]
+fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placement) -> Result<LoadedModel, LoadError> {
+    let precision = placement.precision.unwrap_or_default();
+    if precision != Precision::F32 {
+        return Err(LoadError::Precision {
+            backend: "gpu",
+            precision,
+            supported: "f32",
+        });
+    }
+    let gpu = backend::gpu::open()?;
+    let model = Bert::<backend::gpu::Gpu>::load(config, source, &gpu.device, precision);
+    let warning = gpu.adapter.is_software().then(|| {
+        format!(
+            "{} computes on the CPU; no real GPU was found, and --backend cpu is much faster",
+            gpu.adapter.name
+        )
+    });
+    Ok(LoadedModel {
+        model: Box::new(model.map_err(CheckpointError::Weights)?),
+        precision,
+        device: format!("gpu (wgpu), {precision}, {}", gpu.adapter),
+        warning,
+    })
 }

@@ -24,7 +24,7 @@ use crate::bert::{Bert, BertConfig};
 
 pub use error::CheckpointError;
 use files::Files;
-pub use load::{BackendKind, LoadError, LoadedModel, load_model};
+pub use load::{BackendKind, LoadError, LoadedModel, Placement, load_model};
 pub use tokenizer::TokenizerFiles;
 use weights::SafetensorsFiles;
 

@@ -58,7 +58,8 @@ fn assert_loads(mut checkpoint: Checkpoint) {
     #[cfg(not(feature = "cpu"))]
     let device = cloze::checkpoint::BackendKind::Gpu;
     let threads = std::thread::available_parallelism().unwrap().into();
-    checkpoint.load_on(device, threads).unwrap();
+    let placement = cloze::checkpoint::Placement::new(device, threads);
+    checkpoint.load_on(&placement).unwrap();
 }
 
 fn weights_path(cache: &TempDir) -> std::path::PathBuf {

@@ -65,6 +65,50 @@ fn context() -> Context<'static> {
     Context { pool, level: *level }
 }
 
+/// Multiply-adds a second, times two, that the compute threads reach in a dense layer whose operands stay in the
+/// caches: the practical limit of a forward pass in `precision`.
+pub fn peak_flops(precision: Precision) -> f64 {
+    /// Rows and outputs few enough for the second-level cache, inputs as in a large model.
+    const ROWS: usize = 48;
+    const INPUTS: usize = 1024;
+    const OUTPUTS: usize = 128;
+    let outputs = OUTPUTS * compute().pool.threads();
+    let layer = Linear::new(
+        &vec![0.01; outputs * INPUTS],
+        &vec![0.0; outputs],
+        INPUTS,
+        kernel_precision(precision),
+    );
+    let x = vec![0.5; ROWS * INPUTS];
+    let best = seconds_at_best(|| drop(layer.apply(context(), &x, ROWS, None)));
+    (2 * ROWS * INPUTS * outputs) as f64 / best
+}
+
+/// Bytes a second that the compute threads read from memory.
+pub fn memory_bandwidth() -> f64 {
+    // More than the caches hold; one row, so that nothing but reading takes time.
+    const INPUTS: usize = 4096;
+    const OUTPUTS: usize = 16_384;
+    let layer = Linear::new(
+        &vec![0.01; OUTPUTS * INPUTS],
+        &[0.0; OUTPUTS],
+        INPUTS,
+        cloze_kernels::Precision::F32,
+    );
+    let x = vec![0.5; INPUTS];
+    (size_of::<f32>() * INPUTS * OUTPUTS) as f64 / seconds_at_best(|| drop(layer.apply(context(), &x, 1, None)))
+}
+
+fn seconds_at_best(mut run: impl FnMut()) -> f64 {
+    const RUNS: usize = 20;
+    let once = |_| {
+        let started_at = std::time::Instant::now();
+        run();
+        started_at.elapsed().as_secs_f64()
+    };
+    (0..RUNS).map(once).fold(f64::INFINITY, f64::min)
+}
+
 /// The vector instructions in use, in words.
 pub fn cpu_features() -> String {
     compute().level.to_string()
@@ -127,19 +171,27 @@ fn normalize(
     tensor(x, rows, hidden)
 }
 
+fn kernel_precision(precision: Precision) -> cloze_kernels::Precision {
+    match precision {
+        Precision::F32 => cloze_kernels::Precision::F32,
+        Precision::Bf16 => cloze_kernels::Precision::Bf16,
+        Precision::Int8 => cloze_kernels::Precision::Int8,
+    }
+}
+
 /// A dense layer in the order that the kernels read it.
 pub struct CpuLinear(Linear);
 
 impl LinearOp<Cpu> for CpuLinear {
     fn prepare(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>, precision: Precision) -> Self {
         let inputs = weight.dims()[1];
-        let precision = match precision {
-            Precision::F32 => cloze_kernels::Precision::F32,
-            Precision::Bf16 => cloze_kernels::Precision::Bf16,
-            Precision::Int8 => cloze_kernels::Precision::Int8,
-        };
         let (weight, bias) = (values(weight), values(bias));
-        Self(Linear::new(slice(&weight), slice(&bias), inputs, precision))
+        Self(Linear::new(
+            slice(&weight),
+            slice(&bias),
+            inputs,
+            kernel_precision(precision),
+        ))
     }
 
     fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<Activation>) -> Tensor<Cpu, 2> {
