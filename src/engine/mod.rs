@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::bert::{MaskedLm, Selection, TokenScore};
 
 pub use error::EngineError;
+pub use queue::Admission;
 use queue::{Item, Queue};
 pub use stats::{Stats, Timing};
 
@@ -38,7 +39,7 @@ pub struct Limits {
     pub batch_size_max: usize,
     /// How long a batch waits for company, counted from its first text; zero by default.
     pub batch_delay: Duration,
-    /// Texts that may wait.
+    /// Texts that may wait: a request that finds as many is refused, whether it brings one or a list.
     pub queue_size: usize,
 }
 
@@ -91,6 +92,15 @@ impl Engine {
             queue,
             worker: std::sync::Mutex::new(Some(worker)),
         })
+    }
+
+    /// Lets a request in before anybody works on it, so that refusing costs next to nothing. Keep the admission
+    /// until the request is [queued](Self::predict): who prepares takes a place as who waits does.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] and [`EngineError::Stopped`].
+    pub fn admit(&self) -> Result<Admission, EngineError> {
+        self.queue.admit()
     }
 
     /// Queues all inputs of one request or none, and waits for their scores until `deadline`.

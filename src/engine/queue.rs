@@ -1,7 +1,7 @@
 //! What waits for the model, and which of it makes the next batch.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -31,6 +31,15 @@ impl Item {
     }
 }
 
+/// A place for a request that is being prepared; given back when dropped.
+pub struct Admission(Arc<Queue>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.state().preparing -= 1;
+    }
+}
+
 /// A bounded first-in-first-out queue; one worker takes from it.
 pub struct Queue {
     pub limits: Limits,
@@ -45,6 +54,8 @@ struct State {
     items: VecDeque<Item>,
     /// Tokens of all items.
     tokens: usize,
+    /// Requests that have been let in and are still being prepared; each will bring at least one item.
+    preparing: usize,
     closed: bool,
 }
 
@@ -69,6 +80,33 @@ impl Queue {
         }
     }
 
+    /// Lets a request in, or refuses it before anybody works on it. It counts until the admission is dropped.
+    pub fn admit(self: &Arc<Self>) -> Result<Admission, EngineError> {
+        let mut state = self.state();
+        let preparing = state.preparing;
+        self.refuse_if_full(&mut state, preparing)?;
+        state.preparing += 1;
+        Ok(Admission(Arc::clone(self)))
+    }
+
+    /// One rule for one text and for many, so that neither starves the other: room is where fewer wait than may.
+    /// A list may then fill the queue beyond its size, by less than the size once more.
+    fn refuse_if_full(&self, state: &mut State, preparing: usize) -> Result<(), EngineError> {
+        if state.closed {
+            return Err(EngineError::Stopped);
+        }
+        let places = self.limits.queue_size.saturating_sub(preparing);
+        if state.items.len() >= places {
+            // Before turning somebody away, make sure that those who wait are still there.
+            self.stats.abandoned.add(state.sweep());
+        }
+        if state.items.len() >= places {
+            self.stats.rejected.add(1);
+            return Err(EngineError::QueueFull);
+        }
+        Ok(())
+    }
+
     /// Takes all items, or none.
     pub fn push(&self, items: Vec<Item>) -> Result<(), EngineError> {
         let (texts, queue_size) = (items.len(), self.limits.queue_size);
@@ -80,17 +118,7 @@ impl Queue {
             return Err(EngineError::TooManyTokens { tokens, max });
         }
         let mut state = self.state();
-        if state.closed {
-            return Err(EngineError::Stopped);
-        }
-        if state.items.len() + texts > queue_size {
-            // Before turning somebody away, make sure that those who wait are still there.
-            self.stats.abandoned.add(state.sweep());
-        }
-        if state.items.len() + texts > queue_size {
-            self.stats.rejected.add(1);
-            return Err(EngineError::QueueFull);
-        }
+        self.refuse_if_full(&mut state, 0)?;
         state.tokens += items.iter().map(Item::tokens).sum::<usize>();
         state.items.extend(items);
         drop(state);

@@ -155,20 +155,31 @@ async fn expired_and_abandoned_items_make_no_batch() {
     assert_eq!(queue.waiting(), (0, 0));
 }
 
+fn many(count: u32) -> (Vec<Item>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
+    (0..count).map(|id| item(id, 1, MINUTE)).unzip()
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_takes_all_of_a_request_or_none() {
+async fn a_full_queue_refuses_one_and_many_alike() {
     let queue = Queue::new(limits());
-    let many = |count: u32| (0..count).map(|id| item(id, 1, MINUTE)).unzip::<_, _, Vec<_>, Vec<_>>();
-    let (items, mut waiting) = many(6);
+    let (items, mut seven) = many(7);
     queue.push(items).unwrap();
-    let (items, _refused) = many(3);
-    assert_eq!(queue.push(items), Err(EngineError::QueueFull));
-    assert_eq!(queue.waiting(), (6, 6));
-    assert_eq!(queue.stats.rejected.get(), 1);
+    // One place is left, which does for a list as it would for one text: all of it or nothing.
+    let (items, mut five) = many(5);
+    queue.push(items).unwrap();
+    assert_eq!(queue.waiting(), (12, 12));
+    for count in [1, 5] {
+        let (items, _refused) = many(count);
+        assert_eq!(queue.push(items), Err(EngineError::QueueFull));
+    }
+    assert_eq!(queue.waiting(), (12, 12));
+    assert_eq!(queue.stats.rejected.get(), 2);
     // Room that somebody gave up is room.
-    waiting.truncate(5);
-    let (items, _accepted) = many(3);
+    seven.truncate(3);
+    five.truncate(4);
+    let (items, _accepted) = many(1);
     queue.push(items).unwrap();
+    assert_eq!(queue.waiting(), (8, 8));
     let (items, _never) = many(9);
     let error = EngineError::TooManyTexts {
         texts: 9,
@@ -178,6 +189,71 @@ async fn a_full_queue_takes_all_of_a_request_or_none() {
     let (too_long, _never) = item(1, 101, MINUTE);
     let error = EngineError::TooManyTokens { tokens: 101, max: 100 };
     assert_eq!(queue.push(vec![too_long]), Err(error));
+    assert_eq!(queue.waiting(), (8, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_prepares_takes_a_place() {
+    let queue = Arc::new(Queue::new(limits()));
+    let (items, _waiting) = many(6);
+    queue.push(items).unwrap();
+    let admitted = (queue.admit().unwrap(), queue.admit().unwrap());
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    assert_eq!(queue.stats.rejected.get(), 1);
+    drop(admitted.0);
+    let again = queue.admit().unwrap();
+    drop((again, admitted.1));
+    // Those who were let in found a place, whatever others brought meanwhile.
+    let (items, _waiting_too) = many(2);
+    queue.push(items).unwrap();
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    queue.close();
+    assert_eq!(queue.admit().err(), Some(EngineError::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_single_texts_share_a_full_queue() {
+    // Four clients with lists of eight and 36 with single texts, who all ask again at once when they are
+    // refused, against a model that takes its time: eight may wait, so somebody is refused all the time.
+    let model = Scripted(|_: &[u32]| {
+        std::thread::sleep(Duration::from_micros(300));
+        Ok(())
+    });
+    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let end = Instant::now() + Duration::from_millis(400);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..40 {
+        let engine = Arc::clone(&engine);
+        clients.spawn(async move {
+            let texts = if client < 4 { 8 } else { 1 };
+            let (mut answered, mut refused) = (0, 0);
+            while Instant::now() < end {
+                match engine.predict(vec![input(1, 1); texts], Instant::now() + MINUTE).await {
+                    Ok((scores, _)) => {
+                        assert_eq!(scores.len(), texts);
+                        answered += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error, EngineError::QueueFull);
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_micros(100)).await;
+                    }
+                }
+            }
+            (texts, answered, refused)
+        });
+    }
+    let mut refusals = 0;
+    while let Some(of_one) = clients.join_next().await {
+        let (texts, answered, refused) = of_one.unwrap();
+        assert!(
+            answered > 0,
+            "a client with {texts} texts was never answered, {refused} times refused"
+        );
+        refusals += refused;
+    }
+    assert!(refusals > 0, "the queue was never full");
+    assert_eq!(engine.waiting(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::request::FillMaskRequest;
 use super::{ApiError, App};
-use crate::engine::{Input, Timing};
+use crate::engine::{EngineError, Input, Timing};
 use crate::fill_mask::{Answer, AnswerSize, FillMask, Question, Wanted};
 
 /// Until when a request must be answered.
@@ -49,12 +49,18 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
     read: impl FnOnce() -> Result<(FillMaskRequest, C), ApiError> + Send + 'static,
     render: impl FnOnce(Vec<Answer>, C) -> T + Send + 'static,
 ) -> Result<(T, Timing), ApiError> {
+    let refused = move |error| ApiError::from_engine(error, deadline.timeout);
+    let admission = app.engine.admit().map_err(refused)?;
     let prepared = on_cpu(app, move |app| {
+        if deadline.at <= Instant::now() {
+            return Err(refused(EngineError::Deadline));
+        }
         let (request, context) = read()?;
-        prepare(&app.fill_mask, &request, app.engine.limits().queue_size)
-            .map(|prepared| (prepared, request.timeout, context))
+        let prepared = prepare(&app.fill_mask, &request, app.engine.limits().queue_size)?;
+        // It comes along, so that it counts until this has run, even if the client leaves before.
+        Ok((prepared, request.timeout, context, admission))
     });
-    let ((wanted, questions), timeout, context) = prepared.await??;
+    let ((wanted, questions), timeout, context, admission) = prepared.await??;
     if let Some(timeout) = timeout {
         deadline = deadline.within(timeout);
     }
@@ -63,7 +69,9 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
         mask_positions: question.mask_positions.clone(),
         selection: wanted.selection.clone(),
     });
-    let scores = app.engine.predict(inputs.collect(), deadline.at).await;
+    let inputs = inputs.collect();
+    drop(admission);
+    let scores = app.engine.predict(inputs, deadline.at).await;
     let (scores, timing) = scores.map_err(|error| ApiError::from_engine(error, deadline.timeout))?;
     let rendered = on_cpu(app, move |app| {
         let answered = questions.iter().zip(scores);

@@ -225,6 +225,9 @@ async fn a_full_queue_is_503_with_retry_after() {
     let refused = send(&client).await.unwrap();
     refused.assert_header("retry-after", "1");
     expect_error(refused, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
+    // Before anybody reads what it says.
+    let refused = client.post("/").content_type("application/json").body("not json");
+    expect_error(refused.send().await, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
     may_end.send(()).unwrap();
     may_end.send(()).unwrap();
     running.await.unwrap().assert_status_is_ok();

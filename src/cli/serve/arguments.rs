@@ -37,7 +37,7 @@ pub struct ServeArguments {
     #[arg(long, env = "CLOZE_BATCH_DELAY_MS", default_value_t = 0, value_name = "MS")]
     pub batch_delay_ms: u64,
 
-    /// Texts that may wait; more are refused with 503
+    /// Texts that may wait; a request that finds as many is refused with 503
     #[arg(long, env = "CLOZE_QUEUE_SIZE", default_value = "512", value_name = "TEXTS")]
     pub queue_size: NonZeroUsize,
 

@@ -1,0 +1,75 @@
+//! Puts a Cloze server on this machine under stress and says what it did.
+//!
+//! `overload` sends ten times what the server can carry, whether it answers or not; `soak` sends a mix of good,
+//! bad and broken requests and watches memory and file descriptors. Both start a server of their own on
+//! loopback, are bounded in time and connections, and end with an error when something does not hold.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `server` | the process under test: its start, its memory, its file descriptors |
+//! | `client` | one keep-alive connection |
+//! | `overload` | the open loop |
+//! | `soak` | the mix |
+//! | `numbers` | percentiles and slopes |
+
+mod client;
+mod numbers;
+mod overload;
+mod server;
+mod soak;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Whatever went wrong, as a sentence.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Parser)]
+#[command(about)]
+struct Arguments {
+    /// The binary under test
+    #[arg(long, value_name = "FILE")]
+    server: PathBuf,
+
+    /// Also hold it to the limits on time; only on a machine that does nothing else
+    #[arg(long, global = true)]
+    timed: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ten times the load that the server can carry, open loop
+    Overload(overload::Arguments),
+    /// Random lengths, errors, disconnects and slow readers
+    Soak(soak::Arguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Overload(of_run) => overload::run(&arguments.server, &of_run, arguments.timed).await,
+        Command::Soak(of_run) => soak::run(&arguments.server, &of_run, arguments.timed).await,
+    };
+    match outcome {
+        Ok(failures) if failures.is_empty() => {
+            println!("all of it held");
+            ExitCode::SUCCESS
+        }
+        Ok(failures) => {
+            for failure in failures {
+                println!("DID NOT HOLD: {failure}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("cloze-stress: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The process under test.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::Result;
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// `host:port`.
+    pub address: String,
+}
+
+impl Server {
+    /// Starts it on a free port of loopback and waits until it listens.
+    pub async fn start(binary: &Path, arguments: &[String]) -> Result<Self> {
+        let mut child = Command::new(binary)
+            .args(["--host", "127.0.0.1", "--port", "0", "--log", "error"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| format!("{} cannot be started: {e}", binary.display()))?;
+        let stdout = child.stdout.take().ok_or("standard output is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Some((_, address)) = line.split_once("address  http://") {
+                let address = address.trim().to_owned();
+                // Read on, so that the server never waits for us.
+                tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+                return Ok(Self { child, address });
+            }
+        }
+        Err("the server ended before it listened".into())
+    }
+
+    /// Resident memory in bytes and open file descriptors.
+    pub fn sample(&self) -> Result<Sample> {
+        let pid = self.child.id().ok_or("the server has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: f64 = line
+            .and_then(|line| line.trim().strip_suffix("kB"))
+            .and_then(|kib| kib.trim().parse().ok())
+            .ok_or("the system does not say how much memory the server uses")?;
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        Ok(Sample {
+            at: Instant::now(),
+            rss_mb: kib * 1024.0 / 1e6,
+            fds,
+        })
+    }
+
+    /// SIGTERM; an error when it does not end well within `limit`.
+    pub async fn stop(mut self, limit: Duration) -> Result<()> {
+        let pid = self.child.id().ok_or("the server ended before it was told to")?;
+        Command::new("kill").arg(pid.to_string()).status().await?;
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(|status| status.success()) => Ok(()),
+            Ok(status) => Err(format!("the server ended with {status:?}").into()),
+            Err(_) => Err(format!("the server did not end within {limit:?}").into()),
+        }
+    }
+}
+
+/// What the process held at one moment.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    pub at: Instant,
+    /// Megabytes of 1,000,000 bytes.
+    pub rss_mb: f64,
+    pub fds: usize,
+}
