@@ -1,0 +1,106 @@
+//! A text's scores do not depend on what it is computed with: alone, in any batch, in any order.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use cloze::backend::Precision;
+use cloze::bert::{MaskedLm, PackedBatch, Selection};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+/// Between the scores of one text, whatever stood beside it in its batch.
+const TOLERANCE: f32 = 1e-5;
+const VOCAB: u32 = 100;
+
+/// A text as the model sees it: token ids and the places of its masks.
+#[derive(Clone, Debug)]
+struct Text {
+    input_ids: Vec<u32>,
+    mask_positions: Vec<usize>,
+}
+
+fn text() -> impl Strategy<Value = Text> {
+    // Short ones, and one in four long: a batch mixes them.
+    let length = prop_oneof![3 => 1..8_usize, 1 => 8..60_usize];
+    length.prop_flat_map(|length| {
+        let ids = prop::collection::vec(0..VOCAB, length);
+        let positions = prop::collection::btree_set(0..length, 1..=length.min(3));
+        (ids, positions).prop_map(|(input_ids, positions)| Text {
+            input_ids,
+            mask_positions: positions.into_iter().collect(),
+        })
+    })
+}
+
+/// Texts, the same texts in another order, and the sizes of the batches that they then come in.
+fn batches() -> impl Strategy<Value = (Vec<Text>, Vec<usize>, Vec<usize>)> {
+    prop::collection::vec(text(), 1..12).prop_flat_map(|texts| {
+        let order = Just((0..texts.len()).collect::<Vec<_>>()).prop_shuffle();
+        (Just(texts), order, prop::collection::vec(1..6_usize, 12))
+    })
+}
+
+/// The probabilities of every word that is asked for, for each mask of each text.
+fn scores(model: &mut dyn MaskedLm, texts: &[&Text]) -> Vec<Vec<Vec<f32>>> {
+    let every_word = Selection::Tokens((0..VOCAB).collect::<Vec<_>>().into());
+    let mut batch = PackedBatch::default();
+    for text in texts {
+        batch.push(&text.input_ids, &text.mask_positions, &every_word);
+    }
+    let mut rows = model.predict(&batch).unwrap().into_iter();
+    let of_text = |text: &&Text| -> Vec<Vec<f32>> {
+        let rows = rows.by_ref().take(text.mask_positions.len());
+        rows.map(|row| row.iter().map(|token| token.score).collect()).collect()
+    };
+    texts.iter().map(of_text).collect()
+}
+
+fn same_alone_and_together(model: &mut dyn MaskedLm, case: (Vec<Text>, Vec<usize>, Vec<usize>)) -> TestCaseResult {
+    let (texts, order, sizes) = case;
+    let alone: Vec<_> = texts.iter().map(|text| scores(model, &[text]).remove(0)).collect();
+    let mut rest = &order[..];
+    for size in sizes {
+        let (batch, behind) = rest.split_at(size.min(rest.len()));
+        rest = behind;
+        let together = scores(model, &batch.iter().map(|&index| &texts[index]).collect::<Vec<_>>());
+        for (&index, together) in batch.iter().zip(together) {
+            let pairs = together.iter().flatten().zip(alone[index].iter().flatten());
+            let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            prop_assert!(
+                far <= TOLERANCE,
+                "text {index} in a batch of {}: {far} apart",
+                batch.len()
+            );
+        }
+    }
+    prop_assert!(rest.is_empty(), "some text was in no batch");
+    Ok(())
+}
+
+#[test]
+fn a_text_has_the_same_scores_alone_and_in_any_batch() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let mut checkpoint = Checkpoint::open(&folder).unwrap();
+        let placement = Placement {
+            backend: BackendKind::Cpu,
+            threads: 2,
+            precision: Some(precision),
+        };
+        let model = match checkpoint.load_on(&placement) {
+            Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
+            loaded => Mutex::new(loaded.unwrap().model),
+        };
+        let config = ProptestConfig {
+            cases: 64,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let outcome = runner.run(&batches(), |case| {
+            same_alone_and_together(&mut **model.lock().unwrap(), case)
+        });
+        outcome.unwrap_or_else(|error| panic!("{precision}: {error}"));
+    }
+}
