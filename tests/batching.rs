@@ -84,9 +84,8 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let mut checkpoint = Checkpoint::open(&folder).unwrap();
         let placement = Placement {
-            backend: BackendKind::Cpu,
-            threads: 2,
             precision: Some(precision),
+            ..Placement::new(BackendKind::Cpu, 2)
         };
         let model = match checkpoint.load_on(&placement) {
             Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),

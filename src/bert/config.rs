@@ -26,3 +26,17 @@ pub struct BertConfig {
     /// Whether the decoder's weight is the word embedding table.
     pub tie_word_embeddings: bool,
 }
+
+impl BertConfig {
+    /// Numbers in the largest weight that is kept in one piece.
+    pub fn largest_weight(&self) -> usize {
+        let rows = [
+            self.vocab_size,
+            self.intermediate_size,
+            self.max_position_embeddings,
+            // Key and value are kept as one.
+            2 * self.hidden_size,
+        ];
+        rows.into_iter().max().unwrap_or(0) * self.hidden_size
+    }
+}

@@ -9,6 +9,7 @@ mod batch;
 mod config;
 mod embeddings;
 mod encoder;
+mod guard;
 mod head;
 mod masked_lm;
 mod model;
@@ -16,6 +17,7 @@ mod weights;
 
 pub use batch::{MaskQuery, PackedBatch, Selection, TokenScore};
 pub use config::BertConfig;
+pub use guard::Guarded;
 pub use masked_lm::{MaskedLm, PredictError};
 pub use model::Bert;
 pub use weights::{WeightError, WeightSource};

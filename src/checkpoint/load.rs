@@ -2,6 +2,8 @@
 
 use super::{Checkpoint, CheckpointError};
 use crate::backend::{self, Precision};
+#[cfg(feature = "gpu")]
+use crate::bert::Guarded;
 use crate::bert::{Bert, BertConfig, MaskedLm, WeightSource};
 
 /// Where the model runs.
@@ -22,6 +24,9 @@ pub struct Placement {
     pub threads: usize,
     /// What products are computed with; the backend's best choice if none is named.
     pub precision: Option<Precision>,
+    /// Which GPU: a number in the order of `backend::gpu::adapters`, or a part of its name; the best if none is
+    /// named.
+    pub gpu_device: Option<String>,
 }
 
 impl Placement {
@@ -31,6 +36,7 @@ impl Placement {
             backend,
             threads,
             precision: None,
+            gpu_device: None,
         }
     }
 }
@@ -131,18 +137,21 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
             supported: "f32",
         });
     }
-    let gpu = backend::gpu::open()?;
-    let model = Bert::<backend::gpu::Gpu>::load(config, source, &gpu.device, precision);
+    let gpu = backend::gpu::open(placement.gpu_device.as_deref())?;
+    gpu.check_fits(config.largest_weight())?;
+    let model = gpu.fill(|device| Bert::<backend::gpu::Gpu>::load(config, source, device, precision))?;
+    let model = model.map_err(CheckpointError::Weights)?;
     let warning = gpu.adapter.is_software().then(|| {
         format!(
-            "{} computes on the CPU; no real GPU was found, and --backend cpu is much faster",
+            "{} computes on the CPU; no real GPU was found or asked for, and --backend cpu is much faster",
             gpu.adapter.name
         )
     });
+    let device = format!("gpu (wgpu), {precision}, {}", gpu.adapter);
     Ok(LoadedModel {
-        model: Box::new(model.map_err(CheckpointError::Weights)?),
+        model: Box::new(Guarded::new(model, move || gpu.fault())),
         precision,
-        device: format!("gpu (wgpu), {precision}, {}", gpu.adapter),
+        device,
         warning,
     })
 }

@@ -33,6 +33,10 @@ pub struct ModelArguments {
     #[arg(long, env = "CLOZE_DTYPE", value_enum)]
     pub dtype: Option<Dtype>,
 
+    /// Which GPU: its number or a part of its name, as `cloze devices` lists them [default: the best]
+    #[arg(long, env = "CLOZE_GPU_DEVICE", value_name = "INDEX|NAME")]
+    pub gpu_device: Option<String>,
+
     /// Threads that compute on the CPU [default: one for each core]
     #[arg(long, env = "CLOZE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -116,6 +120,7 @@ impl ModelArguments {
             backend: self.backend.into(),
             threads: self.threads.map_or_else(cores, usize::from),
             precision: self.dtype.map(Precision::from),
+            gpu_device: self.gpu_device.clone(),
         })?;
         if let Some(warning) = &loaded.warning {
             tracing::warn!("{warning}");

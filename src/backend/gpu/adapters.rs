@@ -1,6 +1,8 @@
-//! The adapters of this machine.
+//! The adapters of this machine: what is known of each, and which one is meant.
 
 use std::fmt;
+
+use super::GpuError;
 
 /// The interfaces that are asked for adapters.
 pub const APIS: &str = "Vulkan, Metal and DX12";
@@ -16,16 +18,36 @@ pub struct Adapter {
     pub api: wgpu::Backend,
     /// Its driver and that driver's version.
     pub driver: String,
+    /// Whether shaders may compute in half precision.
+    pub shader_f16: bool,
+    /// Whether the driver offers its matrix units (cooperative matrices).
+    pub matrix_units: bool,
+    /// Bytes of the largest buffer that a shader can read, and so of the largest weight. None of the interfaces
+    /// says through wgpu how much memory there is in all.
+    pub buffer_bytes_max: u64,
 }
 
 impl Adapter {
+    fn describe(adapter: &wgpu::Adapter) -> Self {
+        let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+        Self {
+            name: info.name,
+            kind: info.device_type,
+            api: info.backend,
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            shader_f16: features.contains(wgpu::Features::SHADER_F16),
+            matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            buffer_bytes_max: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
+        }
+    }
+
     /// Whether it computes on the CPU.
     pub fn is_software(&self) -> bool {
         self.kind == wgpu::DeviceType::Cpu
     }
 
     /// The lower, the better a choice.
-    pub(super) fn rank(&self) -> u8 {
+    fn rank(&self) -> u8 {
         match self.kind {
             wgpu::DeviceType::DiscreteGpu => 0,
             wgpu::DeviceType::IntegratedGpu => 1,
@@ -34,47 +56,126 @@ impl Adapter {
             wgpu::DeviceType::Cpu => 4,
         }
     }
-}
 
-impl fmt::Display for Adapter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
+    /// What kind of device it is, in words.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
             wgpu::DeviceType::IntegratedGpu => "integrated GPU",
             wgpu::DeviceType::VirtualGpu => "virtual GPU",
             wgpu::DeviceType::Cpu => "software",
             wgpu::DeviceType::Other => "other",
-        };
-        write!(f, "{} ({kind}, {:?}", self.name, self.api)?;
-        match self.driver.trim() {
+        }
+    }
+}
+
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {:?}", self.name, self.kind_name(), self.api)?;
+        match self.driver.as_str() {
             "" => write!(f, ")"),
             driver => write!(f, ", {driver})"),
         }
     }
 }
 
-/// Every adapter that can compute, and the instance that they belong to.
-pub fn enumerate() -> (wgpu::Instance, Vec<(wgpu::Adapter, Adapter)>) {
+/// Every adapter that can compute, the best first; `--gpu-device` counts them in this order from 0 on.
+pub fn adapters() -> Vec<Adapter> {
+    enumerate().1.into_iter().map(|(_, adapter)| adapter).collect()
+}
+
+/// The adapters as wgpu has them, in the order of [`adapters`], and the instance that they belong to.
+pub(super) fn enumerate() -> (wgpu::Instance, Vec<(wgpu::Adapter, Adapter)>) {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let found = pollster::block_on(instance.enumerate_adapters(backends));
-    let described = found.into_iter().map(|adapter| {
-        let info = adapter.get_info();
-        let known = Adapter {
-            name: info.name,
-            kind: info.device_type,
-            api: info.backend,
-            driver: format!("{} {}", info.driver, info.driver_info),
-        };
-        (adapter, known)
-    });
-    (instance, described.collect())
+    let mut described: Vec<_> = found
+        .into_iter()
+        .map(|adapter| {
+            let known = Adapter::describe(&adapter);
+            (adapter, known)
+        })
+        .collect();
+    // Stable: adapters of one kind stay in the system's own order.
+    described.sort_by_key(|(_, known)| known.rank());
+    (instance, described)
 }
 
-/// Features that wgpu gives out only to those who accept that they may be unsound.
-pub fn experimental() -> wgpu::Features {
-    wgpu::Features::all_experimental_mask()
+/// The place in `found` of the adapter that `wanted` means: a number from 0 on, or a part of a name in any case.
+pub(super) fn choose(found: &[Adapter], wanted: Option<&str>) -> Result<usize, GpuError> {
+    if found.is_empty() {
+        return Err(GpuError::NoAdapter { apis: APIS.to_owned() });
+    }
+    let Some(wanted) = wanted else {
+        return Ok(0);
+    };
+    let chosen: Vec<usize> = match wanted.parse::<usize>() {
+        Ok(index) => (index..found.len()).take(1).collect(),
+        Err(_) => {
+            let is_meant = |adapter: &Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
+            (0..found.len()).filter(|&index| is_meant(&found[index])).collect()
+        }
+    };
+    match chosen[..] {
+        [index] => Ok(index),
+        _ => Err(GpuError::NoSuchAdapter {
+            wanted: wanted.to_owned(),
+            matches: chosen.len(),
+            found: list(found),
+        }),
+    }
+}
+
+/// All adapters with their numbers, in one line.
+pub(super) fn list(found: &[Adapter]) -> String {
+    let entries = found.iter().enumerate();
+    let entries: Vec<String> = entries.map(|(index, adapter)| format!("{index}: {adapter}")).collect();
+    entries.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(name: &str) -> Adapter {
+        Adapter {
+            name: name.to_owned(),
+            kind: wgpu::DeviceType::DiscreteGpu,
+            api: wgpu::Backend::Vulkan,
+            driver: String::new(),
+            shader_f16: true,
+            matrix_units: true,
+            buffer_bytes_max: 1 << 31,
+        }
+    }
+
+    #[test]
+    fn an_adapter_is_chosen_by_number_or_by_part_of_its_name() {
+        let found = [adapter("NVIDIA H100"), adapter("AMD Radeon"), adapter("NVIDIA T4")];
+        for (wanted, index) in [
+            (None, 0),
+            (Some("0"), 0),
+            (Some("2"), 2),
+            (Some("radeon"), 1),
+            (Some("T4"), 2),
+        ] {
+            assert_eq!(choose(&found, wanted).unwrap(), index, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_there_or_not_alone_is_an_error_that_lists_them() {
+        let found = [adapter("NVIDIA H100"), adapter("NVIDIA T4")];
+        for (wanted, said) in [("2", "no adapter"), ("intel", "no adapter"), ("nvidia", "2 adapters")] {
+            let error = choose(&found, Some(wanted)).unwrap_err().to_string();
+            assert!(
+                error.contains(said) && error.contains("1: NVIDIA T4"),
+                "{wanted}: {error}"
+            );
+        }
+        assert!(matches!(choose(&[], Some("0")), Err(GpuError::NoAdapter { .. })));
+    }
 }

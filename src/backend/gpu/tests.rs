@@ -1,0 +1,64 @@
+//! Devices that fail. Without any adapter, a software driver's included, these say that they are skipped.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use burn::tensor::Tensor;
+
+use super::*;
+
+fn device() -> Option<GpuDevice> {
+    match open(None) {
+        Ok(gpu) => Some(gpu),
+        Err(reason) => {
+            eprintln!("SKIPPED: {reason}");
+            None
+        }
+    }
+}
+
+fn numbers(gpu: &GpuDevice) -> Tensor<Gpu, 1> {
+    Tensor::from_floats([1.0, 2.0, 3.0], &gpu.device)
+}
+
+#[test]
+fn a_lost_device_is_a_fault_and_never_a_hang() {
+    let Some(gpu) = device() else { return };
+    let before = numbers(&gpu);
+    let sum = (before.clone() + 1.0).into_data().to_vec::<f32>().unwrap();
+    assert_eq!(sum, [2.0, 3.0, 4.0]);
+    assert_eq!(gpu.fault(), None);
+    gpu.raw.destroy();
+    // On a thread of its own, so that a hang is a failed test.
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // What comes of it, a panic or numbers, is nothing that anybody may see.
+        let _ = catch_unwind(AssertUnwindSafe(|| (before * 2.0).into_data()));
+        let _ = sender.send(gpu.fault());
+    });
+    let fault = receiver.recv_timeout(Duration::from_secs(30));
+    let fault = fault.expect("reading from a lost device hangs");
+    let fault = fault.expect("the loss is known");
+    assert!(fault.starts_with("the GPU"), "{fault}");
+}
+
+#[test]
+fn a_device_that_fails_while_it_is_filled_is_an_error() {
+    let Some(gpu) = device() else { return };
+    let kept = gpu.fill(|_| numbers(&gpu)).unwrap();
+    assert_eq!(kept.into_data().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+    // More than any buffer may have.
+    let rows = gpu.adapter.buffer_bytes_max as usize / 4;
+    let load = |device: &WgpuDevice| Tensor::<Gpu, 2>::empty([rows, 8], device) + 1.0;
+    let sentence = gpu.fill(load).unwrap_err().to_string();
+    assert!(sentence.starts_with("the model could not be put onto"), "{sentence}");
+}
+
+#[test]
+fn a_weight_larger_than_a_buffer_is_refused_before_loading() {
+    let Some(gpu) = device() else { return };
+    let elements = gpu.adapter.buffer_bytes_max as usize / 4;
+    assert!(gpu.check_fits(elements).is_ok());
+    let error = gpu.check_fits(elements + 1).unwrap_err().to_string();
+    assert!(error.contains("--gpu-device") && error.contains("bytes"), "{error}");
+}
