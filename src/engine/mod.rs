@@ -17,7 +17,7 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -73,7 +73,7 @@ pub enum Health {
 /// A handle on the queue; the worker ends when it is told to [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
-    worker: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    worker: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Engine {
@@ -90,7 +90,7 @@ impl Engine {
             .spawn(move || runtime.block_on(worker::run(&theirs, model)))?;
         Ok(Self {
             queue,
-            worker: std::sync::Mutex::new(Some(worker)),
+            worker: Mutex::new(Some(worker)),
         })
     }
 

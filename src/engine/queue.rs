@@ -1,12 +1,13 @@
 //! What waits for the model, and which of it makes the next batch.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{EngineError, Input, Limits, Scores, Stats, Timing};
+// The mutex too: `tests/interleavings` runs this file with another.
+use super::{EngineError, Input, Limits, Mutex, Scores, Stats, Timing};
 
 /// What an item is answered with.
 pub type Reply = Result<(Scores, Timing), EngineError>;
@@ -40,7 +41,7 @@ impl Drop for Admission {
     }
 }
 
-/// A bounded first-in-first-out queue; one worker takes from it.
+/// A bounded first-in-first-out queue; one worker takes from it, and several could.
 pub struct Queue {
     pub limits: Limits,
     pub stats: Stats,
@@ -152,7 +153,11 @@ impl Queue {
                 self.stats.abandoned.add(state.sweep());
                 match state.items.front() {
                     Some(first) => return Some(first.queued_at),
-                    None if state.closed => return None,
+                    None if state.closed => {
+                        // Whoever else waits must end too.
+                        self.changed.notify_one();
+                        return None;
+                    }
                     None => {}
                 }
             }
@@ -192,6 +197,10 @@ impl Queue {
             batch.extend(state.items.pop_front());
         }
         state.tokens -= tokens;
+        if !state.items.is_empty() {
+            // The wake-ups of what is left may have gone to whoever takes this batch.
+            self.changed.notify_one();
+        }
         batch
     }
 
@@ -219,7 +228,7 @@ impl Queue {
         (state.items.len(), state.tokens)
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> impl std::ops::DerefMut<Target = State> {
         self.state.lock().expect("nobody panics while holding the queue")
     }
 }

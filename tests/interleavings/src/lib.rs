@@ -1,0 +1,212 @@
+//! The engine's queue, its very source, with shuttle's locks and notifications in place of the real ones.
+//!
+//! Shuttle runs each test thousands of times and decides at every lock and every wait who goes on, so that a
+//! wake-up which is lost in one order of a thousand is found: it ends as a deadlock.
+
+#![cfg(test)]
+
+#[path = "../../../src/engine/error.rs"]
+#[allow(dead_code, reason = "the queue says no more than a part of it")]
+mod error;
+#[path = "../../../src/engine/queue.rs"]
+#[allow(dead_code, reason = "not all of it is called here")]
+mod queue;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use shuttle::future::{block_on, spawn};
+use shuttle::sync::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use error::EngineError;
+use queue::{Item, Queue, Reply};
+
+// What the queue knows of the engine, with as much of each as it uses.
+
+type Scores = u32;
+type Timing = ();
+
+struct Input {
+    input_ids: Vec<u32>,
+}
+
+struct Limits {
+    batch_tokens_max: usize,
+    batch_size_max: usize,
+    batch_delay: Duration,
+    queue_size: usize,
+}
+
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+#[derive(Default)]
+struct Stats {
+    abandoned: Counter,
+    rejected: Counter,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const RUNS: usize = 3000;
+/// Orders that differ from first come, first served in so many places find nearly every bug.
+const PREEMPTIONS: usize = 3;
+
+fn in_many_orders(test: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(test.clone(), RUNS);
+    shuttle::check_pct(test, RUNS, PREEMPTIONS);
+}
+
+fn queue(batch_delay: Duration, queue_size: usize) -> Arc<Queue> {
+    Arc::new(Queue::new(Limits {
+        batch_tokens_max: 10,
+        batch_size_max: 2,
+        batch_delay,
+        queue_size,
+    }))
+}
+
+fn item(id: u32) -> (Item, oneshot::Receiver<Reply>) {
+    let (reply, receiver) = oneshot::channel();
+    let queued_at = Instant::now();
+    let item = Item {
+        input: Input { input_ids: vec![id] },
+        queued_at,
+        deadline: queued_at + MINUTE,
+        reply,
+    };
+    (item, receiver)
+}
+
+/// A worker: answers every text with its own id, and counts them.
+async fn serve(queue: Arc<Queue>, served: Arc<AtomicUsize>) {
+    while let Some(batch) = queue.next_batch().await {
+        assert!((1..=2).contains(&batch.len()), "a batch of {}", batch.len());
+        for item in batch {
+            served.fetch_add(1, Ordering::SeqCst);
+            let id = item.input.input_ids[0];
+            let _ = item.reply.send(Ok((id, ())));
+        }
+    }
+}
+
+/// Pushes texts as one request and waits for all answers; gives how many there were.
+async fn ask(queue: Arc<Queue>, ids: Vec<u32>) -> usize {
+    let (items, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| item(id)).unzip();
+    match queue.push(items) {
+        Ok(()) => {}
+        Err(EngineError::QueueFull) => return 0,
+        Err(error) => panic!("{error}"),
+    }
+    for (id, receiver) in ids.iter().zip(receivers) {
+        assert_eq!(receiver.await.unwrap().unwrap().0, *id);
+    }
+    ids.len()
+}
+
+/// Three requests, one of them a list, and one client that leaves; `workers` of them serve.
+fn nothing_is_lost(workers: usize, queue_size: usize) {
+    block_on(async move {
+        let queue = queue(Duration::ZERO, queue_size);
+        let served = Arc::new(AtomicUsize::new(0));
+        let workers: Vec<_> = (0..workers)
+            .map(|_| spawn(serve(Arc::clone(&queue), Arc::clone(&served))))
+            .collect();
+        let clients: Vec<_> = [vec![1], vec![2, 3, 4], vec![5]]
+            .into_iter()
+            .map(|ids| spawn(ask(Arc::clone(&queue), ids)))
+            .collect();
+        let theirs = Arc::clone(&queue);
+        let leaving = spawn(async move {
+            let (item, receiver) = item(9);
+            drop(receiver);
+            theirs.push(vec![item]).is_ok()
+        });
+        let mut answered = 0;
+        for client in clients {
+            answered += client.await.unwrap();
+        }
+        let left = usize::from(leaving.await.unwrap());
+        queue.close();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        let served = served.load(Ordering::SeqCst);
+        assert!(
+            (answered..=answered + left).contains(&served),
+            "{answered} answered, {served} served"
+        );
+        assert_eq!(queue.waiting(), (0, 0));
+        if queue_size > 5 {
+            assert_eq!(answered, 5, "nobody is refused where there is room");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_served_twice() {
+    in_many_orders(|| nothing_is_lost(1, 8));
+}
+
+#[test]
+fn nor_by_two_workers() {
+    in_many_orders(|| nothing_is_lost(2, 8));
+}
+
+#[test]
+fn nor_when_some_are_refused() {
+    in_many_orders(|| nothing_is_lost(2, 3));
+}
+
+#[test]
+fn a_close_ends_every_wait() {
+    in_many_orders(|| {
+        block_on(async {
+            // The delay never ends here: a full batch or the close must end the wait for company.
+            let queue = queue(MINUTE, 8);
+            let served = Arc::new(AtomicUsize::new(0));
+            let workers: Vec<_> = (0..2)
+                .map(|_| spawn(serve(Arc::clone(&queue), Arc::clone(&served))))
+                .collect();
+            let asked = spawn(ask(Arc::clone(&queue), vec![1, 2]));
+            assert_eq!(asked.await.unwrap(), 2);
+            let (one, receiver) = item(3);
+            queue.push(vec![one]).unwrap();
+            let theirs = Arc::clone(&queue);
+            let closing = spawn(async move { theirs.close() });
+            assert_eq!(receiver.await.unwrap().unwrap().0, 3);
+            closing.await.unwrap();
+            for worker in workers {
+                worker.await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn an_admission_gives_its_place_back() {
+    in_many_orders(|| {
+        block_on(async {
+            let queue = queue(Duration::ZERO, 2);
+            let tasks: Vec<_> = (0..3)
+                .map(|_| {
+                    let queue = Arc::clone(&queue);
+                    spawn(async move { queue.admit().is_ok() })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            let both = (queue.admit(), queue.admit());
+            assert!(both.0.is_ok() && both.1.is_ok() && queue.admit().is_err());
+        });
+    });
+}
