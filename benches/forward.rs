@@ -2,7 +2,7 @@
 //!
 //! The demo model is measured as it is; bert-base sizes with weights drawn here, since speed does not depend
 //! on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
-//! with the last layer and the head at the masks alone; the limit is what the same kernels reach inside the caches.
+//! with the last layer and the head at the masks alone; the limit is what the innermost loop reaches inside the first-level cache.
 //! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, bert-base
 //! sizes only at the smallest shape.
 

@@ -65,48 +65,14 @@ fn context() -> Context<'static> {
     Context { pool, level: *level }
 }
 
-/// Multiply-adds a second, times two, that the compute threads reach in a dense layer whose operands stay in the
-/// caches: the practical limit of a forward pass in `precision`.
+/// Multiply-adds a second, times two, that the compute threads reach in `precision` at best.
 pub fn peak_flops(precision: Precision) -> f64 {
-    /// Rows and outputs few enough for the second-level cache, inputs as in a large model.
-    const ROWS: usize = 48;
-    const INPUTS: usize = 1024;
-    const OUTPUTS: usize = 128;
-    let outputs = OUTPUTS * compute().pool.threads();
-    let layer = Linear::new(
-        &vec![0.01; outputs * INPUTS],
-        &vec![0.0; outputs],
-        INPUTS,
-        kernel_precision(precision),
-    );
-    let x = vec![0.5; ROWS * INPUTS];
-    let best = seconds_at_best(|| drop(layer.apply(context(), &x, ROWS, None)));
-    (2 * ROWS * INPUTS * outputs) as f64 / best
+    cloze_kernels::peak_flops(context(), kernel_precision(precision))
 }
 
-/// Bytes a second that the compute threads read from memory.
+/// Bytes a second that the compute threads read from memory at best.
 pub fn memory_bandwidth() -> f64 {
-    // More than the caches hold; one row, so that nothing but reading takes time.
-    const INPUTS: usize = 4096;
-    const OUTPUTS: usize = 16_384;
-    let layer = Linear::new(
-        &vec![0.01; OUTPUTS * INPUTS],
-        &[0.0; OUTPUTS],
-        INPUTS,
-        cloze_kernels::Precision::F32,
-    );
-    let x = vec![0.5; INPUTS];
-    (size_of::<f32>() * INPUTS * OUTPUTS) as f64 / seconds_at_best(|| drop(layer.apply(context(), &x, 1, None)))
-}
-
-fn seconds_at_best(mut run: impl FnMut()) -> f64 {
-    const RUNS: usize = 20;
-    let once = |_| {
-        let started_at = std::time::Instant::now();
-        run();
-        started_at.elapsed().as_secs_f64()
-    };
-    (0..RUNS).map(once).fold(f64::INFINITY, f64::min)
+    cloze_kernels::memory_bandwidth(context())
 }
 
 /// The vector instructions in use, in words.

@@ -10,12 +10,14 @@
 //! | `linear` | dense layers |
 //! | `attention` | softmax attention |
 //! | `rows` | work along rows: layer normalization, softmax, bias and activation |
+//! | `limits` | what the machine can do at best |
 //! | `math` | exp and erf that the compiler can vectorize |
 //!
 //! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
 
 mod attention;
 mod level;
+mod limits;
 mod linear;
 mod math;
 mod pack;
@@ -25,6 +27,7 @@ mod tile;
 
 pub use attention::{Segment, attention};
 pub use level::Level;
+pub use limits::{memory_bandwidth, peak_flops};
 pub use linear::{Activation, Linear, Precision};
 pub use pool::Pool;
 pub use rows::{Norm, layer_norm};
