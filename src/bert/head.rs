@@ -5,22 +5,32 @@ use burn::tensor::Tensor;
 use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision};
 
 use super::BertConfig;
-use super::weights::{WeightError, Weights};
+use super::weights::{WeightError, WeightSource, Weights};
 
-const WORD_EMBEDDINGS: &str = "bert.embeddings.word_embeddings.weight";
-const DECODER: &str = "cls.predictions.decoder.weight";
+pub(super) const WORD_EMBEDDINGS: &str = "bert.embeddings.word_embeddings.weight";
+pub(super) const DECODER: &str = "cls.predictions.decoder.weight";
 
 /// Whether the decoder is the word embedding table: `tie_word_embeddings` says so, and the checkpoint has
 /// no decoder of its own that differs. (transformers 5 uses the file's decoder where there is one.)
 ///
 /// # Errors
 /// When a tensor that is there cannot be read.
-pub(super) fn is_tied<B: BertBackend>(config: &BertConfig, weights: &mut Weights<'_, B>) -> Result<bool, WeightError> {
-    if !config.tie_word_embeddings || !weights.contains(DECODER) {
+pub fn is_tied(config: &BertConfig, source: &mut dyn WeightSource) -> Result<bool, WeightError> {
+    if !config.tie_word_embeddings || !source.contains(DECODER) {
         return Ok(config.tie_word_embeddings);
     }
     let shape = [config.vocab_size, config.hidden_size];
-    Ok(weights.values(DECODER, &shape)? == weights.values(WORD_EMBEDDINGS, &shape)?)
+    Ok(source.tensor(DECODER, &shape)? == source.tensor(WORD_EMBEDDINGS, &shape)?)
+}
+
+/// transformers stores one bias under one name or both, and reads an own decoder's from beside it.
+pub(super) fn bias_name(tied: bool, contains: &dyn Fn(&str) -> bool) -> &'static str {
+    let mut names = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
+    if !tied {
+        names.reverse();
+    }
+    let stored = names.into_iter().find(|name| contains(name));
+    stored.unwrap_or("cls.predictions.bias")
 }
 
 pub(super) struct MaskedLmHead<B: BertBackend> {
@@ -34,16 +44,8 @@ pub(super) struct MaskedLmHead<B: BertBackend> {
 impl<B: BertBackend> MaskedLmHead<B> {
     pub fn load(config: &BertConfig, tied: bool, weights: &mut Weights<'_, B>) -> Result<Self, WeightError> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        // transformers stores one bias under one name or both, and reads an own decoder's from beside it.
-        let (decoder_weight, biases) = match tied {
-            true => (
-                WORD_EMBEDDINGS,
-                ["cls.predictions.bias", "cls.predictions.decoder.bias"],
-            ),
-            false => (DECODER, ["cls.predictions.decoder.bias", "cls.predictions.bias"]),
-        };
-        let stored = biases.into_iter().find(|name| weights.contains(name));
-        let bias = stored.unwrap_or("cls.predictions.bias");
+        let decoder_weight = if tied { WORD_EMBEDDINGS } else { DECODER };
+        let bias = bias_name(tied, &|name| weights.contains(name));
         let transform = weights.linear("cls.predictions.transform.dense", hidden, hidden)?;
         let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
         let bias = weights.vector(bias, vocab)?;

@@ -13,11 +13,14 @@ mod guard;
 mod head;
 mod masked_lm;
 mod model;
+mod tensors;
 mod weights;
 
 pub use batch::{MaskQuery, PackedBatch, Selection, TokenScore};
 pub use config::BertConfig;
 pub use guard::Guarded;
+pub use head::is_tied;
 pub use masked_lm::{MaskedLm, PredictError};
 pub use model::Bert;
+pub use tensors::{TensorSpec, tensors};
 pub use weights::{WeightError, WeightSource};

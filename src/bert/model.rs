@@ -28,8 +28,8 @@ impl<B: BertBackend> Bert<B> {
         device: &B::Device,
         precision: Precision,
     ) -> Result<Self, WeightError> {
+        let tied = is_tied(config, source)?;
         let mut weights = Weights::new(source, device, precision);
-        let tied = is_tied(config, &mut weights)?;
         let embeddings = Embeddings::load(config, tied, &mut weights)?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| EncoderLayer::load(config, index, &mut weights))

@@ -49,10 +49,6 @@ impl<'a, B: BertBackend> Weights<'a, B> {
         self.source.contains(name)
     }
 
-    pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-        self.source.tensor(name, shape)
-    }
-
     pub fn vector(&mut self, name: &str, size: usize) -> Result<Tensor<B, 1>, WeightError> {
         let data = self.source.tensor(name, &[size])?;
         Ok(Tensor::from_data(TensorData::new(data, [size]), self.device))

@@ -7,12 +7,14 @@
 //! | `tokenizer` | `tokenizer.json`, or `vocab.txt` with `tokenizer_config.json` |
 //! | `weights` | safetensors files, tensor by tensor, under old and new names |
 //! | `hub` | models of the Hugging Face hub: the cache, the download |
+//! | `inspect` | what is in a checkpoint, and what of it would be refused |
 //! | `load` | the weights onto a backend chosen at run time |
 
 mod config;
 mod error;
 mod files;
 pub mod hub;
+pub mod inspect;
 mod load;
 mod tokenizer;
 mod weights;
@@ -24,6 +26,7 @@ use crate::bert::{Bert, BertConfig};
 
 pub use error::CheckpointError;
 use files::Files;
+use hub::{Hub, ModelName, Progress};
 pub use load::{BackendKind, LoadError, LoadedModel, Placement, load_model};
 pub use tokenizer::TokenizerFiles;
 use weights::SafetensorsFiles;
@@ -39,19 +42,75 @@ pub struct Checkpoint {
     weights: SafetensorsFiles,
 }
 
-impl Checkpoint {
-    /// Opens a folder in the layout of the Hugging Face hub.
+/// Where a checkpoint is, and what it is called.
+pub struct Source {
+    name: String,
+    files: Files,
+}
+
+impl Source {
+    /// A folder in the layout of the Hugging Face hub.
     ///
     /// # Errors
-    /// [`CheckpointError`] names the file and what is wrong with it.
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+    /// When it is not a folder.
+    pub fn folder(folder: &Path) -> Result<Self, CheckpointError> {
         let name = folder.canonicalize().ok();
         let name = name.as_deref().unwrap_or(folder).file_name();
         let name = name.map_or_else(
             || folder.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
         );
-        Self::read(name, Files::folder(folder)?)
+        Ok(Self {
+            name,
+            files: Files::folder(folder)?,
+        })
+    }
+
+    /// The demo model that the binary carries.
+    pub fn embedded() -> Self {
+        Self {
+            name: "demo".to_owned(),
+            files: Files::embedded(),
+        }
+    }
+
+    /// A model of the hub, downloaded unless the cache has it.
+    ///
+    /// # Errors
+    /// Whatever a download meets; see [`Hub::fetch`].
+    pub fn hub(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            name: name.id().to_owned(),
+            files: Files::Folder(hub.fetch(name, progress)?),
+        })
+    }
+}
+
+impl Checkpoint {
+    /// Reads the configuration, the tokenizer, and what the weight files say of themselves.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] names the file and what is wrong with it.
+    pub fn read(source: Source) -> Result<Self, CheckpointError> {
+        let files = source.files;
+        let config = config::read(&files)?;
+        let tokenizer = tokenizer::read(&files)?;
+        tokenizer.check_fits(&config)?;
+        let weights = SafetensorsFiles::open(&files)?;
+        Ok(Self {
+            name: source.name,
+            config,
+            tokenizer,
+            weights,
+        })
+    }
+
+    /// Opens a folder in the layout of the Hugging Face hub.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`], or when it is not a folder.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::read(Source::folder(folder)?)
     }
 
     /// Opens the demo model that the binary carries.
@@ -59,20 +118,7 @@ impl Checkpoint {
     /// # Errors
     /// None unless the build embedded a broken model.
     pub fn embedded() -> Result<Self, CheckpointError> {
-        Self::read("demo".to_owned(), Files::embedded())
-    }
-
-    fn read(name: String, files: Files) -> Result<Self, CheckpointError> {
-        let config = config::read(&files)?;
-        let tokenizer = tokenizer::read(&files)?;
-        tokenizer.check_fits(&config)?;
-        let weights = SafetensorsFiles::open(&files)?;
-        Ok(Self {
-            name,
-            config,
-            tokenizer,
-            weights,
-        })
+        Self::read(Source::embedded())
     }
 
     /// Loads the weights onto a device, in f32.

@@ -122,6 +122,11 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
 }
 
 impl TokenizerFiles {
+    /// Where it came from.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Every id that the tokenizer can give must have an embedding.
     pub fn check_fits(&self, config: &BertConfig) -> Result<(), CheckpointError> {
         let vocabulary = self.tokenizer.get_vocab(true);

@@ -84,9 +84,19 @@ impl SafetensorsFiles {
         Ok(())
     }
 
+    /// The files, by path.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.path.as_str())
+    }
+
+    /// All tensors under the names that they have in the files.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, (_, info))| (name.as_str(), info))
+    }
+
     /// The name under which the checkpoint has `name`: with or without `bert.`, LayerNorm's parts by their
     /// new or their old names.
-    fn stored_name(&self, name: &str) -> Option<String> {
+    pub fn stored_name(&self, name: &str) -> Option<String> {
         let old = match name.rsplit_once("LayerNorm.") {
             Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),
             Some((before, "bias")) => Some(format!("{before}LayerNorm.beta")),

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `serve` | the default: the server, and its flags |
 //! | `predict` | lines of a file in, JSON Lines out |
+//! | `devices`, `inspect` | what a model can run on, what is in one |
+//! | `machine` | memory and processor, as the system tells them |
 //! | `shell` | shell completions and man pages |
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
@@ -11,7 +13,10 @@
 //! | `progress` | bars on a terminal |
 
 mod batch;
+mod devices;
+mod inspect;
 mod log;
+mod machine;
 mod model;
 mod predict;
 mod progress;
@@ -19,6 +24,7 @@ mod serve;
 mod shell;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -51,6 +57,10 @@ enum Command {
     /// "line": ...}. The exit code is 0 if every line was answered, 3 if some were not, 1 if it could not go on, 2 for
     /// wrong flags, and 130 after Ctrl-C.
     Predict(Box<predict::PredictArguments>),
+    /// Lists what a model can run on here
+    Devices,
+    /// Tells what is in a model, whether it fits, and what of it would be refused
+    Inspect(inspect::InspectArguments),
     /// Prints a completion script for a shell
     Completions(shell::CompletionsArguments),
     /// Prints the manual page
@@ -67,8 +77,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         None => serve::run(arguments.serve).map(done),
         Some(Command::Serve(arguments)) => serve::run(*arguments).map(done),
         Some(Command::Predict(arguments)) => predict::run(*arguments),
+        Some(Command::Devices) => Ok(devices::run().map(done)?),
+        Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Completions(arguments)) => shell::completions(&arguments).map(done),
         Some(Command::Man(arguments)) => shell::man(&arguments).map(done),
+    }
+}
+
+/// Prints lines; somebody who reads no further, as `head` does, is no error.
+fn print(lines: &[impl AsRef<str>]) -> std::io::Result<()> {
+    let mut text = String::new();
+    for line in lines {
+        text += line.as_ref();
+        text.push('\n');
+    }
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

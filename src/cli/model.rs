@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
 use cloze::bert::{MaskedLm, PackedBatch, Selection};
 use cloze::checkpoint::hub::{Hub, ModelName, Settings};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, Source};
 
 use super::progress::Download;
 
@@ -90,28 +90,8 @@ impl ModelArguments {
     /// Opens the checkpoint, downloading it first where it has to be: its configuration and tokenizer are read,
     /// its weights are not.
     pub fn open(&self) -> Result<Checkpoint, Box<dyn Error>> {
-        let Some(model) = &self.model else {
-            return Ok(Checkpoint::embedded()?);
-        };
-        let shown = model.display();
-        if model.exists() {
-            return match &self.revision {
-                Some(_) => Err(format!("--revision is for models of the hub, and {shown} is here already").into()),
-                None => Ok(Checkpoint::open(model)?),
-            };
-        }
-        let id = model.to_str().unwrap_or_default();
-        if ModelName::parse(id, None).is_none() {
-            return Err(format!(
-                "{shown} is neither a folder that is here nor a name on the hub, such as google-bert/bert-base-uncased"
-            )
-            .into());
-        }
-        let Some(name) = ModelName::parse(id, self.revision.as_deref()) else {
-            return Err("--revision takes a branch, a tag or a commit".into());
-        };
-        let hub = Hub::new(Settings::from_env()?);
-        Ok(Checkpoint::from_hub(&hub, &name, &mut Download::default())?)
+        let source = locate(self.model.as_deref(), self.revision.as_deref())?;
+        Ok(Checkpoint::read(source)?)
     }
 
     /// Puts the weights onto the device that the flags name.
@@ -127,6 +107,32 @@ impl ModelArguments {
         }
         Ok(loaded)
     }
+}
+
+/// Finds a model: the embedded one, a folder, or one of the hub, which is downloaded where it has to be.
+pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Box<dyn Error>> {
+    let Some(model) = model else {
+        return Ok(Source::embedded());
+    };
+    let shown = model.display();
+    if model.exists() {
+        return match revision {
+            Some(_) => Err(format!("--revision is for models of the hub, and {shown} is here already").into()),
+            None => Ok(Source::folder(model)?),
+        };
+    }
+    let id = model.to_str().unwrap_or_default();
+    if ModelName::parse(id, None).is_none() {
+        return Err(format!(
+            "{shown} is neither a folder that is here nor a name on the hub, such as google-bert/bert-base-uncased"
+        )
+        .into());
+    }
+    let Some(name) = ModelName::parse(id, revision) else {
+        return Err("--revision takes a branch, a tag or a commit".into());
+    };
+    let hub = Hub::new(Settings::from_env()?);
+    Ok(Source::hub(&hub, &name, &mut Download::default())?)
 }
 
 /// One forward pass before the first text: a broken model is known now, and nobody waits for a kernel's

@@ -1,13 +1,12 @@
 //! Completions and manual pages, made from the flags themselves.
 
 use std::error::Error;
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Arguments;
+use super::{Arguments, print};
 
 /// `cloze completions`.
 #[derive(Debug, Args)]
@@ -28,8 +27,7 @@ pub struct ManArguments {
 pub fn completions(arguments: &CompletionsArguments) -> Result<(), Box<dyn Error>> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "cloze", &mut script);
-    std::io::stdout().write_all(&script)?;
-    Ok(())
+    Ok(print(&[String::from_utf8(script)?.trim_end()])?)
 }
 
 /// Prints the manual page, or writes those of all subcommands.
@@ -41,7 +39,7 @@ pub fn man(arguments: &ManArguments) -> Result<(), Box<dyn Error>> {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;
-            std::io::stdout().write_all(&page)?;
+            print(&[String::from_utf8(page)?.trim_end()])?;
         }
     }
     Ok(())

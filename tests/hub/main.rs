@@ -5,8 +5,8 @@ mod fake;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cloze::checkpoint::Checkpoint;
 use cloze::checkpoint::hub::{Hub, ModelName, Progress, Settings};
+use cloze::checkpoint::{Checkpoint, Source};
 use fake::{COMMIT, FakeHub, Faults, NAME, golden};
 use tempfile::TempDir;
 
@@ -43,7 +43,7 @@ fn settings(endpoint: String, cache: &Path) -> Settings {
 fn open_as(settings: Settings, id: &str, revision: Option<&str>) -> Result<(Checkpoint, Told), String> {
     let mut told = Told::default();
     let name = ModelName::parse(id, revision).unwrap();
-    let opened = Checkpoint::from_hub(&Hub::new(settings), &name, &mut told);
+    let opened = Source::hub(&Hub::new(settings), &name, &mut told).and_then(Checkpoint::read);
     opened.map(|checkpoint| (checkpoint, told)).map_err(|e| e.to_string())
 }
 
@@ -190,7 +190,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
         }
         let hub = Hub::new(settings(hub.endpoint(), cache.path()));
         let name = ModelName::parse(NAME, None).unwrap();
-        Checkpoint::from_hub(&hub, &name, &mut Dies).map(drop)
+        Source::hub(&hub, &name, &mut Dies).map(drop)
     }));
     assert!(killed.is_err());
     assert!(!weights_path(&cache).exists());

@@ -24,7 +24,7 @@ mod settings;
 use std::path::PathBuf;
 
 use super::files::Files;
-use super::{Checkpoint, CheckpointError, config, weights};
+use super::{CheckpointError, config, weights};
 use cache::Cache;
 use client::Client;
 
@@ -112,17 +112,6 @@ impl Hub {
         // Last, so that a model that is half there is never taken for a whole one.
         cache.set_commit(&info.commit)?;
         Ok(folder)
-    }
-}
-
-impl Checkpoint {
-    /// Opens a model of the hub, downloading it first unless the cache has it.
-    ///
-    /// # Errors
-    /// As for [`Checkpoint::open`], and whatever a download meets.
-    pub fn from_hub(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Result<Self, CheckpointError> {
-        let folder = hub.fetch(name, progress)?;
-        Self::read(name.id().to_owned(), Files::Folder(folder))
     }
 }
 
