@@ -20,7 +20,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 /// The activation of the feed-forward layers and of the MLM head's transform (`hidden_act`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x · Φ(x)` with the error function: <https://arxiv.org/abs/1606.08415>, equation 1.
     Gelu,

@@ -6,10 +6,14 @@
 //! | file | what it is |
 //! |---|---|
 //! | `adapters` | what is known of each adapter, and which one `--gpu-device` means |
+//! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
+//! | `operations` | what BERT needs of a backend, through those kernels |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
 
 mod adapters;
 mod faults;
+mod kernels;
+mod operations;
 #[cfg(test)]
 mod tests;
 
@@ -18,17 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::tensor::backend::Backend;
 use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
 
-use super::{BertBackend, plain};
-
 pub use adapters::{Adapter, adapters};
 use faults::Faults;
 
 /// The backend of `--backend gpu`.
 pub type Gpu = Wgpu<f32>;
-
-impl BertBackend for Gpu {
-    type Linear = plain::PlainLinear<Self>;
-}
 
 /// Why no device could be had, or no model put onto it.
 #[derive(Debug, thiserror::Error)]
@@ -197,8 +195,10 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
         queue,
         backend,
     };
+    let device = init_device(setup, RuntimeOptions::default());
+    faults.watch_thread(&device);
     Ok(GpuDevice {
-        device: init_device(setup, RuntimeOptions::default()),
+        device,
         adapter,
         faults,
         #[cfg(test)]
