@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
-use cloze::server::{About, App, serve};
+use cloze::server::{About, App, Options, State, serve};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const TEXT: &str = "The capital of France is [MASK].";
@@ -38,7 +38,11 @@ fn start() -> (SocketAddr, String) {
         about: About {
             model_name: checkpoint.name,
             device: loaded.device.clone(),
+            backend: "cpu".to_owned(),
+            dtype: loaded.precision.to_string(),
         },
+        options: Options::default(),
+        state: State::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("a bound listener has an address");

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::IsTerminal;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 /// Flags of every command that logs.
@@ -12,6 +12,19 @@ pub struct LogArguments {
     /// What is logged: error, warn, info, debug or trace, or a filter such as cloze=debug,poem=warn
     #[arg(long, env = "CLOZE_LOG", default_value = "info", value_name = "LEVEL")]
     pub log: String,
+
+    /// How log lines are written
+    #[arg(long, env = "CLOZE_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 /// Libraries that speak at info of things that a user did not ask for.
@@ -31,11 +44,14 @@ impl LogArguments {
         let filter = QUIET.into_iter().fold(filter, |filter, directive| {
             filter.add_directive(directive.parse().expect("a directive of ours"))
         });
-        tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr)
-            .init();
+            .with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().flatten_event(true).init(),
+        }
         Ok(())
     }
 }

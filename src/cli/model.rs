@@ -51,6 +51,16 @@ pub enum Backend {
     Gpu,
 }
 
+impl Backend {
+    /// As the flag takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
 impl From<Backend> for BackendKind {
     fn from(backend: Backend) -> Self {
         match backend {

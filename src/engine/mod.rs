@@ -28,7 +28,7 @@ use crate::bert::{MaskedLm, Selection, TokenScore};
 pub use error::EngineError;
 pub use queue::Admission;
 use queue::{Item, Queue};
-pub use stats::{Stats, Timing};
+pub use stats::{Buckets, Stats, Timing};
 
 /// How much waits and how much is computed at once.
 #[derive(Clone, Debug, PartialEq, Eq)]

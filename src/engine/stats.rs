@@ -21,6 +21,57 @@ impl Counter {
     }
 }
 
+/// How often a value was at most each of some bounds: powers of two from 1 on.
+#[derive(Debug)]
+pub struct Histogram {
+    counts: [AtomicU64; Self::BOUNDS + 1],
+    sum: Counter,
+}
+
+impl Histogram {
+    /// The largest bound is 2^14.
+    const BOUNDS: usize = 15;
+
+    pub(super) fn observe(&self, value: u64) {
+        let bound = value.max(1).next_power_of_two().trailing_zeros() as usize;
+        self.counts[bound.min(Self::BOUNDS)].fetch_add(1, Ordering::Relaxed);
+        self.sum.add(value);
+    }
+
+    /// Its values now.
+    pub fn buckets(&self) -> Buckets {
+        let bound = |index| match index {
+            Self::BOUNDS => f64::INFINITY,
+            index => (1_u64 << index) as f64,
+        };
+        let counts = self.counts.iter().enumerate();
+        Buckets {
+            counts: counts
+                .map(|(index, count)| (bound(index), count.load(Ordering::Relaxed)))
+                .collect(),
+            sum: self.sum.get(),
+        }
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::default()),
+            sum: Counter::default(),
+        }
+    }
+}
+
+/// A histogram at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buckets {
+    /// Upper bounds, ascending up to infinity, and how many values lie above the bound before and up to this one.
+    pub counts: Vec<(f64, u64)>,
+    /// The sum of all values.
+    pub sum: u64,
+}
+
 /// After this many failed batches in a row the engine no longer calls itself ready.
 const FAILURES_IN_A_ROW_MAX: u64 = 3;
 
@@ -33,6 +84,10 @@ pub struct Stats {
     pub texts: Counter,
     /// Tokens in them.
     pub tokens: Counter,
+    /// Texts of each forward pass.
+    pub batch_texts: Histogram,
+    /// Tokens of each forward pass.
+    pub batch_tokens: Histogram,
     /// Requests whose deadline passed.
     pub expired: Counter,
     /// Texts dropped before their forward pass: nobody waited any more.

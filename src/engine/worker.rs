@@ -149,6 +149,8 @@ fn forward(model: &mut dyn MaskedLm, items: &[Item], stats: &Stats) -> Result<Pa
     stats.batches.add(1);
     stats.texts.add(items.len() as u64);
     stats.tokens.add(packed.input_ids().len() as u64);
+    stats.batch_texts.observe(items.len() as u64);
+    stats.batch_tokens.observe(packed.input_ids().len() as u64);
     let started_at = Instant::now();
     let scores = predict(model, &packed)?;
     let inference = started_at.elapsed();

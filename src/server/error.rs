@@ -1,13 +1,13 @@
 //! Every error as JSON: `{"error": "a sentence", "error_type": "a_word"}`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::web::Json;
 use poem::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use super::observe::unique_id;
 use crate::engine::EngineError;
 use crate::fill_mask::InputError;
 
@@ -67,7 +67,7 @@ impl ApiError {
 
     /// A failure of ours: the client gets an id, the log gets the id and the reason.
     pub(super) fn internal(reason: impl std::fmt::Display) -> Self {
-        let id = failure_id();
+        let id = unique_id();
         tracing::error!(%id, %reason, "a request failed");
         let message = format!("Something failed inside the server; its log says more under the id {id}.");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -178,12 +178,4 @@ pub async fn respond(error: poem::Error) -> Response {
         }
         _ => ApiError::internal(error).as_response(),
     }
-}
-
-/// An id that no other failure of this server has, now or after a restart.
-fn failure_id() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let micros = since.map_or(0, |time| time.as_micros() as u64);
-    format!("{micros:x}-{:x}", COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -32,16 +32,15 @@ impl From<Vec<Answer>> for Answers {
 
 #[handler]
 pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
-    let deadline = Deadline::start(app);
     let headers = request.headers();
+    let deadline = Deadline::start(app, headers)?;
     let body = body::read(app, headers, body, deadline).await?;
     let form = Form::of(headers);
-    let (response, _timing) = predict(
+    predict(
         app,
         deadline,
         move || form.parse(&body).map(|request| (request, ())),
-        |answers, ()| Json(Answers::from(answers)).into_response(),
+        |answers, ()| Ok(Json(Answers::from(answers)).into_response()),
     )
-    .await?;
-    Ok(response)
+    .await
 }

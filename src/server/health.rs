@@ -1,4 +1,4 @@
-//! Can the worker answer?
+//! Does the process live, and would a request be answered?
 
 use std::sync::Arc;
 
@@ -16,8 +16,14 @@ struct Health {
 /// 200 when a request would be answered, 503 otherwise.
 #[handler]
 pub fn health(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
-    match app.engine.is_ready() {
+    match app.is_ready() {
         true => Ok(Json(Health { status: "ok" })),
         false => Err(ApiError::not_ready()),
     }
+}
+
+/// 200: the process answers.
+#[handler]
+pub fn live() -> Json<impl Serialize> {
+    Json(Health { status: "ok" })
 }

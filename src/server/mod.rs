@@ -13,13 +13,28 @@
 //! | `v2` | the Open Inference Protocol, for the clients of Triton and KServe |
 //! | `methods` | what an address says of methods that it does not take |
 //! | `error` | every error as JSON with a sentence |
-//! | `health` | `GET /health` |
+//! | `health` | `GET /health`, `/health/live`, `/health/ready` |
+//! | `info` | `GET /info` |
+//! | `observe` | around every request: id, log line, metrics, headers |
+//! | `metrics`, `engine_metrics` | `GET /metrics` |
+//! | `auth` | the API key |
+//! | `cors` | pages of other sites |
+//! | `options` | what may be set about all of this |
 
+mod auth;
 mod body;
+mod cors;
+mod engine_metrics;
 mod error;
 mod fill_mask;
 mod health;
+mod info;
 mod methods;
+mod metrics;
+mod observe;
+#[cfg(test)]
+mod operations_tests;
+mod options;
 mod page;
 mod predict;
 mod request;
@@ -32,15 +47,22 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use poem::endpoint::BoxEndpoint;
 use poem::listener::TcpAcceptor;
 use poem::{Endpoint, EndpointExt, Response, Route, Server};
 
 use crate::engine::Engine;
 use crate::fill_mask::FillMask;
+use auth::Guarded;
+use cors::Shared;
 use methods::{get, get_post, post};
+use observe::{Labelled, Observed};
 
+pub use auth::ApiKey;
+pub use cors::Origins;
 pub use error::{ApiError, ErrorBody};
 pub use fill_mask::Answers;
+pub use options::{Options, State};
 pub use predict::prepare;
 pub use request::{FillMaskRequest, Form};
 
@@ -56,6 +78,10 @@ pub struct App {
     pub body_bytes_max: usize,
     /// What the service says of itself.
     pub about: About,
+    /// Who may ask.
+    pub options: Options,
+    /// What changes while the server runs.
+    pub state: State,
 }
 
 /// What runs here, for people and programs that ask.
@@ -65,20 +91,53 @@ pub struct About {
     pub model_name: String,
     /// The backend and the device that it runs on.
     pub device: String,
+    /// The backend alone: `cpu` or `gpu`.
+    pub backend: String,
+    /// What products are computed with: `f32`, `bf16` or `int8`.
+    pub dtype: String,
+}
+
+impl App {
+    /// Whether a request would be answered, and none too late: not while the end has begun.
+    pub fn is_ready(&self) -> bool {
+        self.engine.is_ready() && !self.state.is_draining()
+    }
 }
 
 /// All routes over one app.
 pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
-    v2::routes(Route::new())
-        .at("/", get_post(page::index, fill_mask::fill_mask))
-        .at("/page.css", get(page::style))
-        .at("/page.js", get(page::script))
-        .at("/favicon.svg", get(page::icon))
-        .at("/v1/fill-mask", post(fill_mask::fill_mask))
-        .at("/health", get(health::health))
-        .data(app)
-        .catch_all_error(error::respond)
-        .map_to_response()
+    let table = table()
+        .into_iter()
+        .map(|(path, endpoint)| (Arc::<str>::from(path), endpoint));
+    let table: Vec<_> = table.collect();
+    app.state.metrics.prepare(table.iter().map(|(path, _)| path));
+    let route = table.into_iter().fold(Route::new(), |route, (path, inner)| {
+        route.at(Arc::clone(&path), Labelled { inner, route: path })
+    });
+    let inner = route.data(Arc::clone(&app)).map_to_response();
+    let app = || Arc::clone(&app);
+    let inner = Guarded { inner, app: app() };
+    // A browser's preflight carries no key.
+    let inner = Shared { inner, app: app() };
+    Observed { inner, app: app() }
+}
+
+/// Every address and what is there. A test looks for each in `openapi.json`.
+fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
+    let ours = [
+        ("/", get_post(page::index, fill_mask::fill_mask)),
+        ("/page.css", get(page::style)),
+        ("/page.js", get(page::script)),
+        ("/favicon.svg", get(page::icon)),
+        ("/v1/fill-mask", post(fill_mask::fill_mask)),
+        ("/health", get(health::health)),
+        ("/health/live", get(health::live)),
+        ("/health/ready", get(health::health)),
+        ("/info", get(info::info)),
+        ("/metrics", get(metrics::metrics)),
+    ];
+    let ours = ours.into_iter().map(|(path, endpoint)| (path.to_owned(), endpoint));
+    ours.chain(v2::table()).collect()
 }
 
 /// Serves until `shutdown` completes, then lets what was accepted finish for at most `drain_timeout`.
@@ -94,6 +153,12 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let acceptor = TcpAcceptor::from_std(listener)?;
     let stopping = Arc::clone(&app);
+    let draining = Arc::clone(&app);
+    let shutdown = async move {
+        shutdown.await;
+        // First of all: whoever asks from here on sees that the end has begun.
+        draining.state.drain();
+    };
     Server::new_with_acceptor(acceptor)
         .run_with_graceful_shutdown(routes(app), shutdown, Some(drain_timeout))
         .await?;

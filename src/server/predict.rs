@@ -3,12 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use poem::Response;
+use poem::http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
+use super::observe::Cost;
 use super::request::FillMaskRequest;
 use super::{ApiError, App};
-use crate::engine::{EngineError, Input, Timing};
+use crate::engine::{EngineError, Input};
 use crate::fill_mask::{Answer, AnswerSize, FillMask, Question, Wanted};
+
+/// How long a client waits for its answer, in milliseconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
 /// Until when a request must be answered.
 #[derive(Clone, Copy, Debug)]
@@ -28,29 +34,45 @@ impl Deadline {
         }
     }
 
-    /// Of a request that begins now.
-    pub fn start(app: &App) -> Self {
+    /// Of a request that begins now; the client may shorten what the server allows.
+    ///
+    /// # Errors
+    /// A header that is not a time.
+    pub fn start(app: &App, headers: &HeaderMap) -> Result<Self, ApiError> {
         let timeout = app.request_timeout;
-        Self {
+        let ours = Self {
             at: Instant::now() + timeout,
             timeout,
+        };
+        let Some(value) = headers.get(REQUEST_TIMEOUT) else {
+            return Ok(ours);
+        };
+        let milliseconds = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
+        match milliseconds {
+            Some(milliseconds @ 1..) => Ok(ours.within(Duration::from_millis(milliseconds))),
+            _ => Err(ApiError::bad_request(
+                "bad_timeout",
+                format!("The header {REQUEST_TIMEOUT} is not a whole number of milliseconds above 0."),
+            )),
         }
     }
 }
 
 /// Answers one request: `read` makes texts and parameters of what came, `render` makes what is sent of the
-/// answers, one for each text, and of what `read` left for it. Both run where computing is allowed.
+/// answers, one for each text, and of what `read` left for it. Both run where computing is allowed. The response
+/// carries its [`Cost`].
 ///
 /// # Errors
 /// What `read` says, the first text or parameter that is wrong, and what the engine says.
-pub async fn predict<T: Send + 'static, C: Send + 'static>(
+pub async fn predict<C: Send + 'static>(
     app: &Arc<App>,
     mut deadline: Deadline,
     read: impl FnOnce() -> Result<(FillMaskRequest, C), ApiError> + Send + 'static,
-    render: impl FnOnce(Vec<Answer>, C) -> T + Send + 'static,
-) -> Result<(T, Timing), ApiError> {
+    render: impl FnOnce(Vec<Answer>, C) -> Result<Response, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
     let refused = move |error| ApiError::from_engine(error, deadline.timeout);
     let admission = app.engine.admit().map_err(refused)?;
+    let started_at = Instant::now();
     let prepared = on_cpu(app, move |app| {
         if deadline.at <= Instant::now() {
             return Err(refused(EngineError::Deadline));
@@ -64,6 +86,9 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
     if let Some(timeout) = timeout {
         deadline = deadline.within(timeout);
     }
+    let tokenizing = started_at.elapsed();
+    let texts = questions.len();
+    let tokens = questions.iter().map(|question| question.input_ids.len()).sum();
     let inputs = questions.iter().map(|question| Input {
         input_ids: question.input_ids.clone(),
         mask_positions: question.mask_positions.clone(),
@@ -77,9 +102,16 @@ pub async fn predict<T: Send + 'static, C: Send + 'static>(
         let answered = questions.iter().zip(scores);
         let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
         let answers = answers.collect::<Result<_, _>>().map_err(ApiError::internal)?;
-        Ok::<_, ApiError>(render(answers, context))
+        render(answers, context)
     });
-    Ok((rendered.await??, timing))
+    let mut response = rendered.await??;
+    response.extensions_mut().insert(Cost {
+        texts,
+        tokens,
+        tokenizing,
+        timing,
+    });
+    Ok(response)
 }
 
 /// Checks the parameters and tokenizes every text of a request with at most `texts_max` of them.

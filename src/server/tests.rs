@@ -8,7 +8,7 @@ use std::time::Duration;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::{About, App, ErrorBody, routes};
+use super::{About, App, ErrorBody, Options, State, routes};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Engine, Limits};
@@ -46,7 +46,11 @@ pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: 
         about: About {
             model_name: "tiny".to_owned(),
             device: "a <test>".to_owned(),
+            backend: "test".to_owned(),
+            dtype: "f32".to_owned(),
         },
+        options: Options::default(),
+        state: State::default(),
     })
 }
 

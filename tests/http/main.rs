@@ -1,6 +1,7 @@
 //! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
 
 mod bad_input;
+mod operations;
 mod server;
 
 use std::io::Write;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use cloze::engine::Limits;
 
+use super::http::HttpArguments;
 use crate::cli::batch::BatchArguments;
 use crate::cli::log::LogArguments;
 use crate::cli::model::ModelArguments;
@@ -53,6 +54,9 @@ pub struct ServeArguments {
     /// How long a stop waits for accepted requests
     #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS")]
     pub shutdown_timeout_ms: u64,
+
+    #[command(flatten)]
+    pub http: HttpArguments,
 
     #[command(flatten)]
     pub log: LogArguments,

@@ -1,6 +1,7 @@
 //! Serving: from flags to a running server, and its end.
 
 mod arguments;
+mod http;
 
 use std::error::Error;
 use std::future::Future;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use cloze::checkpoint::LoadedModel;
 use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
-use cloze::server::{self, About, App};
+use cloze::server::{self, About, App, State};
 
 use super::model::{cores, warm_up};
 
@@ -23,6 +24,7 @@ const BLOCKING_THREADS_PER_CORE: usize = 2;
 /// Loads the model, serves it, and returns once a signal has ended the service.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     arguments.log.start()?;
+    let options = arguments.http.options()?;
     // Bound first: a port that is taken is known before a large model is read.
     let listener = listen(SocketAddr::new(arguments.host, arguments.port))?;
     let address = listener.local_addr()?;
@@ -45,7 +47,11 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         about: About {
             model_name: served_name(&arguments, &model_name)?,
             device: loaded.device,
+            backend: arguments.model.backend.name().to_owned(),
+            dtype: loaded.precision.to_string(),
         },
+        options,
+        state: State::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
@@ -63,6 +69,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     tracing::info!("stopped");
     Ok(())
 }
+
+/// The exit code after a second signal, as shells give it to a process that a Ctrl-C killed.
+const EXIT_AT_ONCE: i32 = 130;
 
 fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).map_err(|e| match e.kind() {
@@ -127,7 +136,7 @@ fn stop(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Completes at the first SIGTERM or Ctrl-C.
+/// Completes at the first SIGTERM or Ctrl-C; the second ends the process at once.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
@@ -138,7 +147,15 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "Ctrl-C",
             };
-            tracing::info!("{name}: finishing what was accepted");
+            tracing::info!("{name}: finishing what was accepted; a second signal ends at once");
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                tracing::warn!("a second signal: leaving at once");
+                std::process::exit(EXIT_AT_ONCE);
+            });
         })
     }
     #[cfg(not(unix))]

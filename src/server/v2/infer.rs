@@ -13,20 +13,19 @@ use super::{HEADER_LENGTH, check_model, response};
 
 #[handler]
 pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
-    let deadline = Deadline::start(app);
-    check_model(request, app)?;
     let headers = request.headers();
+    let deadline = Deadline::start(app, headers)?;
+    check_model(request, app)?;
     let json_length = json_length(headers)?;
     let body = body::read(app, headers, body, deadline).await?;
     let model_name = app.about.model_name.clone();
-    let (response, _timing) = predict(
+    predict(
         app,
         deadline,
         move || InferRequest::parse(&body, json_length),
         move |answers, wanted| response::render(&model_name, answers, wanted),
     )
-    .await?;
-    response
+    .await
 }
 
 /// How much of the body is JSON, where not all of it is.

@@ -104,7 +104,7 @@ pub fn model_ready(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Json
 }
 
 fn check_ready(app: &App) -> Result<(), ApiError> {
-    match app.engine.is_ready() {
+    match app.is_ready() {
         true => Ok(()),
         false => Err(ApiError::not_ready()),
     }

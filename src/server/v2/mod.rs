@@ -23,8 +23,9 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderName, StatusCode};
-use poem::{Request, Route};
+use poem::{Request, Response};
 
 use super::methods::{get, post};
 use super::{ApiError, App};
@@ -35,19 +36,19 @@ const VERSION: &str = "1";
 /// The JSON's length in a body that has binary tensors behind it.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Adds the protocol's addresses.
-pub fn routes(mut route: Route) -> Route {
-    route = route
-        .at("/v2", get(metadata::server))
-        .at("/v2/health/live", get(metadata::live))
-        .at("/v2/health/ready", get(metadata::ready));
+/// The protocol's addresses.
+pub fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
+    let mut table = vec![
+        ("/v2".to_owned(), get(metadata::server)),
+        ("/v2/health/live".to_owned(), get(metadata::live)),
+        ("/v2/health/ready".to_owned(), get(metadata::ready)),
+    ];
     for model in ["/v2/models/:name", "/v2/models/:name/versions/:version"] {
-        route = route
-            .at(model, get(metadata::model))
-            .at(format!("{model}/ready"), get(metadata::model_ready))
-            .at(format!("{model}/infer"), post(infer::infer));
+        table.push((model.to_owned(), get(metadata::model)));
+        table.push((format!("{model}/ready"), get(metadata::model_ready)));
+        table.push((format!("{model}/infer"), post(infer::infer)));
     }
-    route
+    table
 }
 
 /// Refuses any model but ours, and any version of it but the one.

@@ -1,0 +1,102 @@
+//! The engine and the process at this moment, as Prometheus collects them. The engine itself knows nothing of it.
+
+use std::fmt::Error;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+
+use super::App;
+use crate::engine::Buckets;
+
+/// Values of one moment.
+#[derive(Debug)]
+pub struct EngineMetrics {
+    counters: [(&'static str, &'static str, u64); 4],
+    gauges: [(&'static str, &'static str, u64); 5],
+    histograms: [(&'static str, &'static str, Buckets); 2],
+    info: Vec<(&'static str, String)>,
+}
+
+impl EngineMetrics {
+    /// Reads them.
+    pub fn read(app: &App) -> Self {
+        let stats = app.engine.stats();
+        let (texts, tokens) = app.engine.waiting();
+        Self {
+            counters: [
+                (
+                    "expired_requests",
+                    "Requests whose deadline passed",
+                    stats.expired.get(),
+                ),
+                (
+                    "abandoned_texts",
+                    "Texts dropped before the model saw them: nobody waited any more",
+                    stats.abandoned.get(),
+                ),
+                (
+                    "rejected_requests",
+                    "Requests refused because the queue was full",
+                    stats.rejected.get(),
+                ),
+                ("failed_texts", "Texts that the model failed on", stats.failed.get()),
+            ],
+            gauges: [
+                ("queue_texts", "Texts that wait", texts as u64),
+                ("queue_tokens", "Tokens that wait", tokens as u64),
+                (
+                    "queue_texts_max",
+                    "Texts that may wait",
+                    app.engine.limits().queue_size as u64,
+                ),
+                ("ready", "1 when a request would be answered", app.is_ready().into()),
+                (
+                    "resident_memory_bytes",
+                    "Memory of the process, 0 where the system does not tell",
+                    resident_bytes().unwrap_or(0),
+                ),
+            ],
+            histograms: [
+                ("batch_texts", "Texts of a forward pass", stats.batch_texts.buckets()),
+                ("batch_tokens", "Tokens of a forward pass", stats.batch_tokens.buckets()),
+            ],
+            info: vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("model", app.about.model_name.clone()),
+                ("device", app.about.device.clone()),
+            ],
+        }
+    }
+}
+
+impl Collector for EngineMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        for (name, help, value) in self.counters {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(encoder)?;
+        }
+        for (name, help, value) in self.gauges {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value as i64).encode(encoder)?;
+        }
+        for (name, help, buckets) in &self.histograms {
+            let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            let count = buckets.counts.iter().map(|(_, count)| count).sum();
+            encoder.encode_histogram::<NoLabelSet>(buckets.sum as f64, count, &buckets.counts, None)?;
+        }
+        let encoder = encoder.encode_descriptor("build", "What runs here", None, MetricType::Info)?;
+        Info::new(self.info.clone()).encode(encoder)
+    }
+}
+
+/// Resident memory, from where Linux tells it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,79 @@
+//! What an operator sees of the binary: keys stay secret, logs are lines of JSON, signals are obeyed.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::server::{Server, command};
+
+const KEY: &str = "a-very-secret-key-1";
+
+#[test]
+fn a_key_is_never_shown_and_a_bad_one_is_refused() {
+    let output = command(&["--help"]).env("CLOZE_API_KEY", KEY).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("CLOZE_API_KEY") && !help.contains(KEY), "{help}");
+    let output = command(&["--api-key", "two words"])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("--api-key"), "{error}");
+    assert!(!error.contains("two words"), "{error}");
+}
+
+#[test]
+fn a_request_is_one_line_of_json_without_its_text_and_key() {
+    let mut command = command(&["--log-format", "json", "--api-key", KEY]);
+    let mut server = Server::spawn(command.stderr(Stdio::piped()));
+    assert!(!server.banner.contains(KEY), "{}", server.banner);
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 13\r\nx-request-id: id-7\r\n";
+    let secret = "secret [MASK]";
+    let (status, body) = server.exchange(&format!("{head}authorization: Bearer {KEY}\r\n\r\n{secret}"));
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(
+        server
+            .exchange(&format!("{head}authorization: Bearer {KEY}x\r\n\r\n{secret}"))
+            .0,
+        401
+    );
+    // Whatever the server makes of a header of a megabyte, it lives on.
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let _ = stream.write_all(format!("{head}authorization: Bearer {}\r\n\r\n", "x".repeat(1 << 20)).as_bytes());
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert_eq!(server.get("/health/live").0, 200);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(!log.contains(KEY) && !log.contains("secret"), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answered: Vec<&Value> = lines.iter().filter(|line| line["message"] == "answered").collect();
+    assert_eq!(answered.len(), 1, "{log}");
+    for (field, value) in [("id", "id-7"), ("route", "/"), ("method", "POST")] {
+        assert_eq!(answered[0][field], value, "{log}");
+    }
+    assert_eq!(
+        (&answered[0]["status"], &answered[0]["texts"]),
+        (&200.into(), &1.into()),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut server = Server::start(&["--shutdown-timeout-ms", "60000"]);
+    // Half a request: the stop would wait for it.
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        .unwrap();
+    assert_eq!(server.get("/health/ready").0, 200);
+    server.signal("-TERM");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(server.child.try_wait().unwrap().is_none(), "it did not wait");
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(130));
+}
