@@ -29,15 +29,12 @@ impl FillMask {
             top_k,
             vocab_size: self.vocab_size,
         };
-        if top_k == 0 {
+        // The default means "up to five": a vocabulary of three tokens has three.
+        if top_k == 0 || parameters.top_k.is_some_and(|asked| asked > self.vocab_size) {
             return Err(out_of_range);
         }
         let Some(targets) = &parameters.targets else {
-            // The default means "up to five": a vocabulary of three tokens has three.
-            let top_k = match parameters.top_k {
-                Some(_) if top_k > self.vocab_size => return Err(out_of_range),
-                _ => top_k.min(self.vocab_size),
-            };
+            let top_k = top_k.min(self.vocab_size);
             return Ok(Wanted {
                 selection: Selection::TopK(top_k),
                 top_k,

@@ -170,7 +170,7 @@ pub async fn respond(error: poem::Error) -> Response {
         StatusCode::NOT_FOUND => ApiError::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            "There is nothing at this address; send texts with POST /.",
+            "There is nothing at this address; send texts with POST /, or look at /docs.",
         )
         .as_response(),
         status if status.is_client_error() => {

@@ -11,6 +11,8 @@
 //! | `body` | reading a body, bounded in size and time |
 //! | `page` | `GET /`, for a person at a browser |
 //! | `v2` | the Open Inference Protocol, for the clients of Triton and KServe |
+//! | `docs` | the OpenAPI document and `/docs` |
+//! | `asset` | files for browsers |
 //! | `methods` | what an address says of methods that it does not take |
 //! | `error` | every error as JSON with a sentence |
 //! | `health` | `GET /health`, `/health/live`, `/health/ready` |
@@ -21,9 +23,11 @@
 //! | `cors` | pages of other sites |
 //! | `options` | what may be set about all of this |
 
+mod asset;
 mod auth;
 mod body;
 mod cors;
+mod docs;
 mod engine_metrics;
 mod error;
 mod fill_mask;
@@ -129,6 +133,10 @@ fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
         ("/page.css", get(page::style)),
         ("/page.js", get(page::script)),
         ("/favicon.svg", get(page::icon)),
+        ("/docs", get(docs::page)),
+        ("/docs.css", get(docs::style)),
+        ("/docs.js", get(docs::script)),
+        ("/openapi.json", get(docs::openapi)),
         ("/v1/fill-mask", post(fill_mask::fill_mask)),
         ("/health", get(health::health)),
         ("/health/live", get(health::live)),

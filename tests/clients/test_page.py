@@ -193,3 +193,17 @@ def test_a_server_that_is_gone_is_said_so(browser):
     page["submit"].click()
     page.settle()
     assert "does not answer" in page["error"].text
+
+
+def test_docs_draw_every_operation_and_send_a_request(browser, server):
+    page = Page(browser, f"{server.url}/docs#fillMaskV1")
+    WebDriverWait(browser, 20).until(lambda _: page.all(".operation"))
+    document = browser.execute_script("return fetch('openapi.json').then((answer) => answer.json())")
+    operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert sorted(section.get_attribute("id") for section in page.all(".operation")) == sorted(operations)
+    form = page["fillMaskV1"].find_element(By.CSS_SELECTOR, "form")
+    form.find_element(By.CSS_SELECTOR, "button").click()
+    result = form.find_element(By.CSS_SELECTOR, ".result")
+    WebDriverWait(browser, 20).until(lambda _: result.text.startswith("200 "))
+    assert '"token_str": "was"' in result.text
+    assert page.errors() == []

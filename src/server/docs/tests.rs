@@ -1,0 +1,235 @@
+//! The document against the routes and against what they really answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use poem::http::{Method, StatusCode, Uri};
+use poem::test::{TestClient, TestResponse};
+use serde_json::{Value, json};
+
+use super::super::tests::{MINUTE, app};
+use super::super::{App, routes, table};
+use super::document;
+use crate::fill_mask::{TARGET_BYTES_MAX, TARGETS_MAX};
+
+fn service() -> (Value, TestClient<impl poem::Endpoint>) {
+    let app = app(|_| {}, 8, MINUTE);
+    (document(&app), TestClient::new(routes(app)))
+}
+
+/// The paths of the table as the document writes them.
+fn served() -> BTreeSet<String> {
+    let paths = table().into_iter().map(|(path, _)| path);
+    paths
+        .map(|path| {
+            let parts = path.split('/').map(|part| match part.strip_prefix(':') {
+                Some(name) => format!("{{{name}}}"),
+                None => part.to_owned(),
+            });
+            parts.collect::<Vec<_>>().join("/")
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_route_and_method_is_in_it_and_no_other() {
+    let (document, client) = service();
+    let paths = document["paths"].as_object().unwrap();
+    let documented: BTreeSet<String> = paths.keys().cloned().collect();
+    assert_eq!(documented, served());
+    for (path, operations) in paths {
+        let address = path.replace("{name}", "tiny").replace("{version}", "1");
+        let response = client
+            .request(Method::PATCH, address.parse::<Uri>().unwrap().to_string())
+            .send()
+            .await;
+        response.assert_status(StatusCode::METHOD_NOT_ALLOWED);
+        let allow = response.0.headers()["allow"].to_str().unwrap().to_ascii_lowercase();
+        let allowed: BTreeSet<&str> = allow.split(", ").filter(|&method| method != "head").collect();
+        let documented: BTreeSet<&str> = operations.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(documented, allowed, "{path}");
+    }
+}
+
+/// Checks that a response is one that the document has for its operation.
+async fn check(document: &Value, method: &str, path: &str, response: TestResponse) {
+    let status = response.0.status().as_u16().to_string();
+    let what = format!("{method} {path} {status}");
+    let mut described = &document["paths"][path][method]["responses"][&status];
+    assert!(described.is_object(), "{what} is not in the document");
+    if let Some(reference) = described["$ref"].as_str() {
+        described = document.pointer(&reference[1..]).unwrap();
+    }
+    for (name, header) in described["headers"].as_object().into_iter().flatten() {
+        let optional = name == "Inference-Header-Content-Length" || name.starts_with("x-");
+        assert!(
+            optional || response.0.headers().contains_key(name.as_str()),
+            "{what}: no {name}, {header}"
+        );
+    }
+    let content_type = response.0.content_type().unwrap_or_default().to_owned();
+    let essence = content_type.split(';').next().unwrap();
+    let media = &described["content"][essence];
+    assert!(media.is_object(), "{what}: {content_type} is not in the document");
+    if essence != "application/json" {
+        return;
+    }
+    let body: Value = response.json().await.value().deserialize();
+    let schema = json!({"allOf": [media["schema"]], "components": document["components"]});
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{what}: {errors:?} in {body}");
+}
+
+#[tokio::test]
+async fn what_is_answered_is_what_it_says() {
+    let (document, client) = service();
+    for path in served() {
+        if !document["paths"][&path]["get"].is_object() {
+            continue;
+        }
+        let address = path.replace("{name}", "tiny").replace("{version}", "1");
+        let response = client.get(address).send().await;
+        response.assert_status_is_ok();
+        check(&document, "get", &path, response).await;
+    }
+    let long = "word ".repeat(300) + "[MASK]";
+    let many = vec!["a [MASK]"; 9];
+    for (body, status) in [
+        (json!({"inputs": "a [MASK]"}), 200),
+        (json!({"inputs": "a [MASK] [MASK]", "parameters": {"top_k": 1}}), 200),
+        (json!({"inputs": ["a [MASK]", "[MASK]"]}), 200),
+        (json!({"inputs": ["a [MASK] [MASK]", "b [MASK]"]}), 200),
+        (
+            json!({"inputs": "a [MASK]", "parameters": {"targets": "the"}, "options": {"x": 1}}),
+            200,
+        ),
+        (json!({"inputs": "no blank"}), 400),
+        (json!({"inputs": "a [MASK]", "parameters": {"top_k": 0}}), 400),
+        (json!({}), 400),
+        (json!({"inputs": long}), 422),
+        (json!({"inputs": many}), 422),
+    ] {
+        for path in ["/", "/v1/fill-mask"] {
+            let response = client.post(path).body_json(&body).send().await;
+            response.assert_status(StatusCode::from_u16(status).unwrap());
+            check(&document, "post", path, response).await;
+        }
+    }
+    let input = |text: &str| json!([{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]);
+    for (body, status) in [
+        (json!({"inputs": input("a [MASK] [MASK]"), "id": "7"}), 200),
+        (
+            json!({"inputs": input("a [MASK]"), "parameters": {"binary_data_output": true}}),
+            200,
+        ),
+        (json!({"inputs": input("no blank")}), 400),
+        (json!({"inputs": input(&long)}), 422),
+    ] {
+        for path in ["/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"] {
+            let address = path.replace("{name}", "tiny").replace("{version}", "1");
+            let response = client.post(address).body_json(&body).send().await;
+            response.assert_status(StatusCode::from_u16(status).unwrap());
+            check(&document, "post", path, response).await;
+            let response = client.post(path.replace("{name}", "other")).send().await;
+            response.assert_status(StatusCode::NOT_FOUND);
+            check(&document, "post", path, response).await;
+        }
+    }
+    let response = client.get("/v2/models/other/ready").send().await;
+    check(&document, "get", "/v2/models/{name}/ready", response).await;
+    let response = client.post("/").header("content-encoding", "gzip").send().await;
+    check(&document, "post", "/", response).await;
+    let response = client.post("/").body("a".repeat(10_001)).send().await;
+    check(&document, "post", "/", response).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_what_it_says() {
+    let broken: Arc<App> = app(|_| panic!("on purpose"), 8, MINUTE);
+    let document = document(&broken);
+    let client = TestClient::new(routes(Arc::clone(&broken)));
+    for _ in 0..3 {
+        let response = client.post("/").body("a [MASK]").send().await;
+        response.assert_status(StatusCode::INTERNAL_SERVER_ERROR);
+        check(&document, "post", "/", response).await;
+    }
+    for path in ["/health", "/v2/health/ready", "/v2/models/{name}/ready"] {
+        let response = client.get(path.replace("{name}", "tiny")).send().await;
+        response.assert_status(StatusCode::SERVICE_UNAVAILABLE);
+        check(&document, "get", path, response).await;
+    }
+    tokio::task::spawn_blocking(move || broken.engine.stop()).await.unwrap();
+    let response = client.post("/").body("a [MASK]").send().await;
+    response.assert_status(StatusCode::SERVICE_UNAVAILABLE);
+    check(&document, "post", "/", response).await;
+}
+
+/// Collects every value of `key` in a document, with the place of each.
+fn collect<'a>(value: &'a Value, key: &str, at: String, found: &mut BTreeMap<String, &'a Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if name == key {
+                    found.insert(format!("{at}/{name}"), field);
+                }
+                collect(field, key, format!("{at}/{name}"), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                collect(item, key, format!("{at}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_example_is_valid_and_every_reference_leads_somewhere() {
+    let app = app(|_| {}, 8, MINUTE);
+    let document = document(&app);
+    let mut contents = BTreeMap::new();
+    collect(&document, "content", String::new(), &mut contents);
+    assert!(contents.len() > 20);
+    for (place, content) in contents {
+        for (media, described) in content.as_object().unwrap() {
+            let examples = described["examples"]
+                .as_object()
+                .into_iter()
+                .flat_map(|examples| examples.values());
+            let examples = examples.map(|example| &example["value"]);
+            for example in examples.chain(described.get("example")) {
+                let schema = json!({"allOf": [described["schema"]], "components": document["components"]});
+                let validator = jsonschema::validator_for(&schema).unwrap();
+                // The example's model is that of the demo; the schema's is this one's.
+                assert!(validator.is_valid(example), "{place} {media}: {example}");
+            }
+        }
+    }
+    let mut references = BTreeMap::new();
+    collect(&document, "$ref", String::new(), &mut references);
+    for (place, reference) in references {
+        let pointer = &reference.as_str().unwrap()[1..];
+        assert!(document.pointer(pointer).is_some(), "{place}: {reference}");
+    }
+}
+
+#[test]
+fn its_limits_are_the_real_ones() {
+    let app = app(|_| {}, 8, MINUTE);
+    let document = document(&app);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["Text"]["pattern"], r"\[MASK\]");
+    assert_eq!(schemas["TopK"]["maximum"], app.fill_mask.vocab_size());
+    assert_eq!(
+        schemas["FillMaskRequest"]["properties"]["inputs"]["oneOf"][1]["maxItems"],
+        8
+    );
+    assert_eq!(schemas["Targets"]["oneOf"][1]["maxItems"], TARGETS_MAX);
+    assert_eq!(schemas["Target"]["maxLength"], TARGET_BYTES_MAX);
+    let description = document["info"]["description"].as_str().unwrap();
+    for part in ["256 tokens", "8 texts", "10000 bytes", "60000 ms"] {
+        assert!(description.contains(part), "{description}");
+    }
+}
