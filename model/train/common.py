@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 VOCAB, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 12288, 256, 4, 4, 1024, 256
@@ -29,7 +30,8 @@ class Layer(nn.Module):
         b, t, _ = x.shape
         qkv = F.linear(x, self.qkv.view(3 * WIDTH, WIDTH)).view(b, t, 3, HEADS, WIDTH // HEADS)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        scores = torch.softmax(q @ k.mT * (WIDTH // HEADS) ** -0.5 + bias, -1)
+        mixed = scores @ v
         mixed = mixed.transpose(1, 2).reshape(b, t, WIDTH)
         x = self.norm1(x + F.linear(mixed, self.out))
         return self.norm2(x + F.linear(F.gelu(F.linear(x, self.up)), self.down))
@@ -56,7 +58,34 @@ class Model(nn.Module):
             x = layer(x, bias)
         x = x.reshape(-1, WIDTH)[picked]
         x = self.head_norm(F.gelu(F.linear(x, self.transform)))
-        return F.linear(x, self.words, self.head_bias)
+        return F.linear(x, self.words).float() + self.head_bias
+
+
+def model_state(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+    """The weights of an exported folder (export.py) under this module's names."""
+    file = load_file(folder / "model.safetensors")
+    out = {
+        "words": file["bert.embeddings.word_embeddings.weight"],
+        "positions": file["bert.embeddings.position_embeddings.weight"],
+        "transform": file["cls.predictions.transform.dense.weight"],
+        "head_bias": file["cls.predictions.bias"],
+    }
+
+    def norm(name, at):
+        out[f"{name}.weight"], out[f"{name}.bias"] = file[f"{at}.weight"], file[f"{at}.bias"]
+
+    norm("norm", "bert.embeddings.LayerNorm")
+    norm("head_norm", "cls.predictions.transform.LayerNorm")
+    for i in range(LAYERS):
+        at = f"bert.encoder.layer.{i}"
+        parts = [file[f"{at}.attention.self.{name}.weight"] for name in ("query", "key", "value")]
+        out[f"layers.{i}.qkv"] = torch.stack(parts)
+        out[f"layers.{i}.out"] = file[f"{at}.attention.output.dense.weight"]
+        out[f"layers.{i}.up"] = file[f"{at}.intermediate.dense.weight"]
+        out[f"layers.{i}.down"] = file[f"{at}.output.dense.weight"]
+        norm(f"layers.{i}.norm1", f"{at}.attention.output.LayerNorm")
+        norm(f"layers.{i}.norm2", f"{at}.output.LayerNorm")
+    return {name: tensor.float() for name, tensor in out.items()}
 
 
 def attention_bias(segments: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Train the uncased WordPiece tokenizer on the training text and encode both texts.
 
     python tokenizer.py --work WORK
+    python tokenizer.py --work WORK --keep ../tokenizer.json    # encode with this one, train none
 
 Half of the vocabulary are word pieces trained the usual way; the other half are whole words, those
 found in the most articles. Trained pieces alone would spend many entries on stems that are no words
@@ -96,8 +97,9 @@ def encode(tokenizer: Tokenizer, work: pathlib.Path, name: str) -> None:
 def main() -> None:
     args = argparse.ArgumentParser()
     args.add_argument("--work", required=True, type=pathlib.Path)
+    args.add_argument("--keep", type=pathlib.Path, help="a tokenizer.json to encode with; the weights belong to one")
     args = args.parse_args()
-    tokenizer = train(args.work / "train.txt")
+    tokenizer = Tokenizer.from_file(str(args.keep)) if args.keep else train(args.work / "train.txt")
     tokenizer.save(str(args.work / "tokenizer.json"))
     for name in ("train", "heldout"):
         encode(tokenizer, args.work, name)
