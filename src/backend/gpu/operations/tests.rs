@@ -48,7 +48,8 @@ fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, ca
 fn attention_is_the_plain_one_for_any_segments() {
     let Some(gpu) = device() else { return };
     // Heads, size of a head, and for each segment its queries and tokens.
-    let cases: [(usize, usize, &[(usize, usize)]); 4] = [
+    type Sizes = (usize, usize);
+    let cases: [(usize, usize, &[Sizes]); 4] = [
         (1, 8, &[(1, 1)]),
         (3, 8, &[(5, 5), (1, 1), (33, 33), (64, 64)]),
         (2, 8, &[(1, 7), (0, 3), (2, 130)]),
