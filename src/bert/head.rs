@@ -46,14 +46,15 @@ impl<B: BertBackend> MaskedLmHead<B> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let decoder_weight = if tied { WORD_EMBEDDINGS } else { DECODER };
         let bias = bias_name(tied, &|name| weights.contains(name));
-        let transform = weights.linear("cls.predictions.transform.dense", hidden, hidden)?;
-        let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
-        let bias = weights.vector(bias, vocab)?;
-        // The last product decides between close words, and its weight may be the embeddings: one step more exact.
+        // The transform decides between close words, for few rows and little time, and rounding its weights cost more
+        // agreement than all of the encoder's: it stays f32. The decoder may be the embeddings, which 8 bits hurt.
+        let transform = weights.linear_in(Precision::F32, "cls.predictions.transform.dense", hidden, hidden)?;
         let precision = match weights.precision() {
             Precision::Int8 => Precision::Bf16,
-            Precision::Bf16 | Precision::F32 => Precision::F32,
+            other => other,
         };
+        let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
+        let bias = weights.vector(bias, vocab)?;
         let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias, precision);
         Ok(Self {
             transform,

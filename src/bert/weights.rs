@@ -61,7 +61,20 @@ impl<'a, B: BertBackend> Weights<'a, B> {
 
     /// A dense layer whose parts are `name.weight` and `name.bias`.
     pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<B::Linear, WeightError> {
-        self.stacked_linear(&[name], outputs, inputs)
+        self.linear_in(self.precision, name, outputs, inputs)
+    }
+
+    /// A dense layer in a precision of its own.
+    pub fn linear_in(
+        &mut self,
+        precision: Precision,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<B::Linear, WeightError> {
+        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
+        let bias = self.vector(&format!("{name}.bias"), outputs)?;
+        Ok(B::Linear::prepare(weight, bias, precision))
     }
 
     /// Dense layers over the same input, one below the other as a single one of `names.len() * outputs`.
