@@ -159,11 +159,17 @@ fn announce(name: &str, loaded: Result<LoadedModel, LoadError>) -> Option<Loaded
     }
 }
 
-/// The kernels' limit in `precision`, once threads run.
+/// Threads as the model has them.
+#[cfg(feature = "cpu")]
+fn compute(threads: usize) -> std::sync::Arc<cloze::backend::cpu::Compute> {
+    cloze::backend::cpu::Compute::new(threads).expect("threads start")
+}
+
+/// The kernels' limit in `precision`.
 fn limit(placement: &Placement, precision: Precision) -> f64 {
     match placement.backend {
         #[cfg(feature = "cpu")]
-        BackendKind::Cpu => cloze::backend::cpu::peak_flops(precision),
+        BackendKind::Cpu => compute(placement.threads).peak_flops(precision),
         _ => 0.0,
     }
 }
@@ -221,7 +227,7 @@ fn forward(criterion: &mut Criterion) {
     #[cfg(feature = "cpu")]
     println!(
         "\nreading memory: {:.1} GB/s",
-        cloze::backend::cpu::memory_bandwidth() / 1e9
+        compute(threads).memory_bandwidth() / 1e9
     );
 }
 

@@ -40,6 +40,13 @@ const HEAD_ROWS_MAX: usize = 64;
 
 impl<B: BertBackend> MaskedLm for Bert<B> {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+        self.answer(batch)
+    }
+}
+
+impl<B: BertBackend> Bert<B> {
+    /// What [`MaskedLm::predict`] says. Nothing in the model changes, so that several workers may ask it at once.
+    pub(super) fn answer(&self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
         if batch.queries().is_empty() {
             return Ok(Vec::new());
         }

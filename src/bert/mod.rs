@@ -13,6 +13,8 @@ mod guard;
 mod head;
 mod masked_lm;
 mod model;
+#[cfg(feature = "cpu")]
+mod on_threads;
 mod tensors;
 mod weights;
 
@@ -22,5 +24,7 @@ pub use guard::Guarded;
 pub use head::is_tied;
 pub use masked_lm::{MaskedLm, PredictError};
 pub use model::Bert;
+#[cfg(feature = "cpu")]
+pub use on_threads::OnThreads;
 pub use tensors::{TensorSpec, tensors};
 pub use weights::{WeightError, WeightSource};

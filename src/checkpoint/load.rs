@@ -1,9 +1,18 @@
 //! Weights onto a backend, chosen at run time.
 
+#[cfg(feature = "cpu")]
+use std::sync::Arc;
+
 use super::{Checkpoint, CheckpointError};
-use crate::backend::{self, Precision};
+#[cfg(feature = "gpu")]
+use crate::backend;
+use crate::backend::Precision;
+#[cfg(feature = "cpu")]
+use crate::backend::cpu::Compute;
 #[cfg(feature = "gpu")]
 use crate::bert::Guarded;
+#[cfg(feature = "cpu")]
+use crate::bert::OnThreads;
 use crate::bert::{Bert, BertConfig, MaskedLm, WeightSource};
 
 /// Where the model runs.
@@ -20,8 +29,10 @@ pub enum BackendKind {
 pub struct Placement {
     /// CPU or GPU.
     pub backend: BackendKind,
-    /// Threads that compute on the CPU.
+    /// Threads that compute on the CPU, shared out among the workers.
     pub threads: usize,
+    /// How many batches may run at once, each on its share of the threads; on a GPU one.
+    pub workers: usize,
     /// What products are computed with; the backend's best choice if none is named.
     pub precision: Option<Precision>,
     /// Which GPU: a number in the order of `backend::gpu::adapters`, or a part of its name; the best if none is
@@ -30,11 +41,12 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// The best device of `backend` in the precision that suits it, and `threads` threads.
+    /// The best device of `backend` in the precision that suits it, and one worker with `threads` threads.
     pub fn new(backend: BackendKind, threads: usize) -> Self {
         Self {
             backend,
             threads,
+            workers: 1,
             precision: None,
             gpu_device: None,
         }
@@ -45,6 +57,8 @@ impl Placement {
 pub struct LoadedModel {
     /// The model.
     pub model: Box<dyn MaskedLm>,
+    /// The same for each further worker: the same weights, other threads.
+    pub others: Vec<Box<dyn MaskedLm>>,
     /// What its products are computed with.
     pub precision: Precision,
     /// Backend and device in words, for the start-up block.
@@ -66,6 +80,17 @@ pub enum LoadError {
     /// The threads that compute.
     #[error("the compute threads cannot be started: {0}")]
     Threads(String),
+    /// More workers than threads.
+    #[error("--workers {workers} needs a thread for each, and there are {threads}; ask for fewer, or see --threads")]
+    TooManyWorkers {
+        /// What was asked for.
+        workers: usize,
+        /// The threads there are.
+        threads: usize,
+    },
+    /// Several workers on a GPU.
+    #[error("--workers {0} is for the CPU: a GPU computes one batch at a time; leave it out with --backend gpu")]
+    WorkersOnGpu(usize),
     /// A precision that the backend does not compute in.
     #[error("--backend {backend} cannot compute in {precision}; it can in {supported}")]
     Precision {
@@ -114,21 +139,45 @@ pub fn load_model(
 
 #[cfg(feature = "cpu")]
 fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placement) -> Result<LoadedModel, LoadError> {
-    let threads = placement.threads;
-    backend::cpu::use_threads(threads).map_err(LoadError::Threads)?;
+    let Placement { threads, workers, .. } = *placement;
+    if workers > threads {
+        return Err(LoadError::TooManyWorkers { workers, threads });
+    }
     let precision = placement.precision.unwrap_or_default();
-    let model = Bert::<backend::cpu::Cpu>::load(config, source, &Default::default(), precision);
-    let features = backend::cpu::cpu_features();
+    // All threads load; where there is one worker, they are its own from then on.
+    let all = Compute::new(threads).map_err(LoadError::Threads)?;
+    let model = all.run(|| Bert::load(config, source, &Default::default(), precision));
+    let model = Arc::new(model.map_err(CheckpointError::Weights)?);
+    let features = all.features();
+    let mut shares = vec![all];
+    if workers > 1 {
+        shares.clear();
+        for worker in 0..workers {
+            let share = threads / workers + usize::from(worker < threads % workers);
+            shares.push(Compute::new(share).map_err(LoadError::Threads)?);
+        }
+    }
+    let on = |share| -> Box<dyn MaskedLm> { Box::new(OnThreads::new(Arc::clone(&model), share)) };
+    let mut models = shares.into_iter().map(on);
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let parts = match workers {
+        1 => count(threads, "thread"),
+        _ => format!("{workers} workers over {}", count(threads, "thread")),
+    };
     Ok(LoadedModel {
-        model: Box::new(model.map_err(CheckpointError::Weights)?),
+        model: models.next().expect("one worker at least"),
+        others: models.collect(),
         precision,
-        device: format!("cpu (ndarray), {precision}, {threads} threads, {features}"),
+        device: format!("cpu (ndarray), {precision}, {parts}, {features}"),
         warning: None,
     })
 }
 
 #[cfg(feature = "gpu")]
 fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placement) -> Result<LoadedModel, LoadError> {
+    if placement.workers > 1 {
+        return Err(LoadError::WorkersOnGpu(placement.workers));
+    }
     let precision = placement.precision.unwrap_or_default();
     if precision != Precision::F32 {
         return Err(LoadError::Precision {
@@ -150,6 +199,7 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
     let device = format!("gpu (wgpu), {precision}, {}", gpu.adapter);
     Ok(LoadedModel {
         model: Box::new(Guarded::new(model, move || gpu.fault())),
+        others: Vec::new(),
         precision,
         device,
         warning,

@@ -40,6 +40,10 @@ pub struct ModelArguments {
     /// Threads that compute on the CPU [default: one for each core]
     #[arg(long, env = "CLOZE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+
+    /// Batches that the CPU computes at once, each with its share of the threads; the weights are there once
+    #[arg(long, env = "CLOZE_WORKERS", default_value = "1", value_name = "N")]
+    pub workers: NonZeroUsize,
 }
 
 /// `--backend`.
@@ -109,6 +113,7 @@ impl ModelArguments {
         let loaded = checkpoint.load_on(&Placement {
             backend: self.backend.into(),
             threads: self.threads.map_or_else(cores, usize::from),
+            workers: self.workers.into(),
             precision: self.dtype.map(Precision::from),
             gpu_device: self.gpu_device.clone(),
         })?;
@@ -145,14 +150,17 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     Ok(Source::hub(&hub, &name, &mut Download::default())?)
 }
 
-/// One forward pass before the first text: a broken model is known now, and nobody waits for a kernel's
-/// compilation.
-pub fn warm_up(model: &mut dyn MaskedLm, vocab_size: usize) -> Result<(), String> {
+/// One forward pass of each worker before the first text: a broken model is known now, and nobody waits for a
+/// kernel's compilation. Gives the workers.
+pub fn warm_up(loaded: LoadedModel, vocab_size: usize) -> Result<Vec<Box<dyn MaskedLm>>, String> {
+    let mut workers: Vec<_> = std::iter::once(loaded.model).chain(loaded.others).collect();
     let mut batch = PackedBatch::default();
     let ids: Vec<u32> = (0..16).map(|id| id % vocab_size as u32).collect();
     batch.push(&ids, &[1], &Selection::TopK(1));
-    model
-        .predict(&batch)
-        .map(drop)
-        .map_err(|e| format!("the model does not work: {e}"))
+    for model in &mut workers {
+        model
+            .predict(&batch)
+            .map_err(|e| format!("the model does not work: {e}"))?;
+    }
+    Ok(workers)
 }

@@ -1,8 +1,9 @@
-//! The queue, the batches and the one worker that owns the model.
+//! The queue, the batches and the workers that own the model.
 //!
 //! [`Engine::start`] moves a model onto a thread of its own; [`Engine::predict`] puts questions into the
 //! bounded queue and waits for their answers until the deadline. The worker takes what is there the moment
-//! it is free, so a batch forms while the one before it runs.
+//! it is free, so a batch forms while the one before it runs. [`Engine::start_workers`] does it with several models,
+//! or several handles on one, which all take from the one queue.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -29,6 +30,8 @@ pub use error::EngineError;
 pub use queue::Admission;
 use queue::{Item, Queue};
 pub use stats::{Buckets, Stats, Timing};
+
+const NO_PANIC: &str = "nobody panics while holding the workers";
 
 /// How much waits and how much is computed at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub type Scores = Vec<Vec<TokenScore>>;
 pub enum Health {
     /// It can.
     Ready,
-    /// Its last batches all failed; the next success makes it ready again.
+    /// The last batches of every worker failed; the next success makes it ready again.
     Failing,
     /// It was told to stop.
     Stopped,
@@ -70,28 +73,47 @@ pub enum Health {
     Broken(String),
 }
 
-/// A handle on the queue; the worker ends when it is told to [`stop`](Engine::stop).
+/// A handle on the queue; the workers end when they are told to [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
-    worker: Mutex<Option<std::thread::JoinHandle<()>>>,
+    workers: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Starts the worker thread; the model belongs to it from here on.
+    /// Starts one worker thread; the model belongs to it from here on.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(model: Box<dyn MaskedLm>, limits: Limits) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::new(limits));
-        let theirs = Arc::clone(&queue);
+        Self::start_workers(vec![model], limits)
+    }
+
+    /// Starts a worker thread for each of `models`, one at least.
+    ///
+    /// # Errors
+    /// When the system gives too few threads.
+    pub fn start_workers(models: Vec<Box<dyn MaskedLm>>, limits: Limits) -> std::io::Result<Self> {
+        let mut queue = Queue::new(limits);
+        queue.stats = Stats::of_workers(models.len());
+        let engine = Self {
+            queue: Arc::new(queue),
+            workers: Mutex::default(),
+        };
+        for (index, model) in models.into_iter().enumerate() {
+            // Those that run already end with the engine.
+            engine.start_worker(index, model).inspect_err(|_| engine.stop())?;
+        }
+        Ok(engine)
+    }
+
+    fn start_worker(&self, index: usize, model: Box<dyn MaskedLm>) -> std::io::Result<()> {
+        let queue = Arc::clone(&self.queue);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let worker = std::thread::Builder::new()
-            .name("cloze-worker".to_owned())
-            .spawn(move || runtime.block_on(worker::run(&theirs, model)))?;
-        Ok(Self {
-            queue,
-            worker: Mutex::new(Some(worker)),
-        })
+            .name(format!("cloze-worker-{index}"))
+            .spawn(move || runtime.block_on(worker::run(&queue, model)))?;
+        self.workers.lock().expect(NO_PANIC).push(worker);
+        Ok(())
     }
 
     /// Lets a request in before anybody works on it, so that refusing costs next to nothing. Keep the admission
@@ -161,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// Whether a request has a chance: the worker lives, takes requests, and its last batches did not all fail.
+    /// Whether a request has a chance: the workers live, take requests, and the last batches of one did not all fail.
     pub fn is_ready(&self) -> bool {
         self.health() == Health::Ready
     }
@@ -187,14 +209,20 @@ impl Engine {
         self.queue.waiting()
     }
 
-    /// Takes nothing new, finishes what waits, and joins the worker. Blocks; give it a time limit.
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.queue.stats.workers()
+    }
+
+    /// Takes nothing new, finishes what waits, and joins the workers. Blocks; give it a time limit.
     pub fn stop(&self) {
         self.queue.close();
-        let worker = self.worker.lock().expect("nobody panics while holding it").take();
-        if let Some(worker) = worker
-            && worker.join().is_err()
-        {
-            tracing::error!("the worker thread had panicked");
+        self.queue.stats.stop_probing();
+        let workers = std::mem::take(&mut *self.workers.lock().expect(NO_PANIC));
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker thread had panicked");
+            }
         }
     }
 }

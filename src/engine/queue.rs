@@ -41,12 +41,12 @@ impl Drop for Admission {
     }
 }
 
-/// A bounded first-in-first-out queue; one worker takes from it, and several could.
+/// A bounded first-in-first-out queue, from which one worker takes, or several.
 pub struct Queue {
     pub limits: Limits,
     pub stats: Stats,
     state: Mutex<State>,
-    /// Wakes the worker when something came or the queue closed.
+    /// Wakes a worker when something came or the queue closed.
     changed: Notify,
 }
 
@@ -217,6 +217,9 @@ impl Queue {
         self.stats.abandoned.add(state.items.len() as u64);
         state.items.clear();
         state.tokens = 0;
+        drop(state);
+        // Other workers may wait for what will never come.
+        self.changed.notify_one();
     }
 
     pub fn is_open(&self) -> bool {

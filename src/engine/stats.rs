@@ -1,6 +1,6 @@
 //! What the engine counts, for metrics and for readiness. Plain atomics: reading never waits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
@@ -72,9 +72,6 @@ pub struct Buckets {
     pub sum: u64,
 }
 
-/// After this many failed batches in a row the engine no longer calls itself ready.
-const FAILURES_IN_A_ROW_MAX: u64 = 3;
-
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -96,19 +93,44 @@ pub struct Stats {
     pub rejected: Counter,
     /// Texts that the model failed on.
     pub failed: Counter,
-    failures_in_a_row: AtomicU64,
+    /// How many take from the queue; a default is one.
+    workers: usize,
+    /// Workers whose last batches all failed.
+    failing: AtomicUsize,
+    /// Nothing new is taken; a failing worker need not find out whether it could.
+    stopping: SetOnce<()>,
     /// Why no batch will ever run again.
     broken: SetOnce<String>,
 }
 
 impl Stats {
-    pub(super) fn batch_done(&self, succeeded: bool) {
-        match succeeded {
-            true => self.failures_in_a_row.store(0, Ordering::Relaxed),
-            false => {
-                self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
-            }
+    /// Of an engine with this many workers.
+    pub(super) fn of_workers(workers: usize) -> Self {
+        Self {
+            workers,
+            ..Self::default()
         }
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.workers.max(1)
+    }
+
+    /// A worker has begun to fail, or answers again.
+    pub(super) fn worker_fails(&self, fails: bool) {
+        match fails {
+            true => self.failing.fetch_add(1, Ordering::Relaxed),
+            false => self.failing.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    pub(super) fn stop_probing(&self) {
+        // An error says that it has been told already.
+        let _ = self.stopping.set(());
+    }
+
+    pub(super) fn stopping(&self) -> &SetOnce<()> {
+        &self.stopping
     }
 
     /// The first reason stays.
@@ -122,8 +144,9 @@ impl Stats {
         &self.broken
     }
 
+    /// Whether some worker answers.
     pub(super) fn is_healthy(&self) -> bool {
-        self.failures_in_a_row.load(Ordering::Relaxed) < FAILURES_IN_A_ROW_MAX
+        self.failing.load(Ordering::Relaxed) < self.workers()
     }
 }
 

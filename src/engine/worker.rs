@@ -9,10 +9,15 @@ use super::queue::{Item, Queue, Reply};
 use super::{EngineError, Scores, Stats, Timing};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection};
 
-/// While the model fails, and nobody asks because the engine is not ready, it is tried this often.
+/// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
+/// engine no longer calls itself ready.
+const FAILURES_IN_A_ROW_MAX: u64 = 3;
+
+/// While a worker fails, and nobody asks it because others answer or the engine is not ready, it is tried this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Closes and empties the queue when the worker ends, however it ends: nobody may wait for a worker that is gone.
+/// Closes and empties the queue when the worker ends, however it ends: nobody may wait for a worker that is gone. An end in
+/// order comes when the queue is closed and empty, and a lost device is lost for all workers.
 struct AbandonOnDrop<'a>(&'a Queue);
 
 impl Drop for AbandonOnDrop<'_> {
@@ -23,22 +28,35 @@ impl Drop for AbandonOnDrop<'_> {
                 .break_down("the worker thread panicked; the log says where".to_owned());
         }
         self.0.abandon();
+        self.0.stats.stop_probing();
     }
 }
 
-pub async fn run(queue: &Queue, mut model: Box<dyn MaskedLm>) {
+pub async fn run(queue: &Queue, model: Box<dyn MaskedLm>) {
     let _guard = AbandonOnDrop(queue);
     let stats = &queue.stats;
+    let mut worker = Worker {
+        model,
+        stats,
+        failures_in_a_row: 0,
+    };
     loop {
-        let next = match stats.is_healthy() {
-            true => Ok(queue.next_batch().await),
+        let next = if !worker.is_failing() {
+            Some(queue.next_batch().await)
+        } else if stats.is_healthy() {
+            // Others answer: what waits is theirs, until a probe says that this one can answer too.
+            match tokio::time::timeout(PROBE_INTERVAL, stats.stopping().wait()).await {
+                Ok(_) => return,
+                Err(_) => None,
+            }
+        } else {
             // Nothing is lost if the time ends first: a batch leaves the queue in the moment it is given.
-            false => tokio::time::timeout(PROBE_INTERVAL, queue.next_batch()).await,
+            tokio::time::timeout(PROBE_INTERVAL, queue.next_batch()).await.ok()
         };
         match next {
-            Ok(Some(batch)) => run_batch(&mut *model, batch, stats),
-            Ok(None) => return,
-            Err(_) => probe(&mut *model, stats),
+            Some(Some(batch)) => worker.run_batch(batch),
+            Some(None) => return,
+            None => worker.probe(),
         }
         if stats.broken().get().is_some() {
             return;
@@ -70,97 +88,122 @@ struct Pass {
     inference: Duration,
 }
 
-/// One forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
-/// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
-fn run_batch(model: &mut dyn MaskedLm, batch: Vec<Item>, stats: &Stats) {
-    let mut failure = match forward(model, &batch, stats) {
-        Ok(pass) => return answer(batch, pass, stats),
-        Err(failure) => failure,
-    };
-    note(&failure, stats);
-    let mut retry = batch.len() > 1;
-    if let Failure::Batch(reason) = &failure
-        && retry
-    {
-        tracing::error!(texts = batch.len(), %reason, "a batch failed; trying its texts one by one");
-    }
-    for item in batch {
-        retry &= matches!(failure, Failure::Batch(_));
-        // The first pass may have taken long: nobody computes for those who have left meanwhile.
-        if retry && !item.is_wanted(Instant::now()) {
-            stats.abandoned.add(1);
-            continue;
-        }
-        if retry {
-            match forward(model, std::slice::from_ref(&item), stats) {
-                Ok(pass) => {
-                    answer(vec![item], pass, stats);
-                    continue;
-                }
-                Err(of_one) => failure = of_one,
-            }
-            // The batch is counted already; a lost device must be known.
-            if matches!(failure, Failure::Model(_)) {
-                note(&failure, stats);
-            }
-        }
-        stats.failed.add(1);
-        reply(item, Err(failure.to_error()));
-    }
+/// A model, and how it fares.
+struct Worker<'a> {
+    model: Box<dyn MaskedLm>,
+    stats: &'a Stats,
+    failures_in_a_row: u64,
 }
 
-fn answer(batch: Vec<Item>, pass: Pass, stats: &Stats) {
-    stats.batch_done(true);
-    for (item, scores) in batch.into_iter().zip(pass.scores) {
-        let timing = Timing {
-            queue: pass.started_at - item.queued_at,
-            inference: pass.inference,
+impl Worker<'_> {
+    fn is_failing(&self) -> bool {
+        self.failures_in_a_row >= FAILURES_IN_A_ROW_MAX
+    }
+
+    fn batch_done(&mut self, succeeded: bool) {
+        let failed_before = self.is_failing();
+        match succeeded {
+            true => self.failures_in_a_row = 0,
+            false => self.failures_in_a_row += 1,
+        }
+        if failed_before != self.is_failing() {
+            self.stats.worker_fails(self.is_failing());
+        }
+    }
+
+    /// One forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
+    /// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
+    fn run_batch(&mut self, batch: Vec<Item>) {
+        let mut failure = match self.forward(&batch) {
+            Ok(pass) => return self.answer(batch, pass),
+            Err(failure) => failure,
         };
-        reply(item, Ok((scores, timing)));
-    }
-}
-
-fn note(failure: &Failure, stats: &Stats) {
-    match failure {
-        Failure::Batch(_) => stats.batch_done(false),
-        Failure::Model(reason) => stats.break_down(reason.clone()),
-    }
-}
-
-/// One token, which every vocabulary has: does the model compute again?
-fn probe(model: &mut dyn MaskedLm, stats: &Stats) {
-    let mut packed = PackedBatch::default();
-    packed.push(&[0], &[0], &Selection::TopK(1));
-    match predict(model, &packed) {
-        Ok(_) => {
-            tracing::info!("the model answers again");
-            stats.batch_done(true);
+        self.note(&failure);
+        let mut retry = batch.len() > 1;
+        if let Failure::Batch(reason) = &failure
+            && retry
+        {
+            tracing::error!(texts = batch.len(), %reason, "a batch failed; trying its texts one by one");
         }
-        Err(failure) => note(&failure, stats),
+        for item in batch {
+            retry &= matches!(failure, Failure::Batch(_));
+            // The first pass may have taken long: nobody computes for those who have left meanwhile.
+            if retry && !item.is_wanted(Instant::now()) {
+                self.stats.abandoned.add(1);
+                continue;
+            }
+            if retry {
+                match self.forward(std::slice::from_ref(&item)) {
+                    Ok(pass) => {
+                        self.answer(vec![item], pass);
+                        continue;
+                    }
+                    Err(of_one) => failure = of_one,
+                }
+                // The batch is counted already; a lost device must be known.
+                if matches!(failure, Failure::Model(_)) {
+                    self.note(&failure);
+                }
+            }
+            self.stats.failed.add(1);
+            reply(item, Err(failure.to_error()));
+        }
     }
-}
 
-fn forward(model: &mut dyn MaskedLm, items: &[Item], stats: &Stats) -> Result<Pass, Failure> {
-    let mut packed = PackedBatch::default();
-    for item in items {
-        let input = &item.input;
-        packed.push(&input.input_ids, &input.mask_positions, &input.selection);
+    fn answer(&mut self, batch: Vec<Item>, pass: Pass) {
+        self.batch_done(true);
+        for (item, scores) in batch.into_iter().zip(pass.scores) {
+            let timing = Timing {
+                queue: pass.started_at - item.queued_at,
+                inference: pass.inference,
+            };
+            reply(item, Ok((scores, timing)));
+        }
     }
-    stats.batches.add(1);
-    stats.texts.add(items.len() as u64);
-    stats.tokens.add(packed.input_ids().len() as u64);
-    stats.batch_texts.observe(items.len() as u64);
-    stats.batch_tokens.observe(packed.input_ids().len() as u64);
-    let started_at = Instant::now();
-    let scores = predict(model, &packed)?;
-    let inference = started_at.elapsed();
-    let mut scores = scores.into_iter();
-    let of_one = |item: &Item| scores.by_ref().take(item.input.mask_positions.len()).collect();
-    Ok(Pass {
-        scores: items.iter().map(of_one).collect(),
-        started_at,
-        inference,
-    })
+
+    fn note(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Batch(_) => self.batch_done(false),
+            Failure::Model(reason) => self.stats.break_down(reason.clone()),
+        }
+    }
+
+    /// One token, which every vocabulary has: does the model compute again?
+    fn probe(&mut self) {
+        let mut packed = PackedBatch::default();
+        packed.push(&[0], &[0], &Selection::TopK(1));
+        match predict(&mut *self.model, &packed) {
+            Ok(_) => {
+                tracing::info!("the model answers again");
+                self.batch_done(true);
+            }
+            Err(failure) => self.note(&failure),
+        }
+    }
+
+    fn forward(&mut self, items: &[Item]) -> Result<Pass, Failure> {
+        let mut packed = PackedBatch::default();
+        for item in items {
+            let input = &item.input;
+            packed.push(&input.input_ids, &input.mask_positions, &input.selection);
+        }
+        let stats = self.stats;
+        stats.batches.add(1);
+        stats.texts.add(items.len() as u64);
+        stats.tokens.add(packed.input_ids().len() as u64);
+        stats.batch_texts.observe(items.len() as u64);
+        stats.batch_tokens.observe(packed.input_ids().len() as u64);
+        let started_at = Instant::now();
+        let scores = predict(&mut *self.model, &packed)?;
+        let inference = started_at.elapsed();
+        let mut scores = scores.into_iter();
+        let of_one = |item: &Item| scores.by_ref().take(item.input.mask_positions.len()).collect();
+        Ok(Pass {
+            scores: items.iter().map(of_one).collect(),
+            started_at,
+            inference,
+        })
+    }
 }
 
 fn predict(model: &mut dyn MaskedLm, packed: &PackedBatch) -> Result<Scores, Failure> {

@@ -16,7 +16,7 @@ use crate::engine::Buckets;
 #[derive(Debug)]
 pub struct EngineMetrics {
     counters: [(&'static str, &'static str, u64); 4],
-    gauges: [(&'static str, &'static str, u64); 5],
+    gauges: [(&'static str, &'static str, u64); 6],
     histograms: [(&'static str, &'static str, Buckets); 2],
     info: Vec<(&'static str, String)>,
 }
@@ -52,6 +52,11 @@ impl EngineMetrics {
                     "queue_texts_max",
                     "Texts that may wait",
                     app.engine.limits().queue_size as u64,
+                ),
+                (
+                    "workers",
+                    "Forward passes that may run at once",
+                    app.engine.workers() as u64,
                 ),
                 ("ready", "1 when a request would be answered", app.is_ready().into()),
                 (

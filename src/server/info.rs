@@ -18,6 +18,7 @@ struct Info<'a> {
     backend: &'a str,
     device: &'a str,
     dtype: &'a str,
+    workers: usize,
     limits: Limits,
 }
 
@@ -45,6 +46,7 @@ pub fn info(Data(app): Data<&Arc<App>>) -> Response {
         backend: &app.about.backend,
         device: &app.about.device,
         dtype: &app.about.dtype,
+        workers: app.engine.workers(),
         limits: Limits {
             max_input_tokens: app.fill_mask.max_input_tokens(),
             max_batch_tokens: limits.batch_tokens_max,

@@ -111,6 +111,7 @@ async fn no_client_makes_a_series() {
         "cloze_batch_texts_count 1",
         r#"cloze_batch_tokens_bucket{le="4.0"} 1"#,
         "cloze_ready 1",
+        "cloze_workers 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
     }

@@ -113,6 +113,28 @@ fn a_signal_ends_it_after_the_request_in_hand() {
 
 #[test]
 #[cfg(unix)]
+fn several_workers_are_named_and_drained() {
+    let mut server = Server::start(&["--workers", "2", "--threads", "2"]);
+    assert!(server.banner.contains("2 workers over 2 threads"), "{}", server.banner);
+    assert!(server.get("/info").1.contains("\"workers\":2"));
+    assert!(server.get("/metrics").1.contains("cloze_workers 2"));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let (status, body) = server.post("text/plain", "She [MASK] born in London.");
+                    assert_eq!(status, 200, "{body}");
+                    assert!(body.contains("\"token_str\":\"was\""), "{body}");
+                }
+            });
+        }
+    });
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+#[cfg(unix)]
 fn an_idle_connection_does_not_hold_it() {
     let mut server = Server::start(&["--model", &golden("uncased-tied"), "--shutdown-timeout-ms", "500"]);
     let idle = TcpStream::connect(&server.address).unwrap();
@@ -150,6 +172,10 @@ fn a_start_that_cannot_be_says_why() {
             "--max-input-tokens is 9",
         ),
         (&["--log", "a=b=c"], "--log"),
+        (
+            &["--workers", "3", "--threads", "2"],
+            "--workers 3 needs a thread for each, and there are 2",
+        ),
         (&["--served-model-name", "a/b"], "part of an address"),
     ] {
         let error = failed_start(arguments);

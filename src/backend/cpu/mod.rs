@@ -6,7 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
@@ -21,21 +22,25 @@ pub type Cpu = NdArray<f32>;
 /// The environment variable that forces lesser instructions than the CPU has.
 pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
 
-struct Compute {
+/// Threads that compute, and the instructions that they use: what one worker has for itself.
+///
+/// Burn's operations take no such thing along, so a worker's thread [carries](Self::run) it.
+pub struct Compute {
     pool: Pool,
     level: Level,
 }
 
-static COMPUTE: OnceLock<Compute> = OnceLock::new();
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Compute>>> = const { RefCell::new(None) };
+}
 
-/// Computes with `threads` threads from now on, with the best instructions there are or those that
-/// [`FEATURES_VARIABLE`] names. Both hold for the whole process, so the first call decides; a later one with the
-/// same number is fine.
-///
-/// # Errors
-/// When the threads cannot be started or run already in another number, or when the CPU lacks the instructions.
-pub fn use_threads(threads: usize) -> Result<(), String> {
-    if COMPUTE.get().is_none() {
+impl Compute {
+    /// `threads` threads, the one that calls [`run`](Self::run) included, with the best instructions there are or those
+    /// that [`FEATURES_VARIABLE`] names.
+    ///
+    /// # Errors
+    /// When the threads cannot be started or the CPU lacks the instructions; one sentence.
+    pub fn new(threads: usize) -> Result<Arc<Self>, String> {
         let level = match std::env::var(FEATURES_VARIABLE) {
             Ok(name) if !name.is_empty() => {
                 Level::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}"))?
@@ -43,41 +48,62 @@ pub fn use_threads(threads: usize) -> Result<(), String> {
             _ => Level::detected(),
         };
         let pool = Pool::new(threads).map_err(|e| e.to_string())?;
-        // Somebody else's may have come first; then this one's threads end here.
-        let _ = COMPUTE.set(Compute { pool, level });
+        Ok(Arc::new(Self { pool, level }))
     }
-    match compute().pool.threads() {
-        running if running == threads => Ok(()),
-        running => Err(format!("{running} threads compute already")),
+
+    /// Runs `work`; whatever it computes on this backend is computed here.
+    pub fn run<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
+        /// Puts back what was there, also when `work` panics.
+        struct Restore(Option<Arc<Compute>>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some(Arc::clone(self))));
+        work()
+    }
+
+    fn context(&self) -> Context<'_> {
+        let Self { pool, level } = self;
+        Context { pool, level: *level }
+    }
+
+    /// The vector instructions in use, in words.
+    pub fn features(&self) -> String {
+        self.level.to_string()
+    }
+
+    /// Multiply-adds a second, times two, that the threads reach in `precision` at best.
+    pub fn peak_flops(&self, precision: Precision) -> f64 {
+        cloze_kernels::peak_flops(self.context(), kernel_precision(precision))
+    }
+
+    /// Bytes a second that the threads read from memory at best.
+    pub fn memory_bandwidth(&self) -> f64 {
+        cloze_kernels::memory_bandwidth(self.context())
     }
 }
 
-/// What [`use_threads`] chose, or one thread with the best instructions.
-fn compute() -> &'static Compute {
-    COMPUTE.get_or_init(|| Compute {
-        pool: Pool::new(1).expect("the calling thread is there"),
-        level: Level::detected(),
-    })
+/// Calls `work` with what this thread computes with: what [`Compute::run`] says, or this thread alone with the best
+/// instructions.
+fn with_context<R>(work: impl FnOnce(Context<'_>) -> R) -> R {
+    static ALONE: OnceLock<Compute> = OnceLock::new();
+    match CURRENT.with_borrow(Option::clone) {
+        Some(compute) => work(compute.context()),
+        None => {
+            let alone = || Compute {
+                pool: Pool::new(1).expect("the calling thread is there"),
+                level: Level::detected(),
+            };
+            work(ALONE.get_or_init(alone).context())
+        }
+    }
 }
 
-fn context() -> Context<'static> {
-    let Compute { pool, level } = compute();
-    Context { pool, level: *level }
-}
-
-/// Multiply-adds a second, times two, that the compute threads reach in `precision` at best.
-pub fn peak_flops(precision: Precision) -> f64 {
-    cloze_kernels::peak_flops(context(), kernel_precision(precision))
-}
-
-/// Bytes a second that the compute threads read from memory at best.
-pub fn memory_bandwidth() -> f64 {
-    cloze_kernels::memory_bandwidth(context())
-}
-
-/// The vector instructions in use, in words.
+/// The best vector instructions that this CPU has, in words.
 pub fn cpu_features() -> String {
-    compute().level.to_string()
+    Level::detected().to_string()
 }
 
 impl BertBackend for Cpu {
@@ -89,7 +115,7 @@ impl BertBackend for Cpu {
         spans: &Spans,
         heads: usize,
     ) -> Tensor<Self, 2> {
-        attend(context(), query, key_value, spans, heads)
+        with_context(|context| attend(context, query, key_value, spans, heads))
     }
 
     fn residual_layer_norm(
@@ -97,7 +123,7 @@ impl BertBackend for Cpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        normalize(context(), x, residual, norm)
+        with_context(|context| normalize(context, x, residual, norm))
     }
 }
 
@@ -168,7 +194,8 @@ impl LinearOp<Cpu> for CpuLinear {
             Activation::Relu => cloze_kernels::Activation::Relu,
             Activation::Silu => cloze_kernels::Activation::Silu,
         });
-        let y = self.0.apply(context(), slice(&values(x)), rows, activation);
+        let x = values(x);
+        let y = with_context(|context| self.0.apply(context, slice(&x), rows, activation));
         tensor(y, rows, self.0.outputs())
     }
 

@@ -85,15 +85,15 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     let longest = arguments
         .batch
         .max_input_tokens(checkpoint.config.max_position_embeddings)?;
-    let mut loaded = arguments.model.load(&mut checkpoint)?;
+    let loaded = arguments.model.load(&mut checkpoint)?;
     let fill_mask = Arc::new(FillMask::new(checkpoint.tokenizer, &checkpoint.config, longest));
     let parameters = Parameters {
         top_k: arguments.top_k,
         targets: arguments.targets,
     };
     fill_mask.wanted(&parameters)?;
-    warm_up(&mut *loaded.model, checkpoint.config.vocab_size)?;
-    let engine = Arc::new(Engine::start(loaded.model, limits(&arguments.batch))?);
+    let workers = warm_up(loaded, checkpoint.config.vocab_size)?;
+    let engine = Arc::new(Engine::start_workers(workers, limits(&arguments.batch))?);
 
     let progress = Lines::new(source.bytes());
     let lines = source.read();

@@ -9,7 +9,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::checkpoint::LoadedModel;
 use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
 use cloze::server::{self, About, App, State};
@@ -32,23 +31,24 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let max_input_tokens = arguments
         .batch
         .max_input_tokens(checkpoint.config.max_position_embeddings)?;
-    let mut loaded = arguments.model.load(&mut checkpoint)?;
+    let loaded = arguments.model.load(&mut checkpoint)?;
     let limits = arguments.limits();
     let model_name = checkpoint.name.clone();
     let config = checkpoint.config.clone();
     let fill_mask = FillMask::new(checkpoint.tokenizer, &config, max_input_tokens);
-    warm_up(&mut *loaded.model, config.vocab_size)?;
-    print_banner(&arguments, &limits, &loaded, &model_name, &fill_mask, address);
+    let (device, precision) = (loaded.device.clone(), loaded.precision);
+    let workers = warm_up(loaded, config.vocab_size)?;
+    print_banner(&arguments, &limits, &device, &model_name, &fill_mask, address);
     let app = Arc::new(App {
         fill_mask,
-        engine: Engine::start(loaded.model, limits)?,
+        engine: Engine::start_workers(workers, limits)?,
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
         about: About {
             model_name: served_name(&arguments, &model_name)?,
-            device: loaded.device,
+            device,
             backend: arguments.model.backend.name().to_owned(),
-            dtype: loaded.precision.to_string(),
+            dtype: precision.to_string(),
         },
         options,
         state: State::default(),
@@ -102,7 +102,7 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
 fn print_banner(
     arguments: &ServeArguments,
     limits: &Limits,
-    loaded: &LoadedModel,
+    device: &str,
     model: &str,
     fill_mask: &FillMask,
     address: SocketAddr,
@@ -111,7 +111,7 @@ fn print_banner(
     let input_tokens = fill_mask.max_input_tokens();
     println!("cloze {}", env!("CARGO_PKG_VERSION"));
     println!("  model    {model}, vocabulary of {vocab_size}, texts up to {input_tokens} tokens");
-    println!("  backend  {}", loaded.device);
+    println!("  backend  {device}");
     println!(
         "  batches  up to {} texts or {} tokens, waiting {} ms for company",
         limits.batch_size_max, limits.batch_tokens_max, arguments.batch_delay_ms

@@ -210,3 +210,29 @@ fn an_admission_gives_its_place_back() {
         });
     });
 }
+
+#[test]
+fn a_lost_model_ends_every_worker() {
+    in_many_orders(|| {
+        block_on(async {
+            let queue = queue(Duration::ZERO, 8);
+            let served = Arc::new(AtomicUsize::new(0));
+            let workers: Vec<_> = (0..2)
+                .map(|_| spawn(serve(Arc::clone(&queue), Arc::clone(&served))))
+                .collect();
+            let theirs = Arc::clone(&queue);
+            // A third worker loses the model while the others wait or serve.
+            let losing = spawn(async move { theirs.abandon() });
+            let (one, receiver) = item(1);
+            if queue.push(vec![one]).is_ok() {
+                // Answered or dropped, but never left waiting.
+                let _ = receiver.await;
+            }
+            losing.await.unwrap();
+            for worker in workers {
+                worker.await.unwrap();
+            }
+            assert_eq!(queue.waiting(), (0, 0));
+        });
+    });
+}
