@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `serve` | the default: the server, and its flags |
 //! | `predict` | lines of a file in, JSON Lines out |
+//! | `health` | asks a running server whether it is ready |
 //! | `devices`, `inspect` | what a model can run on, what is in one |
 //! | `machine` | memory and processor, as the system tells them |
 //! | `shell` | shell completions and man pages |
@@ -14,6 +15,7 @@
 
 mod batch;
 mod devices;
+mod health;
 mod inspect;
 mod log;
 mod machine;
@@ -57,6 +59,8 @@ enum Command {
     /// "line": ...}. The exit code is 0 if every line was answered, 3 if some were not, 1 if it could not go on, 2 for
     /// wrong flags, and 130 after Ctrl-C.
     Predict(Box<predict::PredictArguments>),
+    /// Asks a running server whether it is ready; the exit code says so
+    Health(health::HealthArguments),
     /// Lists what a model can run on here
     Devices,
     /// Tells what is in a model, whether it fits, and what of it would be refused
@@ -77,6 +81,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         None => serve::run(arguments.serve).map(done),
         Some(Command::Serve(arguments)) => serve::run(*arguments).map(done),
         Some(Command::Predict(arguments)) => predict::run(*arguments),
+        Some(Command::Health(arguments)) => health::run(&arguments),
         Some(Command::Devices) => Ok(devices::run().map(done)?),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Completions(arguments)) => shell::completions(&arguments).map(done),

@@ -63,6 +63,66 @@ fn a_request_is_one_line_of_json_without_its_text_and_key() {
 }
 
 #[test]
+#[cfg(unix)]
+fn while_the_model_is_loaded_connections_are_refused_and_a_signal_is_a_clean_end() {
+    // A hub that takes the connection and never answers.
+    let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cache = tempfile::TempDir::new().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let port = free.port().to_string();
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .args(["--model", "some/model", "--port", &port])
+        .stderr(Stdio::null())
+        .env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()))
+        .env("HF_HUB_CACHE", cache.path())
+        .env_remove("HF_HUB_OFFLINE")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = Server {
+        child,
+        address: String::new(),
+        banner: String::new(),
+    };
+    let _asked = hub.accept().unwrap();
+    // The port is taken, but nobody is let in to wait.
+    assert_eq!(
+        TcpStream::connect(free).unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn health_is_asked_without_curl() {
+    let server = Server::start(&[]);
+    let ask = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"));
+        command
+            .arg("health")
+            .args(arguments)
+            .env("HTTP_PROXY", "http://127.0.0.1:1");
+        command.output().unwrap()
+    };
+    let port = server.address.rsplit(':').next().unwrap().to_owned();
+    let url = format!("http://{}/", server.address);
+    for arguments in [&["--port", &port][..], &["--url", &url], &["--live", "--port", &port]] {
+        let output = ask(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(output.stdout, b"{\"status\":\"ok\"}\n", "{arguments:?}");
+    }
+    drop(server);
+    let output = ask(&["--port", &port]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("does not answer"), "{error}");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--shutdown-timeout-ms", "60000"]);
     // Half a request: the stop would wait for it.

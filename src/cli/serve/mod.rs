@@ -13,6 +13,8 @@ use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
 use cloze::server::{self, About, App, State};
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use super::model::{cores, warm_up};
 
 pub use arguments::ServeArguments;
@@ -24,9 +26,14 @@ const BLOCKING_THREADS_PER_CORE: usize = 2;
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     arguments.log.start()?;
     let options = arguments.http.options()?;
-    // Bound first: a port that is taken is known before a large model is read.
-    let listener = listen(SocketAddr::new(arguments.host, arguments.port))?;
-    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
+        .enable_all()
+        .build()?;
+    let loading = runtime.spawn(leave_while_loading(runtime.block_on(async { stop_signal() })?));
+    // Bound first: a port that is taken is known before a large model is read. It refuses connections until then, so
+    // that a load balancer goes elsewhere.
+    let (socket, address) = bind(SocketAddr::new(arguments.host, arguments.port))?;
     let mut checkpoint = arguments.model.open()?;
     let max_input_tokens = arguments
         .batch
@@ -38,6 +45,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let fill_mask = FillMask::new(checkpoint.tokenizer, &config, max_input_tokens);
     let (device, precision) = (loaded.device.clone(), loaded.precision);
     let workers = warm_up(loaded, config.vocab_size)?;
+    let listener = listen(socket, address)?;
     print_banner(&arguments, &limits, &device, &model_name, &fill_mask, address);
     let app = Arc::new(App {
         fill_mask,
@@ -53,14 +61,14 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         options,
         state: State::default(),
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
-        .enable_all()
-        .build()?;
     let drain_timeout = Duration::from_millis(arguments.shutdown_timeout_ms);
     let served = Arc::clone(&app);
-    runtime
-        .block_on(async move { server::serve(listener, Arc::clone(&served), stop(served)?, drain_timeout).await })?;
+    runtime.block_on(async move {
+        let stop = stop(Arc::clone(&served))?;
+        // Only now: no signal falls between the two.
+        loading.abort();
+        server::serve(listener, served, stop, drain_timeout).await
+    })?;
     // A batch that outlived the limit must not hold the process.
     runtime.shutdown_background();
     if let Health::Broken(reason) = app.engine.health() {
@@ -70,19 +78,41 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Connections that the system keeps for us until we accept them; it may allow fewer.
+const CONNECTIONS_WAITING_MAX: i32 = 1024;
+
 /// The exit code after a second signal, as shells give it to a process that a Ctrl-C killed.
 const EXIT_AT_ONCE: i32 = 130;
 
-fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).map_err(|e| match e.kind() {
+/// Takes the address; nobody can connect yet.
+fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), String> {
+    let bound = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).and_then(|socket| {
+        // Connections of a server that ended a moment ago are no reason to wait; on Windows it means something else.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        let bound = socket.local_addr()?.as_socket();
+        Ok((socket, bound.unwrap_or(address)))
+    });
+    bound.map_err(|error| cannot_listen(address, &error))
+}
+
+fn listen(socket: Socket, address: SocketAddr) -> Result<TcpListener, String> {
+    let listening = socket.listen(CONNECTIONS_WAITING_MAX);
+    listening.map_err(|error| cannot_listen(address, &error))?;
+    Ok(socket.into())
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!("{address} is in use by another program; choose another port with --port")
         }
         std::io::ErrorKind::PermissionDenied => {
             format!("{address} is not allowed without more rights; choose a port above 1023 with --port")
         }
-        _ => format!("cannot listen on {address}: {e}"),
-    })
+        _ => format!("cannot listen on {address}: {error}"),
+    }
 }
 
 /// The name in addresses: what was asked for, else the last part of the model's own.
@@ -134,6 +164,14 @@ fn stop(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
             _ = app.engine.broken() => {}
         }
     })
+}
+
+/// Ends the process at a signal, since there is nothing to finish yet. The first process of a container would not even
+/// hear a signal that it did not ask for, and loading may take minutes.
+async fn leave_while_loading(signal: impl Future<Output = ()>) {
+    signal.await;
+    tracing::info!("stopped before the model was loaded");
+    std::process::exit(0);
 }
 
 /// Completes at the first SIGTERM or Ctrl-C; the second ends the process at once.
