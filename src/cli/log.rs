@@ -4,7 +4,11 @@ use std::error::Error;
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, registry};
 
 /// Flags of every command that logs.
 #[derive(Debug, Args)]
@@ -39,19 +43,34 @@ const QUIET: [&str; 5] = [
 impl LogArguments {
     /// Starts logging, once in a process.
     pub fn start(&self) -> Result<(), Box<dyn Error>> {
+        registry().with(self.layer()?).init();
+        Ok(())
+    }
+
+    /// Starts logging and, where OpenTelemetry's variables say so, traces; they end with what is returned.
+    #[cfg(feature = "otel")]
+    pub fn start_with_traces(&self) -> Result<Option<super::traces::Traces>, Box<dyn Error>> {
+        let (layer, traces) = super::traces::start()?.unzip();
+        registry().with(layer).with(self.layer()?).init();
+        Ok(traces)
+    }
+
+    fn layer<S>(&self) -> Result<impl Layer<S> + use<S>, Box<dyn Error>>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
         let filter = &self.log;
         let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log \"{filter}\" is not a log filter: {e}"))?;
         let filter = QUIET.into_iter().fold(filter, |filter, directive| {
             filter.add_directive(directive.parse().expect("a directive of ours"))
         });
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let log = tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().flatten_event(true).init(),
-        }
-        Ok(())
+        let log = match self.log_format {
+            LogFormat::Text => log.boxed(),
+            LogFormat::Json => log.json().flatten_event(true).boxed(),
+        };
+        Ok(log.with_filter(filter))
     }
 }

@@ -11,6 +11,7 @@
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
 //! | `log` | what is logged: the same |
+//! | `traces` | spans for OpenTelemetry, with the cargo feature `otel` |
 //! | `progress` | bars on a terminal |
 
 mod batch;
@@ -24,6 +25,8 @@ mod predict;
 mod progress;
 mod serve;
 mod shell;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::error::Error;
 use std::io::Write;

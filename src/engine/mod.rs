@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `queue` | what waits, its limits, and which of it makes the next batch |
 //! | `worker` | runs batches, keeps a failing one from taking others with it |
+//! | `spans` | where a text's time goes, for traces |
 //! | `stats` | what the engine counts |
 
 mod error;
 mod queue;
+mod spans;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use crate::bert::{MaskedLm, Selection, TokenScore};
 pub use error::EngineError;
 pub use queue::Admission;
 use queue::{Item, Queue};
+use spans::Spans;
 pub use stats::{Buckets, Stats, Timing};
 
 const NO_PANIC: &str = "nobody panics while holding the workers";
@@ -134,6 +137,7 @@ impl Engine {
     /// an input otherwise: a request is answered whole or not at all.
     pub async fn predict(&self, inputs: Vec<Input>, deadline: Instant) -> Result<(Vec<Scores>, Timing), EngineError> {
         let queued_at = Instant::now();
+        let spans = Spans::begin();
         let mut receivers = Vec::with_capacity(inputs.len());
         let items = inputs.into_iter().map(|input| {
             let (reply, receiver) = oneshot::channel();
@@ -143,9 +147,12 @@ impl Engine {
                 queued_at,
                 deadline,
                 reply,
+                spans: spans.clone(),
             }
         });
         self.queue.push(items.collect())?;
+        // Whoever waits keeps it.
+        drop(spans);
         let mut answers = Vec::with_capacity(receivers.len());
         let mut timing = Timing::default();
         for receiver in receivers {

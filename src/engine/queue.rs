@@ -7,7 +7,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 // The mutex too: `tests/interleavings` runs this file with another.
-use super::{EngineError, Input, Limits, Mutex, Scores, Stats, Timing};
+use super::{EngineError, Input, Limits, Mutex, Scores, Spans, Stats, Timing};
 
 /// What an item is answered with.
 pub type Reply = Result<(Scores, Timing), EngineError>;
@@ -19,6 +19,7 @@ pub struct Item {
     pub deadline: Instant,
     /// Closed when its client has gone or has stopped waiting.
     pub reply: oneshot::Sender<Reply>,
+    pub spans: Spans,
 }
 
 impl Item {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
+use super::spans::Spans;
 use super::{Engine, EngineError, Health, Input, Limits, worker};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 
@@ -69,6 +70,7 @@ fn item(id: u32, tokens: usize, timeout: Duration) -> (Item, tokio::sync::onesho
         queued_at,
         deadline: queued_at + timeout,
         reply,
+        spans: Spans::default(),
     };
     (item, receiver)
 }

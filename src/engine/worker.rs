@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
-use super::{EngineError, Scores, Stats, Timing};
+use super::{EngineError, Scores, Stats, Timing, spans};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection};
 
 /// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
@@ -113,7 +113,8 @@ impl Worker<'_> {
 
     /// One forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
     /// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
-    fn run_batch(&mut self, batch: Vec<Item>) {
+    fn run_batch(&mut self, mut batch: Vec<Item>) {
+        batch.iter_mut().for_each(|item| item.spans.leave_queue());
         let mut failure = match self.forward(&batch) {
             Ok(pass) => return self.answer(batch, pass),
             Err(failure) => failure,
@@ -193,6 +194,8 @@ impl Worker<'_> {
         stats.tokens.add(packed.input_ids().len() as u64);
         stats.batch_texts.observe(items.len() as u64);
         stats.batch_tokens.observe(packed.input_ids().len() as u64);
+        let waited = items.iter().map(|item| &item.spans);
+        let _traced = spans::Pass::begin(waited, items.len(), packed.input_ids().len());
         let started_at = Instant::now();
         let scores = predict(&mut *self.model, &packed)?;
         let inference = started_at.elapsed();

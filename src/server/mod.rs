@@ -18,6 +18,7 @@
 //! | `health` | `GET /health`, `/health/live`, `/health/ready` |
 //! | `info` | `GET /info` |
 //! | `observe` | around every request: id, log line, metrics, headers |
+//! | `trace` | its span, and whose trace it is a part of |
 //! | `metrics`, `engine_metrics` | `GET /metrics` |
 //! | `auth` | the API key |
 //! | `cors` | pages of other sites |
@@ -44,6 +45,7 @@ mod predict;
 mod request;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod v2;
 
 use std::future::Future;

@@ -9,7 +9,7 @@ use poem::{Endpoint, Request, Response};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::App;
+use super::{App, trace};
 use crate::engine::Timing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -72,8 +72,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
         let started_at = Instant::now();
         let id = request_id(request.headers());
         let method = method_name(request.method());
-        let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-        let mut response = match self.inner.call(request).instrument(span).await {
+        let span = trace::begin(&request, method, id.to_str().unwrap_or_default());
+        let mut response = match self.inner.call(request).instrument(span.clone()).await {
             Ok(response) => response,
             Err(error) => super::error::respond(error).await,
         };
@@ -84,6 +84,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
         let cost = extensions.get::<Cost>().copied();
         let status = response.status();
         self.app.state.metrics.observe(route, method, status, whole, cost);
+        trace::end(&span, method, route, status);
         log(method, route, status.as_u16(), &id, whole, cost);
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);

@@ -6,6 +6,8 @@ use std::time::Duration;
 use poem::Response;
 use poem::http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
+use tracing::debug_span;
+use tracing::field::Empty;
 
 use super::observe::Cost;
 use super::request::FillMaskRequest;
@@ -73,22 +75,26 @@ pub async fn predict<C: Send + 'static>(
     let refused = move |error| ApiError::from_engine(error, deadline.timeout);
     let admission = app.engine.admit().map_err(refused)?;
     let started_at = Instant::now();
+    let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
     let prepared = on_cpu(app, move |app| {
+        let _entered = span.enter();
         if deadline.at <= Instant::now() {
             return Err(refused(EngineError::Deadline));
         }
         let (request, context) = read()?;
-        let prepared = prepare(&app.fill_mask, &request, app.engine.limits().queue_size)?;
+        let (wanted, questions) = prepare(&app.fill_mask, &request, app.engine.limits().queue_size)?;
+        let tokens: usize = questions.iter().map(|question| question.input_ids.len()).sum();
+        span.record("texts", questions.len());
+        span.record("tokens", tokens);
         // It comes along, so that it counts until this has run, even if the client leaves before.
-        Ok((prepared, request.timeout, context, admission))
+        Ok(((wanted, questions, tokens), request.timeout, context, admission))
     });
-    let ((wanted, questions), timeout, context, admission) = prepared.await??;
+    let ((wanted, questions, tokens), timeout, context, admission) = prepared.await??;
     if let Some(timeout) = timeout {
         deadline = deadline.within(timeout);
     }
     let tokenizing = started_at.elapsed();
     let texts = questions.len();
-    let tokens = questions.iter().map(|question| question.input_ids.len()).sum();
     let inputs = questions.iter().map(|question| Input {
         input_ids: question.input_ids.clone(),
         mask_positions: question.mask_positions.clone(),
@@ -98,7 +104,9 @@ pub async fn predict<C: Send + 'static>(
     drop(admission);
     let scores = app.engine.predict(inputs, deadline.at).await;
     let (scores, timing) = scores.map_err(|error| ApiError::from_engine(error, deadline.timeout))?;
+    let span = debug_span!("render");
     let rendered = on_cpu(app, move |app| {
+        let _entered = span.enter();
         let answered = questions.iter().zip(scores);
         let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
         let answers = answers.collect::<Result<_, _>>().map_err(ApiError::internal)?;

@@ -24,7 +24,11 @@ const BLOCKING_THREADS_PER_CORE: usize = 2;
 
 /// Loads the model, serves it, and returns once a signal has ended the service.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
+    #[cfg(not(feature = "otel"))]
     arguments.log.start()?;
+    // The last are sent when it is dropped.
+    #[cfg(feature = "otel")]
+    let _traces = arguments.log.start_with_traces()?;
     let options = arguments.http.options()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)

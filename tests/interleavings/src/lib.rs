@@ -28,6 +28,7 @@ use queue::{Item, Queue, Reply};
 
 type Scores = u32;
 type Timing = ();
+type Spans = ();
 
 struct Input {
     input_ids: Vec<u32>,
@@ -82,6 +83,7 @@ fn item(id: u32) -> (Item, oneshot::Receiver<Reply>) {
         queued_at,
         deadline: queued_at + MINUTE,
         reply,
+        spans: (),
     };
     (item, receiver)
 }
