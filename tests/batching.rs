@@ -103,3 +103,26 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
         outcome.unwrap_or_else(|error| panic!("{precision}: {error}"));
     }
 }
+
+/// More rows than go through a feed-forward layer at once.
+#[test]
+fn a_batch_of_many_rows_is_cut_unseen() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    let mut checkpoint = Checkpoint::open(&folder).unwrap();
+    let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
+        Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
+        loaded => loaded.unwrap().model,
+    };
+    let text = |index: u32| Text {
+        input_ids: (0..59).map(|i| (index * 31 + i * 7) % VOCAB).collect(),
+        mask_positions: vec![(index as usize * 13) % 59],
+    };
+    let texts: Vec<Text> = (0..20).map(text).collect();
+    let together = scores(&mut *model, &texts.iter().collect::<Vec<_>>());
+    for (text, together) in texts.iter().zip(together) {
+        let alone = scores(&mut *model, &[text]).remove(0);
+        for (a, b) in together[0].iter().zip(&alone[0]) {
+            assert!((a - b).abs() <= TOLERANCE, "{a}, {b}");
+        }
+    }
+}

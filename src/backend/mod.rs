@@ -39,10 +39,10 @@ pub enum Precision {
     /// As exact as f32.
     #[default]
     F32,
-    /// Weights and the activations that meet them rounded to bf16, but for the decoder's.
+    /// Weights and the activations that meet them rounded to bf16, but for the head's transform, which stays f32.
     Bf16,
-    /// Both in 8 bits: weights with a scale for each output, activations with one for each row. The decoder, which
-    /// may be the embeddings too, is kept in bf16.
+    /// Both in 8 bits: weights with a scale for each output, activations with one for each row. The decoder, which may
+    /// be the embeddings too, is kept in bf16, and the head's transform in f32.
     Int8,
 }
 
@@ -114,6 +114,10 @@ pub trait LinearOp<B: Backend>: Send + 'static {
 pub trait BertBackend: Backend {
     /// A prepared dense layer; [`plain::PlainLinear`] serves any backend.
     type Linear: LinearOp<Self>;
+
+    /// Rows that go through a feed-forward layer at once. It is four times as wide as all else, so it decides how much
+    /// memory a batch takes.
+    const FEED_FORWARD_ROWS_MAX: usize = usize::MAX;
 
     /// Softmax attention within each sequence of a packed batch.
     ///

@@ -50,6 +50,20 @@ impl<B: BertBackend> EncoderLayer<B> {
             Some(asking),
             &self.attention_norm,
         );
+        let [rows, hidden] = attended.dims();
+        if rows <= B::FEED_FORWARD_ROWS_MAX {
+            return self.feed_forward(attended);
+        }
+        let part = |start: usize| {
+            let rows = start..rows.min(start + B::FEED_FORWARD_ROWS_MAX);
+            self.feed_forward(attended.clone().slice([rows, 0..hidden]))
+        };
+        let parts = (0..rows).step_by(B::FEED_FORWARD_ROWS_MAX).map(part);
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// `[rows, hidden]` to `[rows, hidden]`, each row on its own.
+    fn feed_forward(&self, attended: Tensor<B, 2>) -> Tensor<B, 2> {
         let inner = self.intermediate.forward(attended.clone(), Some(self.hidden_act));
         B::residual_layer_norm(self.output.forward(inner, None), Some(attended), &self.output_norm)
     }

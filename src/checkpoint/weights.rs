@@ -1,4 +1,4 @@
-//! Safetensors files, read tensor by tensor: at most one tensor is in memory as the file has it.
+//! Safetensors files, read tensor by tensor, and each in small parts: no tensor is in memory as the file has it.
 //!
 //! The files are read, not mapped: a mapped file that somebody truncates kills the process that reads it,
 //! and mapping needs `unsafe`.
@@ -19,6 +19,9 @@ pub const INDEX: &str = "model.safetensors.index.json";
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The length of the header stands in the first eight bytes.
 const LENGTH_BYTES: u64 = 8;
+/// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's
+/// size.
+const READ_BYTES: usize = 1 << 18;
 
 /// All weight files of a checkpoint, opened and their headers read.
 pub struct SafetensorsFiles {
@@ -132,16 +135,10 @@ impl WeightSource for SafetensorsFiles {
             )));
         }
         let unreadable = |e: std::io::Error| WeightError(format!("{}: tensor {stored}: {e}", file.path));
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        file.file
-            .seek(SeekFrom::Start(file.data_start + start as u64))
-            .and_then(|_| file.file.read_exact(&mut bytes))
-            .map_err(unreadable)?;
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => floats(&bytes, f32::from_le_bytes),
-            Dtype::F16 => floats(&bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => floats(&bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+        let convert: fn(&[u8], &mut Vec<f32>) = match info.dtype {
+            Dtype::F32 => |bytes, values| floats(bytes, f32::from_le_bytes, values),
+            Dtype::F16 => |bytes, values| floats(bytes, |b| half::f16::from_le_bytes(b).to_f32(), values),
+            Dtype::BF16 => |bytes, values| floats(bytes, |b| half::bf16::from_le_bytes(b).to_f32(), values),
             other => {
                 return Err(WeightError(format!(
                     "{}: tensor {stored} is of type {other:?}; F32, F16 and BF16 are supported",
@@ -149,13 +146,26 @@ impl WeightSource for SafetensorsFiles {
                 )));
             }
         };
-        match values.iter().all(|value| value.is_finite()) {
-            true => Ok(values),
-            false => Err(WeightError(format!(
-                "{}: tensor {stored} holds a value that is not a finite number; the file is damaged",
-                file.path
-            ))),
+        let (start, end) = info.data_offsets;
+        let seek = file.file.seek(SeekFrom::Start(file.data_start + start as u64));
+        seek.map_err(unreadable)?;
+        let mut values = Vec::with_capacity(info.shape.iter().product());
+        let mut bytes = vec![0; READ_BYTES.min(end - start)];
+        let mut left = end - start;
+        while left > 0 {
+            let part = &mut bytes[..READ_BYTES.min(left)];
+            left -= part.len();
+            file.file.read_exact(part).map_err(unreadable)?;
+            let before = values.len();
+            convert(part, &mut values);
+            if !values[before..].iter().all(|value| value.is_finite()) {
+                return Err(WeightError(format!(
+                    "{}: tensor {stored} holds a value that is not a finite number; the file is damaged",
+                    file.path
+                )));
+            }
         }
+        Ok(values)
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -193,8 +203,8 @@ fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> 
     }
 }
 
-/// The values of little-endian numbers of `N` bytes.
-fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+/// Adds the values of little-endian numbers of `N` bytes.
+fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32, values: &mut Vec<f32>) {
     let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|&chunk| value(chunk)).collect()
+    values.extend(chunks.iter().map(|&chunk| value(chunk)));
 }
