@@ -53,10 +53,11 @@ impl Files {
         Self::Embedded(DEMO)
     }
 
-    /// Whether there is a file of this name.
+    /// Whether there is something of this name; [`open`](Self::open) tells if it is no file.
     pub fn has(&self, name: &str) -> bool {
         match self {
-            Self::Folder(folder) => folder.join(name).is_file(),
+            // In a folder that may not be read nothing is known; opening it tells why.
+            Self::Folder(folder) => !matches!(folder.join(name).try_exists(), Ok(false)),
             Self::Embedded(files) => files.iter().any(|(known, _)| *known == name),
         }
     }
@@ -93,7 +94,12 @@ impl Files {
         };
         match self {
             Self::Folder(folder) => {
-                let file = File::open(folder.join(name)).map_err(io)?;
+                let path = folder.join(name);
+                // Asked before it is opened: that waits without end for a pipe's other end.
+                if !std::fs::metadata(&path).map_err(io)?.is_file() {
+                    return Err(io(std::io::Error::other("it is not a file")));
+                }
+                let file = File::open(path).map_err(io)?;
                 let size = file.metadata().map_err(io)?.len();
                 Ok((Box::new(file), size))
             }

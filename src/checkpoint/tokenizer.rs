@@ -1,5 +1,7 @@
 //! The tokenizer: `tokenizer.json` as it is, or built from `vocab.txt` as transformers builds it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use serde::Deserialize;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
@@ -87,12 +89,13 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         false => ConfigFile::default(),
     };
     let (name, mut tokenizer) = if files.has(FULL) {
-        let tokenizer = Tokenizer::from_bytes(files.read(FULL)?).map_err(|e| broken(files, FULL, e))?;
-        (FULL, tokenizer)
+        let bytes = files.read(FULL)?;
+        let tokenizer = caught(|| Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()));
+        (FULL, tokenizer.map_err(|reason| broken(files, FULL, reason))?)
     } else if files.has(VOCAB) {
         let vocab = String::from_utf8(files.read(VOCAB)?).map_err(|e| broken(files, VOCAB, e))?;
-        let tokenizer = from_vocab(&vocab, &config).map_err(|reason| broken(files, VOCAB, reason))?;
-        (VOCAB, tokenizer)
+        let tokenizer = caught(|| from_vocab(&vocab, &config));
+        (VOCAB, tokenizer.map_err(|reason| broken(files, VOCAB, reason))?)
     } else {
         return Err(CheckpointError::Missing(format!(
             "{} is missing, and so is {VOCAB}; a model folder needs one of them",
@@ -110,6 +113,14 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
             format!("the mask token {mask_token} is not in the vocabulary"),
         )
     })?;
+    // What it panics on here it would panic on in every request.
+    let try_out = || {
+        let encoded = tokenizer
+            .encode_fast(mask_token.as_str(), true)
+            .map_err(|e| e.to_string())?;
+        tokenizer.decode(encoded.get_ids(), true).map_err(|e| e.to_string())
+    };
+    caught(try_out).map_err(|reason| broken(files, name, reason))?;
     let pad_id = tokenizer.token_to_id(config.pad_token.as_str());
     Ok(TokenizerFiles {
         tokenizer,
@@ -184,6 +195,12 @@ fn from_vocab(vocab: &str, config: &ConfigFile) -> Result<Tokenizer, String> {
     let specials = [unk, sep, pad, cls, mask].map(|(name, _)| AddedToken::from(name, true));
     tokenizer.add_special_tokens(specials).map_err(|e| e.to_string())?;
     Ok(tokenizer)
+}
+
+/// The library panics on some files instead of refusing them.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let panicked = |_| Err("the tokenizer library panicked on it".to_owned());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }
 
 fn broken(files: &Files, name: &str, reason: impl std::fmt::Display) -> CheckpointError {

@@ -4,7 +4,7 @@
 //! and mapping needs `unsafe`.
 
 use std::collections::HashMap;
-use std::io::SeekFrom;
+use std::io::{ErrorKind, SeekFrom};
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -69,8 +69,10 @@ impl SafetensorsFiles {
         let (mut file, bytes) = files.open(name)?;
         let broken = |reason: &str| weights_error(format!("{path} is not a whole safetensors file: {reason}"));
         let mut length = [0; LENGTH_BYTES as usize];
-        file.read_exact(&mut length)
-            .map_err(|_| broken("it is shorter than eight bytes"))?;
+        file.read_exact(&mut length).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => broken("it is shorter than eight bytes"),
+            _ => weights_error(format!("{path}: {e}")),
+        })?;
         let length = u64::from_le_bytes(length);
         if length > HEADER_BYTES_MAX || length > bytes - LENGTH_BYTES {
             return Err(broken("its header is longer than the file"));
@@ -79,6 +81,12 @@ impl SafetensorsFiles {
         file.read_exact(&mut header).map_err(|e| broken(&e.to_string()))?;
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| broken(&e.to_string()))?;
         let data_start = LENGTH_BYTES + length;
+        // As the format demands. A header whose length is wrong by a byte may still be read, and every value
+        // would be another.
+        let ends = metadata.tensors().values().map(|info| info.data_offsets.1).max();
+        if ends.is_some_and(|end| (end as u64) < bytes - data_start) {
+            return Err(broken("there are bytes behind its last tensor"));
+        }
         for (tensor, info) in metadata.tensors() {
             check_extent(info, bytes - data_start).map_err(|reason| broken(&format!("tensor {tensor} {reason}")))?;
             self.tensors.insert(tensor, (self.files.len(), info.clone()));
@@ -207,4 +215,55 @@ fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> 
 fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32, values: &mut Vec<f32>) {
     let (chunks, _) = bytes.as_chunks::<N>();
     values.extend(chunks.iter().map(|&chunk| value(chunk)));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn tensors(folder: &Path) -> Result<Vec<(String, Vec<f32>)>, String> {
+        let files = Files::folder(folder).unwrap();
+        let mut all = SafetensorsFiles::open(&files).map_err(|e| e.to_string())?;
+        let stored = all.stored().map(|(name, info)| (name.to_owned(), info.shape.clone()));
+        let mut stored: Vec<_> = stored.collect();
+        stored.sort();
+        let values = stored.into_iter().map(|(name, shape)| {
+            let values = all.tensor(&name, &shape).map_err(|e| e.to_string())?;
+            Ok((name, values))
+        });
+        values.collect()
+    }
+
+    /// Whatever bit of the header is wrong: the file is refused by its name, or a tensor has another name (and is
+    /// then missing). Never is a value read from another place, or as another type.
+    #[test]
+    fn a_flipped_bit_of_a_header_is_seen() {
+        let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny/model.safetensors")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SINGLE);
+        std::fs::write(&path, &whole).unwrap();
+        let sound = tensors(folder.path()).unwrap();
+        let header_end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let mut renamed = 0;
+        // All of its length; of the rest every seventh bit, so that in eight bytes each bit has its turn.
+        for bit in (0..64).chain((64..8 * header_end).step_by(7)) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            match tensors(folder.path()) {
+                Err(error) => assert!(error.contains(SINGLE), "bit {bit}: {error}"),
+                Ok(read) => {
+                    let other: Vec<_> = read.iter().filter(|tensor| !sound.contains(tensor)).collect();
+                    assert_eq!(other.len(), 1, "bit {bit}");
+                    let (name, values) = other[0];
+                    let is_renamed = |(old, same): &(String, _)| same == values && !read.iter().any(|(n, _)| n == old);
+                    assert!(sound.iter().any(is_renamed), "bit {bit}: {name}");
+                    renamed += 1;
+                }
+            }
+        }
+        assert!(renamed > 10, "{renamed}");
+    }
 }

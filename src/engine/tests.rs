@@ -727,3 +727,95 @@ async fn workers_run_at_the_same_time_and_a_stop_drains_them_all() {
     }
     assert_eq!(passes.load(Ordering::SeqCst), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_becomes_full_leaves_in_that_moment() {
+    // Four texts are full; so are 100 tokens, and so is what the next text would not fit into.
+    for (tokens, expected) in [
+        (&[1, 1, 1, 1][..], &[1, 2, 3, 4][..]),
+        (&[60, 40], &[1, 2]),
+        (&[60, 41], &[1]),
+    ] {
+        let queue = Arc::new(Queue::new(Limits {
+            batch_delay: MINUTE,
+            ..limits()
+        }));
+        let (theirs, tokens) = (Arc::clone(&queue), tokens.to_vec());
+        let arrivals = tokio::spawn(async move {
+            let mut receivers = Vec::new();
+            for (id, tokens) in (1..).zip(tokens) {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+                let (item, receiver) = item(id, tokens, 2 * MINUTE);
+                theirs.push(vec![item]).unwrap();
+                receivers.push(receiver);
+            }
+            (Instant::now(), receivers)
+        });
+        let batch = queue.next_batch().await.unwrap();
+        let left_at = Instant::now();
+        let (last_at, _receivers) = arrivals.await.unwrap();
+        assert_eq!(ids(&batch), expected);
+        assert_eq!(left_at, last_at, "{expected:?}");
+    }
+}
+
+/// Whatever comes when, to a worker that is free: no text waits longer than the delay, none leaves sooner but with
+/// a full batch, and all leave in order.
+#[tokio::test(start_paused = true)]
+async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
+    let delay = Duration::from_millis(10);
+    let mut dice = 1_u64;
+    // A linear congruential generator: MMIX's constants.
+    let mut dice = move |sides: u64| {
+        dice = dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) % sides
+    };
+    let (mut full, mut late) = (0, 0);
+    for _ in 0..200 {
+        let limits = Limits {
+            batch_delay: delay,
+            queue_size: 1000,
+            ..limits()
+        };
+        let queue = Arc::new(Queue::new(limits.clone()));
+        let arrivals: Vec<(u64, usize)> = (0..30).map(|_| (dice(6), 1 + dice(50) as usize)).collect();
+        let theirs = Arc::clone(&queue);
+        let pushing = tokio::spawn(async move {
+            let mut receivers = Vec::new();
+            for (id, (pause, tokens)) in (0..).zip(arrivals) {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                let (item, receiver) = item(id, tokens, MINUTE);
+                theirs.push(vec![item]).unwrap();
+                receivers.push(receiver);
+            }
+            receivers
+        });
+        let mut next = 0;
+        while next < 30 {
+            let batch = queue.next_batch().await.unwrap();
+            let first = ids(&batch)[0];
+            assert_eq!(first, next, "out of order");
+            next += batch.len() as u32;
+            let waited = batch[0].queued_at.elapsed();
+            assert!(waited <= delay, "waited for {waited:?}");
+            if waited == delay {
+                late += 1;
+                continue;
+            }
+            // Sooner only because no more fits.
+            let tokens: usize = batch.iter().map(|item| item.input.input_ids.len()).sum();
+            let (_, behind) = queue.waiting();
+            let is_full = batch.len() == limits.batch_size_max || tokens + behind >= limits.batch_tokens_max;
+            assert!(
+                is_full,
+                "{} texts of {tokens} tokens left after {waited:?}",
+                batch.len()
+            );
+            full += 1;
+        }
+        pushing.await.unwrap();
+    }
+    assert!(full > 100 && late > 100, "{full} full, {late} late");
+}

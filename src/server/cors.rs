@@ -83,7 +83,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
             && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let mut response = match (&allowed, preflight) {
             (Some(_), true) => permission(),
-            _ => self.inner.call(request).await?,
+            // Refusals too: a page is told why it was refused only if it may read it.
+            _ => match self.inner.call(request).await {
+                Ok(response) => response,
+                Err(error) => super::error::respond(error).await,
+            },
         };
         let headers = response.headers_mut();
         // Another origin may get another answer: no cache may mix them up.

@@ -71,6 +71,7 @@ pub use fill_mask::Answers;
 pub use options::{Options, State};
 pub use predict::prepare;
 pub use request::{FillMaskRequest, Form};
+pub use v2::parse_infer;
 
 /// What the handlers need of a request's surroundings.
 pub struct App {

@@ -1,25 +1,16 @@
 //! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
 
 mod bad_input;
+mod faults;
 mod operations;
 mod server;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use server::{Server, command, golden, read_response};
-
-/// A start that must fail: its exit code and the sentence on standard error.
-fn failed_start(arguments: &[&str]) -> String {
-    let output: Output = command(arguments).stderr(Stdio::piped()).output().unwrap();
-    assert!(!output.status.success(), "{arguments:?} started");
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
+use server::{Server, golden, read_response};
 
 #[test]
 fn the_first_minute_of_a_new_user() {
@@ -144,143 +135,4 @@ fn an_idle_connection_does_not_hold_it() {
     server.signal("-TERM");
     assert!(server.wait().success());
     drop((idle, half));
-}
-
-#[test]
-fn a_start_that_cannot_be_says_why() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_cloze"))
-        .args(["--port", &port])
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("in use") && error.contains("--port"), "{error}");
-
-    for (arguments, says) in [
-        (&["--model", "/does/not/exist"][..], "/does/not/exist"),
-        (&["--model", env!("CARGO_MANIFEST_DIR")], "config.json is missing"),
-        (
-            &["--model", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
-            "is a file",
-        ),
-        (&["--backend", "tpu"], "possible values: cpu, gpu"),
-        (&["--max-batch-tokens", "0"], "--max-batch-tokens"),
-        (
-            &["--max-batch-tokens", "8", "--max-input-tokens", "9"],
-            "--max-input-tokens is 9",
-        ),
-        (&["--log", "a=b=c"], "--log"),
-        (
-            &["--workers", "3", "--threads", "2"],
-            "--workers 3 needs a thread for each, and there are 2",
-        ),
-        (&["--served-model-name", "a/b"], "part of an address"),
-    ] {
-        let error = failed_start(arguments);
-        assert!(error.contains(says), "{arguments:?}: {error}");
-    }
-}
-
-/// A copy of a golden checkpoint that a test may break.
-fn broken_copy(name: &str, breaks: impl FnOnce(&std::path::Path)) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(name)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    breaks(copy.path());
-    copy
-}
-
-#[test]
-fn a_broken_checkpoint_is_refused_by_name() {
-    let edit_config = |from: &'static str, to: &'static str| {
-        move |folder: &std::path::Path| {
-            let path = folder.join("config.json");
-            let config = std::fs::read_to_string(&path).unwrap();
-            assert!(config.contains(from), "{config}");
-            std::fs::write(path, config.replace(from, to)).unwrap();
-        }
-    };
-    type Break = Box<dyn FnOnce(&std::path::Path)>;
-    let cases: Vec<(&str, Break, &[&str])> = vec![
-        (
-            "uncased-tied",
-            Box::new(|folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap()),
-            &["model.safetensors is missing", "safetensors files only"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(|folder| {
-                let path = folder.join("model.safetensors");
-                let bytes = std::fs::read(&path).unwrap();
-                std::fs::write(path, &bytes[..bytes.len() - 100]).unwrap();
-            }),
-            &["not a whole safetensors file", "beyond the end"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(|folder| std::fs::write(folder.join("model.safetensors"), b"\xff\xff\xff").unwrap()),
-            &["not a whole safetensors file"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(edit_config("\"intermediate_size\": 64", "\"intermediate_size\": 65")),
-            &["intermediate.dense.weight has shape [64, 32]", "[65, 32]"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(edit_config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")),
-            &["bert.encoder.layer.2.attention.self.query.weight is missing"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(edit_config(
-                "\"model_type\": \"bert\"",
-                "\"model_type\": \"distilbert\"",
-            )),
-            &["model_type is \"distilbert\""],
-        ),
-        (
-            "sharded",
-            Box::new(|folder| {
-                let shards = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-                let mut shards: Vec<_> = shards
-                    .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-                    .collect();
-                shards.sort();
-                std::fs::remove_file(&shards[1]).unwrap();
-            }),
-            &["safetensors: No such file"],
-        ),
-        (
-            "uncased-tied",
-            Box::new(|folder| std::fs::write(folder.join("tokenizer.json"), "{}").unwrap()),
-            &["tokenizer.json"],
-        ),
-        (
-            "uncased-old-names",
-            Box::new(|folder| std::fs::write(folder.join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n").unwrap()),
-            &["vocab.txt", "[MASK]"],
-        ),
-        (
-            "uncased-old-names",
-            Box::new(|folder| {
-                let path = folder.join("vocab.txt");
-                let vocab = std::fs::read_to_string(&path).unwrap();
-                std::fs::write(path, vocab + "one\nmore\nthan\nthere\nare\n").unwrap();
-            }),
-            &["vocab.txt", "vocab_size in config.json"],
-        ),
-    ];
-    for (name, breaks, says) in cases {
-        let copy = broken_copy(name, breaks);
-        let error = failed_start(&["--model", copy.path().to_str().unwrap()]);
-        for part in says {
-            assert!(error.contains(part), "{name}: \"{part}\" is not in: {error}");
-        }
-        assert_eq!(error.lines().count(), 1, "{name}: one sentence, not {error}");
-    }
 }

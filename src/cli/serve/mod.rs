@@ -50,6 +50,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let (device, precision) = (loaded.device.clone(), loaded.precision);
     let workers = warm_up(loaded, config.vocab_size)?;
     let listener = listen(socket, address)?;
+    let served_name = served_name(&arguments, &model_name)?;
     print_banner(&arguments, &limits, &device, &model_name, &fill_mask, address);
     let app = Arc::new(App {
         fill_mask,
@@ -57,7 +58,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
         about: About {
-            model_name: served_name(&arguments, &model_name)?,
+            model_name: served_name,
             device,
             backend: arguments.model.backend.name().to_owned(),
             dtype: precision.to_string(),

@@ -28,7 +28,7 @@ use poem::http::{HeaderName, StatusCode};
 use poem::{Request, Response};
 
 use super::methods::{get, post};
-use super::{ApiError, App};
+use super::{ApiError, App, FillMaskRequest};
 
 /// The only version of the model that there is.
 const VERSION: &str = "1";
@@ -49,6 +49,15 @@ pub fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
         table.push((format!("{model}/infer"), post(infer::infer)));
     }
     table
+}
+
+/// Reads the body of an inference request, whose first `json_length` bytes are JSON, or all of it; for whoever has
+/// bodies and no server.
+///
+/// # Errors
+/// [`ApiError`] with what is wrong.
+pub fn parse_infer(body: &[u8], json_length: Option<usize>) -> Result<FillMaskRequest, ApiError> {
+    request::InferRequest::parse(body, json_length).map(|(request, _)| request)
 }
 
 /// Refuses any model but ours, and any version of it but the one.

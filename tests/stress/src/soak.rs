@@ -2,7 +2,8 @@
 //!
 //! Requests are written by hand here, because most of them are broken on purpose.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,6 +29,14 @@ pub struct Arguments {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1000))]
     clients: u64,
 
+    /// How long a client rests after each deed, at most; for a soak beside other work
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+
+    /// Where to write memory and descriptors over time, as CSV
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
     /// Where the dice begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -39,6 +48,7 @@ pub struct Arguments {
 
 /// How much of the run counts as warm-up: buffers and threads come once.
 const WARM_UP: f64 = 0.3;
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// Growth of memory that an hour may show after warm-up.
 const MB_AN_HOUR_MAX: f64 = 1.0;
 /// A slope over less than this says little of an hour; a short run may grow by this much altogether.
@@ -180,6 +190,7 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
     let time = Duration::from_secs(arguments.seconds);
     let done = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
+    let pause_ms = arguments.pause_ms;
     for number in 0..arguments.clients {
         let (address, done) = (server.address.clone(), Arc::clone(&done));
         let mut dice = StdRng::seed_from_u64(arguments.seed.wrapping_add(1 + number));
@@ -197,14 +208,28 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
                     Ok(_) => {}
                 }
                 done.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(dice.random_range(0..=pause_ms))).await;
             }
             wrong
         });
     }
+    let mut record = match &arguments.record {
+        Some(path) => {
+            let mut file = std::fs::File::create(path)?;
+            writeln!(file, "seconds,rss_mb,descriptors,deeds")?;
+            Some(file)
+        }
+        None => None,
+    };
     let mut samples = Vec::new();
     while begun.elapsed() < time {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        samples.push(server.sample()?);
+        tokio::time::sleep(SAMPLE_EVERY).await;
+        let sample = server.sample()?;
+        if let Some(file) = &mut record {
+            let (seconds, deeds) = ((sample.at - begun).as_secs_f64(), done.load(Ordering::Relaxed));
+            writeln!(file, "{seconds:.1},{:.3},{},{deeds}", sample.rss_mb, sample.fds)?;
+        }
+        samples.push(sample);
     }
     let mut wrong = Vec::new();
     while let Some(of_one) = clients.join_next().await {

@@ -55,7 +55,7 @@ struct Head {
 /// `[token rows, 2 * hidden]` with the keys first, heads lie side by side. Returns `[query rows, hidden]`.
 ///
 /// # Panics
-/// When the sizes do not fit together.
+/// When the sizes do not fit together, or the segments do not follow each other.
 pub fn attention(
     context: Context<'_>,
     query: &[f32],
@@ -64,6 +64,14 @@ pub fn attention(
     segments: &[Segment],
     heads: usize,
 ) -> Vec<f32> {
+    assert!(hidden.is_multiple_of(heads) && query.len().is_multiple_of(hidden));
+    // Each row is written by one segment.
+    let mut written = 0;
+    for Segment { queries, .. } in segments {
+        assert!(written <= queries.start && queries.start <= queries.end);
+        written = queries.end;
+    }
+    assert!(written <= query.len() / hidden);
     let size = hidden / heads;
     let mut output = vec![0.0; query.len()];
     let is_asked = |segment: &&Segment| !segment.queries.is_empty();
@@ -84,7 +92,7 @@ pub fn attention(
                 let query = &query[rows.start * hidden..rows.end * hidden];
                 scratch.attend(context, head, query, |row, dimensions, values| {
                     let start = (first + row) * hidden + head.start + dimensions;
-                    // SAFETY: a task has its own rows and columns.
+                    // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
                     unsafe { shared.slice(start..start + values.len()) }.copy_from_slice(values);
                 });
             }

@@ -3,23 +3,29 @@
 use std::fmt;
 
 /// Sets of instructions, each containing the ones before it.
+///
+/// Nobody outside can make one beyond the portable: who has one had it from a function here, which asked the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Whatever every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
     Portable,
     /// AVX2 and FMA: 8 values at once.
+    #[non_exhaustive]
     Avx2,
     /// AVX-512 F, BW, DQ and VL: 16 values at once.
+    #[non_exhaustive]
     Avx512,
     /// And `avx512_vnni`: four 8-bit products an instruction and lane.
+    #[non_exhaustive]
     Avx512Vnni,
     /// And `avx512_bf16`: two bf16 products an instruction and lane.
+    #[non_exhaustive]
     Avx512Bf16,
 }
 
 impl Level {
     /// All, the least first.
-    pub const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
@@ -109,7 +115,7 @@ macro_rules! for_each_level {
                 }
                 match level {
                     $crate::Level::Portable => $body($($argument),*),
-                    // SAFETY: a level above the portable one exists only where the CPU was found to have it.
+                    // SAFETY: a level above the portable one exists only where the CPU was found to have it (see `Level`).
                     $crate::Level::Avx2 => unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
                     _ => unsafe { avx512($($argument),*) },

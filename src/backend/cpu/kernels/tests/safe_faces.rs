@@ -1,0 +1,241 @@
+//! Every safe function over every set of instructions, odd sizes and one or several threads, against plain loops in
+//! f64. Small and without dependencies, so that sanitizers can run it (`tests/sanitizers.sh`); what Burn computes is
+//! compared where the backend is (`src/backend/cpu/tests.rs`).
+
+use cloze_kernels::{Activation, Context, Level, Linear, Norm, Pool, Precision, Segment, attention, layer_norm};
+
+/// Numbers between -1 and 1.
+fn random(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let mut next = || {
+        // Marsaglia's xorshift.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0
+    };
+    (0..count).map(|_| next() as f32).collect()
+}
+
+fn pools() -> [Pool; 2] {
+    [1, 3].map(|threads| Pool::new(threads).unwrap())
+}
+
+fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
+    let levels = Level::available();
+    levels.flat_map(|level| pools.iter().map(move |pool| Context { pool, level }))
+}
+
+fn assert_close(ours: &[f32], expected: &[f64], error_max: f64, case: &str) {
+    assert_eq!(ours.len(), expected.len(), "{case}");
+    for (index, (&ours, &expected)) in ours.iter().zip(expected).enumerate() {
+        let error = (f64::from(ours) - expected).abs();
+        assert!(error <= error_max, "{case}: {ours}, not {expected}, at {index}");
+    }
+}
+
+#[test]
+fn dense_layers() {
+    let pools = pools();
+    for rows in [0, 1, 2, 5, 12, 13, 50] {
+        for (inputs, outputs) in [(1, 1), (3, 5), (32, 33), (101, 70)] {
+            let (x, weight, bias) = (
+                random(rows * inputs, 1),
+                random(outputs * inputs, 2),
+                random(outputs, 3),
+            );
+            let dot = |row: usize, output: usize| {
+                let (x, weight) = (&x[row * inputs..][..inputs], &weight[output * inputs..][..inputs]);
+                x.iter()
+                    .zip(weight)
+                    .map(|(&x, &w)| f64::from(x) * f64::from(w))
+                    .sum::<f64>()
+                    + f64::from(bias[output])
+            };
+            let expected: Vec<f64> = (0..rows * outputs)
+                .map(|index| dot(index / outputs, index % outputs).max(0.0))
+                .collect();
+            // How much rounding a number to 8 or to 7 bits can change a sum of so many products.
+            for (precision, error_max) in [
+                (Precision::F32, 1e-4),
+                (Precision::Bf16, 0.01 * inputs as f64),
+                (Precision::Int8, 0.02 * inputs as f64),
+            ] {
+                let layer = Linear::new(&weight, &bias, inputs, precision);
+                for context in contexts(&pools) {
+                    let case = format!("{} {precision:?} {rows} rows, {inputs} to {outputs}", context.level);
+                    let y = layer.apply(context, &x, rows, Some(Activation::Relu));
+                    assert_close(&y, &expected, error_max, &case);
+                }
+                let last = layer.rows(&[outputs as u32 - 1]);
+                let stored: Vec<f64> = weight[(outputs - 1) * inputs..]
+                    .iter()
+                    .copied()
+                    .map(f64::from)
+                    .collect();
+                assert_close(&last, &stored, 0.02, "the last row of the weight");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_within_segments() {
+    let pools = pools();
+    for (heads, size) in [(1, 1), (2, 8), (3, 12), (2, 33)] {
+        let hidden = heads * size;
+        for lengths in [&[1][..], &[2, 1, 5], &[17, 40, 3]] {
+            let mut segments = Vec::new();
+            let (mut asked, mut tokens) = (0, 0);
+            for (index, length) in lengths.iter().enumerate() {
+                // All of every other segment ask, of the rest one row or none.
+                let rows = [*length, 1, 0][index % 3];
+                segments.push(Segment {
+                    queries: asked..asked + rows,
+                    tokens: tokens..tokens + length,
+                });
+                (asked, tokens) = (asked + rows, tokens + length);
+            }
+            let (query, key_value) = (random(asked * hidden, 4), random(tokens * 2 * hidden, 5));
+            let mut expected = vec![0.0; asked * hidden];
+            for segment in &segments {
+                for (row, head) in segment
+                    .queries
+                    .clone()
+                    .flat_map(|row| (0..heads).map(move |head| (row, head)))
+                {
+                    let columns = head * size..(head + 1) * size;
+                    let weights: Vec<f64> = segment
+                        .tokens
+                        .clone()
+                        .map(|token| {
+                            let dot = |column| {
+                                f64::from(query[row * hidden + column])
+                                    * f64::from(key_value[token * 2 * hidden + column])
+                            };
+                            (columns.clone().map(dot).sum::<f64>() / (size as f64).sqrt()).exp()
+                        })
+                        .collect();
+                    let sum: f64 = weights.iter().sum();
+                    for column in columns {
+                        let value = |token: usize| f64::from(key_value[token * 2 * hidden + hidden + column]);
+                        let weighted = segment
+                            .tokens
+                            .clone()
+                            .zip(&weights)
+                            .map(|(token, weight)| weight * value(token));
+                        expected[row * hidden + column] = weighted.sum::<f64>() / sum;
+                    }
+                }
+            }
+            for context in contexts(&pools) {
+                let y = attention(context, &query, &key_value, hidden, &segments, heads);
+                let case = format!("{} {heads} heads of {size}, {lengths:?}", context.level);
+                assert_close(&y, &expected, 1e-5, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_normalization() {
+    let pools = pools();
+    for rows in [0, 1, 31, 33, 70] {
+        for hidden in [2, 3, 15, 16, 17, 100] {
+            let (x, residual) = (random(rows * hidden, 6), random(rows * hidden, 7));
+            let (gamma, beta) = (random(hidden, 8), random(hidden, 9));
+            let mut expected = Vec::new();
+            for (x, residual) in x.chunks_exact(hidden).zip(residual.chunks_exact(hidden)) {
+                let sums: Vec<f64> = x.iter().zip(residual).map(|(&x, &r)| f64::from(x + r)).collect();
+                let mean = sums.iter().sum::<f64>() / hidden as f64;
+                let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / hidden as f64;
+                let normal = sums.iter().map(|x| (x - mean) / (variance + 1e-5).sqrt());
+                expected.extend(
+                    normal
+                        .zip(&gamma)
+                        .zip(&beta)
+                        .map(|((x, &g), &b)| x * f64::from(g) + f64::from(b)),
+                );
+            }
+            for context in contexts(&pools) {
+                let mut y = x.clone();
+                let norm = Norm {
+                    gamma: &gamma,
+                    beta: &beta,
+                    eps: 1e-5,
+                };
+                layer_norm(context, &mut y, Some(&residual), norm);
+                assert_close(
+                    &y,
+                    &expected,
+                    1e-4,
+                    &format!("{} {rows} rows of {hidden}", context.level),
+                );
+            }
+        }
+    }
+}
+
+/// What the unsafe code relies on is checked, whoever calls.
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let pools = pools();
+    let context = contexts(&pools).last().unwrap();
+    let refused = |what: &str, call: &dyn Fn()| {
+        let call = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+        assert!(call.is_err(), "{what} was not refused");
+    };
+    refused("a weight of another size", &|| {
+        drop(Linear::new(&[0.0; 5], &[0.0; 2], 3, Precision::F32))
+    });
+    let layer = Linear::new(&[0.0; 6], &[0.0; 2], 3, Precision::F32);
+    refused("an input of another size", &|| {
+        drop(layer.apply(context, &[0.0; 5], 2, None))
+    });
+    refused("a row that is not there", &|| drop(layer.rows(&[2])));
+    let attend = |segments: &[Segment], heads: usize| {
+        attention(context, &[0.0; 4 * 6], &[0.0; 4 * 12], 6, segments, heads);
+    };
+    let segment = |queries, tokens| Segment { queries, tokens };
+    attend(&[segment(0..2, 0..2), segment(2..4, 2..4)], 2);
+    refused("queries of two segments", &|| {
+        attend(&[segment(0..3, 0..2), segment(2..4, 2..4)], 2)
+    });
+    refused("segments out of order", &|| {
+        attend(&[segment(2..4, 0..2), segment(0..2, 2..4)], 2)
+    });
+    refused("queries that are not there", &|| attend(&[segment(0..5, 0..2)], 2));
+    refused("tokens that are not there", &|| attend(&[segment(0..2, 0..5)], 2));
+    refused("heads that do not divide", &|| attend(&[segment(0..2, 0..2)], 4));
+    let norm = |width: usize, rest: usize| {
+        let (gamma, beta) = (vec![1.0; width], vec![0.0; width]);
+        let norm = Norm {
+            gamma: &gamma,
+            beta: &beta,
+            eps: 0.1,
+        };
+        layer_norm(context, &mut [0.0; 12], Some(&vec![0.0; rest]), norm);
+    };
+    norm(4, 12);
+    refused("rows of another width", &|| norm(5, 12));
+    refused("a residual of another size", &|| norm(4, 8));
+}
+
+#[test]
+fn many_callers_share_a_pool() {
+    let pools = pools();
+    let layer = Linear::new(&random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
+    let x = random(13 * 40, 3);
+    let level = Level::detected();
+    let alone = layer.apply(Context { pool: &pools[0], level }, &x, 13, None);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let y = layer.apply(Context { pool: &pools[1], level }, &x, 13, None);
+                    assert_eq!(y, alone);
+                }
+            });
+        }
+    });
+}
