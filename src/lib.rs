@@ -8,6 +8,7 @@
 //! - [`fill_mask`]: from text to token ids and from scores to sentences.
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
 //! - [`bert`]: the architecture, once, generic over the backend.
+//! - `crypto`: what TLS computes with.
 //! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
 //!
 //! `ARCHITECTURE.md` follows a request through them.
@@ -20,6 +21,7 @@ compile_error!("enable at least one of the features `cpu` and `gpu`: without a b
 pub mod backend;
 pub mod bert;
 pub mod checkpoint;
+mod crypto;
 pub mod engine;
 pub mod fill_mask;
 pub mod server;

@@ -227,8 +227,10 @@ impl Queue {
         !self.state().closed
     }
 
+    /// Texts and tokens that somebody still waits for.
     pub fn waiting(&self) -> (usize, usize) {
-        let state = self.state();
+        let mut state = self.state();
+        self.stats.abandoned.add(state.sweep());
         (state.items.len(), state.tokens)
     }
 

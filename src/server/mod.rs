@@ -19,9 +19,11 @@
 //! | `info` | `GET /info` |
 //! | `observe` | around every request: id, log line, metrics, headers |
 //! | `trace` | its span, and whose trace it is a part of |
+//! | `now_and_then` | log lines about what goes on and on |
 //! | `metrics`, `engine_metrics` | `GET /metrics` |
 //! | `auth` | the API key |
 //! | `cors` | pages of other sites |
+//! | `serve` | connections: which are taken, how long each may take its time, how they end |
 //! | `options` | what may be set about all of this |
 
 mod asset;
@@ -36,6 +38,7 @@ mod health;
 mod info;
 mod methods;
 mod metrics;
+mod now_and_then;
 mod observe;
 #[cfg(test)]
 mod operations_tests;
@@ -43,19 +46,17 @@ mod options;
 mod page;
 mod predict;
 mod request;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod v2;
 
-use std::future::Future;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use poem::endpoint::BoxEndpoint;
-use poem::listener::TcpAcceptor;
-use poem::{Endpoint, EndpointExt, Response, Route, Server};
+use poem::{Endpoint, EndpointExt, Response, Route};
 
 use crate::engine::Engine;
 use crate::fill_mask::FillMask;
@@ -71,6 +72,7 @@ pub use fill_mask::Answers;
 pub use options::{Options, State};
 pub use predict::prepare;
 pub use request::{FillMaskRequest, Form};
+pub use serve::{ConnectionLimits, Tls, TlsError, serve};
 pub use v2::parse_infer;
 
 /// What the handlers need of a request's surroundings.
@@ -149,34 +151,4 @@ fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
     ];
     let ours = ours.into_iter().map(|(path, endpoint)| (path.to_owned(), endpoint));
     ours.chain(v2::table()).collect()
-}
-
-/// Serves until `shutdown` completes, then lets what was accepted finish for at most `drain_timeout`.
-///
-/// # Errors
-/// When the listener cannot be used.
-pub async fn serve(
-    listener: TcpListener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()>,
-    drain_timeout: Duration,
-) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let acceptor = TcpAcceptor::from_std(listener)?;
-    let stopping = Arc::clone(&app);
-    let draining = Arc::clone(&app);
-    let shutdown = async move {
-        shutdown.await;
-        // First of all: whoever asks from here on sees that the end has begun.
-        draining.state.drain();
-    };
-    Server::new_with_acceptor(acceptor)
-        .run_with_graceful_shutdown(routes(app), shutdown, Some(drain_timeout))
-        .await?;
-    // All connections are closed; nobody waits any more, so this ends after the running batch at the latest.
-    let stopping = tokio::task::spawn_blocking(move || stopping.engine.stop());
-    if tokio::time::timeout(drain_timeout, stopping).await.is_err() {
-        tracing::warn!("the last batch did not end within the limit; leaving it");
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use poem::{Endpoint, Request, Response};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -85,7 +85,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
         let status = response.status();
         self.app.state.metrics.observe(route, method, status, whole, cost);
         trace::end(&span, method, route, status);
-        log(method, route, status.as_u16(), &id, whole, cost);
+        let log = || log(method, route, status.as_u16(), &id, whole, cost);
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => self.app.state.refusals.tell(|count| {
+                log();
+                if count > 1 {
+                    tracing::info!(count, "requests refused with 503 since the last such line");
+                }
+            }),
+            _ => log(),
+        }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
         if let Some(cost) = cost {

@@ -72,22 +72,19 @@ pub async fn predict<C: Send + 'static>(
     read: impl FnOnce() -> Result<(FillMaskRequest, C), ApiError> + Send + 'static,
     render: impl FnOnce(Vec<Answer>, C) -> Result<Response, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let refused = move |error| ApiError::from_engine(error, deadline.timeout);
+    let refused = |error| ApiError::from_engine(error, deadline.timeout);
     let admission = app.engine.admit().map_err(refused)?;
     let started_at = Instant::now();
     let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
-    let prepared = on_cpu(app, move |app| {
+    let prepared = on_cpu(app, deadline, move |app| {
         let _entered = span.enter();
-        if deadline.at <= Instant::now() {
-            return Err(refused(EngineError::Deadline));
-        }
         let (request, context) = read()?;
         let (wanted, questions) = prepare(&app.fill_mask, &request, app.engine.limits().queue_size)?;
         let tokens: usize = questions.iter().map(|question| question.input_ids.len()).sum();
         span.record("texts", questions.len());
         span.record("tokens", tokens);
         // It comes along, so that it counts until this has run, even if the client leaves before.
-        Ok(((wanted, questions, tokens), request.timeout, context, admission))
+        Ok::<_, ApiError>(((wanted, questions, tokens), request.timeout, context, admission))
     });
     let ((wanted, questions, tokens), timeout, context, admission) = prepared.await??;
     if let Some(timeout) = timeout {
@@ -105,7 +102,7 @@ pub async fn predict<C: Send + 'static>(
     let scores = app.engine.predict(inputs, deadline.at).await;
     let (scores, timing) = scores.map_err(|error| ApiError::from_engine(error, deadline.timeout))?;
     let span = debug_span!("render");
-    let rendered = on_cpu(app, move |app| {
+    let rendered = on_cpu(app, deadline, move |app| {
         let _entered = span.enter();
         let answered = questions.iter().zip(scores);
         let answers = answered.map(|(question, scores)| app.fill_mask.answer(question, &wanted, scores));
@@ -147,12 +144,24 @@ pub fn prepare(
     Ok((wanted, questions))
 }
 
-/// Runs what computes for longer than a moment off the threads that accept and read.
+/// Runs what computes for longer than a moment off the threads that accept and read; waits until the deadline at most.
+/// What has begun then ends unheard, and what has not never begins.
+///
+/// # Errors
+/// Of the deadline (504), and of a panic (500).
 async fn on_cpu<T: Send + 'static>(
     app: &Arc<App>,
+    deadline: Deadline,
     work: impl FnOnce(&App) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let app = Arc::clone(app);
-    let done = tokio::task::spawn_blocking(move || work(&app)).await;
-    done.map_err(ApiError::internal)
+    let theirs = Arc::clone(app);
+    let mut working = tokio::task::spawn_blocking(move || work(&theirs));
+    match tokio::time::timeout_at(deadline.at, &mut working).await {
+        Ok(done) => done.map_err(ApiError::internal),
+        Err(_) => {
+            working.abort();
+            app.engine.stats().expired.add(1);
+            Err(ApiError::from_engine(EngineError::Deadline, deadline.timeout))
+        }
+    }
 }

@@ -248,6 +248,51 @@ async fn a_deadline_that_passes_is_504() {
     drop(may_end);
 }
 
+/// A gate that is open once the other end is dropped, or by itself after a time that no test should need.
+fn wait(gate: &Receiver<()>) {
+    let _ = gate.recv_timeout(Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_holds_while_a_text_is_read_and_while_its_answer_is_written() {
+    use super::predict::{Deadline, predict};
+    use super::request::Form;
+    let app = app(|_| {}, 8, MINUTE);
+    let timeout = Duration::from_millis(200);
+    let deadline = || Deadline {
+        at: tokio::time::Instant::now() + timeout,
+        timeout,
+    };
+    let read = || Form::Text.parse(b"a [MASK]").map(|request| (request, ()));
+    for slow_part in ["reading", "writing"] {
+        let (may_end, gate) = channel::<()>();
+        let batches = app.engine.stats().batches.get();
+        let answer = match slow_part {
+            "reading" => {
+                let read = move || {
+                    wait(&gate);
+                    read()
+                };
+                predict(&app, deadline(), read, |_, ()| unreachable!("nobody waits")).await
+            }
+            _ => {
+                let write = move |_, ()| {
+                    wait(&gate);
+                    Ok(poem::Response::default())
+                };
+                predict(&app, deadline(), read, write).await
+            }
+        };
+        // It came while the gate was still shut.
+        let error = answer.expect_err(slow_part).body();
+        assert_eq!(error.error_type, "timeout", "{slow_part}");
+        drop(may_end);
+        let passes = app.engine.stats().batches.get() - batches;
+        assert_eq!(passes, u64::from(slow_part == "writing"), "{slow_part}");
+    }
+    assert_eq!(app.engine.stats().expired.get(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_model_is_500_with_an_id_and_nothing_else() {
     let app = app(|_| panic!("a secret of the inside"), 8, MINUTE);

@@ -1,9 +1,12 @@
 //! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
 
 mod bad_input;
+mod connections;
 mod faults;
 mod operations;
 mod server;
+mod tls;
+mod waiting;
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -32,7 +32,8 @@ impl Server {
             banner += &line;
             banner.push('\n');
             // The last line of the block shows a request to try.
-            if let Some((_, address)) = line.split_once("\" http://") {
+            if let Some((_, url)) = line.split_once("\" http") {
+                let (_, address) = url.split_once("://").unwrap();
                 break address.trim_end_matches('/').to_owned();
             }
         };

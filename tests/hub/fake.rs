@@ -44,6 +44,8 @@ pub struct Seen {
 
 struct State {
     port: u16,
+    /// Where others reach it, if not under its own address.
+    public: Mutex<Option<String>>,
     files: HashMap<String, Vec<u8>>,
     faults: Mutex<Faults>,
     seen: Mutex<Vec<Seen>>,
@@ -63,6 +65,7 @@ impl FakeHub {
         listener.set_nonblocking(true).unwrap();
         let state = Arc::new(State {
             port: listener.local_addr().unwrap().port(),
+            public: Mutex::default(),
             files,
             faults: Mutex::default(),
             seen: Mutex::default(),
@@ -99,6 +102,15 @@ impl FakeHub {
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.state.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.state.port
+    }
+
+    /// Says that `address` leads here: storage is under it too.
+    pub fn set_public(&self, address: String) {
+        *self.state.public.lock().unwrap() = Some(address);
     }
 
     pub fn set(&self, faults: Faults) {
@@ -188,14 +200,13 @@ impl State {
         };
         let response = Response::builder().header("x-repo-commit", COMMIT);
         if file.ends_with(".safetensors") {
+            let own = || format!("http://localhost:{}", self.port);
+            let public = self.public.lock().unwrap().clone().unwrap_or_else(own);
             return response
                 .status(StatusCode::FOUND)
                 .header("x-linked-etag", format!("\"{}\"", hex(&Sha256::digest(content))))
                 .header("x-linked-size", content.len())
-                .header(
-                    header::LOCATION,
-                    format!("http://localhost:{}/storage/{file}", self.port),
-                )
+                .header(header::LOCATION, format!("{public}/storage/{file}"))
                 .finish();
         }
         let blob = [format!("blob {}\0", content.len()).as_bytes(), content].concat();

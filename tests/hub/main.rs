@@ -1,6 +1,7 @@
 //! Models of the hub, downloaded from a server that speaks its endpoints.
 
 mod fake;
+mod secure;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -342,6 +343,9 @@ fn start(cache: &Path, variables: &[(&str, &str)], model: &str) -> Result<String
         "HF_HUB_OFFLINE",
         "http_proxy",
         "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "SSL_CERT_FILE",
     ] {
         command.env_remove(variable);
     }

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # The long runs whose figures are in docs/reliability.md, with the limits on time. Give the machine nothing else to do.
 #
-#   tests/stress/long.sh              60 s of overload and 30 minutes of soak
+#   tests/stress/long.sh              60 s of overload, connections held open, and 30 minutes of soak
 #   tests/stress/long.sh SECONDS      with a soak of so many seconds
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target="${CARGO_TARGET_DIR:-target}"
 cargo build --locked --release
 cargo build --locked -p cloze-stress
+# Clients need descriptors too.
+ulimit -n "$(ulimit -Hn)"
 stress=("$target/debug/cloze-stress" --server "$target/release/cloze" --timed)
 "${stress[@]}" overload --seconds 60
+"${stress[@]}" connections
+"${stress[@]}" waiting
 "${stress[@]}" soak --seconds "${1:-1800}"

@@ -12,6 +12,7 @@ use ureq::{Agent, Body};
 
 use super::name::is_part;
 use super::{HubError, ModelName, Settings};
+use crate::crypto::provider;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is given up and, in a download, resumed.
@@ -52,7 +53,7 @@ pub struct Content {
 impl<'a> Client<'a> {
     pub fn new(settings: &'a Settings, name: &'a ModelName) -> Result<Self, HubError> {
         let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
+            .unversioned_rustls_crypto_provider(provider()?)
             .root_certs(root_certificates()?)
             .build();
         let config = Agent::config_builder()

@@ -1,6 +1,7 @@
 //! Serving: from flags to a running server, and its end.
 
 mod arguments;
+mod descriptors;
 mod http;
 
 use std::error::Error;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
-use cloze::server::{self, About, App, State};
+use cloze::server::{self, About, App, State, Tls};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,6 +31,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "otel")]
     let _traces = arguments.log.start_with_traces()?;
     let options = arguments.http.options()?;
+    descriptors::raise(arguments.http.max_connections.get().into());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
         .enable_all()
@@ -51,7 +53,11 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let workers = warm_up(loaded, config.vocab_size)?;
     let listener = listen(socket, address)?;
     let served_name = served_name(&arguments, &model_name)?;
-    print_banner(&arguments, &limits, &device, &model_name, &fill_mask, address);
+    let url = match options.tls {
+        None => format!("http://{address}"),
+        Some(_) => format!("https://{address}"),
+    };
+    print_banner(&arguments, &limits, &device, &model_name, &fill_mask, &url);
     let app = Arc::new(App {
         fill_mask,
         engine: Engine::start_workers(workers, limits)?,
@@ -69,6 +75,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let drain_timeout = Duration::from_millis(arguments.shutdown_timeout_ms);
     let served = Arc::clone(&app);
     runtime.block_on(async move {
+        if let Some(tls) = &served.options.tls {
+            reload_on_hangup(Arc::clone(tls))?;
+        }
         let stop = stop(Arc::clone(&served))?;
         // Only now: no signal falls between the two.
         loading.abort();
@@ -140,7 +149,7 @@ fn print_banner(
     device: &str,
     model: &str,
     fill_mask: &FillMask,
-    address: SocketAddr,
+    address: &str,
 ) {
     let vocab_size = fill_mask.vocab_size();
     let input_tokens = fill_mask.max_input_tokens();
@@ -155,9 +164,9 @@ fn print_banner(
         "  limits   {} texts in the queue, {} ms a request, {} bytes a body",
         limits.queue_size, arguments.request_timeout_ms, arguments.max_body_bytes
     );
-    println!("  address  http://{address}");
+    println!("  address  {address}");
     let mask = fill_mask.mask_token();
-    println!("  try      curl -X POST -d \"Paris is the capital of {mask}.\" http://{address}/");
+    println!("  try      curl -X POST -d \"Paris is the capital of {mask}.\" {address}/");
 }
 
 /// Completes when the service must end: at a signal, or when the model is lost.
@@ -177,6 +186,26 @@ async fn leave_while_loading(signal: impl Future<Output = ()>) {
     signal.await;
     tracing::info!("stopped before the model was loaded");
     std::process::exit(0);
+}
+
+/// Reads certificate and key anew at every SIGHUP.
+fn reload_on_hangup(tls: Arc<Tls>) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                match tls.reload() {
+                    Ok(()) => tracing::info!("SIGHUP: certificate and key are read anew"),
+                    Err(error) => tracing::error!("SIGHUP: {error}; the certificate from before stays in use"),
+                }
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    drop(tls);
+    Ok(())
 }
 
 /// Completes at the first SIGTERM or Ctrl-C; the second ends the process at once.

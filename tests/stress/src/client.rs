@@ -21,6 +21,7 @@ pub struct Client(SendRequest<Full<Bytes>>);
 pub struct Answer {
     pub status: u16,
     pub has_retry_after: bool,
+    pub body: Bytes,
 }
 
 impl Client {
@@ -37,20 +38,25 @@ impl Client {
 
     /// Sends one request and reads its answer whole.
     pub async fn ask(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "x")
-            .body(Full::new(body))?;
+        self.send(Request::builder().method(method).uri(path), body).await
+    }
+
+    /// Asks for the blank of `text`, and for an answer within `timeout`.
+    pub async fn ask_within(&mut self, timeout: Duration, text: Bytes) -> Result<Answer> {
+        let request = Request::post("/").header("x-request-timeout-ms", timeout.as_millis() as u64);
+        self.send(request, text).await
+    }
+
+    async fn send(&mut self, request: hyper::http::request::Builder, body: Bytes) -> Result<Answer> {
+        let request = request.header("host", "x").body(Full::new(body))?;
         let asked = async {
             self.0.ready().await?;
             let response = self.0.send_request(request).await?;
-            let answer = Answer {
+            Ok(Answer {
                 status: response.status().as_u16(),
                 has_retry_after: response.headers().contains_key("retry-after"),
-            };
-            response.into_body().collect().await?;
-            Ok(answer)
+                body: response.into_body().collect().await?.to_bytes(),
+            })
         };
         tokio::time::timeout(PATIENCE, asked)
             .await

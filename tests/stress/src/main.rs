@@ -1,7 +1,8 @@
 //! Puts a Cloze server on this machine under stress and says what it did.
 //!
 //! `overload` sends ten times what the server can carry, whether it answers or not; `soak` sends a mix of good,
-//! bad and broken requests and watches memory and file descriptors. Both start a server of their own on
+//! bad and broken requests and watches memory and file descriptors; `connections` holds sockets open in every way that
+//! costs a server something; `waiting` wants answers sooner than there can be any, or leaves. All start a server of their own on
 //! loopback, are bounded in time and connections, and end with an error when something does not hold.
 //!
 //! | file | what it is |
@@ -10,13 +11,17 @@
 //! | `client` | one keep-alive connection |
 //! | `overload` | the open loop |
 //! | `soak` | the mix |
+//! | `waiting` | deadlines that pass, and clients that leave |
+//! | `connections` | slow heads, and more connections than there are places |
 //! | `numbers` | percentiles and slopes |
 
 mod client;
+mod connections;
 mod numbers;
 mod overload;
 mod server;
 mod soak;
+mod waiting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +50,10 @@ struct Arguments {
 enum Command {
     /// Ten times the load that the server can carry, open loop
     Overload(overload::Arguments),
+    /// Deadlines that pass in the queue, and clients that leave
+    Waiting(waiting::Arguments),
+    /// Slow heads, and more connections than there are places
+    Connections(connections::Arguments),
     /// Random lengths, errors, disconnects and slow readers
     Soak(soak::Arguments),
 }
@@ -54,6 +63,8 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Overload(of_run) => overload::run(&arguments.server, &of_run, arguments.timed).await,
+        Command::Connections(of_run) => connections::run(&arguments.server, &of_run, arguments.timed).await,
+        Command::Waiting(of_run) => waiting::run(&arguments.server, &of_run, arguments.timed).await,
         Command::Soak(of_run) => soak::run(&arguments.server, &of_run, arguments.timed).await,
     };
     match outcome {

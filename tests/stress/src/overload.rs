@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::Result;
 use crate::client::Client;
 use crate::numbers::percentile;
-use crate::server::{Sample, Server};
+use crate::server::{Sample, Server, cpu_time};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -30,6 +30,10 @@ pub struct Arguments {
     /// Words of each text
     #[arg(long, default_value_t = 200)]
     words: usize,
+
+    /// Cores that the server alone may use, as taskset takes them; run this tool on the others (taskset -c 0 cloze-stress …)
+    #[arg(long, value_name = "LIST")]
+    server_cores: Option<String>,
 
     /// Flags of the server, after --
     #[arg(last = true)]
@@ -72,7 +76,9 @@ impl Outcomes {
 }
 
 pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let server = Arc::new(Server::start(binary, &arguments.flags).await?);
+    let outer = arguments.server_cores.as_deref();
+    let outer = outer.map_or(vec![], |cores| vec!["taskset", "-c", cores]);
+    let server = Arc::new(Server::start_under(&outer, binary, &arguments.flags).await?);
     let text = Bytes::from("word ".repeat(arguments.words) + "[MASK].");
     let seconds = Duration::from_secs(arguments.seconds);
 
@@ -84,7 +90,12 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
         arguments.words
     );
     let watch = Watch::start(&server);
+    let (server_cpu, our_cpu, begun) = (server.cpu_time()?, cpu_time("self")?, Instant::now());
     let (mut outcomes, goodput, unsent) = open_loop(&server.address, &text, rate, seconds).await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let share = |now: Duration, before: Duration| (now - before).as_secs_f64() / elapsed;
+    let server_share = share(server.cpu_time()?, server_cpu);
+    let our_share = share(cpu_time("self")?, our_cpu);
     let Watched {
         mut probes,
         failed_probes,
@@ -120,6 +131,7 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
         "health   {} probes, 99 % within {live_p99:.1?}; {failed_probes} failed",
         probes.len()
     );
+    println!("cpu      the server took {server_share:.2} cores, its clients {our_share:.2}");
     println!(
         "memory   {before:.1} MB at most in the first half, {after:.1} MB in the second; {} descriptors at most",
         samples.iter().map(|sample| sample.fds).max().unwrap_or(0)

@@ -9,6 +9,9 @@ use tokio::process::{Child, Command};
 
 use crate::Result;
 
+/// What Linux counts processor time in, on every machine that it runs on today.
+const TICK_MS: u64 = 10;
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
@@ -19,7 +22,20 @@ pub struct Server {
 impl Server {
     /// Starts it on a free port of loopback and waits until it listens.
     pub async fn start(binary: &Path, arguments: &[String]) -> Result<Self> {
-        let mut child = Command::new(binary)
+        Self::start_under(&[], binary, arguments).await
+    }
+
+    /// The same, as the last argument of another command.
+    pub async fn start_under(outer: &[&str], binary: &Path, arguments: &[String]) -> Result<Self> {
+        let mut command = match outer {
+            [] => Command::new(binary),
+            [outer, its @ ..] => {
+                let mut command = Command::new(outer);
+                command.args(its).arg(binary);
+                command
+            }
+        };
+        let mut child = command
             .args(["--host", "127.0.0.1", "--port", "0", "--log", "error"])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -56,6 +72,11 @@ impl Server {
         })
     }
 
+    /// Processor time that it has taken since it started, on all cores together.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        cpu_time(&self.child.id().ok_or("the server has ended")?.to_string())
+    }
+
     /// SIGTERM; an error when it does not end well within `limit`.
     pub async fn stop(mut self, limit: Duration) -> Result<()> {
         let pid = self.child.id().ok_or("the server ended before it was told to")?;
@@ -75,4 +96,19 @@ pub struct Sample {
     /// Megabytes of 1,000,000 bytes.
     pub rss_mb: f64,
     pub fds: usize,
+}
+
+/// Processor time that a process, or this one as `self`, has taken since it started, on all cores together.
+pub fn cpu_time(pid: &str) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Times in user and in kernel mode are the 14th and 15th field; the second, a name in parentheses, may hold
+    // spaces.
+    let (_, fields) = stat.rsplit_once(") ").ok_or("the system tells no times")?;
+    let ticks: Vec<u64> = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * TICK_MS))
 }

@@ -1,0 +1,197 @@
+//! HTTPS: certificates from files, read anew on SIGHUP, and what is said of files that will not do.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::server::{Server, command, golden};
+
+fn file(name: &str) -> String {
+    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn start(flags: &[&str]) -> Server {
+    let model = golden("uncased-tied");
+    let (certificate, key) = (file("server.pem"), file("server-key.pem"));
+    let files = ["--tls-cert", &certificate, "--tls-key", &key];
+    Server::start(&[&["--model", &model][..], &files, flags].concat())
+}
+
+/// A connection whose server has proved that it is `localhost`.
+fn connect(server: &Server, protocols: &[&str]) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(file("authority.pem")).unwrap())
+        .unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls_graviola::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let stream = TcpStream::connect(&server.address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = StreamOwned::new(session, stream);
+    stream.conn.complete_io(&mut stream.sock)?;
+    Ok(stream)
+}
+
+fn ask(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> String {
+    let request = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\na [MASK]";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    // A close without a farewell is an error here; there must be none.
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The certificate that the server shows.
+fn shown(server: &Server) -> Vec<u8> {
+    let stream = connect(server, &[]).unwrap();
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn der(name: &str) -> Vec<u8> {
+    CertificateDer::from_pem_file(file(name)).unwrap().to_vec()
+}
+
+#[test]
+fn requests_are_answered_over_tls() {
+    let mut server = start(&[]);
+    assert!(
+        server.banner.contains("address  https://127.0.0.1:"),
+        "{}",
+        server.banner
+    );
+    let mut stream = connect(&server, &["h2", "http/1.1"]).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let answer = ask(&mut stream);
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"score\""),
+        "{answer}"
+    );
+    // Who cannot speak HTTP/1.1 is told so, and not answered in it.
+    connect(&server, &["h2"]).unwrap_err();
+    // Neither is who speaks in the clear.
+    let mut plain = TcpStream::connect(&server.address).unwrap();
+    plain.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
+    // One that never begins to speak does not hold up the end.
+    let silent = TcpStream::connect(&server.address).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    drop(silent);
+}
+
+#[test]
+fn a_handshake_has_its_time() {
+    let server = start(&["--head-timeout-ms", "300"]);
+    let mut silent = TcpStream::connect(&server.address).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The beginning of a message that never ends.
+    silent.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
+    match silent.read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("still open: {other:?}"),
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let put = |name: &str| {
+        std::fs::copy(file(&format!("{name}.pem")), &certificate).unwrap();
+        std::fs::copy(file(&format!("{name}-key.pem")), &key).unwrap();
+    };
+    put("server");
+    let files = [
+        "--tls-cert",
+        certificate.to_str().unwrap(),
+        "--tls-key",
+        key.to_str().unwrap(),
+    ];
+    let model = golden("uncased-tied");
+    let server = Server::start(&[&["--model", &model][..], &files].concat());
+    assert_eq!(shown(&server), der("server.pem"));
+    put("other");
+    server.signal("-HUP");
+    let mut tries = 0;
+    while shown(&server) != der("other.pem") {
+        tries += 1;
+        assert!(tries < 200, "the new certificate is not shown");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::fs::write(&certificate, "nothing").unwrap();
+    server.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(shown(&server), der("other.pem"), "it serves on with what it has");
+}
+
+#[test]
+fn files_that_will_not_do_are_named_with_their_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.pem");
+    std::fs::write(
+        &garbage,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let garbage = garbage.to_str().unwrap().to_owned();
+    let (good, key) = (file("server.pem"), file("server-key.pem"));
+    for (certificate, key, says) in [
+        (
+            "/does/not/exist.pem",
+            &key[..],
+            &["--tls-cert: /does/not/exist.pem", "No such file"][..],
+        ),
+        (
+            &good,
+            "/does/not/exist.pem",
+            &["--tls-key: /does/not/exist.pem", "No such file"],
+        ),
+        (&key, &key, &["--tls-cert: ", "server-key.pem holds no certificate"]),
+        (&good, &good, &["--tls-key: ", "server.pem holds no private key"]),
+        (&garbage, &key, &["--tls-cert: ", "garbage.pem", "cannot be used"]),
+        (
+            &good,
+            &file("other-key.pem"),
+            &["--tls-key: ", "other-key.pem is not the key", "server.pem"],
+        ),
+    ] {
+        let error = super::failed_start(&["--tls-cert", certificate, "--tls-key", key]);
+        for part in says {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let error = super::failed_start(&["--tls-cert", &good]);
+    assert!(error.contains("--tls-key"), "{error}");
+}
+
+/// graviola, built for debugging, can be told to miss what the processor has.
+#[test]
+#[cfg(all(target_arch = "x86_64", debug_assertions))]
+fn a_processor_that_cannot_compute_tls_is_a_sentence() {
+    let output = command(&["--tls-cert", &file("server.pem"), "--tls-key", &file("server-key.pem")])
+        .env("GRAVIOLA_CPU_DISABLE_avx2", "1")
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(error.contains("--tls-cert: this processor lacks"), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+}

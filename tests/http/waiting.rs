@@ -1,0 +1,109 @@
+//! Who waits in the queue when its time is over, when it leaves, and when the server is told to end.
+//!
+//! A long delay for batches holds everything in the queue; counters tell what the model computed.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::server::{Server, golden, read_response};
+
+const QUESTION: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
+
+fn start(flags: &[&str]) -> Server {
+    Server::start(&[&["--model", &golden("uncased-tied")], flags].concat())
+}
+
+fn send(server: &Server, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+impl Server {
+    /// The value of a series without labels.
+    fn metric(&self, name: &str) -> f64 {
+        let (status, metrics) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        value
+            .unwrap_or_else(|| panic!("{name} is not in {metrics}"))
+            .parse()
+            .unwrap()
+    }
+
+    fn assert_queue_is_empty(&self) {
+        for gauge in ["cloze_queue_texts", "cloze_queue_tokens"] {
+            assert_eq!(self.metric(gauge), 0.0, "{gauge}");
+        }
+    }
+}
+
+#[test]
+fn a_deadline_in_the_queue_is_504_and_costs_no_forward_pass() {
+    let server = start(&["--batch-delay-ms", "1500", "--request-timeout-ms", "200"]);
+    let (status, body) = server.post("text/plain", "a [MASK]");
+    assert!(status == 504 && body.contains("200 ms"), "{status}: {body}");
+    server.assert_queue_is_empty();
+    // Past the moment at which its batch would have run.
+    std::thread::sleep(Duration::from_millis(1700));
+    assert_eq!(server.metric("cloze_expired_requests_total"), 1.0);
+    assert_eq!(server.metric("cloze_batch_texts_count"), 0.0);
+}
+
+#[test]
+fn clients_that_leave_are_skipped_and_the_others_answered() {
+    let server = start(&["--batch-delay-ms", "3000"]);
+    let mut stay: Vec<_> = (0..12).map(|_| send(&server, QUESTION)).collect();
+    let leave = stay.split_off(6);
+    while server.metric("cloze_queue_texts") < 12.0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(leave);
+    for stream in &mut stay {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+    server.assert_queue_is_empty();
+    assert_eq!(server.metric("cloze_abandoned_texts_total"), 6.0);
+    assert_eq!(server.metric("cloze_batch_texts_sum"), 6.0);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
+    let mut server = start(&["--batch-delay-ms", "2000", "--shutdown-timeout-ms", "20000"]);
+    let health = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    let idle: Vec<_> = (0..5).map(|_| send(&server, health)).collect();
+    let silent: Vec<_> = (0..5).map(|_| send(&server, "")).collect();
+    let asked: Vec<_> = (0..8).map(|_| send(&server, QUESTION)).collect();
+    while server.metric("cloze_queue_texts") < 8.0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (first, rest) = QUESTION.split_at(QUESTION.len() - 4);
+    let (head, rest_of_head) = QUESTION.split_at(30);
+    let mut half_a_body = send(&server, first);
+    let mut half_a_head = send(&server, head);
+    std::thread::sleep(Duration::from_millis(200));
+    server.signal("-TERM");
+    // Those who ask nothing hear at once that it is over; the server is still there for the others.
+    for mut stream in idle.into_iter().chain(silent) {
+        match stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    assert!(
+        server.child.try_wait().unwrap().is_none(),
+        "it did not wait for anybody"
+    );
+    half_a_body.write_all(rest.as_bytes()).unwrap();
+    half_a_head.write_all(rest_of_head.as_bytes()).unwrap();
+    for mut stream in asked.into_iter().chain([half_a_body, half_a_head]) {
+        let (status, body) = read_response(&mut stream);
+        assert_eq!(status, 200, "{body}");
+    }
+    assert!(server.wait().success());
+}

@@ -1,0 +1,162 @@
+//! Clients that want their answers sooner than the server can have them, and clients that do not wait for theirs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::body::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use crate::Result;
+use crate::client::Client;
+use crate::numbers::percentile;
+use crate::server::Server;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How long each of the two lasts
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+
+    /// Clients at once, each with one request after the other
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(2..=512))]
+    clients: u64,
+
+    /// Flags of the server, after --
+    #[arg(last = true)]
+    flags: Vec<String>,
+}
+
+/// Words of each text: enough that a queue of the clients takes longer than their patience.
+const WORDS: usize = 200;
+/// What the impatient give the server.
+const TIMEOUT: Duration = Duration::from_millis(250);
+/// How much later than that a 504 may come.
+const LATENESS_MAX: Duration = Duration::from_millis(20);
+/// Those who leave do so within this time, at random.
+const STAY_MAX: Duration = Duration::from_millis(600);
+/// Until the queue knows that nobody waits.
+const SETTLING_MAX: Duration = Duration::from_secs(3);
+
+pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let server = Server::start(binary, &arguments.flags).await?;
+    let mut failures = deadlines(&server, arguments, timed).await?;
+    failures.extend(departures(&server, arguments).await?);
+    server.stop(Duration::from_secs(15)).await?;
+    Ok(failures)
+}
+
+fn text() -> Bytes {
+    Bytes::from("word ".repeat(WORDS) + "[MASK].")
+}
+
+async fn deadlines(server: &Server, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let (begun, time) = (Instant::now(), Duration::from_secs(arguments.seconds));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..arguments.clients {
+        let mut client = Client::connect(&server.address).await?;
+        clients.spawn(async move {
+            let (mut late, mut served) = (Vec::new(), 0_usize);
+            while begun.elapsed() < time {
+                let asked_at = Instant::now();
+                match client.ask_within(TIMEOUT, text()).await?.status {
+                    504 => late.push(asked_at.elapsed().saturating_sub(TIMEOUT)),
+                    200 => served += 1,
+                    status => return Err(format!("status {status}, neither an answer nor too late").into()),
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((late, served))
+        });
+    }
+    let (mut late, mut served) = (Vec::new(), 0);
+    while let Some(of_one) = clients.join_next().await {
+        let (of_one, in_time) = of_one??;
+        late.extend(of_one);
+        served += in_time;
+    }
+    let (p50, p99) = (percentile(&mut late, 50.0), percentile(&mut late, 99.0));
+    println!(
+        "deadline {} requests got 504 after {TIMEOUT:?} and, 50 % within {p50:.1?}, 99 % within {p99:.1?} more; {served} \
+         were served in time",
+        late.len()
+    );
+    let mut failures = Vec::new();
+    if late.is_empty() {
+        failures.push("no deadline passed, so this was no test".to_owned());
+    }
+    if timed && p99 > LATENESS_MAX {
+        failures.push(format!("504 came more than {LATENESS_MAX:?} after the deadline at p99"));
+    }
+    failures.extend(settled(server, "the deadlines").await?);
+    Ok(failures)
+}
+
+async fn departures(server: &Server, arguments: &Arguments) -> Result<Vec<String>> {
+    let (begun, time) = (Instant::now(), Duration::from_secs(arguments.seconds));
+    let before = metric(server, "cloze_abandoned_texts_total").await?;
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..arguments.clients {
+        let (address, mut dice) = (server.address.clone(), StdRng::seed_from_u64(number));
+        clients.spawn(async move {
+            let (mut left, mut wrong) = (0_usize, 0_usize);
+            while begun.elapsed() < time {
+                let mut client = Client::connect(&address).await?;
+                let stay = dice.random_range(Duration::ZERO..STAY_MAX);
+                let asked = client.ask(Method::POST, "/", text());
+                match dice.random_bool(0.5) {
+                    // The connection goes with its client.
+                    true => match tokio::time::timeout(stay, asked).await {
+                        Err(_) => left += 1,
+                        Ok(answer) => wrong += usize::from(answer?.status != 200),
+                    },
+                    false => wrong += usize::from(asked.await?.status != 200),
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((left, wrong))
+        });
+    }
+    let (mut left, mut wrong) = (0, 0);
+    while let Some(of_one) = clients.join_next().await {
+        let of_one = of_one??;
+        left += of_one.0;
+        wrong += of_one.1;
+    }
+    let failed = settled(server, "the departures").await?;
+    let skipped = metric(server, "cloze_abandoned_texts_total").await? - before;
+    println!("left     {left} clients without their answers; {skipped} texts were skipped; {wrong} others got none");
+    let mut failures = failed;
+    if wrong > 0 {
+        failures.push(format!("{wrong} clients that stayed got no answer"));
+    }
+    if left == 0 || skipped == 0.0 {
+        failures.push("nobody's text was skipped".to_owned());
+    }
+    Ok(failures)
+}
+
+/// Waits until nothing waits; tells what still does after a time that is long enough.
+async fn settled(server: &Server, after: &str) -> Result<Option<String>> {
+    let begun = Instant::now();
+    loop {
+        let texts = metric(server, "cloze_queue_texts").await?;
+        let tokens = metric(server, "cloze_queue_tokens").await?;
+        if texts == 0.0 && tokens == 0.0 {
+            return Ok(None);
+        }
+        if begun.elapsed() > SETTLING_MAX {
+            return Ok(Some(format!("{SETTLING_MAX:?} after {after}, {texts} texts wait")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A series without labels.
+async fn metric(server: &Server, name: &str) -> Result<f64> {
+    let mut client = Client::connect(&server.address).await?;
+    let answer = client.ask(Method::GET, "/metrics", Bytes::new()).await?;
+    let text = String::from_utf8(answer.body.to_vec())?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.ok_or_else(|| format!("{name} is not in /metrics"))?.parse()?)
+}
