@@ -21,7 +21,7 @@ compile_error!("enable at least one of the features `cpu` and `gpu`: without a b
 pub mod backend;
 pub mod bert;
 pub mod checkpoint;
-mod crypto;
+pub mod crypto;
 pub mod engine;
 pub mod fill_mask;
 pub mod server;

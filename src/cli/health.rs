@@ -1,7 +1,6 @@
 //! `cloze health`: asks a running server, for the health checks of containers that hold no curl.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +13,7 @@ const ANSWER_BYTES_MAX: u64 = 1024;
 /// `cloze health`.
 #[derive(Debug, Args)]
 pub struct HealthArguments {
-    /// Port of the server on this machine
+    /// Port of the server on this machine; HTTPS where CLOZE_TLS_CERT is set
     #[arg(long, env = "CLOZE_PORT", default_value_t = 8000)]
     port: u16,
 
@@ -35,6 +34,8 @@ pub struct HealthArguments {
 pub fn run(arguments: &HealthArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let server = match &arguments.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
+        // In a container it sees what the server sees.
+        None if std::env::var_os("CLOZE_TLS_CERT").is_some() => format!("https://127.0.0.1:{}", arguments.port),
         None => format!("http://127.0.0.1:{}", arguments.port),
     };
     let mut config = Agent::config_builder()
@@ -45,7 +46,7 @@ pub fn run(arguments: &HealthArguments) -> Result<ExitCode, Box<dyn std::error::
     if server.starts_with("https:") {
         // A certificate is made out to another name than the loopback's, and nothing is told or believed here that matters.
         let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
+            .unversioned_rustls_crypto_provider(cloze::crypto::provider()?)
             .disable_verification(true);
         config = config.tls_config(tls.build());
     }

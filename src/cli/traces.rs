@@ -1,7 +1,6 @@
 //! Traces for OpenTelemetry, by OTLP over HTTP; set up by the variables that its SDKs share.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -107,8 +106,7 @@ impl Client {
             .timeout_global(Some(timeout));
         let wants_tls = |name: &&str| std::env::var(name).is_ok_and(|url| url.starts_with("https:"));
         if ENDPOINTS.iter().any(wants_tls) {
-            let tls =
-                TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()));
+            let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(cloze::crypto::provider()?);
             config = config.tls_config(tls.build());
         }
         Ok(Self {

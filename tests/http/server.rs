@@ -94,11 +94,12 @@ pub fn command(arguments: &[&str]) -> Command {
 
 pub fn read_response(stream: &mut TcpStream) -> (u16, String) {
     let mut response = Vec::new();
-    let _ = stream.read_to_end(&mut response);
+    // A server that refuses a body may close before it has read all of it, which can look like an error here.
+    let end = stream.read_to_end(&mut response);
     let response = String::from_utf8(response).unwrap();
     let (head, body) = response
         .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no whole response: {response:?}"));
+        .unwrap_or_else(|| panic!("no whole response, {end:?}: {response:?}"));
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
