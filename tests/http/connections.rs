@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::server::{Server, golden, read_response};
+use super::server::{Server, golden};
 
 /// Longer than any timer in these tests, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use super::server::{command, golden};
 const WEIGHTS: &str = "model.safetensors";
 
 /// Runs a start that must fail, and gives what it says.
-fn failure(command: &mut Command) -> String {
+pub fn failure(command: &mut Command) -> String {
     // A panic would show itself whole.
     let command = command.env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
     let output = command.output().unwrap();
@@ -29,7 +29,7 @@ fn failure(command: &mut Command) -> String {
 }
 
 /// The same with flags; all must be said in one line.
-fn sentence(arguments: &[&str]) -> String {
+pub fn sentence(arguments: &[&str]) -> String {
     let error = failure(&mut command(arguments));
     assert_eq!(error.lines().count(), 1, "{arguments:?}: one sentence, not {error}");
     error

@@ -171,13 +171,13 @@ fn files_that_will_not_do_are_named_with_their_flag() {
             &["--tls-key: ", "other-key.pem is not the key", "server.pem"],
         ),
     ] {
-        let error = super::failed_start(&["--tls-cert", certificate, "--tls-key", key]);
+        let error = super::faults::sentence(&["--tls-cert", certificate, "--tls-key", key]);
         for part in says {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    let error = super::failed_start(&["--tls-cert", &good]);
+    let error = super::faults::failure(&mut command(&["--tls-cert", &good]));
     assert!(error.contains("--tls-key"), "{error}");
 }
 
