@@ -181,12 +181,10 @@ impl LinearOp<Cpu> for CpuLinear {
     fn prepare(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>, precision: Precision) -> Self {
         let inputs = weight.dims()[1];
         let (weight, bias) = (values(weight), values(bias));
-        Self(Linear::new(
-            slice(&weight),
-            slice(&bias),
-            inputs,
-            kernel_precision(precision),
-        ))
+        let precision = kernel_precision(precision);
+        Self(with_context(|context| {
+            Linear::new(context.level, slice(&weight), slice(&bias), inputs, precision)
+        }))
     }
 
     fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<Activation>) -> Tensor<Cpu, 2> {

@@ -116,7 +116,7 @@ impl Scratch {
         let stride = 2 * hidden;
         let tokens = key_value.len() / stride;
         self.tokens = tokens;
-        let blocks = Blocks::new(tokens);
+        let blocks = Blocks::even(tokens, ROWS_MAX);
         let keys = at_least(&mut self.keys, tokens * size, 0);
         for index in 0..blocks.count() {
             let range = blocks.range(index);
@@ -124,7 +124,7 @@ impl Scratch {
             let rows = &key_value[range.start * stride + start..];
             pack::pack_f32(context.level, rows, stride, range.len(), size, packed);
         }
-        let blocks = Blocks::new(size);
+        let blocks = Blocks::even(size, ROWS_MAX);
         let values = at_least(&mut self.values, tokens * size, 0);
         for index in 0..blocks.count() {
             let range = blocks.range(index);
@@ -154,7 +154,7 @@ impl Scratch {
         }
         let scores = at_least(&mut self.scores, tokens * 2, Line([0; 16]));
         let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
-        let blocks = Blocks::new(tokens);
+        let blocks = Blocks::even(tokens, ROWS_MAX);
         for index in 0..blocks.count() {
             let keys = blocks.range(index);
             let block = &self.keys[keys.start * size..keys.end * size];
@@ -171,7 +171,7 @@ impl Scratch {
             1.0 / (size as f32).sqrt(),
             &mut factors,
         );
-        let blocks = Blocks::new(size);
+        let blocks = Blocks::even(size, ROWS_MAX);
         for index in 0..blocks.count() {
             let dimensions = blocks.range(index);
             let block = &self.values[dimensions.start * tokens..dimensions.end * tokens];

@@ -21,16 +21,20 @@ pub enum Level {
     /// And `avx512_bf16`: two bf16 products an instruction and lane.
     #[non_exhaustive]
     Avx512Bf16,
+    /// And Intel's AMX with bf16 and 8-bit integers: products of whole tiles.
+    #[non_exhaustive]
+    Amx,
 }
 
 impl Level {
     /// All, the least first.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
+        Self::Amx,
     ];
 
     /// The name that [`named`](Self::named) takes.
@@ -41,10 +45,11 @@ impl Level {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512_vnni",
             Self::Avx512Bf16 => "avx512_bf16",
+            Self::Amx => "amx",
         }
     }
 
-    /// The best that this CPU has.
+    /// The best that this CPU has and the system lets this process use.
     #[cfg(target_arch = "x86_64")]
     pub fn detected() -> Self {
         use std::arch::is_x86_feature_detected as has;
@@ -56,8 +61,10 @@ impl Level {
             Self::Avx512
         } else if !has!("avx512bf16") {
             Self::Avx512Vnni
-        } else {
+        } else if !crate::amx::is_usable() {
             Self::Avx512Bf16
+        } else {
+            Self::Amx
         }
     }
 

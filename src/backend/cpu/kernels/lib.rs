@@ -7,20 +7,27 @@
 //! | `pool` | the threads that compute |
 //! | `pack` | weights and activations in the order that a tile reads them |
 //! | `tile` | the product of a few rows with 32 columns: the inner loop, once for each set of instructions |
+//! | `amx` | the same for 32 rows with Intel's AMX, and what lies otherwise for it |
+//! | `plan` | how the work of a dense layer is cut into tasks |
 //! | `linear` | dense layers |
 //! | `attention` | softmax attention |
 //! | `rows` | work along rows: layer normalization, softmax, bias and activation |
 //! | `limits` | what the machine can do at best |
 //! | `math` | exp and erf that the compiler can vectorize |
+//! | `emulator` | AMX where there is none, for tests |
 //!
 //! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
 
+mod amx;
 mod attention;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
+pub mod emulator;
 mod level;
 mod limits;
 mod linear;
 mod math;
 mod pack;
+mod plan;
 mod pool;
 mod rows;
 mod tile;

@@ -4,44 +4,45 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::pack::{COLUMNS, Line, ROWS_MAX};
-use crate::tile::{Sums, Words, tile};
-use crate::{Context, Linear, Precision};
+use crate::plan::Depth;
+use crate::tile::tile;
+use crate::{Context, Level, Linear, Precision, amx};
 
 /// Tries of which the best counts.
 const TRIES: usize = 10;
 
 /// Multiply-adds a second, times two, of all threads, their operands in the first-level cache.
 pub fn peak_flops(context: Context<'_>, precision: Precision) -> f64 {
-    /// A panel of 16 KiB and a block of 6.
-    const STEPS: usize = 128;
-    const TILES: usize = 2000;
-    let (words, values_per_step) = match precision {
-        Precision::F32 => (Words::F32, 1),
-        Precision::Bf16 => (Words::Bf16, 2),
-        Precision::Int8 => (Words::Int8, 4),
+    /// Bytes of a panel, and so of a block at most: both fit the first-level cache, even of two threads.
+    const PANEL_BYTES: usize = 8 * 1024;
+    const TILES: usize = 4000;
+    let words = precision.words();
+    let is_tiled = context.level >= Level::Amx;
+    let per_unit = Depth::new(words, 1, is_tiled);
+    let units = PANEL_BYTES / (per_unit.unit_lines * size_of::<Line>());
+    let (rows, values) = match is_tiled {
+        true => (amx::ROWS_MAX, units * amx::group_values(words)),
+        false => (ROWS_MAX, units * words.values()),
     };
     // Zeros: denormal numbers could be slow, and nothing else depends on the values.
-    let panel = vec![Line([0; 16]); 2 * STEPS];
-    let block = vec![0; STEPS * ROWS_MAX];
+    let panel = vec![Line([0; 16]); units * per_unit.unit_lines];
+    let block = vec![0; rows * units * per_unit.unit_words];
     let threads = context.pool.threads();
     let seconds = best_of(|| {
         context.pool.run(threads, |_| {
-            let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+            let tiles = is_tiled.then(amx::Configured::new);
+            let mut sums = amx::TileSums::ZERO;
             for _ in 0..TILES {
-                tile(
-                    context.level,
-                    words,
-                    black_box(&block),
-                    ROWS_MAX,
-                    &panel,
-                    &[],
-                    &mut sums,
-                );
+                let block = black_box(&block);
+                match &tiles {
+                    Some(tiles) => amx::tile(tiles, words, block, &panel, &[], false, &mut sums),
+                    None => tile(context.level, words, block, rows, &panel, &[], &mut sums.0),
+                }
             }
             black_box(sums);
         });
     });
-    (2 * threads * TILES * ROWS_MAX * COLUMNS * STEPS * values_per_step) as f64 / seconds
+    (2 * threads * TILES * rows * COLUMNS * values) as f64 / seconds
 }
 
 /// Bytes a second that all threads read from memory.
@@ -50,7 +51,7 @@ pub fn memory_bandwidth(context: Context<'_>) -> f64 {
     const INPUTS: usize = 4096;
     const OUTPUTS: usize = 16_384;
     let weight = vec![0.01; OUTPUTS * INPUTS];
-    let layer = Linear::new(&weight, &[0.0; OUTPUTS], INPUTS, Precision::F32);
+    let layer = Linear::new(context.level, &weight, &[0.0; OUTPUTS], INPUTS, Precision::F32);
     drop(weight);
     let x = vec![0.5; INPUTS];
     let seconds = best_of(|| drop(black_box(layer.apply(context, &x, 1, None))));

@@ -1,16 +1,15 @@
 //! Dense layers: a matrix product over packed weights, then bias and activation while the sums are warm.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
-use crate::Context;
+use crate::amx::{self, Configured, TileSums};
 use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, word_of};
+use crate::plan::{Depth, Plan};
 use crate::rows::{Disjoint, finish_f32, finish_int8};
-use crate::tile::{Sums, Words, tile, zero_point_share};
+use crate::tile::{Words, tile, zero_point_share};
+use crate::{Context, Level};
 
-/// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
-const GROUP_BYTES: usize = 512 * 1024;
-/// Up to so many blocks of rows, weights are used for all of them while they come from memory.
-const STREAMING_BLOCKS: usize = 4;
 /// Rows from which packing the activations is shared out.
 const SHARED_PACKING_ROWS: usize = 4 * ROWS_MAX;
 
@@ -35,11 +34,22 @@ pub enum Precision {
     Int8,
 }
 
+impl Precision {
+    pub(crate) fn words(self) -> Words {
+        match self {
+            Self::F32 => Words::F32,
+            Self::Bf16 => Words::Bf16,
+            Self::Int8 => Words::Int8,
+        }
+    }
+}
+
 /// A dense layer's weight and bias, packed.
 pub struct Linear {
     precision: Precision,
     inputs: usize,
-    /// `[panels][steps][2]` lines.
+    depth: Depth,
+    /// Panels, one after the other.
     lines: Vec<Line>,
     outputs: usize,
     /// Of each panel's columns; zero beyond the end.
@@ -51,21 +61,27 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Packs `weight` `[outputs, inputs]`, row-major; `bias` is `[outputs]`.
+    /// Packs `weight` `[outputs, inputs]`, row-major, for the instructions of `level`; `bias` is `[outputs]`. With AMX,
+    /// f32 weights are kept as two bf16, that is to 16 bits.
     ///
     /// # Panics
     /// When the sizes do not fit together, or are zero.
-    pub fn new(weight: &[f32], bias: &[f32], inputs: usize, precision: Precision) -> Self {
+    pub fn new(level: Level, weight: &[f32], bias: &[f32], inputs: usize, precision: Precision) -> Self {
         let outputs = bias.len();
         assert!(outputs > 0 && inputs > 0 && weight.len() == outputs * inputs);
+        let is_tiled = is_tiled(level);
+        let depth = Depth::new(precision.words(), inputs, is_tiled);
+        let steps = depth.units * depth.unit_lines / 2;
         let (lines, scales) = match precision {
+            Precision::F32 if is_tiled => (amx::panels_split(weight, outputs, inputs), Vec::new()),
             Precision::F32 => (pack::panels_f32(weight, outputs, inputs), Vec::new()),
-            Precision::Bf16 => (pack::panels_bf16(weight, outputs, inputs), Vec::new()),
-            Precision::Int8 => pack::panels_int8(weight, outputs, inputs),
+            Precision::Bf16 => (pack::panels_bf16(weight, outputs, inputs, steps), Vec::new()),
+            Precision::Int8 => pack::panels_int8(weight, outputs, inputs, steps),
         };
         let mut linear = Self {
             precision,
             inputs,
+            depth,
             outputs,
             lines,
             bias: by_panel(bias),
@@ -88,28 +104,21 @@ impl Linear {
         self.outputs
     }
 
-    fn values_per_step(&self) -> usize {
-        match self.precision {
-            Precision::F32 => 1,
-            Precision::Bf16 => 2,
-            Precision::Int8 => 4,
-        }
-    }
-
-    fn steps(&self) -> usize {
-        self.inputs.div_ceil(self.values_per_step())
-    }
-
     fn panels(&self) -> impl ExactSizeIterator<Item = &[Line]> {
-        self.lines.chunks_exact(self.steps() * 2)
+        self.lines.chunks_exact(self.depth.panel_lines())
     }
 
     /// `activation(x · weightᵀ + bias)`: `x` is `[rows, inputs]`, the result `[rows, outputs]`.
     ///
     /// # Panics
-    /// When `x` has another size.
+    /// When `x` has another size, or when one of the level here and that of [`new`](Self::new) is AMX and the other is not.
     pub fn apply(&self, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.inputs);
+        assert_eq!(
+            self.depth.is_tiled,
+            is_tiled(context.level),
+            "packed for other instructions"
+        );
         let mut y = vec![0.0; rows * self.outputs()];
         if rows > 0 {
             PACKED.with_borrow_mut(|packed| {
@@ -128,25 +137,17 @@ impl Linear {
         activation: Option<Activation>,
         y: &mut [f32],
     ) {
-        let (steps, outputs) = (self.steps(), self.outputs());
-        let panel_lines = steps * 2;
-        let panels = self.lines.len() / panel_lines;
-        // A group of panels stays in the cache over all rows; but every thread gets some.
-        let fit = (GROUP_BYTES / (panel_lines * size_of::<Line>())).max(1);
-        let share = panels.div_ceil(4 * context.pool.threads());
-        let group = fit.min(share).max(1);
+        let (depth, outputs) = (self.depth, self.outputs());
+        let words = self.precision.words();
+        let panels = self.lines.len() / depth.panel_lines();
+        let plan = Plan::new(depth, panels, blocks, context.pool.threads());
         let y = Disjoint::new(y);
-        let words = match self.precision {
-            Precision::F32 => Words::F32,
-            Precision::Bf16 => Words::Bf16,
-            Precision::Int8 => Words::Int8,
-        };
-        let finish = |rows: std::ops::Range<usize>, panel: usize, sums: &Sums| {
+        let finish = |rows: Range<usize>, panel: usize, sums: &[[u32; COLUMNS]]| {
             let first = panel * COLUMNS;
             let columns = first..outputs.min(first + COLUMNS);
             for (row, sums) in rows.zip(sums) {
                 let place = row * outputs + columns.start..row * outputs + columns.end;
-                // SAFETY: a task has its own columns.
+                // SAFETY: a task has its own rows and columns.
                 let y = unsafe { y.slice(place) };
                 let bias = &self.bias[panel];
                 match words {
@@ -158,35 +159,63 @@ impl Linear {
                 }
             }
         };
-        let multiply = |index: usize, panel: usize, ahead: &[Line], sums: &mut Sums| {
+        // Sums that begin behind the first unit of depth go on from those that are there.
+        let multiply = |tiles: Option<&Configured>,
+                        index: usize,
+                        panel: usize,
+                        slice: Range<usize>,
+                        ahead: &[Line],
+                        sums: &mut TileSums| {
             let rows = blocks.range(index);
-            let block = &packed.words[rows.start * steps..rows.end * steps];
-            let lines = &self.lines[panel * panel_lines..][..panel_lines];
-            tile(context.level, words, block, rows.len(), lines, ahead, sums);
-            finish(rows, panel, sums);
-        };
-        context.pool.run(panels.div_ceil(group), |task| {
-            let group = task * group..panels.min((task + 1) * group);
-            let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
-            if blocks.count() > STREAMING_BLOCKS {
-                for index in 0..blocks.count() {
-                    group.clone().for_each(|panel| multiply(index, panel, &[], &mut sums));
-                }
-                return;
+            let block = &packed.words[depth.words_of(rows.clone(), slice.clone())];
+            let lines = &self.lines[depth.lines_of(panel, slice.clone())];
+            match tiles {
+                Some(tiles) => amx::tile(tiles, words, block, lines, ahead, slice.start > 0, sums),
+                None => tile(context.level, words, block, rows.len(), lines, ahead, &mut sums.0),
             }
-            // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
+            if slice.end == depth.units {
+                finish(rows, panel, &sums.0);
+            }
+        };
+        let stream = |tiles: Option<&Configured>, group: Range<usize>, sums: &mut Vec<TileSums>| {
+            let sums = &mut at_least(sums, 1)[0];
+            let whole = || 0..depth.units;
             for panel in group {
                 for index in 0..blocks.count() {
-                    let ahead = part(
-                        &self.lines,
-                        (panel + 1) * panel_lines,
-                        panel_lines,
-                        index,
-                        blocks.count(),
-                    );
-                    multiply(index, panel, ahead, &mut sums);
+                    // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
+                    let next = (panel + 1) * depth.panel_lines();
+                    let ahead = part(&self.lines, next, depth.panel_lines(), index, blocks.count());
+                    multiply(tiles, index, panel, whole(), ahead, sums);
                 }
             }
+        };
+        let reuse = |tiles: Option<&Configured>, group: Range<usize>, chunk: Range<usize>, sums: &mut Vec<TileSums>| {
+            // Sums that do not go on from one slice to the next need no place of their own.
+            let is_sliced = plan.slice < depth.units;
+            let sums = at_least(sums, if is_sliced { group.len() * chunk.len() } else { 1 });
+            for start in (0..depth.units).step_by(plan.slice) {
+                let slice = start..depth.units.min(start + plan.slice);
+                for (i, index) in chunk.clone().enumerate() {
+                    for (j, panel) in group.clone().enumerate() {
+                        let sums = &mut sums[if is_sliced { i * group.len() + j } else { 0 }];
+                        // With AMX, the first block would wait for the weights.
+                        let fetches = depth.is_tiled && i == 0 && panel + 1 < group.end;
+                        let ahead = match fetches {
+                            true => &self.lines[depth.lines_of(panel + 1, slice.clone())],
+                            false => &[],
+                        };
+                        multiply(tiles, index, panel, slice.clone(), ahead, sums);
+                    }
+                }
+            }
+        };
+        context.pool.run(plan.tasks(), |task| {
+            let tiles = depth.is_tiled.then(Configured::new);
+            let (group, chunk) = plan.task(task);
+            SUMS.with_borrow_mut(|sums| match plan.is_streaming {
+                true => stream(tiles.as_ref(), group, sums),
+                false => reuse(tiles.as_ref(), group, chunk, sums),
+            });
         });
     }
 
@@ -195,25 +224,33 @@ impl Linear {
     /// # Panics
     /// When an id is not below the number of outputs.
     pub fn rows(&self, ids: &[u32]) -> Vec<f32> {
-        let per_step = self.values_per_step();
         let mut values = Vec::with_capacity(ids.len() * self.inputs);
         for &id in ids {
             let id = id as usize;
             assert!(id < self.outputs());
-            let panel = self.panels().nth(id / COLUMNS).expect("as many panels as outputs need");
-            values.extend((0..self.inputs).map(|input| {
-                let word = word_of(panel, input / per_step, id % COLUMNS);
-                match self.precision {
-                    Precision::F32 => f32::from_bits(word),
-                    Precision::Bf16 => f32::from_bits(word >> (16 * (input % 2)) << 16),
-                    Precision::Int8 => {
-                        f32::from(word.to_le_bytes()[input % 4] as i8) * self.scales[id / COLUMNS][id % COLUMNS]
-                    }
+            let (index, column) = (id / COLUMNS, id % COLUMNS);
+            let panel = self.panels().nth(index).expect("as many panels as outputs need");
+            let half = |word: u32, input: usize| f32::from_bits(word >> (16 * (input % 2)) << 16);
+            values.extend((0..self.inputs).map(|input| match self.precision {
+                Precision::F32 if self.depth.is_tiled => {
+                    let [high, low] = amx::words_of(panel, input / 2, column);
+                    half(high, input) + half(low, input)
+                }
+                Precision::F32 => f32::from_bits(word_of(panel, input, column)),
+                Precision::Bf16 => half(word_of(panel, input / 2, column), input),
+                Precision::Int8 => {
+                    let word = word_of(panel, input / 4, column);
+                    f32::from(word.to_le_bytes()[input % 4] as i8) * self.scales[index][column]
                 }
             }));
         }
         values
     }
+}
+
+/// Whether layers are packed for AMX.
+fn is_tiled(level: Level) -> bool {
+    level >= Level::Amx
 }
 
 /// Values of the outputs, panel by panel.
@@ -244,13 +281,23 @@ thread_local! {
     static PACKED: RefCell<PackedRows> = const {
         RefCell::new(PackedRows { words: Vec::new(), scales: Vec::new() })
     };
+    /// Of the task that the thread is at.
+    static SUMS: RefCell<Vec<TileSums>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Grows a buffer to `len` at least and gives that much of it.
+fn at_least(sums: &mut Vec<TileSums>, len: usize) -> &mut [TileSums] {
+    if sums.len() < len {
+        sums.resize(len, TileSums::ZERO);
+    }
+    &mut sums[..len]
 }
 
 impl PackedRows {
     fn fill(&mut self, context: Context<'_>, linear: &Linear, x: &[f32], rows: usize) -> Blocks {
-        let (inputs, steps) = (linear.inputs, linear.steps());
-        let blocks = Blocks::new(rows);
-        let needed = rows * steps;
+        let (inputs, depth) = (linear.inputs, linear.depth);
+        let blocks = depth.blocks(rows);
+        let needed = depth.words(rows);
         if self.words.len() < needed {
             self.words.resize(needed, 0);
         }
@@ -266,10 +313,11 @@ impl PackedRows {
             let x = &x[range.start * inputs..range.end * inputs];
             // SAFETY: every block has its own words and scales.
             let (words, scales) = unsafe {
-                let words = words.slice(range.start * steps..range.end * steps);
+                let words = words.slice(depth.words_of(range.clone(), 0..depth.units));
                 (words, scales.slice(range))
             };
             match linear.precision {
+                _ if depth.is_tiled => amx::fill_block(level, linear.precision.words(), x, inputs, words, scales),
                 Precision::F32 => pack::pack_f32(level, x, inputs, count, inputs, words),
                 Precision::Bf16 => pack::pack_bf16(level, x, inputs, count, inputs, words),
                 Precision::Int8 => pack::pack_int8(level, x, inputs, count, inputs, words, scales),

@@ -57,15 +57,16 @@ fn bf16_word(values: &[f32]) -> u32 {
     bf16_bits(values[0]) | second << 16
 }
 
-/// The panels of a weight `[outputs, inputs]`; `word` makes one of `values_per_step` adjacent values of a row.
+/// The panels of a weight `[outputs, inputs]`, of `steps` steps at least as many as the inputs need; `word` makes one of
+/// `values_per_step` adjacent values of a row.
 fn panels(
     weight: &[f32],
     outputs: usize,
     inputs: usize,
+    steps: usize,
     values_per_step: usize,
     word: impl Fn(usize, &[f32]) -> u32,
 ) -> Vec<Line> {
-    let steps = inputs.div_ceil(values_per_step);
     let mut lines = vec![Line([0; 16]); outputs.div_ceil(COLUMNS) * steps * 2];
     for (panel, lines) in lines.chunks_exact_mut(steps * 2).enumerate() {
         let first = panel * COLUMNS;
@@ -82,19 +83,19 @@ fn panels(
 
 /// f32 panels: a step is one value.
 pub fn panels_f32(weight: &[f32], outputs: usize, inputs: usize) -> Vec<Line> {
-    panels(weight, outputs, inputs, 1, |_, values| f32_word(values))
+    panels(weight, outputs, inputs, inputs, 1, |_, values| f32_word(values))
 }
 
 /// bf16 panels: a step is two values, the first in the low half.
-pub fn panels_bf16(weight: &[f32], outputs: usize, inputs: usize) -> Vec<Line> {
-    panels(weight, outputs, inputs, 2, |_, values| bf16_word(values))
+pub fn panels_bf16(weight: &[f32], outputs: usize, inputs: usize, steps: usize) -> Vec<Line> {
+    panels(weight, outputs, inputs, steps, 2, |_, values| bf16_word(values))
 }
 
 /// 8-bit panels, a step is four values, the first in the lowest byte; and for each column the scale that turns its
 /// integers back into values.
-pub fn panels_int8(weight: &[f32], outputs: usize, inputs: usize) -> (Vec<Line>, Vec<f32>) {
+pub fn panels_int8(weight: &[f32], outputs: usize, inputs: usize, steps: usize) -> (Vec<Line>, Vec<f32>) {
     let scales: Vec<f32> = weight.chunks_exact(inputs).map(scale_of).collect();
-    let lines = panels(weight, outputs, inputs, 4, |column, values| {
+    let lines = panels(weight, outputs, inputs, steps, 4, |column, values| {
         // Rounds as `block_int8` does: the function of that name is a call where SSE4.1 is not certain.
         let quantized = |value: f32| (value / scales[column] + ROUND).to_bits() & 0xff;
         let bytes = values.iter().enumerate();
@@ -126,18 +127,31 @@ pub fn word_of(panel: &[Line], step: usize, column: usize) -> u32 {
     panel[step * 2 + column / 16].0[column % 16]
 }
 
-/// How rows are cut into blocks: as few as possible, and as even as possible.
+/// How rows are cut into blocks: as few as possible, and either as even as possible, or full but for the last.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     rows: usize,
     count: usize,
+    /// Rows of a full block, where they are not even.
+    full: Option<usize>,
 }
 
 impl Blocks {
-    pub fn new(rows: usize) -> Self {
+    /// Blocks of up to `max` rows.
+    pub fn even(rows: usize, max: usize) -> Self {
         Self {
             rows,
-            count: rows.div_ceil(ROWS_MAX),
+            count: rows.div_ceil(max),
+            full: None,
+        }
+    }
+
+    /// Blocks of `size` rows, and what is left.
+    pub fn full(rows: usize, size: usize) -> Self {
+        Self {
+            rows,
+            count: rows.div_ceil(size),
+            full: Some(size),
         }
     }
 
@@ -147,6 +161,9 @@ impl Blocks {
 
     /// The first row of block `index`; that of `count` is the number of rows.
     pub fn start(self, index: usize) -> usize {
+        if let Some(size) = self.full {
+            return self.rows.min(index * size);
+        }
         let (small, larger) = (self.rows / self.count, self.rows % self.count);
         index * small + index.min(larger)
     }
@@ -223,7 +240,7 @@ mod tests {
     #[test]
     fn blocks_are_even_and_cover_all_rows() {
         for rows in 1..100 {
-            let blocks = Blocks::new(rows);
+            let blocks = Blocks::even(rows, ROWS_MAX);
             let sizes: Vec<usize> = (0..blocks.count()).map(|i| blocks.range(i).len()).collect();
             assert_eq!(sizes.iter().sum::<usize>(), rows);
             let (min, max) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());

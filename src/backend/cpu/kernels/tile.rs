@@ -20,12 +20,32 @@ pub enum Words {
     Int8,
 }
 
+impl Words {
+    /// Values in a word.
+    pub fn values(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+}
+
 /// Writes into `sums`, for each of the `rows` rows of `block` (`[steps][rows]`), its products with the columns of
 /// `panel` (`[steps][2]` lines). Meanwhile `ahead`, which the caller will read soon, is fetched into the cache.
 ///
 /// # Panics
 /// When the sizes do not fit together.
-pub fn tile(level: Level, words: Words, block: &[u32], rows: usize, panel: &[Line], ahead: &[Line], sums: &mut Sums) {
+pub fn tile(
+    level: Level,
+    words: Words,
+    block: &[u32],
+    rows: usize,
+    panel: &[Line],
+    ahead: &[Line],
+    sums: &mut [[u32; COLUMNS]],
+) {
+    let sums: &mut Sums = sums.first_chunk_mut().expect("room for the largest block");
     let steps = panel.len() / 2;
     assert!(0 < rows && rows <= ROWS_MAX && block.len() == steps * rows && panel.len() == steps * 2);
     macro_rules! by_rows {
@@ -49,14 +69,16 @@ pub fn tile(level: Level, words: Words, block: &[u32], rows: usize, panel: &[Lin
     #[cfg(target_arch = "x86_64")]
     {
         match (level, words) {
-            // SAFETY: the level says that the CPU has the instructions; the sizes were checked above, and `rows` is
-            // the number in the type.
-            (Level::Avx512Bf16, Words::Bf16) => return unsafe { by_rows!(bf16s)(block, panel, ahead, sums) },
-            (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16, Words::F32) => {
+            (Level::Avx512Bf16 | Level::Amx, Words::Bf16) => {
+                // SAFETY: the level says that the CPU has the instructions; the sizes were checked above, and `rows` is
+                // the number in the type.
+                return unsafe { by_rows!(bf16s)(block, panel, ahead, sums) };
+            }
+            (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, Words::F32) => {
                 // SAFETY: as above.
                 return unsafe { by_rows!(f32s)(block, panel, ahead, sums) };
             }
-            (Level::Avx512Vnni | Level::Avx512Bf16, Words::Int8) => {
+            (Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, Words::Int8) => {
                 // SAFETY: as above.
                 return unsafe { by_rows!(int8s)(block, panel, ahead, sums) };
             }

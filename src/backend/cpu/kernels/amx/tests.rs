@@ -1,0 +1,256 @@
+//! Dense layers through AMX, or through its emulator, against f64 and exact integers over odd sizes.
+
+use super::{Configured, TILE, TileSums, fill_block, group_values, parts, tile};
+use crate::pack::{self, COLUMNS, Line};
+use crate::tile::Words;
+use crate::{Activation, Context, Level, Linear, Pool, Precision, emulator};
+
+const ROWS: [usize; 9] = [1, 2, 15, 16, 17, 31, 33, 65, 100];
+/// Inputs and outputs; the last three have several slices of depth in some precision or in all.
+const SIZES: [(usize, usize); 7] = [(1, 1), (3, 5), (32, 33), (100, 17), (257, 130), (300, 70), (1030, 33)];
+
+/// Whether AMX is there, in the CPU or emulated; says so where it is not.
+fn has_amx() -> bool {
+    let has = emulator::install();
+    if !has {
+        eprintln!("SKIPPED: neither AMX nor the AVX-512 that its emulator needs beside it");
+    }
+    has
+}
+
+/// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
+fn random(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    })
+    .take(count)
+    .collect()
+}
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let round = |&value: &f32| f32::from_bits(pack::bf16_bits(value) << 16);
+    values.iter().map(round).collect()
+}
+
+/// `x · weightᵀ + bias` in f64.
+fn reference(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize) -> Vec<f64> {
+    let dot = |x: &[f32], w: &[f32]| -> f64 { x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum() };
+    let row = |x: &[f32]| -> Vec<f64> {
+        let outputs = weight.chunks_exact(inputs).zip(bias);
+        outputs.map(|(w, &bias)| dot(x, w) + f64::from(bias)).collect()
+    };
+    x.chunks_exact(inputs).flat_map(row).collect()
+}
+
+/// The norm of the difference, relative to that of what is expected.
+fn error(y: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(y.len(), expected.len());
+    let difference: f64 = y.iter().zip(expected).map(|(&y, e)| (f64::from(y) - e).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|e| e * e).sum();
+    (difference / norm).sqrt()
+}
+
+/// Runs `check(context, rows, inputs, outputs)` for all sizes, on one thread and on several.
+fn over_sizes(mut check: impl FnMut(Context<'_>, usize, usize, usize)) {
+    for threads in [1, 3] {
+        let pool = Pool::new(threads).unwrap();
+        let context = Context {
+            pool: &pool,
+            level: Level::Amx,
+        };
+        for rows in ROWS {
+            for (inputs, outputs) in SIZES {
+                check(context, rows, inputs, outputs);
+            }
+        }
+        // Nobody keeps the tiles.
+        pool.run(50, |_| assert_ne!(emulator::is_configured(), Some(true)));
+    }
+}
+
+fn check_against_f64(precision: Precision, operands: impl Fn(&[f32]) -> Vec<f32>, error_max: f64) {
+    if !has_amx() {
+        return;
+    }
+    let mut largest: f64 = 0.0;
+    over_sizes(|context, rows, inputs, outputs| {
+        let (x, weight, bias) = (
+            random(rows * inputs, 1),
+            random(outputs * inputs, 2),
+            random(outputs, 3),
+        );
+        let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
+        let y = layer.apply(context, &x, rows, None);
+        let error = error(&y, &reference(&operands(&x), &operands(&weight), &bias, inputs));
+        assert!(error < error_max, "{rows} rows, {inputs} to {outputs}: {error:e}");
+        largest = largest.max(error);
+    });
+    eprintln!("{precision:?}: relative error up to {largest:.1e}");
+}
+
+#[test]
+fn f32_to_five_digits() {
+    check_against_f64(Precision::F32, <[f32]>::to_vec, 1e-5);
+}
+
+#[test]
+fn bf16_is_exact_but_for_the_sums() {
+    check_against_f64(Precision::Bf16, rounded, 1e-6);
+}
+
+#[test]
+fn int8_sums_are_exact() {
+    if !has_amx() {
+        return;
+    }
+    for rows in [1, 15, 16, 17, 32] {
+        for inputs in [1, 63, 64, 65, 300] {
+            let (x, weight) = (random(rows * inputs, 4), random(COLUMNS * inputs, 5));
+            let groups = inputs.div_ceil(group_values(Words::Int8));
+            let (panel, _) = pack::panels_int8(&weight, COLUMNS, inputs, groups * TILE);
+            let stored = rows.next_multiple_of(TILE);
+            let mut block = vec![0; groups * parts(Words::Int8) * stored * TILE];
+            fill_block(Level::Amx, Words::Int8, &x, inputs, &mut block, &mut vec![0.0; rows]);
+            let mut sums = TileSums::ZERO;
+            // Once for the products, once more onto them.
+            for (keep, times) in [(false, 1), (true, 2)] {
+                tile(&Configured::new(), Words::Int8, &block, &panel, &[], keep, &mut sums);
+                for row in 0..rows {
+                    for column in 0..COLUMNS {
+                        let sum = int8_sum(&block, &panel, stored, row, column);
+                        let what = format!("{rows} rows, {inputs} inputs: {row}, {column}, {times} times");
+                        assert_eq!(i64::from(sums.0[row][column] as i32), times * sum, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a sum must be, from where the layout is said to hold the bytes.
+fn int8_sum(block: &[u32], panel: &[Line], stored_rows: usize, row: usize, column: usize) -> i64 {
+    let mut sum = 0;
+    for step in 0..panel.len() / 2 {
+        let activations = block[(step / TILE * stored_rows + row) * TILE + step % TILE].to_le_bytes();
+        let weights = pack::word_of(panel, step, column).to_le_bytes();
+        for (activation, weight) in activations.into_iter().zip(weights) {
+            sum += i64::from(activation) * i64::from(weight as i8);
+        }
+    }
+    sum
+}
+
+/// The same integers, so the same bits as without AMX.
+#[test]
+fn int8_layers_are_those_of_avx512() {
+    if !has_amx() {
+        return;
+    }
+    over_sizes(|context, rows, inputs, outputs| {
+        let (x, weight, bias) = (
+            random(rows * inputs, 6),
+            random(outputs * inputs, 7),
+            random(outputs, 8),
+        );
+        let at = |level| {
+            let layer = Linear::new(level, &weight, &bias, inputs, Precision::Int8);
+            layer.apply(Context { level, ..context }, &x, rows, Some(Activation::Gelu))
+        };
+        assert_eq!(
+            at(Level::Amx),
+            at(Level::Avx512Bf16),
+            "{rows} rows, {inputs} to {outputs}"
+        );
+    });
+}
+
+#[test]
+fn activations_and_bad_values_are_those_of_avx512() {
+    if !has_amx() {
+        return;
+    }
+    let pool = Pool::new(2).unwrap();
+    let (rows, inputs, outputs) = (33, 70, 40);
+    let (weight, bias) = (random(outputs * inputs, 9), random(outputs, 10));
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let layers = [Level::Amx, Level::Avx512Bf16].map(|level| {
+            let layer = Linear::new(level, &weight, &bias, inputs, precision);
+            (layer, Context { pool: &pool, level })
+        });
+        let outcomes = |x: &[f32], activation| {
+            layers
+                .each_ref()
+                .map(|(layer, context)| layer.apply(*context, x, rows, activation))
+        };
+        let x = random(rows * inputs, 11);
+        for activation in [
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::Silu,
+        ] {
+            let [tiles, expected] = outcomes(&x, Some(activation));
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+            let error = error(&tiles, &expected);
+            assert!(error < 1e-5, "{precision:?} {activation:?}: {error:e}");
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = x.clone();
+            x[17 * inputs + 5] = bad;
+            for y in outcomes(&x, None) {
+                for (row, y) in y.chunks_exact(outputs).enumerate() {
+                    assert!(
+                        y.iter().all(|y| y.is_finite() == (row != 17)),
+                        "{precision:?}, {bad}: row {row}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weight_rows_come_back() {
+    if !has_amx() {
+        return;
+    }
+    let (inputs, outputs) = (75, 70);
+    let weight = random(outputs * inputs, 12);
+    for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 3e-3), (Precision::Int8, 1e-2)] {
+        let layer = Linear::new(Level::Amx, &weight, &vec![0.0; outputs], inputs, precision);
+        let ids = [69, 0, 31, 32, 0];
+        let expected: Vec<f64> = ids
+            .iter()
+            .flat_map(|&id| &weight[id as usize * inputs..][..inputs])
+            .map(|&value| f64::from(value))
+            .collect();
+        let error = error(&layer.rows(&ids), &expected);
+        assert!(error < error_max, "{precision:?}: {error:e}");
+    }
+}
+
+#[test]
+fn amx_is_one_level_more_and_can_be_forced_down() {
+    if !has_amx() {
+        return;
+    }
+    assert_eq!(Level::detected(), Level::Amx);
+    assert_eq!(Level::available().collect::<Vec<_>>(), Level::ALL);
+    for level in Level::ALL {
+        assert_eq!(Level::named(level.name()), Ok(level));
+    }
+}
+
+#[test]
+#[should_panic(expected = "packed for other instructions")]
+fn a_layer_knows_what_it_is_packed_for() {
+    let pool = Pool::new(1).unwrap();
+    let layer = Linear::new(Level::Amx, &[1.0], &[0.0], 1, Precision::F32);
+    let context = Context {
+        pool: &pool,
+        level: Level::Portable,
+    };
+    layer.apply(context, &[1.0], 1, None);
+}

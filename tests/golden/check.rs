@@ -1,0 +1,254 @@
+//! What the golden files hold, and the comparison with it.
+
+use std::path::{Path, PathBuf};
+
+use cloze::bert::{MaskedLm, PackedBatch};
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
+use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Question, Wanted};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Of a score.
+const TOLERANCE: f32 = 1e-5;
+/// With AMX, where f32 is computed with as two bf16, which hold 16 bits of it.
+const AMX_TOLERANCE: f32 = 1e-4;
+
+/// These never reach the model: the server refuses them, where transformers gives an empty list, fails deep inside, or
+/// takes a `top_k` for which there could be no answer. `src/server/tests.rs` has them.
+const DECIDED_IN_HTTP: &[&str] = &[
+    "top_k 0",
+    "top_k negative",
+    "empty list",
+    "targets, top_k beyond the vocabulary",
+];
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(default)]
+    name: String,
+    inputs: Value,
+    #[serde(default)]
+    parameters: Value,
+    #[serde(default)]
+    input_ids: Vec<Vec<u32>>,
+    output: Option<Value>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Expected {
+    score: f32,
+    token: u32,
+    token_str: String,
+    sequence: String,
+}
+
+/// A string or a list of strings.
+fn strings(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(list) => list.iter().map(|text| text.as_str().unwrap().to_owned()).collect(),
+        text => vec![text.as_str().unwrap().to_owned()],
+    }
+}
+
+fn parameters(case: &Case) -> Parameters {
+    let given = |name: &str| case.parameters.get(name).filter(|value| !value.is_null());
+    Parameters {
+        top_k: given("top_k").map(|top_k| top_k.as_u64().unwrap() as usize),
+        targets: given("targets").map(strings),
+    }
+}
+
+/// Everything that is known of one checkpoint, and a model to ask.
+struct Subject {
+    name: String,
+    fill_mask: FillMask,
+    model: Box<dyn MaskedLm>,
+    cases: Vec<Case>,
+    tolerance: f32,
+}
+
+fn goldens(folder: &Path) -> Vec<Case> {
+    let json = std::fs::read(folder.join("golden.json")).unwrap();
+    let mut cases = serde_json::from_slice::<Golden>(&json).unwrap().cases;
+    cases.retain(|case| !DECIDED_IN_HTTP.contains(&case.name.as_str()));
+    cases
+}
+
+/// All golden checkpoints on a backend, or `None` where it has no device.
+fn subjects(backend: BackendKind) -> Option<Vec<Subject>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let entries = std::fs::read_dir(root.join("tests/golden")).unwrap();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 8, "the golden checkpoints are missing: {folders:?}");
+    folders.push(root.join("model"));
+    let mut subjects = Vec::new();
+    for folder in folders {
+        let mut checkpoint = Checkpoint::open(&folder).unwrap();
+        let loaded = match checkpoint.load_on(&Placement::new(backend, 2)) {
+            #[cfg(feature = "gpu")]
+            Err(LoadError::Gpu(reason)) => {
+                eprintln!("SKIPPED on wgpu: {reason}");
+                return None;
+            }
+            Err(LoadError::NotBuilt(name)) => {
+                eprintln!("SKIPPED: this build has no {name} backend");
+                return None;
+            }
+            loaded => loaded.unwrap(),
+        };
+        eprintln!("{}: {}", checkpoint.name, loaded.device);
+        let config = checkpoint.config.clone();
+        subjects.push(Subject {
+            name: checkpoint.name.clone(),
+            fill_mask: FillMask::new(checkpoint.tokenizer, &config, usize::MAX),
+            model: loaded.model,
+            cases: goldens(&folder),
+            tolerance: if loaded.device.ends_with("amx") {
+                AMX_TOLERANCE
+            } else {
+                TOLERANCE
+            },
+        });
+    }
+    Some(subjects)
+}
+
+fn prepare(fill_mask: &FillMask, case: &Case) -> Result<(Wanted, Vec<Question>), InputError> {
+    let wanted = fill_mask.wanted(&parameters(case))?;
+    let texts = strings(&case.inputs);
+    let questions = texts.iter().map(|text| fill_mask.question(text, &wanted));
+    Ok((wanted.clone(), questions.collect::<Result<_, _>>()?))
+}
+
+/// One forward pass over any number of questions.
+fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer> {
+    let mut batch = PackedBatch::default();
+    for (wanted, question) in asked {
+        batch.push(&question.input_ids, &question.mask_positions, &wanted.selection);
+    }
+    let mut scores = subject.model.predict(&batch).unwrap().into_iter();
+    let answers = asked.iter().map(|(wanted, question)| {
+        let masks = question.mask_positions.len();
+        let of_one = scores.by_ref().take(masks).collect();
+        subject.fill_mask.answer(question, wanted, of_one).unwrap()
+    });
+    answers.collect()
+}
+
+/// What each of `texts` texts was answered with: the output of one text stands without a list around it.
+fn outputs(output: &Value, texts: usize) -> Vec<&Value> {
+    if texts == 1 {
+        return vec![output];
+    }
+    let list: Vec<&Value> = output.as_array().unwrap().iter().collect();
+    assert_eq!(list.len(), texts);
+    list
+}
+
+fn compare(what: &str, answer: &Answer, expected: &Value, tolerance: f32) {
+    let is_single = expected[0].is_object();
+    match answer {
+        Answer::One(predictions) => {
+            assert!(is_single, "{what}: expected a list for each of several masks");
+            compare_predictions(what, predictions, expected, tolerance);
+        }
+        Answer::Several(masks) => {
+            assert!(!is_single, "{what}: expected one list");
+            assert_eq!(masks.len(), expected.as_array().unwrap().len(), "{what}: masks");
+            for (predictions, expected) in masks.iter().zip(expected.as_array().unwrap()) {
+                compare_predictions(what, predictions, expected, tolerance);
+            }
+        }
+    }
+}
+
+fn compare_predictions(what: &str, predictions: &[Prediction], expected: &Value, tolerance: f32) {
+    let expected: Vec<Expected> = serde_json::from_value(expected.clone()).unwrap();
+    assert_eq!(predictions.len(), expected.len(), "{what}: number of predictions");
+    for (rank, (ours, theirs)) in predictions.iter().zip(&expected).enumerate() {
+        let what = format!("{what}, rank {rank}");
+        let difference = (ours.score - theirs.score).abs();
+        assert!(
+            difference <= tolerance,
+            "{what}: {} instead of {}",
+            ours.score,
+            theirs.score
+        );
+        if ours.token != theirs.token {
+            // Far down a list two scores may be closer than either is exact.
+            let twin = expected.iter().find(|other| other.token == ours.token);
+            let twin = twin.unwrap_or_else(|| panic!("{what}: token {} is not expected at all", ours.token));
+            let gap = (twin.score - theirs.score).abs();
+            assert!(
+                gap <= 2.0 * f32::EPSILON.max(theirs.score * 10.0 * tolerance),
+                "{what}: {ours:?} instead of {theirs:?}"
+            );
+            continue;
+        }
+        assert_eq!(ours.token_str, theirs.token_str, "{what}");
+        assert_eq!(ours.sequence, theirs.sequence, "{what}");
+    }
+}
+
+/// Every `step`th case alone, as a client would send it.
+pub fn check_cases(backend: BackendKind, step: usize) {
+    let Some(subjects) = subjects(backend) else { return };
+    for mut subject in subjects {
+        for case in std::mem::take(&mut subject.cases).into_iter().step_by(step) {
+            let what = format!("{}, case {}", subject.name, case.name);
+            match (prepare(&subject.fill_mask, &case), &case.output) {
+                (Ok((wanted, questions)), Some(output)) => {
+                    for (question, ids) in questions.iter().zip(&case.input_ids) {
+                        assert_eq!(&question.input_ids, ids, "{what}: token ids");
+                    }
+                    let asked: Vec<_> = questions.iter().map(|question| (&wanted, question)).collect();
+                    let answers = predict(&mut subject, &asked);
+                    for (answer, expected) in answers.iter().zip(outputs(output, answers.len())) {
+                        compare(&what, answer, expected, subject.tolerance);
+                    }
+                }
+                (Err(error), Some(_)) => panic!("{what}: refused with \"{error}\""),
+                (Ok(_), None) => panic!("{what}: accepted, but transformers says {:?}", case.error),
+                (Err(_), None) => {}
+            }
+        }
+    }
+}
+
+/// All texts of a checkpoint in one packed batch: each is answered as if it were alone.
+pub fn check_one_batch(backend: BackendKind) {
+    let Some(subjects) = subjects(backend) else { return };
+    for mut subject in subjects {
+        let cases = std::mem::take(&mut subject.cases);
+        let answered = cases.iter().filter_map(|case| Some((case, case.output.as_ref()?)));
+        let prepared: Vec<_> = answered
+            .map(|(case, output)| {
+                let (wanted, questions) = prepare(&subject.fill_mask, case).unwrap();
+                (case, wanted, questions, output)
+            })
+            .collect();
+        let asked: Vec<_> = prepared
+            .iter()
+            .flat_map(|(_, wanted, questions, _)| questions.iter().map(move |question| (wanted, question)))
+            .collect();
+        assert!(asked.len() >= 10, "{}: too few texts to say anything", subject.name);
+        let tolerance = subject.tolerance;
+        let mut answers = predict(&mut subject, &asked).into_iter();
+        for (case, _, questions, output) in &prepared {
+            let what = format!("{}, case {} in a batch", subject.name, case.name);
+            for expected in outputs(output, questions.len()) {
+                compare(&what, &answers.next().unwrap(), expected, tolerance);
+            }
+        }
+    }
+}
