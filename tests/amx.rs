@@ -99,7 +99,9 @@ fn hidden_states_are_those_without_amx() {
         ("states in f32", 1e-4),
         ("scores in f32", 1e-4),
         ("scores in bf16", 1e-2),
-        ("scores in 8 bits", 1e-5),
+        // Products of 8 bits are the same integers, but the head's transform is in f32, which AMX splits, and its output
+        // is rounded to bf16 for the decoder: a last bit there is 2e-3 of a value.
+        ("scores in 8 bits", 2e-3),
     ];
     for ((what, error_max), error) in cases.into_iter().zip(errors) {
         eprintln!("{what}: off by {error:.1e}");

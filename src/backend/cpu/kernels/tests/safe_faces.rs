@@ -61,12 +61,13 @@ fn dense_layers() {
                 (Precision::Bf16, 0.01 * inputs as f64),
                 (Precision::Int8, 0.02 * inputs as f64),
             ] {
-                let layer = Linear::new(&weight, &bias, inputs, precision);
                 for context in contexts(&pools) {
+                    let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
                     let case = format!("{} {precision:?} {rows} rows, {inputs} to {outputs}", context.level);
                     let y = layer.apply(context, &x, rows, Some(Activation::Relu));
                     assert_close(&y, &expected, error_max, &case);
                 }
+                let layer = Linear::new(Level::detected(), &weight, &bias, inputs, precision);
                 let last = layer.rows(&[outputs as u32 - 1]);
                 let stored: Vec<f64> = weight[(outputs - 1) * inputs..]
                     .iter()
@@ -186,9 +187,9 @@ fn sizes_that_do_not_fit_are_refused() {
         assert!(call.is_err(), "{what} was not refused");
     };
     refused("a weight of another size", &|| {
-        drop(Linear::new(&[0.0; 5], &[0.0; 2], 3, Precision::F32))
+        drop(Linear::new(context.level, &[0.0; 5], &[0.0; 2], 3, Precision::F32))
     });
-    let layer = Linear::new(&[0.0; 6], &[0.0; 2], 3, Precision::F32);
+    let layer = Linear::new(context.level, &[0.0; 6], &[0.0; 2], 3, Precision::F32);
     refused("an input of another size", &|| {
         drop(layer.apply(context, &[0.0; 5], 2, None))
     });
@@ -224,9 +225,9 @@ fn sizes_that_do_not_fit_are_refused() {
 #[test]
 fn many_callers_share_a_pool() {
     let pools = pools();
-    let layer = Linear::new(&random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
-    let x = random(13 * 40, 3);
     let level = Level::detected();
+    let layer = Linear::new(level, &random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
+    let x = random(13 * 40, 3);
     let alone = layer.apply(Context { pool: &pools[0], level }, &x, 13, None);
     std::thread::scope(|scope| {
         for _ in 0..4 {
