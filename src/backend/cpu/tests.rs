@@ -103,7 +103,7 @@ fn linear() {
                     let (level, threads) = (context.level, context.pool.threads());
                     let layer = cloze_kernels::Linear::new(level, &weight, &bias, inputs, precision);
                     // Where f32 is two bf16, it has 16 bits.
-                    let error_max = if level == Level::Amx && precision == F32 {
+                    let error_max = if matches!(level, Level::Amx { .. }) && precision == F32 {
                         2e-5
                     } else {
                         4e-6
