@@ -1,0 +1,289 @@
+//! What becomes a batch, and what is refused.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn batches_keep_both_limits_and_the_order() {
+    let queue = Queue::new(limits());
+    let mut receivers = Vec::new();
+    for (id, tokens) in [(1, 60), (2, 40), (3, 1), (4, 99), (5, 1), (6, 1), (7, 1), (8, 1)] {
+        let (item, receiver) = item(id, tokens, MINUTE);
+        queue.push(vec![item]).unwrap();
+        receivers.push(receiver);
+    }
+    let started_at = Instant::now();
+    for expected in [vec![1, 2], vec![3, 4], vec![5, 6, 7, 8]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+    assert_eq!(Instant::now(), started_at, "nothing waits for company by default");
+    assert_eq!(queue.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_is_one_deadline_from_the_first_item() {
+    let delay = Duration::from_millis(10);
+    let queue = Arc::new(Queue::new(Limits {
+        batch_delay: delay,
+        ..limits()
+    }));
+    let started_at = Instant::now();
+    let (first, _first) = item(1, 1, MINUTE);
+    queue.push(vec![first]).unwrap();
+    let theirs = Arc::clone(&queue);
+    let late = tokio::spawn(async move {
+        let mut receivers = Vec::new();
+        for id in [2, 3] {
+            tokio::time::sleep(Duration::from_millis(6)).await;
+            let (item, receiver) = item(id, 1, MINUTE);
+            theirs.push(vec![item]).unwrap();
+            receivers.push(receiver);
+        }
+        receivers
+    });
+    // The worker comes late, which moves nothing: the first has waited 4 ms already. The second comes in time
+    // at 6 ms and moves nothing either; the third, at 12 ms, is too late.
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1, 2]);
+    assert_eq!(started_at.elapsed(), delay);
+    let _receivers = late.await.unwrap();
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_leaves_at_once() {
+    let queue = Queue::new(Limits {
+        batch_delay: MINUTE,
+        ..limits()
+    });
+    let mut receivers = Vec::new();
+    for id in 1..=4 {
+        let (item, receiver) = item(id, 1, MINUTE);
+        queue.push(vec![item]).unwrap();
+        receivers.push(receiver);
+    }
+    let started_at = Instant::now();
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1, 2, 3, 4]);
+    assert_eq!(Instant::now(), started_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_and_abandoned_items_make_no_batch() {
+    let queue = Queue::new(limits());
+    let (expired, _expired) = item(1, 1, Duration::from_millis(5));
+    let (abandoned, receiver) = item(2, 1, MINUTE);
+    let (wanted, _wanted) = item(3, 1, MINUTE);
+    queue.push(vec![expired, abandoned, wanted]).unwrap();
+    drop(receiver);
+    tokio::time::advance(Duration::from_millis(5)).await;
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [3]);
+    assert_eq!(queue.stats.abandoned.get(), 2);
+    assert_eq!(queue.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_one_and_many_alike() {
+    let queue = Queue::new(limits());
+    let (items, mut seven) = many(7);
+    queue.push(items).unwrap();
+    // One place is left, which does for a list as it would for one text: all of it or nothing.
+    let (items, mut five) = many(5);
+    queue.push(items).unwrap();
+    assert_eq!(queue.waiting(), (12, 12));
+    for count in [1, 5] {
+        let (items, _refused) = many(count);
+        assert_eq!(queue.push(items), Err(EngineError::QueueFull));
+    }
+    assert_eq!(queue.waiting(), (12, 12));
+    assert_eq!(queue.stats.rejected.get(), 2);
+    // Room that somebody gave up is room.
+    seven.truncate(3);
+    five.truncate(4);
+    let (items, _accepted) = many(1);
+    queue.push(items).unwrap();
+    assert_eq!(queue.waiting(), (8, 8));
+    let (items, _never) = many(9);
+    let error = EngineError::TooManyTexts {
+        texts: 9,
+        queue_size: 8,
+    };
+    assert_eq!(queue.push(items), Err(error));
+    let (too_long, _never) = item(1, 101, MINUTE);
+    let error = EngineError::TooManyTokens { tokens: 101, max: 100 };
+    assert_eq!(queue.push(vec![too_long]), Err(error));
+    assert_eq!(queue.waiting(), (8, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_prepares_takes_a_place() {
+    let queue = Arc::new(Queue::new(limits()));
+    let (items, _waiting) = many(6);
+    queue.push(items).unwrap();
+    let admitted = (queue.admit().unwrap(), queue.admit().unwrap());
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    assert_eq!(queue.stats.rejected.get(), 1);
+    drop(admitted.0);
+    let again = queue.admit().unwrap();
+    drop((again, admitted.1));
+    // Those who were let in found a place, whatever others brought meanwhile.
+    let (items, _waiting_too) = many(2);
+    queue.push(items).unwrap();
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    queue.close();
+    assert_eq!(queue.admit().err(), Some(EngineError::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_single_texts_share_a_full_queue() {
+    // Four clients with lists of eight and 36 with single texts, who all ask again at once when they are
+    // refused, against a model that takes its time: eight may wait, so somebody is refused all the time.
+    let model = Scripted(|_: &[u32]| {
+        std::thread::sleep(Duration::from_micros(300));
+        Ok(())
+    });
+    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    // Until each was answered once; on a busy machine that takes longer, and a client that starves never is.
+    let (soonest, latest) = (Duration::from_millis(400), Duration::from_secs(20));
+    let started_at = Instant::now();
+    let unanswered = Arc::new(AtomicUsize::new(40));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..40 {
+        let (engine, unanswered) = (Arc::clone(&engine), Arc::clone(&unanswered));
+        clients.spawn(async move {
+            let texts = if client < 4 { 8 } else { 1 };
+            let (mut answered, mut refused) = (0, 0);
+            let is_over = |gone: Duration| gone > latest || (gone > soonest && unanswered.load(Ordering::Relaxed) == 0);
+            while !is_over(started_at.elapsed()) {
+                match engine.predict(vec![input(1, 1); texts], Instant::now() + MINUTE).await {
+                    Ok((scores, _)) => {
+                        assert_eq!(scores.len(), texts);
+                        answered += 1;
+                        if answered == 1 {
+                            unanswered.fetch_sub(1, Ordering::Relaxed);
+                        }
+                    }
+                    Err(error) => {
+                        assert_eq!(error, EngineError::QueueFull);
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_micros(100)).await;
+                    }
+                }
+            }
+            (texts, answered, refused)
+        });
+    }
+    let mut refusals = 0;
+    while let Some(of_one) = clients.join_next().await {
+        let (texts, answered, refused) = of_one.unwrap();
+        assert!(
+            answered > 0,
+            "a client with {texts} texts was never answered, {refused} times refused"
+        );
+        refusals += refused;
+    }
+    assert!(refusals > 0, "the queue was never full");
+    assert_eq!(engine.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_queue_serves_what_waits_and_ends() {
+    let queue = Queue::new(limits());
+    let (waiting, _waiting) = item(1, 1, MINUTE);
+    queue.push(vec![waiting]).unwrap();
+    queue.close();
+    let (late, _late) = item(2, 1, MINUTE);
+    assert_eq!(queue.push(vec![late]), Err(EngineError::Stopped));
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1]);
+    assert!(queue.next_batch().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_becomes_full_leaves_in_that_moment() {
+    // Four texts are full; so are 100 tokens, and so is what the next text would not fit into.
+    for (tokens, expected) in [
+        (&[1, 1, 1, 1][..], &[1, 2, 3, 4][..]),
+        (&[60, 40], &[1, 2]),
+        (&[60, 41], &[1]),
+    ] {
+        let queue = Arc::new(Queue::new(Limits {
+            batch_delay: MINUTE,
+            ..limits()
+        }));
+        let (theirs, tokens) = (Arc::clone(&queue), tokens.to_vec());
+        let arrivals = tokio::spawn(async move {
+            let mut receivers = Vec::new();
+            for (id, tokens) in (1..).zip(tokens) {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+                let (item, receiver) = item(id, tokens, 2 * MINUTE);
+                theirs.push(vec![item]).unwrap();
+                receivers.push(receiver);
+            }
+            (Instant::now(), receivers)
+        });
+        let batch = queue.next_batch().await.unwrap();
+        let left_at = Instant::now();
+        let (last_at, _receivers) = arrivals.await.unwrap();
+        assert_eq!(ids(&batch), expected);
+        assert_eq!(left_at, last_at, "{expected:?}");
+    }
+}
+
+/// Whatever comes when, to a worker that is free: no text waits longer than the delay, none leaves sooner but with
+/// a full batch, and all leave in order.
+#[tokio::test(start_paused = true)]
+async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
+    let delay = Duration::from_millis(10);
+    let mut dice = 1_u64;
+    // A linear congruential generator: MMIX's constants.
+    let mut dice = move |sides: u64| {
+        dice = dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) % sides
+    };
+    let (mut full, mut late) = (0, 0);
+    for _ in 0..200 {
+        let limits = Limits {
+            batch_delay: delay,
+            queue_size: 1000,
+            ..limits()
+        };
+        let queue = Arc::new(Queue::new(limits.clone()));
+        let arrivals: Vec<(u64, usize)> = (0..30).map(|_| (dice(6), 1 + dice(50) as usize)).collect();
+        let theirs = Arc::clone(&queue);
+        let pushing = tokio::spawn(async move {
+            let mut receivers = Vec::new();
+            for (id, (pause, tokens)) in (0..).zip(arrivals) {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                let (item, receiver) = item(id, tokens, MINUTE);
+                theirs.push(vec![item]).unwrap();
+                receivers.push(receiver);
+            }
+            receivers
+        });
+        let mut next = 0;
+        while next < 30 {
+            let batch = queue.next_batch().await.unwrap();
+            let first = ids(&batch)[0];
+            assert_eq!(first, next, "out of order");
+            next += batch.len() as u32;
+            let waited = batch[0].queued_at.elapsed();
+            assert!(waited <= delay, "waited for {waited:?}");
+            if waited == delay {
+                late += 1;
+                continue;
+            }
+            // Sooner only because no more fits.
+            let tokens: usize = batch.iter().map(|item| item.input.input_ids.len()).sum();
+            let (_, behind) = queue.waiting();
+            let is_full = batch.len() == limits.batch_size_max || tokens + behind >= limits.batch_tokens_max;
+            assert!(
+                is_full,
+                "{} texts of {tokens} tokens left after {waited:?}",
+                batch.len()
+            );
+            full += 1;
+        }
+        pushing.await.unwrap();
+    }
+    assert!(full > 100 && late > 100, "{full} full, {late} late");
+}

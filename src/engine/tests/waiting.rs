@@ -1,0 +1,71 @@
+//! Deadlines and departures while a batch runs.
+
+use super::*;
+
+/// An engine whose first batch is running and does not end before it is told to.
+struct Busy {
+    engine: Arc<Engine>,
+    may_end: Sender<()>,
+    begun: Receiver<()>,
+    passes: Arc<AtomicUsize>,
+    first: tokio::task::JoinHandle<Result<usize, EngineError>>,
+}
+
+fn busy_engine() -> Busy {
+    let (begun, has_begun) = channel();
+    let (may_end, wait) = channel();
+    let passes = Arc::new(AtomicUsize::new(0));
+    let model = Gated {
+        begun,
+        may_end: wait,
+        passes: Arc::clone(&passes),
+    };
+    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let theirs = Arc::clone(&engine);
+    let first = tokio::spawn(async move {
+        let answer = theirs.predict(vec![input(1, 1)], Instant::now() + MINUTE).await;
+        answer.map(|(scores, _)| scores.len())
+    });
+    Busy {
+        engine,
+        may_end,
+        begun: has_begun,
+        passes,
+        first,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_in_the_queue_costs_no_forward_pass() {
+    let busy = busy_engine();
+    busy.begun.recv().unwrap();
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let error = busy.engine.predict(vec![input(2, 1)], deadline).await.unwrap_err();
+    assert_eq!(error, EngineError::Deadline);
+    assert_eq!(busy.engine.stats().expired.get(), 1);
+    busy.may_end.send(()).unwrap();
+    assert_eq!(busy.first.await.unwrap(), Ok(1));
+    let engine = Arc::clone(&busy.engine);
+    tokio::task::spawn_blocking(move || engine.stop()).await.unwrap();
+    assert_eq!(busy.passes.load(Ordering::SeqCst), 1);
+    assert_eq!(busy.engine.waiting(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_costs_no_forward_pass() {
+    let busy = busy_engine();
+    busy.begun.recv().unwrap();
+    let engine = Arc::clone(&busy.engine);
+    let gone = tokio::spawn(async move { engine.predict(vec![input(2, 1)], Instant::now() + MINUTE).await.is_ok() });
+    while busy.engine.waiting().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    busy.may_end.send(()).unwrap();
+    assert_eq!(busy.first.await.unwrap(), Ok(1));
+    let engine = Arc::clone(&busy.engine);
+    tokio::task::spawn_blocking(move || engine.stop()).await.unwrap();
+    assert_eq!(busy.passes.load(Ordering::SeqCst), 1);
+    assert_eq!(busy.engine.stats().abandoned.get(), 1);
+}

@@ -1,0 +1,131 @@
+//! Several workers at one queue.
+
+use super::*;
+
+/// The engine's workers as tasks on paused time, each with a model of its own.
+fn start_workers(models: Vec<Box<dyn MaskedLm>>) -> (Arc<Queue>, tokio::task::JoinSet<()>) {
+    let mut queue = Queue::new(limits());
+    queue.stats = crate::engine::Stats::of_workers(models.len());
+    let queue = Arc::new(queue);
+    let mut workers = tokio::task::JoinSet::new();
+    for model in models {
+        let queue = Arc::clone(&queue);
+        workers.spawn(async move { worker::run(&queue, model).await });
+    }
+    (queue, workers)
+}
+
+/// Asks one text, and says whether it was answered.
+async fn asked(queue: &Queue, id: u32) -> bool {
+    let (item, receiver) = item(id, 1, MINUTE);
+    queue.push(vec![item]).unwrap();
+    receiver.await.unwrap().is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
+    let works = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let (theirs, counted) = (Arc::clone(&works), Arc::clone(&tries));
+    let bad = Scripted(move |_: &[u32]| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert!(theirs.load(Ordering::SeqCst), "told to panic");
+        Ok(())
+    });
+    let (queue, mut workers) = start_workers(vec![Box::new(bad), Box::new(Scripted(|_: &[u32]| Ok(())))]);
+    let mut failed = 0;
+    for id in 1..=40 {
+        failed += usize::from(!asked(&queue, id).await);
+        assert!(queue.stats.is_healthy(), "one worker answers");
+    }
+    assert_eq!(failed, 3, "after three failures it stands back");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 5, "it is tried every five seconds");
+    works.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for id in 1..=10 {
+        assert!(asked(&queue, id).await);
+    }
+    assert!(tries.load(Ordering::SeqCst) > 7, "it takes texts again");
+    queue.close();
+    while let Some(ended) = workers.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_workers_fail_the_engine_does() {
+    let fails = || -> Box<dyn MaskedLm> { Box::new(Scripted(|_: &[u32]| Err(PredictError::NotFinite))) };
+    let (queue, mut workers) = start_workers(vec![fails(), fails()]);
+    for id in 1..=6 {
+        assert!(queue.stats.is_healthy(), "before failure {id}");
+        assert!(!asked(&queue, id).await);
+    }
+    assert!(!queue.stats.is_healthy());
+    // Nobody is left to answer, so whoever asks is told at once and not after a probe.
+    let before = Instant::now();
+    assert!(!asked(&queue, 7).await);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    queue.close();
+    while let Some(ended) = workers.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_device_ends_all_workers() {
+    let lost = Scripted(|_: &[u32]| Err(PredictError::Device("the device is lost".to_owned())));
+    let (queue, mut workers) = start_workers(vec![Box::new(lost), Box::new(Scripted(|_: &[u32]| Ok(())))]);
+    while queue.is_open() {
+        asked(&queue, 1).await;
+        tokio::task::yield_now().await;
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(queue.stats.broken().get().unwrap(), "the device is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_run_at_the_same_time_and_a_stop_drains_them_all() {
+    let (begun, has_begun) = channel();
+    let passes = Arc::new(AtomicUsize::new(0));
+    let mut gates = Vec::new();
+    let mut models: Vec<Box<dyn MaskedLm>> = Vec::new();
+    for _ in 0..2 {
+        let (may_end, wait) = channel();
+        gates.push(may_end);
+        models.push(Box::new(Gated {
+            begun: begun.clone(),
+            may_end: wait,
+            passes: Arc::clone(&passes),
+        }));
+    }
+    let engine = Arc::new(Engine::start_workers(models, limits()).unwrap());
+    assert_eq!(engine.workers(), 2);
+    let ask = |id| {
+        let engine = Arc::clone(&engine);
+        tokio::spawn(async move { engine.predict(vec![input(id, 1)], Instant::now() + MINUTE).await })
+    };
+    let mut asking = Vec::new();
+    for id in 1..=2 {
+        asking.push(ask(id));
+        // The second begins though the first has not ended.
+        has_begun.recv().unwrap();
+    }
+    asking.push(ask(3));
+    while engine.waiting().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    let stopping = Arc::clone(&engine);
+    let stop = tokio::task::spawn_blocking(move || stopping.stop());
+    for gate in &gates {
+        gate.send(()).unwrap();
+        gate.send(()).unwrap();
+    }
+    stop.await.unwrap();
+    for answer in asking {
+        assert!(answer.await.unwrap().is_ok(), "accepted, so answered");
+    }
+    assert_eq!(passes.load(Ordering::SeqCst), 3);
+}
