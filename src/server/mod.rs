@@ -1,7 +1,7 @@
 //! HTTP: requests in, JSON out. Knows texts and status codes, no tensors.
 //!
 //! [`routes`] is the whole service as a poem endpoint, so that a test can call it without a socket;
-//! [`serve`] runs it on a listener until it is told to stop.
+//! [`serve()`] runs it on a listener until it is told to stop.
 //!
 //! | file | what it is |
 //! |---|---|
