@@ -123,10 +123,9 @@ async fn departures(server: &Server, arguments: &Arguments) -> Result<Vec<String
         left += of_one.0;
         wrong += of_one.1;
     }
-    let failed = settled(server, "the departures").await?;
+    let mut failures = Vec::from_iter(settled(server, "the departures").await?);
     let skipped = metric(server, "cloze_abandoned_texts_total").await? - before;
     println!("left     {left} clients without their answers; {skipped} texts were skipped; {wrong} others got none");
-    let mut failures = failed;
     if wrong > 0 {
         failures.push(format!("{wrong} clients that stayed got no answer"));
     }
