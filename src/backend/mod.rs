@@ -1,12 +1,13 @@
 //! The few operations BERT needs, and how each backend runs them.
 //!
-//! [`BertBackend`] extends a Burn backend with a handful of fused operations. Every default body is the
-//! plain Burn form in [`plain`], so a backend that overrides nothing runs BERT unchanged, and the plain
-//! form is what every fast path is tested against.
+//! [`BertBackend`] extends a Burn backend with a handful of fused operations. The form of each in plain Burn is in
+//! [`plain`], over lists in the host's memory: it runs on any Burn backend, and every fast path is tested against it.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `plain` | the operations in plain Burn: the definition of what each must compute |
+//! | `lists` | what a forward pass is told: token ids, rows, spans |
+//! | `summary` | what is kept of the logits |
 //! | `cpu` | ndarray: kernels over raw slices |
 //! | `gpu` | wgpu: adapters, device set-up |
 
@@ -14,7 +15,11 @@
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod lists;
 pub mod plain;
+pub mod summary;
+
+pub use lists::{HostLists, Lists, Wanted};
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -98,7 +103,7 @@ pub struct LayerNorm<B: Backend> {
 }
 
 /// A dense layer's weights in the form that its backend computes with.
-pub trait LinearOp<B: Backend>: Send + 'static {
+pub trait LinearOp<B: BertBackend>: Send + 'static {
     /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load. A backend
     /// that cannot choose its precision computes in its own element type.
     fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Self;
@@ -107,30 +112,41 @@ pub trait LinearOp<B: Backend>: Send + 'static {
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2>;
 
     /// The rows `ids` of the weight, `[ids, in]`: a tied decoder is the word embedding table too.
-    fn weight_rows(&self, ids: &[u32]) -> Tensor<B, 2>;
+    fn weight_rows(&self, ids: &B::Rows) -> Tensor<B, 2>;
 }
 
 /// A Burn backend that can run BERT.
 pub trait BertBackend: Backend {
     /// A prepared dense layer; [`plain::PlainLinear`] serves any backend.
     type Linear: LinearOp<Self>;
+    /// Numbers of rows or tokens, where this backend reads them.
+    type Rows;
+    /// [`Spans`], as this backend reads them.
+    type Segments;
 
     /// Rows that go through a feed-forward layer at once. It is four times as wide as all else, so it decides how much
     /// memory a batch takes.
     const FEED_FORWARD_ROWS_MAX: usize = usize::MAX;
 
-    /// Softmax attention within each sequence of a packed batch.
+    /// Tokens that [`summarize`](Self::summarize) finds in a row at most.
+    const TOP_MAX: usize;
+
+    /// Puts the lists of a batch where the operations read them: the one upload of a forward pass.
+    fn upload(lists: HostLists, device: &Self::Device) -> Lists<Self::Rows, Self::Segments>;
+
+    /// The rows of `table` `[entries, columns]` that `rows` names: `[rows, columns]`.
+    fn select_rows(table: &Tensor<Self, 2>, rows: &Self::Rows) -> Tensor<Self, 2>;
+
+    /// Softmax attention within each sequence of a packed batch, [`plain::attention`].
     ///
     /// `query` is `[query rows, hidden]`, `key_value` is `[token rows, 2 * hidden]` with the keys first;
-    /// heads lie side by side in `hidden`. Returns `[query rows, hidden]`.
+    /// heads lie side by side in `hidden`. Returns `[query rows, hidden]`; rows of no sequence hold anything.
     fn segment_attention(
         query: Tensor<Self, 2>,
         key_value: Tensor<Self, 2>,
-        spans: &Spans,
+        segments: &Self::Segments,
         heads: usize,
-    ) -> Tensor<Self, 2> {
-        plain::attention(query, key_value, spans, heads)
-    }
+    ) -> Tensor<Self, 2>;
 
     /// Layer normalization of `x`, or of `x + residual`; both `[rows, hidden]`.
     fn residual_layer_norm(
@@ -140,4 +156,7 @@ pub trait BertBackend: Backend {
     ) -> Tensor<Self, 2> {
         plain::layer_norm(x, residual, norm)
     }
+
+    /// The [`summary`] of logits `[rows, vocabulary]`, [`plain::summarize`].
+    fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Self::Rows>) -> Tensor<Self, 1>;
 }

@@ -3,7 +3,8 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-use super::{Activation, LayerNorm, LinearOp, Precision, Spans};
+use super::summary::row_len;
+use super::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
 
 /// A dense layer as the checkpoint has it.
 pub struct PlainLinear<B: Backend> {
@@ -13,7 +14,7 @@ pub struct PlainLinear<B: Backend> {
     bias: Tensor<B, 2>,
 }
 
-impl<B: Backend> LinearOp<B> for PlainLinear<B> {
+impl<B: BertBackend> LinearOp<B> for PlainLinear<B> {
     fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, _precision: Precision) -> Self {
         Self {
             weight,
@@ -29,8 +30,8 @@ impl<B: Backend> LinearOp<B> for PlainLinear<B> {
         }
     }
 
-    fn weight_rows(&self, ids: &[u32]) -> Tensor<B, 2> {
-        select_rows(&self.weight, ids)
+    fn weight_rows(&self, ids: &B::Rows) -> Tensor<B, 2> {
+        B::select_rows(&self.weight, ids)
     }
 }
 
@@ -57,7 +58,7 @@ pub fn activate<B: Backend, const D: usize>(x: Tensor<B, D>, kind: Activation) -
 }
 
 /// Softmax attention, one sequence after the other. Shapes as in
-/// [`segment_attention`](super::BertBackend::segment_attention).
+/// [`segment_attention`](super::BertBackend::segment_attention); rows after the last sequence are left out.
 pub fn attention<B: Backend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,
@@ -97,4 +98,33 @@ pub fn layer_norm<B: Backend>(x: Tensor<B, 2>, residual: Option<Tensor<B, 2>>, n
     let centred = sum.clone() - sum.mean_dim(1);
     let variance = (centred.clone() * centred.clone()).mean_dim(1);
     centred / (variance + norm.eps).sqrt() * norm.gamma.clone().unsqueeze() + norm.beta.clone().unsqueeze()
+}
+
+/// The [`summary`](super::summary) of logits `[rows, vocabulary]`. In which order it tells equal logits is left open.
+pub fn summarize<B: Backend>(logits: Tensor<B, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<B, 1> {
+    let [_, vocab] = logits.dims();
+    let logits = logits.slice([0..wanted.rows, 0..vocab]);
+    let device = logits.device();
+    let largest = logits.clone().max_dim(1);
+    let sum = (logits.clone() - largest.clone()).exp().sum_dim(1);
+    let is_infinite = logits.clone().equal_elem(f32::INFINITY);
+    let broken = logits.clone().is_nan().bool_or(is_infinite).float().sum_dim(1);
+    let (top, tokens) = logits.clone().topk_with_indices(wanted.top, 1);
+    let pairs = Tensor::stack::<3>(vec![top, tokens.float()], 2).reshape([wanted.rows, 2 * wanted.top]);
+    let rest = sum.zeros_like();
+    let rows = Tensor::cat(vec![largest, sum, rest, broken, pairs], 1);
+    let mut parts = vec![rows.reshape([wanted.rows * row_len(wanted.top)])];
+    if wanted.token_count > 0 {
+        let bounds = wanted.token_bounds.windows(2).enumerate();
+        let places = bounds.flat_map(|(row, bounds)| {
+            let tokens = &wanted.tokens[bounds[0] as usize..bounds[1] as usize];
+            tokens
+                .iter()
+                .map(move |&token| row as i64 * vocab as i64 + i64::from(token))
+        });
+        let places: Vec<i64> = places.collect();
+        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [wanted.token_count]), &device);
+        parts.push(logits.reshape([wanted.rows * vocab]).select(0, places));
+    }
+    Tensor::cat(parts, 0)
 }

@@ -2,10 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{BertBackend, LayerNorm, LinearOp, plain};
+use crate::backend::{BertBackend, LayerNorm, LinearOp, Lists};
 
+use super::BertConfig;
 use super::weights::{WeightError, Weights};
-use super::{BertConfig, PackedBatch};
 
 /// Position and token type embeddings, and the normalization of the sum.
 ///
@@ -44,12 +44,12 @@ impl<B: BertBackend> Embeddings<B> {
     }
 
     /// Hidden states of all tokens, `[tokens, hidden_size]`. `tied` is the decoder.
-    pub fn forward(&self, batch: &PackedBatch, tied: &B::Linear) -> Tensor<B, 2> {
+    pub fn forward(&self, lists: &Lists<B::Rows, B::Segments>, tied: &B::Linear) -> Tensor<B, 2> {
         let words = match &self.words {
-            Some(table) => plain::select_rows(table, batch.input_ids()),
-            None => tied.weight_rows(batch.input_ids()),
+            Some(table) => B::select_rows(table, &lists.input_ids),
+            None => tied.weight_rows(&lists.input_ids),
         };
-        let positions = plain::select_rows(&self.positions, &batch.position_ids());
+        let positions = B::select_rows(&self.positions, &lists.position_ids);
         B::residual_layer_norm(words, Some(positions), &self.norm)
     }
 }

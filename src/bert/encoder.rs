@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Spans};
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp};
 
 use super::BertConfig;
 use super::weights::{WeightError, Weights};
@@ -41,7 +41,7 @@ impl<B: BertBackend> EncoderLayer<B> {
 
     /// The new hidden states of the rows `asking` `[query rows, hidden]`, which attend to `all`
     /// `[token rows, hidden]` within their spans. Everywhere but in the last layer the two are the same.
-    pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &Spans) -> Tensor<B, 2> {
+    pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &B::Segments) -> Tensor<B, 2> {
         let query = self.query.forward(asking.clone(), None);
         let key_value = self.key_value.forward(all, None);
         let context = B::segment_attention(query, key_value, spans, self.heads);

@@ -1,7 +1,11 @@
 //! The model as the layers above see it: a batch in, scores out, no backend in sight.
 
-use crate::backend::BertBackend;
+use burn::tensor::{Tensor, TensorData};
 
+use crate::backend::summary::{self, Row};
+use crate::backend::{BertBackend, Wanted};
+
+use super::batch::MaskQuery;
 use super::{Bert, PackedBatch, Selection, TokenScore};
 
 /// A model that fills in blanks.
@@ -34,10 +38,6 @@ impl PredictError {
     }
 }
 
-/// How many masks go through the head at once. Bounds the memory of the logits: 64 rows of bert-base's
-/// 30,522 entries are 7.8 MB.
-const HEAD_ROWS_MAX: usize = 64;
-
 impl<B: BertBackend> MaskedLm for Bert<B> {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
         self.answer(batch)
@@ -50,101 +50,150 @@ impl<B: BertBackend> Bert<B> {
         if batch.queries().is_empty() {
             return Ok(Vec::new());
         }
-        let states = self.mask_states(batch);
-        let [rows, hidden] = states.dims();
-        let mut answers = Vec::with_capacity(rows);
-        for (chunk, queries) in batch.queries().chunks(HEAD_ROWS_MAX).enumerate() {
-            let first = chunk * HEAD_ROWS_MAX;
-            let states = match rows <= HEAD_ROWS_MAX {
-                true => states.clone(),
-                false => states.clone().slice([first..first + queries.len(), 0..hidden]),
+        let lists = self.lists(batch);
+        let asked = lists.wanted.clone();
+        let lists = B::upload(lists, &self.device);
+        let states = self.encode(&lists);
+        let [_, hidden] = states.dims();
+        let mut first = 0;
+        let parts = lists.wanted.iter().map(|wanted| {
+            let rows = first..first + wanted.rows_padded;
+            first = rows.end;
+            let states = match lists.wanted.len() {
+                1 => states.clone(),
+                _ => states.clone().slice([rows, 0..hidden]),
             };
-            let logits = self.logits(states);
-            let vocab = logits.dims()[1];
-            let data = logits
-                .try_into_data()
-                .map_err(|e| PredictError::Readback(e.to_string()))?;
-            let data = data.convert::<f32>();
-            let logits = data
-                .as_slice::<f32>()
-                .map_err(|e| PredictError::Readback(format!("{e:?}")))?;
-            for (row, query) in logits.chunks_exact(vocab).zip(queries) {
-                answers.push(score(row, &query.selection)?);
-            }
-        }
-        Ok(answers)
+            B::summarize(self.logits(states), wanted)
+        });
+        let mut parts: Vec<Tensor<B, 1>> = parts.collect();
+        // One read, whatever the number of parts.
+        let summary = match parts.len() {
+            1 => parts.remove(0),
+            _ => Tensor::cat(parts, 0),
+        };
+        let summary = summary
+            .try_into_data()
+            .map_err(|e| PredictError::Readback(e.to_string()))?;
+        scores(summary, &asked, batch.queries())
     }
 }
 
-/// Softmax of one row of logits, at the selected tokens only. The sum runs in f64: over tens of thousands
-/// of small terms f32 would lose the last digits.
-fn score(logits: &[f32], selection: &Selection) -> Result<Vec<TokenScore>, PredictError> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
-    // A NaN anywhere makes the sum NaN, an infinite logit makes it NaN too (inf - inf).
-    if !sum.is_finite() {
+/// The scores that `queries` asked for, out of the summaries of all parts, which lie end to end.
+fn scores(
+    summary: TensorData,
+    parts: &[Wanted<Vec<u32>>],
+    queries: &[MaskQuery],
+) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+    let summary = summary.convert::<f32>();
+    let mut numbers = summary
+        .as_slice::<f32>()
+        .map_err(|e| PredictError::Readback(format!("{e:?}")))?;
+    let mut queries = queries.iter();
+    let mut answers = Vec::with_capacity(queries.len());
+    for wanted in parts {
+        let (of_part, rest) = numbers
+            .split_at_checked(wanted.summary_len())
+            .ok_or_else(|| PredictError::Readback("it is shorter than it should be".to_owned()))?;
+        numbers = rest;
+        for (row, query) in queries.by_ref().take(wanted.rows).enumerate() {
+            answers.push(score(&Row::of(of_part, wanted, row), &query.selection)?);
+        }
+    }
+    Ok(answers)
+}
+
+/// The softmax of one row at the selected tokens.
+fn score(row: &Row<'_>, selection: &Selection) -> Result<Vec<TokenScore>, PredictError> {
+    if row.is_broken() {
         return Err(PredictError::NotFinite);
     }
-    let probability = |token: u32| TokenScore {
+    let score = |(token, logit): (u32, f32)| TokenScore {
         token,
-        score: (f64::from(logits[token as usize] - max).exp() / sum) as f32,
+        score: row.probability(logit),
     };
     Ok(match selection {
-        Selection::Tokens(tokens) => tokens.iter().map(|&token| probability(token)).collect(),
-        Selection::TopK(k) => top_k(logits, *k).into_iter().map(probability).collect(),
+        Selection::Tokens(tokens) => tokens
+            .iter()
+            .copied()
+            .zip(row.logits.iter().copied())
+            .map(score)
+            .collect(),
+        Selection::TopK(k) if row.logits.is_empty() => row.top().take(*k).map(score).collect(),
+        Selection::TopK(k) => {
+            let tokens = summary::top_k(row.logits, *k);
+            tokens
+                .into_iter()
+                .map(|token| score((token, row.logits[token as usize])))
+                .collect()
+        }
     })
-}
-
-/// The indices of the `k` largest values, largest first; of equal ones the lower index first.
-fn top_k(values: &[f32], k: usize) -> Vec<u32> {
-    let before = |&a: &u32, &b: &u32| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b));
-    let mut indices: Vec<u32> = (0..values.len() as u32).collect();
-    let k = k.min(indices.len());
-    if 0 < k && k < indices.len() {
-        indices.select_nth_unstable_by(k - 1, before);
-    }
-    indices.truncate(k);
-    indices.sort_unstable_by(before);
-    indices
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The scores of a batch whose masks have these logits and ask for this.
+    fn answers(logits: &[[f32; 4]], selections: &[Selection], top_max: usize) -> Vec<Vec<TokenScore>> {
+        let mut batch = PackedBatch::default();
+        for selection in selections {
+            batch.push(&[4], &[0], selection);
+        }
+        let wanted = batch.lists(4, top_max, |rows| rows).wanted;
+        let rows = logits.chunks(wanted[0].rows);
+        let summary: Vec<f32> = rows
+            .zip(&wanted)
+            .flat_map(|(rows, wanted)| summary::on_host(rows.as_flattened(), 4, wanted))
+            .collect();
+        let count = summary.len();
+        scores(TensorData::new(summary, [count]), &wanted, batch.queries()).unwrap()
+    }
+
     #[test]
-    fn top_k_is_sorted_and_breaks_ties_by_index() {
-        let values = [0.5, 3.0, -1.0, 3.0, 2.0];
-        for (k, expected) in [
-            (0, vec![]),
-            (1, vec![1]),
-            (3, vec![1, 3, 4]),
-            (5, vec![1, 3, 4, 0, 2]),
-            (9, vec![1, 3, 4, 0, 2]),
-        ] {
-            assert_eq!(top_k(&values, k), expected, "k = {k}");
+    fn each_mask_gets_what_it_asked_for_however_it_was_found() {
+        let logits = [[0.0, 3.0f32.ln(), 0.0, 0.0], [0.0, 0.0, 0.0, 7.0f32.ln()]];
+        for top_max in [1, 2, 4] {
+            let selections = [Selection::TopK(2), Selection::Tokens([3, 0].into())];
+            let answers = answers(&logits, &selections, top_max);
+            let tokens = |row: usize| answers[row].iter().map(|score| score.token).collect::<Vec<_>>();
+            assert_eq!(
+                (tokens(0), tokens(1)),
+                (vec![1, 0], vec![3, 0]),
+                "{top_max} on the device"
+            );
+            for (row, scores) in [[0.5, 1.0 / 6.0], [0.7, 0.1]].into_iter().enumerate() {
+                for (answer, score) in answers[row].iter().zip(scores) {
+                    assert!(
+                        (answer.score - score).abs() < 1e-6,
+                        "{top_max} on the device: {answers:?}"
+                    );
+                }
+            }
         }
     }
 
     #[test]
-    fn scores_are_the_softmax_over_the_whole_row() {
-        let logits = [0.0, (3.0f32).ln(), 0.0];
-        let scores = score(&logits, &Selection::Tokens([1, 0].into())).unwrap();
-        assert!((scores[0].score - 0.6).abs() < 1e-6, "{scores:?}");
-        assert!((scores[1].score - 0.2).abs() < 1e-6, "{scores:?}");
-        // Large logits must not overflow.
-        let scores = score(&[1000.0, 1000.0], &Selection::TopK(1)).unwrap();
-        assert!((scores[0].score - 0.5).abs() < 1e-6, "{scores:?}");
+    fn many_masks_are_answered_in_order() {
+        // More than one part: each mask's likeliest token says which it is.
+        let logits: Vec<[f32; 4]> = (0..150)
+            .map(|mask| std::array::from_fn(|token| if token == mask % 4 { 9.0 } else { 0.0 }))
+            .collect();
+        let answers = answers(&logits, &vec![Selection::TopK(1); 150], 64);
+        let tokens: Vec<usize> = answers.iter().map(|scores| scores[0].token as usize).collect();
+        assert_eq!(tokens, (0..150).map(|mask| mask % 4).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_row_that_is_not_finite_is_refused() {
-        for bad in [f32::NAN, f32::INFINITY] {
-            assert_eq!(score(&[0.0, bad], &Selection::TopK(1)), Err(PredictError::NotFinite));
-        }
-        assert_eq!(
-            score(&[f32::NEG_INFINITY; 2], &Selection::TopK(1)),
-            Err(PredictError::NotFinite)
-        );
+    fn a_summary_that_is_cut_off_or_broken_is_no_answer() {
+        let mut batch = PackedBatch::default();
+        batch.push(&[4], &[0], &Selection::TopK(1));
+        let wanted = batch.lists(4, 64, |rows| rows).wanted;
+        let of = |numbers: &[f32]| {
+            let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
+            scores(data, &wanted, batch.queries())
+        };
+        assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
+        assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(PredictError::Readback(_))));
+        assert_eq!(of(&[0.0, 1.0, 0.0, 1.0, 0.0, 2.0]), Err(PredictError::NotFinite));
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{BertBackend, Precision, plain};
+use crate::backend::{BertBackend, HostLists, Lists, Precision};
 
 use super::embeddings::Embeddings;
 use super::encoder::EncoderLayer;
@@ -15,6 +15,9 @@ pub struct Bert<B: BertBackend> {
     embeddings: Embeddings<B>,
     layers: Vec<EncoderLayer<B>>,
     head: MaskedLmHead<B>,
+    /// Entries of the vocabulary.
+    vocab_size: usize,
+    pub(super) device: B::Device,
 }
 
 impl<B: BertBackend> Bert<B> {
@@ -39,25 +42,35 @@ impl<B: BertBackend> Bert<B> {
             embeddings,
             layers,
             head,
+            vocab_size: config.vocab_size,
+            device: device.clone(),
         })
     }
 
     /// Hidden states of the last layer at the batch's masks, `[masks, hidden_size]`.
     ///
-    /// The last layer computes keys and values for all tokens and everything else for the masks alone.
-    ///
     /// # Panics
     /// When the batch has no mask, or the model has no layer.
     pub fn mask_states(&self, batch: &PackedBatch) -> Tensor<B, 2> {
-        let everywhere = batch.all_tokens();
+        self.encode(&B::upload(self.lists(batch), &self.device))
+    }
+
+    /// What the device is told of a batch.
+    pub(super) fn lists(&self, batch: &PackedBatch) -> HostLists {
+        batch.lists(self.vocab_size, B::TOP_MAX, |rows| rows)
+    }
+
+    /// [`mask_states`](Self::mask_states) of lists that are on the device.
+    ///
+    /// The last layer computes keys and values for all tokens and everything else for the masks alone.
+    pub(super) fn encode(&self, lists: &Lists<B::Rows, B::Segments>) -> Tensor<B, 2> {
         let (last, layers) = self.layers.split_last().expect("a BERT has layers");
-        let mut hidden = self.embeddings.forward(batch, &self.head.decoder);
+        let mut hidden = self.embeddings.forward(lists, &self.head.decoder);
         for layer in layers {
-            hidden = layer.forward(hidden.clone(), hidden, &everywhere);
+            hidden = layer.forward(hidden.clone(), hidden, &lists.everywhere);
         }
-        let positions: Vec<u32> = batch.queries().iter().map(|query| query.position as u32).collect();
-        let asking = plain::select_rows(&hidden, &positions);
-        last.forward(asking, hidden, &batch.masks_only())
+        let asking = B::select_rows(&hidden, &lists.mask_rows);
+        last.forward(asking, hidden, &lists.masks_only)
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden_size]`.

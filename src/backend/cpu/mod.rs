@@ -14,7 +14,7 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use cloze_kernels::{Context, Level, Linear, Norm, Pool, Segment};
 use ndarray::{ArcArray, IxDyn};
 
-use super::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans};
+use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, plain, summary};
 
 /// The backend of `--backend cpu`.
 pub type Cpu = NdArray<f32>;
@@ -108,9 +108,21 @@ pub fn cpu_features() -> String {
 
 impl BertBackend for Cpu {
     type Linear = CpuLinear;
+    type Rows = Vec<u32>;
+    type Segments = Spans;
+
+    const TOP_MAX: usize = summary::HOST_TOP_MAX;
 
     /// 6 MB of bert-base's 3,072 columns, where 2,048 tokens at once would be 25, twice: once as a result, once packed.
     const FEED_FORWARD_ROWS_MAX: usize = 512;
+
+    fn upload(lists: HostLists, _device: &Self::Device) -> Lists<Vec<u32>, Spans> {
+        lists
+    }
+
+    fn select_rows(table: &Tensor<Self, 2>, rows: &Vec<u32>) -> Tensor<Self, 2> {
+        plain::select_rows(table, rows)
+    }
 
     fn segment_attention(
         query: Tensor<Self, 2>,
@@ -127,6 +139,13 @@ impl BertBackend for Cpu {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         with_context(|context| normalize(context, x, residual, norm))
+    }
+
+    fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Self, 1> {
+        let columns = logits.dims()[1];
+        let summary = summary::on_host(slice(&values(logits)), columns, wanted);
+        let array = ArcArray::from_shape_vec(IxDyn(&[summary.len()]), summary).expect("its own length");
+        Tensor::from_primitive(TensorPrimitive::Float(array.into()))
     }
 }
 
@@ -200,7 +219,7 @@ impl LinearOp<Cpu> for CpuLinear {
         tensor(y, rows, self.0.outputs())
     }
 
-    fn weight_rows(&self, ids: &[u32]) -> Tensor<Cpu, 2> {
+    fn weight_rows(&self, ids: &Vec<u32>) -> Tensor<Cpu, 2> {
         tensor(self.0.rows(ids), ids.len(), self.0.inputs())
     }
 }

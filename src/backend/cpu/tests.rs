@@ -96,7 +96,7 @@ fn linear() {
                 );
                 let rounded_x = tensor(rounded(&x, inputs, precision), rows, inputs);
                 let last = outputs as u32 - 1;
-                let ids = [last, 0, last / 2, 0];
+                let ids = vec![last, 0, last / 2, 0];
                 let expected_rows = plain.weight_rows(&ids);
                 let expected = activations.map(|(activation, _)| plain.forward(rounded_x.clone(), activation));
                 for context in contexts(&pools) {

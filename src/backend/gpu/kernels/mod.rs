@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `norm` | residual addition and layer normalization, a row for each cube |
 //! | `bias` | bias and activation, in place after a matrix product |
+//! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |
 //! | `attention` | softmax attention of all segments and heads at once |
 
 // The launch functions that CubeCL's macro makes are public and undocumented.
@@ -17,6 +18,7 @@
 pub mod attention;
 pub mod bias;
 pub mod norm;
+pub mod top;
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;

@@ -3,8 +3,10 @@
 use burn::tensor::TensorData;
 
 use super::*;
+use crate::backend::gpu::Gpu;
 use crate::backend::gpu::{GpuDevice, open};
-use crate::backend::plain::PlainLinear;
+use crate::backend::plain;
+use crate::backend::summary::{STATISTICS, row_len};
 
 fn device() -> Option<GpuDevice> {
     match open(None) {
@@ -44,6 +46,114 @@ fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, ca
     }
 }
 
+/// Rows that each ask for these tokens, and for the `top` likeliest.
+fn wanted(top: usize, tokens: &[&[u32]]) -> Wanted<Vec<u32>> {
+    let mut end = 0;
+    let ends = tokens.iter().map(|tokens| {
+        end += tokens.len() as u32;
+        end
+    });
+    Wanted {
+        rows: tokens.len(),
+        rows_padded: tokens.len(),
+        top,
+        token_bounds: std::iter::once(0).chain(ends).collect(),
+        tokens: tokens.concat(),
+        token_count: tokens.concat().len(),
+    }
+}
+
+fn uploaded(gpu: &GpuDevice, spans: Spans, wanted: Wanted<Vec<u32>>) -> Lists<Primitive, GpuSegments> {
+    let lists = Lists {
+        input_ids: vec![7, 5, 6],
+        position_ids: vec![],
+        mask_rows: vec![2],
+        everywhere: spans.clone(),
+        masks_only: spans,
+        wanted: vec![wanted],
+    };
+    Gpu::upload(lists, &gpu.device)
+}
+
+#[test]
+fn every_list_lies_in_its_place() {
+    let Some(gpu) = device() else { return };
+    let spans = Spans {
+        queries: vec![0, 40],
+        tokens: vec![0, 50],
+    };
+    let lists = uploaded(&gpu, spans, wanted(1, &[&[3, 4], &[9]]));
+    let read = |rows: &Primitive| {
+        let ids = Tensor::<Gpu, 1, Int>::from_primitive(rows.clone());
+        ids.into_data().iter::<u32>().collect::<Vec<_>>()
+    };
+    assert_eq!(read(&lists.input_ids), [7, 5, 6]);
+    assert_eq!(read(&lists.position_ids), [0]);
+    assert_eq!(read(&lists.mask_rows), [2]);
+    assert_eq!(read(&lists.everywhere.tiles), [0, 32, 0, 50, 32, 40, 0, 50]);
+    assert_eq!((lists.everywhere.count, lists.masks_only.count), (2, 2));
+    assert_eq!(read(&lists.wanted[0].tokens), [3, 4, 9]);
+    assert_eq!(read(&lists.wanted[0].token_bounds), [0, 2, 3]);
+    let table = matrix(&gpu, 8, 3, 1);
+    let chosen = Gpu::select_rows(&table, &lists.input_ids);
+    assert_close(&gpu, chosen, plain::select_rows(&table, &[7, 5, 6]), "rows");
+}
+
+#[test]
+fn summaries_are_the_plain_ones() {
+    let Some(gpu) = device() else { return };
+    let none = Spans {
+        queries: vec![0],
+        tokens: vec![0],
+    };
+    let nothing: &[u32] = &[];
+    let cases: [(usize, usize, &[&[u32]]); 5] = [
+        (1, 1, &[nothing]),
+        (3, 2, &[&[2, 0], nothing, &[1]]),
+        (127, 5, &[nothing, nothing]),
+        (129, 64, &[&[128, 5, 128]]),
+        (1000, 1, &[nothing, &[999], nothing, &[0, 1, 2]]),
+    ];
+    for (columns, top, tokens) in cases {
+        let case = format!("{} rows of {columns}, the best {top}", tokens.len());
+        let host = wanted(top, tokens);
+        // A row more than is asked.
+        let logits = matrix(&gpu, host.rows + 1, columns, 11) * 9.0;
+        let lists = uploaded(&gpu, none.clone(), host.clone());
+        let fast = Gpu::summarize(logits.clone(), &lists.wanted[0]);
+        let expected = plain::summarize(logits, &host);
+        assert_close(&gpu, fast.unsqueeze(), expected.unsqueeze(), &case);
+    }
+}
+
+#[test]
+fn of_equal_logits_the_lower_token_comes_first_and_what_is_no_number_is_told() {
+    let Some(gpu) = device() else { return };
+    let none = Spans {
+        queries: vec![0],
+        tokens: vec![0],
+    };
+    let mut logits = [0.5f32; 3 * 300];
+    // Two units' tokens, a pair in each of them.
+    for token in [7, 135, 200, 290] {
+        logits[token] = 2.0;
+    }
+    logits[300 + 250] = f32::NAN;
+    logits[600] = f32::NEG_INFINITY;
+    let logits = Tensor::from_data(TensorData::new(logits.to_vec(), [3, 300]), &gpu.device);
+    let host = wanted(5, &[&[], &[], &[]]);
+    let lists = uploaded(&gpu, none, host);
+    let summary = Gpu::summarize(logits, &lists.wanted[0])
+        .into_data()
+        .to_vec::<f32>()
+        .unwrap();
+    let row = |row: usize| &summary[row * row_len(5)..(row + 1) * row_len(5)];
+    let tokens: Vec<f32> = row(0)[STATISTICS..].chunks(2).map(|pair| pair[1]).collect();
+    assert_eq!(tokens, [7.0, 135.0, 200.0, 290.0, 0.0]);
+    assert_eq!([0, 1, 2].map(|at| row(at)[3]), [0.0, 1.0, 0.0]);
+    assert_eq!(row(2)[STATISTICS..STATISTICS + 2], [0.5, 1.0]);
+}
+
 #[test]
 fn attention_is_the_plain_one_for_any_segments() {
     let Some(gpu) = device() else { return };
@@ -73,7 +183,8 @@ fn attention_is_the_plain_one_for_any_segments() {
         // Far apart, so that the softmax is not flat.
         let query = matrix(&gpu, queries, hidden, 1) * 4.0;
         let key_value = matrix(&gpu, tokens, 2 * hidden, 2) * 2.0;
-        let fast = Gpu::segment_attention(query.clone(), key_value.clone(), &spans, heads);
+        let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
+        let fast = Gpu::segment_attention(query.clone(), key_value.clone(), &segments, heads);
         let expected = plain::attention(query, key_value, &spans, heads);
         assert_close(
             &gpu,
@@ -123,14 +234,14 @@ fn dense_layers_are_the_plain_ones() {
         let bias = vector(&gpu, outputs, 8);
         let x = matrix(&gpu, rows, inputs, 9);
         let fast = GpuLinear::prepare(weight.clone(), bias.clone(), Precision::F32);
-        let expected = PlainLinear::prepare(weight, bias, Precision::F32);
         for activation in activations {
             let case = format!("[{rows}, {inputs}] to {outputs}, {activation:?}");
-            let (fast, expected) = (
-                fast.forward(x.clone(), activation),
-                expected.forward(x.clone(), activation),
-            );
-            assert_close(&gpu, fast, expected, &case);
+            let product = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
+            let expected = match activation {
+                Some(activation) => plain::activate(product, activation),
+                None => product,
+            };
+            assert_close(&gpu, fast.forward(x.clone(), activation), expected, &case);
         }
     }
 }

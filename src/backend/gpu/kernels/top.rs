@@ -1,0 +1,167 @@
+//! What is wanted of a row of logits: the softmax's statistics and the likeliest tokens.
+
+use burn::tensor::{DType, Shape};
+use cubecl::prelude::*;
+
+use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
+use crate::backend::summary::{STATISTICS, row_len};
+
+/// Tokens that are looked for on the device at most; each takes one more pass over the row.
+pub const TOP_MAX: usize = 64;
+
+/// What rows of logits are asked for, as in [`Wanted`](crate::backend::Wanted).
+pub struct Asked {
+    /// Rows that are asked.
+    pub rows: usize,
+    /// How many of the likeliest tokens each tells.
+    pub top: usize,
+    /// Tokens whose logits are told, row after row.
+    pub tokens: Primitive,
+    /// How many those are.
+    pub token_count: usize,
+    /// `rows + 1` bounds of each row's tokens.
+    pub token_bounds: Primitive,
+}
+
+/// The [`summary`](crate::backend::summary) of `logits` `[rows or more, columns]`, in f32.
+pub fn summarize(logits: Primitive, asked: Asked) -> Primitive {
+    let columns = logits.meta.shape()[1];
+    let numbers = asked.rows * row_len(asked.top) + asked.token_count;
+    let output = empty(&logits, Shape::new([numbers]), DType::F32);
+    let dtype = logits.dtype;
+    top_kernel::launch(
+        &logits.client.clone(),
+        cube_for_each(asked.rows),
+        CubeDim::new_1d(ROW_UNITS),
+        logits.into_tensor_arg(),
+        asked.tokens.into_tensor_arg(),
+        asked.token_bounds.into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        asked.rows as u32,
+        columns as u32,
+        asked.top as u32,
+        dtype.into(),
+    );
+    output
+}
+
+#[cube(launch)]
+fn top_kernel<F: Float>(
+    logits: &Tensor<F>,
+    tokens: &Tensor<u32>,
+    token_bounds: &Tensor<u32>,
+    output: &mut Tensor<f32>,
+    rows: u32,
+    columns: u32,
+    top: u32,
+    #[define(F)] _dtype: StorageType,
+) {
+    let row = min(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X, rows - 1);
+    let first = row * columns;
+    let out = row * (STATISTICS as u32 + 2 * top);
+    let unit = UNIT_POS_X as usize;
+    let mut best_values = SharedMemory::<f32>::new(ROW_UNITS as usize);
+    let mut best_columns = SharedMemory::<u32>::new(ROW_UNITS as usize);
+
+    // A comparison need not see what is not a number, the bits show it. Minus infinity is a probability of 0.
+    let mut broken = 0.0f32;
+    let mut largest = f32::cast_from(logits[first as usize]);
+    let mut column = UNIT_POS_X;
+    while column < columns {
+        let value = f32::cast_from(logits[(first + column) as usize]);
+        let bits = u32::reinterpret(value);
+        if bits == 0x7f80_0000u32 || (bits & 0x7fff_ffffu32) > 0x7f80_0000u32 {
+            broken += 1.0f32;
+        }
+        largest = max(largest, value);
+        column += ROW_UNITS;
+    }
+    best_values[unit] = broken;
+    let broken = sum_of_units(&mut best_values);
+    best_values[unit] = largest;
+    sync_cube();
+    let mut half = CUBE_DIM_X / 2;
+    while half > 0 {
+        if UNIT_POS_X < half {
+            let other = best_values[(UNIT_POS_X + half) as usize];
+            best_values[unit] = max(best_values[unit], other);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let largest = best_values[0];
+    sync_cube();
+
+    let mut sum = 0.0f32;
+    let mut column = UNIT_POS_X;
+    while column < columns {
+        sum += (f32::cast_from(logits[(first + column) as usize]) - largest).exp();
+        column += ROW_UNITS;
+    }
+    best_values[unit] = sum;
+    let sum = sum_of_units(&mut best_values);
+    if UNIT_POS_X == 0 {
+        output[out as usize] = largest;
+        output[(out + 1) as usize] = sum;
+        output[(out + 2) as usize] = 0.0f32;
+        output[(out + 3) as usize] = broken;
+    }
+
+    // Each round finds the best of what comes after the one before: a smaller logit, or the same further on.
+    let mut last_value = largest;
+    let mut next_column = 0u32;
+    for round in 0..top {
+        // `columns` stands for none.
+        let mut best_value = 0.0f32;
+        let mut best_column = columns;
+        let mut column = UNIT_POS_X;
+        while column < columns {
+            let value = f32::cast_from(logits[(first + column) as usize]);
+            let comes_after = value < last_value || (value == last_value && column >= next_column);
+            if comes_after && (best_column == columns || value > best_value) {
+                best_value = value;
+                best_column = column;
+            }
+            column += ROW_UNITS;
+        }
+        best_values[unit] = best_value;
+        best_columns[unit] = best_column;
+        sync_cube();
+        let mut half = CUBE_DIM_X / 2;
+        while half > 0 {
+            if UNIT_POS_X < half {
+                let other = (UNIT_POS_X + half) as usize;
+                let (mine_value, mine_column) = (best_values[unit], best_columns[unit]);
+                let (other_value, other_column) = (best_values[other], best_columns[other]);
+                let is_better = other_column < columns
+                    && (mine_column == columns
+                        || other_value > mine_value
+                        || (other_value == mine_value && other_column < mine_column));
+                if is_better {
+                    best_values[unit] = other_value;
+                    best_columns[unit] = other_column;
+                }
+            }
+            sync_cube();
+            half /= 2;
+        }
+        last_value = best_values[0];
+        let best_column = best_columns[0];
+        next_column = best_column + 1;
+        sync_cube();
+        if UNIT_POS_X == 0 {
+            let at = out + STATISTICS as u32 + 2 * round;
+            output[at as usize] = last_value;
+            output[(at + 1) as usize] = f32::cast_from(best_column);
+        }
+    }
+
+    let gathered = rows * (STATISTICS as u32 + 2 * top);
+    let mut at = token_bounds[row as usize] + UNIT_POS_X;
+    let end = token_bounds[(row + 1) as usize];
+    while at < end {
+        let token = tokens[at as usize];
+        output[(gathered + at) as usize] = f32::cast_from(logits[(first + token) as usize]);
+        at += ROW_UNITS;
+    }
+}
