@@ -5,8 +5,13 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A field of a protobuf message, read here without the crate that wrote it.
 enum Field<'a> {
@@ -119,11 +124,14 @@ fn spans(request: &[u8]) -> Vec<Span> {
     spans
 }
 
-fn read_request(stream: TcpStream) -> (String, Vec<u8>) {
+/// None from who leaves instead, as over a certificate that it does not trust.
+fn read_request(stream: impl Read + Write) -> Option<(String, Vec<u8>)> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        assert!(reader.read_line(&mut head).unwrap() > 0, "half a request: {head}");
+        if !matches!(reader.read_line(&mut head), Ok(1..)) {
+            return None;
+        }
     }
     let lower = head.to_ascii_lowercase();
     let length = lower.split_once("content-length: ").unwrap().1;
@@ -133,17 +141,45 @@ fn read_request(stream: TcpStream) -> (String, Vec<u8>) {
         .into_inner()
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         .unwrap();
-    (head, body)
+    Some((head, body))
+}
+
+/// A file of `tests/tls`.
+fn file(name: &str) -> String {
+    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tls() -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(file("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("server-key.pem")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls_graviola::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    Arc::new(
+        config
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap(),
+    )
 }
 
 /// A collector, and what it is sent.
-fn collector() -> (String, Receiver<(String, Vec<u8>)>) {
+fn collector(tls: Option<Arc<ServerConfig>>) -> (String, Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let address = format!("{scheme}://{}", listener.local_addr().unwrap());
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            if sender.send(read_request(stream.unwrap())).is_err() {
+            let stream = stream.unwrap();
+            let request = match &tls {
+                None => read_request(stream),
+                Some(config) => {
+                    let session = ServerConnection::new(Arc::clone(config)).unwrap();
+                    read_request(StreamOwned::new(session, stream))
+                }
+            };
+            if request.is_some_and(|request| sender.send(request).is_err()) {
                 return;
             }
         }
@@ -207,7 +243,7 @@ const CALLER: &str = "b7ad6b7169203331";
 
 #[test]
 fn a_request_is_a_part_of_its_clients_trace() {
-    let (endpoint, received) = collector();
+    let (endpoint, received) = collector(None);
     let server = Server::start(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ("OTEL_SERVICE_NAME", "blanks"),
@@ -283,6 +319,23 @@ fn a_request_is_a_part_of_its_clients_trace() {
     assert!(batch.parent.is_empty() && batch.trace != TRACE, "{batch:#?}");
     assert_eq!(batch.links, [request.id.as_str()]);
     assert_eq!(by_name["inference"].links, [batch.id.as_str()]);
+}
+
+#[test]
+fn a_collector_is_sent_traces_over_tls_if_its_certificate_is_trusted() {
+    for trusted in [false, true] {
+        let (endpoint, received) = collector(Some(tls()));
+        let authority = file(if trusted { "authority.pem" } else { "other.pem" });
+        let server = Server::start(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("SSL_CERT_FILE", &authority),
+        ]);
+        let answer = server.ask("POST / HTTP/1.1\r\n", "test [MASK]");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        server.stop();
+        let spans: Vec<Span> = received.try_iter().flat_map(|(_, body)| spans(&body)).collect();
+        assert_eq!(spans.iter().any(|span| span.name == "POST /"), trusted, "{spans:#?}");
+    }
 }
 
 #[test]

@@ -16,7 +16,6 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 use ureq::Agent;
-use ureq::tls::TlsConfig;
 
 /// The target of requests that are not traced; `server/trace.rs` gives it to them.
 const PROBE: &str = "cloze::probe";
@@ -106,8 +105,7 @@ impl Client {
             .timeout_global(Some(timeout));
         let wants_tls = |name: &&str| std::env::var(name).is_ok_and(|url| url.starts_with("https:"));
         if ENDPOINTS.iter().any(wants_tls) {
-            let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(cloze::crypto::provider()?);
-            config = config.tls_config(tls.build());
+            config = config.tls_config(cloze::crypto::client()?);
         }
         Ok(Self {
             agent: config.build().new_agent(),

@@ -1,18 +1,16 @@
 //! Requests to the hub, and what its answers mean.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, Response, Uri, header};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::name::is_part;
 use super::{HubError, ModelName, Settings};
-use crate::crypto::provider;
+use crate::crypto;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is given up and, in a download, resumed.
@@ -52,12 +50,8 @@ pub struct Content {
 
 impl<'a> Client<'a> {
     pub fn new(settings: &'a Settings, name: &'a ModelName) -> Result<Self, HubError> {
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(provider()?)
-            .root_certs(root_certificates()?)
-            .build();
         let config = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(crypto::client()?)
             .user_agent(concat!("cloze/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
             .max_redirects(REDIRECTS_MAX)
@@ -268,27 +262,4 @@ fn origin(url: &str) -> String {
 /// The first byte of `bytes 100-199/200`.
 fn first_byte(range: &str) -> Option<u64> {
     range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
-}
-
-/// Mozilla's list, or those of the file that `SSL_CERT_FILE` names, as for a company's own proxy.
-fn root_certificates() -> Result<RootCerts, HubError> {
-    let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) else {
-        return Ok(RootCerts::WebPki);
-    };
-    let path = std::path::PathBuf::from(path);
-    let answer = |reason: String| HubError::Answer {
-        url: format!("SSL_CERT_FILE {}", path.display()),
-        reason,
-    };
-    let pem = std::fs::read(&path).map_err(|e| answer(e.to_string()))?;
-    let mut certificates = Vec::new();
-    for item in parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|e| answer(e.to_string()))? {
-            certificates.push(certificate);
-        }
-    }
-    match certificates.is_empty() {
-        true => Err(answer("it holds no certificate".to_owned())),
-        false => Ok(RootCerts::Specific(Arc::new(certificates))),
-    }
 }

@@ -18,12 +18,12 @@ pub enum HubError {
         /// Its folder in the cache.
         cache: String,
     },
-    /// TLS cannot be computed here.
+    /// TLS cannot be spoken.
     #[error(
         "{0}, so nothing can be downloaded; download the model elsewhere (hf download ID --local-dir DIR) and pass --model \
          DIR"
     )]
-    Cpu(#[from] crate::crypto::UnsupportedCpu),
+    Tls(#[from] crate::crypto::ClientError),
     /// No answer at all.
     #[error(
         "{endpoint} cannot be reached ({reason}), and {name} is not in the cache; download it where there is a \
