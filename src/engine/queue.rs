@@ -2,12 +2,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 // The mutex too: `tests/interleavings` runs this file with another.
 use super::{EngineError, Input, Limits, Mutex, Scores, Spans, Stats, Timing};
+
+/// How long a full queue is not looked through again after nobody was found to have left, for each text in it: many
+/// times what looking takes, so that refusing costs the same however many wait.
+const REST_PER_TEXT: Duration = Duration::from_micros(1);
 
 /// What an item is answered with.
 pub type Reply = Result<(Scores, Timing), EngineError>;
@@ -58,6 +63,8 @@ struct State {
     tokens: usize,
     /// Requests that have been let in and are still being prepared; each will bring at least one item.
     preparing: usize,
+    /// Until when a full queue counts as full without a look at who has left.
+    full_until: Option<Instant>,
     closed: bool,
 }
 
@@ -69,6 +76,18 @@ impl State {
         self.items.retain(|item| item.is_wanted(now));
         self.tokens = self.items.iter().map(Item::tokens).sum();
         (before - self.items.len()) as u64
+    }
+
+    /// The same, but not at once again after it was in vain.
+    fn sweep_if_due(&mut self) -> u64 {
+        let now = Instant::now();
+        if self.full_until.is_some_and(|until| now < until) {
+            return 0;
+        }
+        let left = self.sweep();
+        let texts = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
+        self.full_until = (left == 0).then(|| now + REST_PER_TEXT * texts);
+        left
     }
 }
 
@@ -100,7 +119,7 @@ impl Queue {
         let places = self.limits.queue_size.saturating_sub(preparing);
         if state.items.len() >= places {
             // Before turning somebody away, make sure that those who wait are still there.
-            self.stats.abandoned.add(state.sweep());
+            self.stats.abandoned.add(state.sweep_if_due());
         }
         if state.items.len() >= places {
             self.stats.rejected.add(1);

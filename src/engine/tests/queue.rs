@@ -95,7 +95,8 @@ async fn a_full_queue_refuses_one_and_many_alike() {
     }
     assert_eq!(queue.waiting(), (12, 12));
     assert_eq!(queue.stats.rejected.get(), 2);
-    // Room that somebody gave up is room.
+    // Room that somebody gave up is room, a moment after a look in vain.
+    tokio::time::advance(Duration::from_micros(12)).await;
     seven.truncate(3);
     five.truncate(4);
     let (items, _accepted) = many(1);
@@ -111,6 +112,36 @@ async fn a_full_queue_refuses_one_and_many_alike() {
     let error = EngineError::TooManyTokens { tokens: 101, max: 100 };
     assert_eq!(queue.push(vec![too_long]), Err(error));
     assert_eq!(queue.waiting(), (8, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_looked_through_now_and_then() {
+    let queue = Queue::new(limits());
+    let (items, mut receivers) = many(8);
+    queue.push(items).unwrap();
+    let mut kept = Vec::new();
+    let mut refused = || {
+        let (items, receivers) = many(1);
+        kept.extend(receivers);
+        queue.push(items) == Err(EngineError::QueueFull)
+    };
+    // In vain: nobody has left. For eight microseconds nobody looks again, so that refusing costs next to nothing.
+    assert!(refused());
+    receivers.truncate(7);
+    tokio::time::advance(Duration::from_micros(7)).await;
+    assert!(refused() && queue.stats.abandoned.get() == 0);
+    tokio::time::advance(Duration::from_micros(1)).await;
+    let (one, receiver) = item(9, 1, MINUTE);
+    queue.push(vec![one]).unwrap();
+    assert_eq!(queue.stats.abandoned.get(), 1);
+    // Not in vain: whoever leaves next is found at once.
+    drop(receiver);
+    assert!(!refused());
+    assert_eq!(queue.stats.abandoned.get(), 2);
+    // What a batch takes is room at once, whenever somebody looked.
+    assert!(refused());
+    assert_eq!(queue.next_batch().await.unwrap().len(), 4);
+    assert!(!refused());
 }
 
 #[tokio::test(start_paused = true)]

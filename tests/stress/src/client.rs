@@ -11,8 +11,23 @@ use tokio::net::TcpStream;
 
 use crate::Result;
 
-/// Longer than any request may take; what exceeds it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than any request may take, in seconds; what exceeds it hangs.
+const PATIENCE_SECONDS: u32 = 40;
+
+/// Gives what `future` gives, or `None` if it hangs. Seconds that this process slept through, stopped by a signal or
+/// with its machine, are no patience: the server may have been stopped with it.
+pub async fn patiently<F: Future>(future: F) -> Option<F::Output> {
+    let wait = async {
+        for _ in 0..PATIENCE_SECONDS {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = wait => None,
+    }
+}
 
 /// A connection that is free.
 pub struct Client(SendRequest<Full<Bytes>>);
@@ -58,8 +73,20 @@ impl Client {
                 body: response.into_body().collect().await?.to_bytes(),
             })
         };
-        tokio::time::timeout(PATIENCE, asked)
-            .await
-            .map_err(|_| "no answer: the server hangs")?
+        patiently(asked).await.ok_or("no answer: the server hangs")?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends() {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(patiently(async { 1 }).await, Some(1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(patiently(std::future::pending::<()>()).await, None);
+        assert_eq!(begun.elapsed(), Duration::from_secs(PATIENCE_SECONDS.into()));
     }
 }

@@ -3,7 +3,6 @@
 //! Thousands of sockets send heads a byte at a time; then so many connect that the server runs out of file
 //! descriptors, and out of the connections that its flag allows.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use crate::Result;
 use crate::client::Client;
 use crate::numbers::percentile;
-use crate::server::Server;
+use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -49,16 +48,16 @@ const CPU_SHARE_MAX: f64 = 0.1;
 /// Until a place is given away that has become free.
 const RECOVERY_MAX: Duration = Duration::from_secs(1);
 
-pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let mut failures = slow_heads(binary, arguments, timed).await?;
-    failures.extend(crowd(binary, "descriptors", Some(FILES), &arguments.flags).await?);
+pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let mut failures = slow_heads(program, arguments, timed).await?;
+    failures.extend(crowd(program, "descriptors", Some(FILES), &arguments.flags).await?);
     let places = [&arguments.flags[..], &["--max-connections".to_owned(), "64".to_owned()]].concat();
-    failures.extend(crowd(binary, "connections", None, &places).await?);
+    failures.extend(crowd(program, "connections", None, &places).await?);
     Ok(failures)
 }
 
-async fn slow_heads(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let server = Server::start(binary, &arguments.flags).await?;
+async fn slow_heads(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let server = Server::start(program, &arguments.flags).await?;
     let time = Duration::from_secs(arguments.seconds);
     others(&server.address, time / 4).await?; // warm
     let mut alone = others(&server.address, time).await?;
@@ -156,10 +155,10 @@ async fn others(address: &str, time: Duration) -> Result<Vec<Duration>> {
 }
 
 /// More connections than the server has `what` for.
-async fn crowd(binary: &Path, what: &str, files: Option<u64>, flags: &[String]) -> Result<Vec<String>> {
+async fn crowd(program: &Program, what: &str, files: Option<u64>, flags: &[String]) -> Result<Vec<String>> {
     let limit = files.map(|files| format!("ulimit -n {files} && exec \"$0\" \"$@\""));
     let outer = limit.as_deref().map_or(vec![], |limit| vec!["sh", "-c", limit]);
-    let server = Server::start_under(&outer, binary, flags).await?;
+    let server = Server::start_under(program, &outer, flags).await?;
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
         crowd.push(TcpStream::connect(&server.address).await?);

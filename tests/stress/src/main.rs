@@ -23,7 +23,6 @@ mod server;
 mod soak;
 mod waiting;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,9 +33,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 #[derive(Parser)]
 #[command(about)]
 struct Arguments {
-    /// The binary under test
-    #[arg(long, value_name = "FILE")]
-    server: PathBuf,
+    #[command(flatten)]
+    program: server::Program,
 
     /// Also hold it to the limits on time; only on a machine that does nothing else
     #[arg(long, global = true)]
@@ -62,10 +60,10 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        Command::Overload(of_run) => overload::run(&arguments.server, &of_run, arguments.timed).await,
-        Command::Connections(of_run) => connections::run(&arguments.server, &of_run, arguments.timed).await,
-        Command::Waiting(of_run) => waiting::run(&arguments.server, &of_run, arguments.timed).await,
-        Command::Soak(of_run) => soak::run(&arguments.server, &of_run, arguments.timed).await,
+        Command::Overload(of_run) => overload::run(&arguments.program, &of_run, arguments.timed).await,
+        Command::Connections(of_run) => connections::run(&arguments.program, &of_run, arguments.timed).await,
+        Command::Waiting(of_run) => waiting::run(&arguments.program, &of_run, arguments.timed).await,
+        Command::Soak(of_run) => soak::run(&arguments.program, &of_run, arguments.timed).await,
     };
     match outcome {
         Ok(failures) if failures.is_empty() => {

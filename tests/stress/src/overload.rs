@@ -3,7 +3,6 @@
 //! First a closed loop finds what it can carry; then requests leave at a fixed rate, and each one's time counts
 //! from the moment at which it should have left, so that a slow server cannot slow its clients down.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::Result;
 use crate::client::Client;
 use crate::numbers::percentile;
-use crate::server::{Sample, Server, cpu_time};
+use crate::server::{Program, Sample, Server, cpu_time};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,10 +30,6 @@ pub struct Arguments {
     #[arg(long, default_value_t = 200)]
     words: usize,
 
-    /// Cores that the server alone may use, as taskset takes them; run this tool on the others (taskset -c 0 cloze-stress …)
-    #[arg(long, value_name = "LIST")]
-    server_cores: Option<String>,
-
     /// Flags of the server, after --
     #[arg(last = true)]
     flags: Vec<String>,
@@ -46,8 +41,10 @@ const CLOSED_CONNECTIONS: usize = 128;
 const OPEN_CONNECTIONS_MAX: usize = 4000;
 /// Requests leave in groups at this interval.
 const TICK: Duration = Duration::from_millis(1);
-/// How often memory is looked at and `/health` is asked.
+/// How often `/health` is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often memory and descriptors are looked at, which takes a while with hundreds of descriptors.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything that came back in one phase.
 #[derive(Default)]
@@ -75,27 +72,24 @@ impl Outcomes {
     }
 }
 
-pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let outer = arguments.server_cores.as_deref();
-    let outer = outer.map_or(vec![], |cores| vec!["taskset", "-c", cores]);
-    let server = Arc::new(Server::start_under(&outer, binary, &arguments.flags).await?);
+pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let server = Arc::new(Server::start(program, &arguments.flags).await?);
     let text = Bytes::from("word ".repeat(arguments.words) + "[MASK].");
     let seconds = Duration::from_secs(arguments.seconds);
 
     closed_loop(&server.address, &text, seconds / 5).await?; // warm
+    let spent = Spent::since(&server)?;
     let peak = closed_loop(&server.address, &text, seconds / 2).await?;
+    let at_peak = spent.cores(&server)?;
     let rate = peak * arguments.times;
     println!(
         "carries  {peak:.0} texts of {} words a second, from {CLOSED_CONNECTIONS} connections",
         arguments.words
     );
     let watch = Watch::start(&server);
-    let (server_cpu, our_cpu, begun) = (server.cpu_time()?, cpu_time("self")?, Instant::now());
+    let spent = Spent::since(&server)?;
     let (mut outcomes, goodput, unsent) = open_loop(&server.address, &text, rate, seconds).await;
-    let elapsed = begun.elapsed().as_secs_f64();
-    let share = |now: Duration, before: Duration| (now - before).as_secs_f64() / elapsed;
-    let server_share = share(server.cpu_time()?, server_cpu);
-    let our_share = share(cpu_time("self")?, our_cpu);
+    let overloaded = spent.cores(&server)?;
     let Watched {
         mut probes,
         failed_probes,
@@ -131,7 +125,7 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
         "health   {} probes, 99 % within {live_p99:.1?}; {failed_probes} failed",
         probes.len()
     );
-    println!("cpu      the server took {server_share:.2} cores, its clients {our_share:.2}");
+    println!("cpu      {at_peak} at the peak; {overloaded} under overload");
     println!(
         "memory   {before:.1} MB at most in the first half, {after:.1} MB in the second; {} descriptors at most",
         samples.iter().map(|sample| sample.fds).max().unwrap_or(0)
@@ -184,6 +178,31 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
     let server = Arc::into_inner(server).ok_or("somebody still watches the server")?;
     server.stop(Duration::from_secs(15)).await?;
     Ok(failures)
+}
+
+/// Processor time that server and clients had taken at one moment.
+struct Spent {
+    at: Instant,
+    server: Duration,
+    clients: Duration,
+}
+
+impl Spent {
+    fn since(server: &Server) -> Result<Self> {
+        Ok(Self {
+            at: Instant::now(),
+            server: server.cpu_time()?,
+            clients: cpu_time("self")?,
+        })
+    }
+
+    /// What they have taken since.
+    fn cores(&self, server: &Server) -> Result<String> {
+        let now = Self::since(server)?;
+        let share = |now: Duration, before: Duration| (now - before).as_secs_f64() / self.at.elapsed().as_secs_f64();
+        let (server, clients) = (share(now.server, self.server), share(now.clients, self.clients));
+        Ok(format!("server {server:.2} cores, clients {clients:.2}"))
+    }
 }
 
 /// Texts a second when every client waits for its answer.
@@ -300,7 +319,10 @@ impl Watch {
                         client = Client::connect(&server.address).await.ok();
                     }
                 }
-                watched.samples.extend(server.sample());
+                let due = |last: &Sample| last.at.elapsed() >= SAMPLE_EVERY;
+                if watched.samples.last().is_none_or(due) {
+                    watched.samples.extend(server.sample());
+                }
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
             watched

@@ -1,6 +1,7 @@
 //! The process under test.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,18 @@ use crate::Result;
 /// What Linux counts processor time in, on every machine that it runs on today.
 const TICK_MS: u64 = 10;
 
+/// What is put under test, and where it runs.
+#[derive(clap::Args)]
+pub struct Program {
+    /// The binary under test
+    #[arg(long = "server", value_name = "FILE")]
+    binary: PathBuf,
+
+    /// Cores that the server alone may use, as taskset takes them; run this tool on the others (taskset -c 0 cloze-stress …)
+    #[arg(long, global = true, value_name = "LIST")]
+    server_cores: Option<String>,
+}
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
@@ -21,27 +34,25 @@ pub struct Server {
 
 impl Server {
     /// Starts it on a free port of loopback and waits until it listens.
-    pub async fn start(binary: &Path, arguments: &[String]) -> Result<Self> {
-        Self::start_under(&[], binary, arguments).await
+    pub async fn start(program: &Program, arguments: &[String]) -> Result<Self> {
+        Self::start_under(program, &[], arguments).await
     }
 
     /// The same, as the last argument of another command.
-    pub async fn start_under(outer: &[&str], binary: &Path, arguments: &[String]) -> Result<Self> {
-        let mut command = match outer {
-            [] => Command::new(binary),
-            [outer, its @ ..] => {
-                let mut command = Command::new(outer);
-                command.args(its).arg(binary);
-                command
-            }
-        };
+    pub async fn start_under(program: &Program, outer: &[&str], arguments: &[String]) -> Result<Self> {
+        let cores = program.server_cores.as_deref();
+        let mut words: Vec<&OsStr> = cores.map_or(vec![], |cores| ["taskset", "-c", cores].map(OsStr::new).to_vec());
+        words.extend(outer.iter().map(OsStr::new));
+        words.push(program.binary.as_os_str());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         let mut child = command
             .args(["--host", "127.0.0.1", "--port", "0", "--log", "error"])
             .args(arguments)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| format!("{} cannot be started: {e}", binary.display()))?;
+            .map_err(|e| format!("{} cannot be started: {e}", program.binary.display()))?;
         let stdout = child.stdout.take().ok_or("standard output is piped")?;
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await? {

@@ -3,7 +3,7 @@
 //! Requests are written by hand here, because most of them are broken on purpose.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::Result;
-use crate::client::PATIENCE;
+use crate::client::patiently;
 use crate::numbers::slope;
-use crate::server::{Sample, Server};
+use crate::server::{Program, Sample, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -36,6 +36,10 @@ pub struct Arguments {
     /// Where to write memory and descriptors over time, as CSV
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+
+    /// Only these deeds, to look closer at one [default: all]
+    #[arg(long, value_name = "DEED", value_delimiter = ',')]
+    only: Vec<Deed>,
 
     /// Where the dice begin
     #[arg(long, default_value_t = 1)]
@@ -56,7 +60,7 @@ const SHORT_RUN_MB_MAX: f64 = 24.0;
 const LONG_RUN: Duration = Duration::from_secs(1800);
 
 /// What one client does once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Deed {
     Text,
     List,
@@ -176,8 +180,8 @@ impl Deed {
     }
 }
 
-pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let server = Server::start(binary, &arguments.flags).await?;
+pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let server = Server::start(program, &arguments.flags).await?;
     // One of each first, one after the other: what they need is there from then on.
     let mut dice = StdRng::seed_from_u64(arguments.seed);
     for deed in DEEDS {
@@ -191,21 +195,25 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
     let done = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
     let pause_ms = arguments.pause_ms;
+    let deeds: Arc<[Deed]> = match &arguments.only[..] {
+        [] => DEEDS.into(),
+        only => only.into(),
+    };
     for number in 0..arguments.clients {
-        let (address, done) = (server.address.clone(), Arc::clone(&done));
+        let (address, done, deeds) = (server.address.clone(), Arc::clone(&done), Arc::clone(&deeds));
         let mut dice = StdRng::seed_from_u64(arguments.seed.wrapping_add(1 + number));
         clients.spawn(async move {
             let mut wrong = Vec::new();
             while begun.elapsed() < time {
-                let deed = DEEDS[dice.random_range(0..DEEDS.len())];
-                match tokio::time::timeout(PATIENCE, deed.run(&address, &mut dice)).await {
-                    Err(_) => wrong.push(format!("{deed:?}: no answer, the server hangs")),
+                let deed = deeds[dice.random_range(0..deeds.len())];
+                match patiently(deed.run(&address, &mut dice)).await {
+                    None => wrong.push(format!("{deed:?}: no answer, the server hangs")),
                     // A server that refuses a long body early may reset the connection under it.
-                    Ok(Err(error)) if !matches!(deed, Deed::FarTooLong) => wrong.push(format!("{deed:?}: {error}")),
-                    Ok(Ok(Some(status))) if !deed.statuses().contains(&status) => {
+                    Some(Err(error)) if !matches!(deed, Deed::FarTooLong) => wrong.push(format!("{deed:?}: {error}")),
+                    Some(Ok(Some(status))) if !deed.statuses().contains(&status) => {
                         wrong.push(format!("{deed:?}: status {status}"));
                     }
-                    Ok(_) => {}
+                    Some(_) => {}
                 }
                 done.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(dice.random_range(0..=pause_ms))).await;
@@ -247,7 +255,7 @@ pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Ve
     println!(
         "did      {} requests of {} kinds in {} s from {} clients; {} went wrong",
         done.load(Ordering::Relaxed),
-        DEEDS.len(),
+        deeds.len(),
         arguments.seconds,
         arguments.clients,
         wrong.len()

@@ -1,6 +1,5 @@
 //! Clients that want their answers sooner than the server can have them, and clients that do not wait for theirs.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use crate::Result;
 use crate::client::Client;
 use crate::numbers::percentile;
-use crate::server::Server;
+use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -40,8 +39,8 @@ const STAY_MAX: Duration = Duration::from_millis(600);
 /// Until the queue knows that nobody waits.
 const SETTLING_MAX: Duration = Duration::from_secs(3);
 
-pub async fn run(binary: &Path, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
-    let server = Server::start(binary, &arguments.flags).await?;
+pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
+    let server = Server::start(program, &arguments.flags).await?;
     let mut failures = deadlines(&server, arguments, timed).await?;
     failures.extend(departures(&server, arguments).await?);
     server.stop(Duration::from_secs(15)).await?;
