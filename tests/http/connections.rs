@@ -148,14 +148,51 @@ fn more_connections_than_allowed_wait_for_a_place() {
         matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         "{error}"
     );
+    let mut fourth = connect(&server);
+    fourth.write_all(LIVE.as_bytes()).unwrap();
     drop(second);
     third.set_read_timeout(Some(PATIENCE)).unwrap();
     let (status, head) = ask(&mut third, "");
     assert_eq!(status, 200);
-    assert!(
-        head.contains("\r\nconnection: close\r\n"),
-        "it keeps its place while others may wait: {head}"
-    );
+    let closes = "\r\nconnection: close\r\n";
+    assert!(head.contains(closes), "it keeps its place while others wait: {head}");
+    let (status, head) = ask(&mut fourth, "");
+    assert!(status == 200 && !head.contains(closes), "nobody waits: {head}");
+}
+
+#[test]
+fn who_is_idle_longest_makes_room_for_the_next() {
+    let server = start(&["--max-connections", "3", "--idle-timeout-ms", "60000"]);
+    let mut idle: Vec<_> = (0..3).map(|_| connect(&server)).collect();
+    // Its turn comes last, though it was the first to come.
+    for number in [1, 2, 0] {
+        assert_eq!(ask(&mut idle[number], LIVE).0, 200);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // All places are taken for a minute, and yet a probe is answered, as Kubernetes sends it on a connection of its own.
+    let mut probes = Vec::new();
+    for _ in 0..2 {
+        let mut probe = connect(&server);
+        assert_eq!(ask(&mut probe, LIVE).0, 200);
+        probes.push(probe);
+    }
+    for number in [1, 2] {
+        assert_eq!(
+            idle[number].read(&mut [0]).unwrap(),
+            0,
+            "{number} should have made room"
+        );
+    }
+    // Who is in the middle of something keeps its place, in the middle of a head too.
+    idle[0].write_all(&QUESTION.as_bytes()[..20]).unwrap();
+    probes[0].write_all(&QUESTION.as_bytes()[..20]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut third = connect(&server);
+    assert_eq!(ask(&mut third, LIVE).0, 200);
+    assert_eq!(probes[1].read(&mut [0]).unwrap(), 0, "it alone was idle");
+    for stream in [&mut idle[0], &mut probes[0]] {
+        assert_eq!(ask(stream, &QUESTION[20..]).0, 200);
+    }
 }
 
 /// Starts the binary with a shell's limits on open files.

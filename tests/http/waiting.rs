@@ -72,6 +72,24 @@ fn clients_that_leave_are_skipped_and_the_others_answered() {
 }
 
 #[test]
+fn a_client_that_closes_its_half_has_left() {
+    // Nothing tells it from one that closes both and is gone; TCP says the same of both.
+    let server = start(&["--batch-delay-ms", "2000"]);
+    let mut half = send(&server, QUESTION);
+    let mut whole = send(&server, QUESTION);
+    while server.metric("cloze_queue_texts") < 2.0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "", "closed without an answer");
+    assert_eq!(read_response(&mut whole).0, 200);
+    assert_eq!(server.metric("cloze_abandoned_texts_total"), 1.0);
+    assert_eq!(server.metric("cloze_batch_texts_sum"), 1.0);
+}
+
+#[test]
 #[cfg(unix)]
 fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
     let mut server = start(&["--batch-delay-ms", "2000", "--shutdown-timeout-ms", "20000"]);

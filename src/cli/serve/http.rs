@@ -32,7 +32,7 @@ pub struct HttpArguments {
     #[arg(long, env = "CLOZE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Open connections at most; further ones wait until one is closed
+    /// Open connections at most; a further one takes the place of the longest idle, or waits
     #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N")]
     pub max_connections: NonZeroU32,
 

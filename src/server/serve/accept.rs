@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use poem::{Endpoint, Response};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Rules;
 use super::connection::Connection;
+use super::places::Places;
 use crate::server::now_and_then::NowAndThen;
 
 /// How long the loop rests when the system gives no connection for a reason that will not pass at once, such as that
@@ -30,34 +31,37 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     drain_timeout: Duration,
 ) {
-    let places = Arc::new(Semaphore::new(rules.limits.connections_max));
+    let places = Arc::new(Places::new(rules.limits.connections_max));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     let (full, failing) = (NowAndThen::new(TELL_INTERVAL), NowAndThen::new(TELL_INTERVAL));
     loop {
-        // A place first: who finds none stays in the backlog, where it costs us nothing.
-        if places.available_permits() == 0 {
-            full.tell(|count| {
-                tracing::warn!(
-                    count,
-                    "as many connections as --max-connections allows; further ones wait"
-                );
-            });
-        }
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            let place = place.expect("this semaphore is never closed");
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, remote)) => {
+                let place = match places.try_take() {
+                    Some(place) => place,
+                    // One waits here, the others in the backlog, where they cost us nothing.
+                    None => {
+                        full.tell(|count| {
+                            tracing::warn!(
+                                count,
+                                "as many connections as --max-connections allows; further ones wait"
+                            );
+                        });
+                        tokio::select! {
+                            biased;
+                            () = &mut shutdown => break,
+                            place = places.take() => place,
+                        }
+                    }
+                };
                 let connection = Connection {
                     endpoint: Arc::clone(&endpoint),
                     rules: rules.clone(),

@@ -59,6 +59,11 @@ impl Clock {
         }
     }
 
+    /// Whether the last answer was read and nothing has been asked since.
+    pub fn is_between_requests(&self) -> bool {
+        self.phase == Phase::Idle && !self.first
+    }
+
     /// Bytes arrived.
     pub fn arrived(&mut self) {
         if self.phase != Phase::Idle {
@@ -129,6 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_phase_has_its_deadline() {
         let mut clock = clock();
+        assert!(!clock.is_between_requests(), "nothing has been asked");
         tokio::time::advance(5 * SECOND).await;
         clock.arrived();
         assert_eq!(left(&clock), Some(15), "the first head counts from the accept");
@@ -147,9 +153,11 @@ mod tests {
         clock.taken();
         clock.flushed();
         assert_eq!(left(&clock), Some(75), "idle");
+        assert!(clock.is_between_requests());
         tokio::time::advance(70 * SECOND).await;
         clock.arrived();
         assert_eq!(left(&clock), Some(20), "a later head counts from its first byte");
+        assert!(!clock.is_between_requests());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,12 +18,14 @@ use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::Rules;
 use super::clock::Clock;
+use super::places::Places;
 use super::timed::{SharedClock, Timed};
 
 /// What is kept of one connection before it is read, in bytes: a head is never longer, and a body comes in such parts.
@@ -33,8 +35,8 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub struct Connection<E> {
     pub endpoint: Arc<E>,
     pub rules: Rules,
-    /// Places for further connections.
-    pub places: Arc<Semaphore>,
+    /// Places for this and further connections.
+    pub places: Arc<Places>,
     /// True once the server is about to end.
     pub stopping: watch::Receiver<bool>,
     pub remote: SocketAddr,
@@ -73,6 +75,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             remote,
         } = self;
         let clock = SharedClock::new(Clock::new(rules.limits));
+        let our_places = Arc::clone(&places);
         let service = service_fn(|request: Request<Incoming>| {
             clock.get().request();
             let (endpoint, clock, places) = (Arc::clone(&endpoint), clock.clone(), Arc::clone(&places));
@@ -82,8 +85,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
                 let request = poem::Request::from((request, local, remote, scheme));
                 let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> =
                     endpoint.get_response(request).await.into();
-                if places.available_permits() == 0 {
-                    // Others wait for a place: everybody gets a turn.
+                if places.are_wanted() {
+                    // Everybody gets a turn.
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(header::CONNECTION, close);
                 }
@@ -105,6 +108,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         // An error says that the server is gone already.
         let mut stopping = pin!(async move { drop(stopping.wait_for(|stopping| *stopping).await) });
         let (mut told_to_stop, mut alarm) = (false, pin!(tokio::time::sleep_until(Instant::now())));
+        let mut asked_for_place = pin!(None::<Notified<'_>>);
         let ended = poll_fn(|context| {
             if !told_to_stop && stopping.as_mut().poll(context).is_ready() {
                 told_to_stop = true;
@@ -112,6 +116,22 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             }
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result.map_err(|error| error.to_string()));
+            }
+            if clock.get().is_between_requests() {
+                if asked_for_place.is_none() {
+                    asked_for_place.set(Some(our_places.asked_for()));
+                }
+                while let Some(asked) = asked_for_place.as_mut().as_pin_mut()
+                    && asked.poll(context).is_ready()
+                {
+                    if our_places.are_wanted() {
+                        return Poll::Ready(Err("idle, and another waits for a place".to_owned()));
+                    }
+                    // Whoever asked has found one meanwhile.
+                    asked_for_place.set(Some(our_places.asked_for()));
+                }
+            } else {
+                asked_for_place.set(None);
             }
             // What just happened may have moved it.
             let Some(deadline) = clock.get().deadline() else {

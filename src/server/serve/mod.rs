@@ -8,6 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `accept` | the accept loop: the limit on connections, the wait when descriptors run out, the end |
+//! | `places` | how many connections there may be, and who gives up a place |
 //! | `connection` | one connection: requests in, answers out, closed when its clock says so |
 //! | `clock` | until when a connection must do what |
 //! | `tls` | a certificate and its key |
@@ -16,6 +17,7 @@
 mod accept;
 mod clock;
 mod connection;
+mod places;
 mod timed;
 mod tls;
 
@@ -31,7 +33,7 @@ pub use tls::{Tls, TlsError};
 /// How many connections there may be, and how long each may take its time. Requests have limits of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections; further ones wait in the system's backlog.
+    /// Open connections; for a further one the longest idle is closed, else it waits, and the next in the system's backlog.
     pub connections_max: usize,
     /// For the head of a request, and for what TLS says before it: from the accept for a connection's first, from its first byte for others.
     pub head_timeout: Duration,
