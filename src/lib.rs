@@ -9,6 +9,7 @@
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
 //! - [`bert`]: the architecture, once, generic over the backend.
 //! - `crypto`: what TLS computes with.
+//! - `memory`: how much of it the machine has.
 //! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
 //!
 //! `ARCHITECTURE.md` follows a request through them.
@@ -24,4 +25,5 @@ pub mod checkpoint;
 pub mod crypto;
 pub mod engine;
 pub mod fill_mask;
+pub mod memory;
 pub mod server;

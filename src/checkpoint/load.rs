@@ -9,11 +9,11 @@ use crate::backend;
 use crate::backend::Precision;
 #[cfg(feature = "cpu")]
 use crate::backend::cpu::Compute;
-#[cfg(feature = "gpu")]
-use crate::bert::Guarded;
 #[cfg(feature = "cpu")]
 use crate::bert::OnThreads;
 use crate::bert::{Bert, BertConfig, MaskedLm, WeightSource};
+#[cfg(feature = "gpu")]
+use crate::bert::{Guarded, TensorSpec, tensors};
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,9 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
         });
     }
     let gpu = backend::gpu::open(placement.gpu_device.as_deref())?;
-    gpu.check_fits(config.largest_weight())?;
+    // Weights under either name take as much.
+    let all = tensors(config, config.tie_word_embeddings, &|_| true);
+    gpu.check_fits(config.largest_weight(), all.iter().map(TensorSpec::parameters).sum())?;
     let model = gpu.fill(|device| Bert::<backend::gpu::Gpu>::load(config, source, device, precision))?;
     let model = model.map_err(CheckpointError::Weights)?;
     let warning = gpu.adapter.is_software().then(|| {

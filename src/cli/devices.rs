@@ -1,5 +1,7 @@
 //! `cloze devices`: what a model can run on here.
 
+use cloze::memory;
+
 use super::machine;
 use super::model::cores;
 use super::print;
@@ -18,7 +20,7 @@ fn describe_cpu(lines: &mut Vec<String>) {
     lines.push(format!("     cores     {} that this process may use", cores()));
     #[cfg(feature = "cpu")]
     lines.push(format!("     features  {}", cloze::backend::cpu::cpu_features()));
-    if let Some(available) = machine::available_memory() {
+    if let Some(available) = memory::available() {
         lines.push(format!("     memory    {} MiB available", available >> 20));
     }
     #[cfg(not(feature = "cpu"))]
@@ -37,10 +39,21 @@ fn describe_gpus(lines: &mut Vec<String>) {
         lines.push(format!("gpu  {}", adapter.name));
         lines.push(format!("     type      {}, {:?}", adapter.kind_name(), adapter.api));
         lines.push(format!("     driver    {}", adapter.driver.trim()));
+        let yes_or_no = |has: bool| if has { "yes" } else { "no" };
+        lines.push(format!("     f16       {}", yes_or_no(adapter.shader_f16)));
+        let matrix_units = yes_or_no(adapter.matrix_units);
         lines.push(format!(
-            "     f16       {}",
-            if adapter.shader_f16 { "yes" } else { "no" }
+            "     matrix    units offered by the driver (cooperative matrices): {matrix_units}"
         ));
+        lines.push(match adapter.memory() {
+            Some(memory) => format!(
+                "     memory    {} MiB, of which {} MiB are free",
+                memory.total >> 20,
+                memory.free >> 20
+            ),
+            None => "     memory    not known: neither wgpu nor this driver tells; it is tried out before loading"
+                .to_owned(),
+        });
         lines.push(format!("     buffers   up to {} MiB", adapter.buffer_bytes_max >> 20));
         let slower = if adapter.is_software() {
             ", which is slower than --backend cpu here"

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use cloze::checkpoint::inspect::{Architecture, Inspection, WeightsSummary};
+use cloze::memory;
 use serde::Serialize;
 
-use super::machine;
 use super::model::locate;
 use super::print;
 
@@ -55,7 +55,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode, Box<dyn Error>> {
     let source = locate(arguments.model.as_deref(), arguments.revision.as_deref())?;
     let inspection = Inspection::of(source);
     let needed = inspection.architecture.as_ref().map(|of| of.weights_bytes as u64);
-    let available = machine::available_memory();
+    let available = memory::available();
     let report = Report {
         memory: Memory {
             needed,

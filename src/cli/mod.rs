@@ -6,7 +6,7 @@
 //! | `predict` | lines of a file in, JSON Lines out |
 //! | `health` | asks a running server whether it is ready |
 //! | `devices`, `inspect` | what a model can run on, what is in one |
-//! | `machine` | memory and processor, as the system tells them |
+//! | `machine` | the processor, as the system tells it |
 //! | `shell` | shell completions and man pages |
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |

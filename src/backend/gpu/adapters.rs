@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::GpuError;
+use super::memory::{self, AdapterMemory};
 
 /// The interfaces that are asked for adapters.
 pub const APIS: &str = "Vulkan, Metal and DX12";
@@ -22,9 +23,10 @@ pub struct Adapter {
     pub shader_f16: bool,
     /// Whether the driver offers its matrix units (cooperative matrices).
     pub matrix_units: bool,
-    /// Bytes of the largest buffer that a shader can read, and so of the largest weight. None of the interfaces
-    /// says through wgpu how much memory there is in all.
+    /// Bytes of the largest buffer that a shader can read, and so of the largest weight.
     pub buffer_bytes_max: u64,
+    /// Where it sits on the PCI bus; empty where that is not known.
+    pub bus_id: String,
 }
 
 impl Adapter {
@@ -38,7 +40,13 @@ impl Adapter {
             shader_f16: features.contains(wgpu::Features::SHADER_F16),
             matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             buffer_bytes_max: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
+            bus_id: info.device_pci_bus_id,
         }
+    }
+
+    /// How much memory it has and how much is free at this moment, where somebody tells; wgpu does not.
+    pub fn memory(&self) -> Option<AdapterMemory> {
+        memory::of(self.kind, &self.bus_id)
     }
 
     /// Whether it computes on the CPU.
@@ -149,6 +157,7 @@ mod tests {
             shader_f16: true,
             matrix_units: true,
             buffer_bytes_max: 1 << 31,
+            bus_id: String::new(),
         }
     }
 

@@ -4,7 +4,9 @@
 //! on whatever thread notices. After any of them what is read back may be anything, so the first one is kept
 //! here and no answer is given out any more.
 
-use std::panic;
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use burn_wgpu::WgpuDevice;
@@ -12,27 +14,44 @@ use burn_wgpu::WgpuDevice;
 /// Every device's thread by name, and where its panics are kept.
 static THREADS: Mutex<Vec<(String, Faults)>> = Mutex::new(Vec::new());
 
-/// The first fault of a device, if there was one; shared with the device's callbacks.
+thread_local! {
+    /// Whether a panic of this thread is an error that somebody tells, in [`caught`].
+    static CATCHES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What went wrong with a device, if anything did; shared with the device's callbacks.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<OnceLock<String>>);
+pub struct Faults(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// That it was lost: the cause of all else, though often told last.
+    lost: OnceLock<String>,
+    /// What was told first.
+    first: OnceLock<String>,
+}
 
 impl Faults {
     /// What went wrong, in one sentence.
     pub fn first(&self) -> Option<String> {
-        self.0.get().cloned()
+        self.0.lost.get().or(self.0.first.get()).cloned()
+    }
+
+    /// Whether the device is known to be lost.
+    pub fn is_lost(&self) -> bool {
+        self.0.lost.get().is_some()
     }
 
     /// Keeps `fault` if it is the first.
     pub fn record(&self, fault: String) {
         // What comes after the first is its consequence.
-        if let Err(later) = self.0.set(fault) {
+        if let Err(later) = self.0.first.set(fault) {
             tracing::debug!("after the first fault of the GPU: {later}");
         }
     }
 
     /// Keeps what the thread that Burn runs `device` on panics with: Burn itself logs it, and reads on.
     pub fn watch_thread(&self, device: &WgpuDevice) {
-        static HOOK: Once = Once::new();
         let WgpuDevice::Existing(index) = device else {
             return;
         };
@@ -41,18 +60,7 @@ impl Faults {
         if let Ok(mut threads) = THREADS.lock() {
             threads.push((name, self.clone()));
         }
-        HOOK.call_once(|| {
-            let previous = panic::take_hook();
-            panic::set_hook(Box::new(move |info| {
-                let thread = std::thread::current();
-                if let (Some(name), Ok(threads)) = (thread.name(), THREADS.lock()) {
-                    for (_, faults) in threads.iter().filter(|(known, _)| known == name) {
-                        faults.record(format!("the GPU failed: {info}"));
-                    }
-                }
-                previous(info);
-            }));
-        });
+        hear_panics();
     }
 
     /// Listens to everything that `device` has to tell.
@@ -61,15 +69,74 @@ impl Faults {
         let lost = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
             // The handle is dropped with the last tensor, when the process ends as it should.
-            lost.record(format!("the GPU was lost ({reason:?}): {message}"));
+            let told = match message.is_empty() {
+                true => format!("the GPU was lost ({reason:?})"),
+                false => format!("the GPU was lost ({reason:?}): {message}"),
+            };
+            let _ = lost.0.lost.set(told);
         });
         let failed = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             failed.record(match error {
                 wgpu::Error::OutOfMemory { .. } => "the GPU is out of memory".to_owned(),
-                other => format!("the GPU failed: {other}"),
+                other => format!("the GPU failed: {}", in_one_line(&other.to_string())),
             });
         }));
         faults
+    }
+}
+
+/// wgpu tells an error over several lines: what it is, and below that where and why.
+fn in_one_line(error: &str) -> String {
+    let lines = error.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && *line != "Caused by:");
+    lines.collect::<Vec<_>>().join(": ")
+}
+
+/// Runs `work`, in which Burn may panic, and gives the panic's message as an error, without the lines that a panic
+/// prints otherwise.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    hear_panics();
+    let before = CATCHES.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    CATCHES.set(before);
+    outcome.map_err(|panic| message(&*panic).unwrap_or("Burn gave up without a reason").to_owned())
+}
+
+fn message(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+}
+
+/// From here on a panic that becomes an error prints nothing: one of a device's thread is its fault, and one in
+/// [`caught`] is given back. All others are told as before.
+fn hear_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            let mut is_told = CATCHES.get();
+            if let (Some(name), Ok(threads)) = (thread.name(), THREADS.lock()) {
+                for (_, faults) in threads.iter().filter(|(known, _)| known == name) {
+                    let what = message(info.payload()).unwrap_or("a panic without a message");
+                    faults.record(format!("the GPU failed: {what}"));
+                    is_told = true;
+                }
+            }
+            match is_told {
+                true => tracing::debug!("{info}"),
+                false => previous(info),
+            }
+        }));
+    });
+}
+
+/// In builds for tests: loses `device` for good, through wgpu's own means, once the file that
+/// `CLOZE_TEST_LOSE_GPU` names is there. No release has this.
+#[cfg(debug_assertions)]
+pub fn lose_if_told(device: &wgpu::Device) {
+    if std::env::var_os("CLOZE_TEST_LOSE_GPU").is_some_and(|file| std::path::Path::new(&file).exists()) {
+        device.destroy();
     }
 }

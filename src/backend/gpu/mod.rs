@@ -9,21 +9,24 @@
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | what BERT needs of a backend, through those kernels |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
+//! | `memory` | how much memory an adapter has, where somebody tells |
 
 mod adapters;
 mod faults;
 mod kernels;
+mod memory;
 mod operations;
 #[cfg(test)]
 mod tests;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use burn::tensor::backend::Backend;
 use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
 
 pub use adapters::{Adapter, adapters};
-use faults::Faults;
+use faults::{Faults, caught};
+pub use memory::AdapterMemory;
 
 /// The backend of `--backend gpu`.
 pub type Gpu = Wgpu<f32>;
@@ -73,6 +76,20 @@ pub enum GpuError {
         /// The adapter.
         adapter: String,
     },
+    /// There is less memory than the weights take.
+    #[error(
+        "the model's weights take {} MiB and {adapter} {}; choose another with --gpu-device, free some of its memory, or \
+         start with --backend cpu",
+        .bytes.div_ceil(1 << 20), has(*.memory)
+    )]
+    TooLittleMemory {
+        /// Bytes of all weights on the device.
+        bytes: u64,
+        /// What the adapter has, if that is known; else it was tried.
+        memory: Option<AdapterMemory>,
+        /// The adapter.
+        adapter: String,
+    },
     /// The device failed while the weights were put onto it.
     #[error("the model could not be put onto {adapter}: {reason}")]
     Load {
@@ -90,6 +107,13 @@ fn count(matches: usize) -> String {
     }
 }
 
+fn has(memory: Option<AdapterMemory>) -> String {
+    match memory {
+        Some(AdapterMemory { total, free }) => format!("has {} MiB free of {} MiB", free >> 20, total >> 20),
+        None => "refused as much".to_owned(),
+    }
+}
+
 /// A device ready to load a model onto, and the adapter that it belongs to.
 pub struct GpuDevice {
     /// What Burn calls it.
@@ -98,37 +122,100 @@ pub struct GpuDevice {
     pub adapter: Adapter,
     /// What went wrong with the device since.
     faults: Faults,
-    #[cfg(test)]
     raw: wgpu::Device,
 }
 
+/// How often a device that failed is asked whether it is lost, which would be the better reason.
+const CAUSE_TRIES: usize = 10;
+
+/// Memory is tried out in pieces of this size at most.
+const PIECE_BYTES: u64 = 1 << 30;
+
 impl GpuDevice {
-    /// Whether the largest weight, of `elements` numbers, fits into a buffer. How much memory there is in all
-    /// is not known before it is asked for.
+    /// Whether weights of so many numbers fit: the largest into a buffer, and all of them into the memory that is free. Where
+    /// nobody tells how much that is, it is asked for and given back. What a batch takes besides is not in it.
     ///
     /// # Errors
-    /// [`GpuError::TooLarge`] with both sizes.
-    pub fn check_fits(&self, elements: usize) -> Result<(), GpuError> {
-        let bytes = (elements * size_of::<f32>()) as u64;
-        match bytes <= self.adapter.buffer_bytes_max {
-            true => Ok(()),
-            false => Err(GpuError::TooLarge {
-                bytes,
+    /// [`GpuError::TooLarge`] and [`GpuError::TooLittleMemory`] with the sizes.
+    pub fn check_fits(&self, largest: usize, all: usize) -> Result<(), GpuError> {
+        let bytes = |elements: usize| (elements as u64).saturating_mul(size_of::<f32>() as u64);
+        if bytes(largest) > self.adapter.buffer_bytes_max {
+            return Err(GpuError::TooLarge {
+                bytes: bytes(largest),
                 bytes_max: self.adapter.buffer_bytes_max,
+                adapter: self.adapter.to_string(),
+            });
+        }
+        let bytes = bytes(all);
+        let memory = self.adapter.memory();
+        let fits = match memory {
+            Some(AdapterMemory { free, .. }) => bytes <= free,
+            None => self.can_allocate(bytes),
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(GpuError::TooLittleMemory {
+                bytes,
+                memory,
                 adapter: self.adapter.to_string(),
             }),
         }
     }
 
+    /// Whether the device gives `bytes` of memory at this moment; they are given back.
+    fn can_allocate(&self, bytes: u64) -> bool {
+        let mut buffers = Vec::new();
+        let mut left = bytes;
+        while left > 0 {
+            let size = left.min(PIECE_BYTES).min(self.adapter.buffer_bytes_max);
+            let scope = self.raw.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            buffers.push(self.raw.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("cloze: is there memory?"),
+                // wgpu wants multiples of four.
+                size: size.next_multiple_of(4),
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            }));
+            if pollster::block_on(scope.pop()).is_some() {
+                break;
+            }
+            left -= size;
+        }
+        buffers.iter().for_each(wgpu::Buffer::destroy);
+        // They are gone once the device is idle. If it cannot even be waited for, its faults say so.
+        if let Err(error) = self.raw.poll(wgpu::PollType::wait_indefinitely()) {
+            tracing::debug!("the GPU did not become idle: {error}");
+        }
+        left == 0
+    }
+
     /// What went wrong with the device, if anything did. Burn's own errors, such as a kernel that cannot be
     /// launched, are told by no read but only here, and what was read meanwhile means nothing.
     pub fn fault(&self) -> Option<String> {
-        if self.faults.first().is_none() {
-            match catch_unwind(AssertUnwindSafe(|| Gpu::sync(&self.device))) {
-                Ok(Ok(())) => {}
+        if self.known_fault().is_none() {
+            match caught(|| Gpu::sync(&self.device)) {
+                Ok(Ok(())) => {
+                    #[cfg(debug_assertions)]
+                    faults::lose_if_told(&self.raw);
+                }
                 Ok(Err(error)) => self.faults.record(format!("the GPU failed: {error}")),
-                Err(_) => self.faults.record("the GPU failed; the log says where".to_owned()),
+                Err(panic) => self.faults.record(format!("the GPU failed: {panic}")),
             }
+        }
+        self.known_fault()
+    }
+
+    /// What was told so far. That a device is lost is told to somebody who polls it, which may be another thread, and
+    /// later than what comes of it.
+    fn known_fault(&self) -> Option<String> {
+        let _ = self.raw.poll(wgpu::PollType::Poll);
+        self.faults.first()?;
+        for _ in 0..CAUSE_TRIES {
+            if self.faults.is_lost() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            let _ = self.raw.poll(wgpu::PollType::Poll);
         }
         self.faults.first()
     }
@@ -139,18 +226,17 @@ impl GpuDevice {
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason where it gave one.
     pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
-        let filled = catch_unwind(AssertUnwindSafe(|| {
+        #[cfg(debug_assertions)]
+        faults::lose_if_told(&self.raw);
+        let filled = caught(|| {
             let loaded = load(&self.device);
             Gpu::sync(&self.device).map(|()| loaded)
-        }));
-        let reason = match (self.faults.first(), filled) {
+        });
+        let reason = match (self.known_fault(), filled) {
             (Some(fault), _) => fault,
             (None, Ok(Ok(loaded))) => return Ok(loaded),
             (None, Ok(Err(error))) => error.to_string(),
-            (None, Err(panic)) => match panic.downcast::<String>() {
-                Ok(message) => *message,
-                Err(_) => "Burn gave up without a reason".to_owned(),
-            },
+            (None, Err(panic)) => panic,
         };
         Err(GpuError::Load {
             adapter: self.adapter.to_string(),
@@ -186,7 +272,6 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     })?;
     let faults = Faults::watch(&device);
     let backend = raw.get_info().backend;
-    #[cfg(test)]
     let handle = device.clone();
     let setup = WgpuSetup {
         instance,
@@ -201,7 +286,6 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
         device,
         adapter,
         faults,
-        #[cfg(test)]
         raw: handle,
     })
 }

@@ -33,7 +33,7 @@ fn a_lost_device_is_a_fault_and_never_a_hang() {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         // What comes of it, a panic or numbers, is nothing that anybody may see.
-        let _ = catch_unwind(AssertUnwindSafe(|| (before * 2.0).into_data()));
+        let _ = caught(|| (before * 2.0).into_data());
         let _ = sender.send(gpu.fault());
     });
     let fault = receiver.recv_timeout(Duration::from_secs(30));
@@ -58,7 +58,37 @@ fn a_device_that_fails_while_it_is_filled_is_an_error() {
 fn a_weight_larger_than_a_buffer_is_refused_before_loading() {
     let Some(gpu) = device() else { return };
     let elements = gpu.adapter.buffer_bytes_max as usize / 4;
-    assert!(gpu.check_fits(elements).is_ok());
-    let error = gpu.check_fits(elements + 1).unwrap_err().to_string();
+    assert!(gpu.check_fits(elements, 1).is_ok());
+    let error = gpu.check_fits(elements + 1, 1).unwrap_err().to_string();
     assert!(error.contains("--gpu-device") && error.contains("bytes"), "{error}");
+}
+
+#[test]
+fn weights_beyond_the_memory_are_refused_before_loading() {
+    let Some(gpu) = device() else { return };
+    // A pebibyte.
+    let error = gpu.check_fits(1, 1 << 48).unwrap_err().to_string();
+    assert!(
+        error.contains("1073741824 MiB") && error.contains("--gpu-device"),
+        "{error}"
+    );
+}
+
+#[test]
+fn memory_that_was_tried_is_given_back() {
+    let Some(gpu) = device() else { return };
+    // Together more than many a machine has.
+    for _ in 0..64 {
+        assert!(gpu.can_allocate(256 << 20));
+    }
+    assert_eq!(gpu.fault(), None);
+}
+
+#[test]
+fn a_panic_while_loading_is_an_error() {
+    let Some(gpu) = device() else { return };
+    let error = gpu.fill::<()>(|_| panic!("told to")).unwrap_err();
+    let sentence = error.to_string();
+    assert!(sentence.ends_with("told to"), "{sentence}");
+    assert_eq!(gpu.fault(), None);
 }

@@ -1,0 +1,146 @@
+//! The binary on a GPU, and what happens when that fails. Without any adapter, a software driver's included, what needs one
+//! says that it is skipped.
+
+#![cfg(feature = "gpu")]
+
+#[path = "http/server.rs"]
+#[allow(dead_code)]
+mod server;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use server::{Server, command, golden};
+
+fn has_adapter() -> bool {
+    let found = !cloze::backend::gpu::adapters().is_empty();
+    if !found {
+        eprintln!("SKIPPED: no adapter was found, a software driver's included");
+    }
+    found
+}
+
+/// Whether the binary can be told to lose its device, as builds for tests can.
+fn can_lose_devices() -> bool {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: a release cannot be told to lose its device");
+    }
+    cfg!(debug_assertions)
+}
+
+/// A start that fails: exit code 1, and its reason in one line.
+fn refused(output: &Output) -> String {
+    let told = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(output.stdout.is_empty(), "it started");
+    let reason: Vec<&str> = told.lines().filter(|line| line.starts_with("cloze: ")).collect();
+    assert_eq!(reason.len(), 1, "{told}");
+    assert!(!told.contains("panicked") && !told.contains("RUST_BACKTRACE"), "{told}");
+    reason[0].to_owned()
+}
+
+#[test]
+fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
+    if !can_lose_devices() || !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let order = folder.path().join("lose");
+    let mut command = command(&["--backend", "gpu", "--model", &golden("uncased-tied")]);
+    command.env("CLOZE_TEST_LOSE_GPU", &order).stderr(Stdio::piped());
+    let mut server = Server::spawn(&mut command);
+    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+    let mut health = TcpStream::connect(&server.address).unwrap();
+    health.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    std::fs::write(&order, "").unwrap();
+    let (status, body) = server.post("text/plain", "the [MASK] .");
+    assert_eq!(status, 500, "{body}");
+    // It is about to end: whoever asks hears that it is not ready, or nothing any more.
+    let mut answer = String::new();
+    let _ = health.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let _ = health.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(server.wait().code(), Some(1));
+    let mut told = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(
+        told.contains("cloze: the model is lost: the GPU was lost") && told.contains("start the server again"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_device_that_is_lost_while_it_is_loaded_ends_the_start_with_a_sentence() {
+    if !can_lose_devices() || !has_adapter() {
+        return;
+    }
+    let mut command = command(&["--backend", "gpu", "--model", &golden("uncased-tied")]);
+    // Any file that is there.
+    command.env("CLOZE_TEST_LOSE_GPU", std::env::current_exe().unwrap());
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    assert!(
+        reason.contains("the model could not be put onto") && reason.contains("the GPU was lost"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn weights_beyond_the_memory_are_refused_before_they_are_read() {
+    if !has_adapter() {
+        return;
+    }
+    // The sizes of some 400 GB of weights, none of which are there.
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(golden("uncased-tied")).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let mut sizes: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    for (name, size) in [
+        ("hidden_size", 4096),
+        ("intermediate_size", 4096),
+        ("num_hidden_layers", 1024),
+    ] {
+        sizes[name] = size.into();
+    }
+    std::fs::write(&config, sizes.to_string()).unwrap();
+    let mut command = command(&["--backend", "gpu", "--model", folder.path().to_str().unwrap()]);
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    assert!(
+        reason.contains("the model's weights take 39") && reason.contains("--gpu-device"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn several_workers_on_a_gpu_are_refused_with_a_sentence() {
+    let mut command = command(&["--backend", "gpu", "--workers", "2"]);
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    assert!(reason.contains("--workers 2 is for the CPU"), "{reason}");
+}
+
+#[test]
+fn adapters_are_listed_with_what_is_known_of_them() {
+    if !has_adapter() {
+        return;
+    }
+    let mut command = std::process::Command::new(Path::new(env!("CARGO_BIN_EXE_cloze")));
+    let output = command.arg("devices").output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let (_, gpus) = shown.split_once("\ngpu  ").expect("an adapter");
+    for part in [
+        "type ",
+        "driver ",
+        "f16 ",
+        "matrix ",
+        "memory ",
+        "buffers ",
+        "--gpu-device 0",
+    ] {
+        assert!(gpus.contains(part), "{part} is not in {shown}");
+    }
+}
