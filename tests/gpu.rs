@@ -144,3 +144,77 @@ fn adapters_are_listed_with_what_is_known_of_them() {
         assert!(gpus.contains(part), "{part} is not in {shown}");
     }
 }
+
+/// Kernels that CubeCL compiled, by its own log, once nothing is added to it any more: a thread of its own writes it.
+fn compiled(log: &Path) -> usize {
+    let mut before = None;
+    loop {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let count = text.matches("[START_KERNEL_COMPILATION]").count();
+        if before == Some(count) {
+            return count;
+        }
+        before = Some(count);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// Requests for batches of many sizes, with few masks and many, that want everything that can be wanted.
+fn requests() -> Vec<serde_json::Value> {
+    let text = |words: usize, masks: usize| {
+        let words = (0..words).map(|index| if index < masks { "[MASK]" } else { "the" });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let mut requests = Vec::new();
+    for (words, masks) in [
+        (1, 1),
+        (5, 2),
+        (14, 1),
+        (15, 3),
+        (20, 20),
+        (31, 1),
+        (62, 5),
+        (100, 90),
+        (120, 1),
+    ] {
+        requests.push(serde_json::json!({ "inputs": text(words, masks) }));
+    }
+    for (texts, words) in [(2, 3), (3, 30), (7, 9), (20, 8), (2, 100), (64, 2)] {
+        requests.push(serde_json::json!({ "inputs": vec![text(words, 1); texts] }));
+    }
+    for parameters in [
+        serde_json::json!({ "top_k": 1 }),
+        serde_json::json!({ "top_k": 64 }),
+        serde_json::json!({ "top_k": 511 }),
+        serde_json::json!({ "targets": ["the"] }),
+        serde_json::json!({ "targets": ["the", "of", "a"], "top_k": 2 }),
+    ] {
+        requests.push(serde_json::json!({ "inputs": text(9, 2), "parameters": parameters }));
+    }
+    requests
+}
+
+#[test]
+fn no_request_compiles_anything() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // A warm-up that leaves out most sizes shows that the count would tell.
+    for (warm_up, leaves_something) in [("full", false), ("short", true)] {
+        let log = folder.path().join(warm_up);
+        let model = golden("uncased-tied");
+        let arguments = ["--backend", "gpu", "--model", &model, "--max-batch-tokens", "256"];
+        let mut command = command(&arguments);
+        command.args(["--warm-up", warm_up]).env("CUBECL_DEBUG_LOG", &log);
+        let server = Server::spawn(&mut command);
+        let at_start = compiled(&log);
+        assert!(at_start > 0, "CubeCL says nothing");
+        for request in requests() {
+            let (status, body) = server.post("application/json", &request.to_string());
+            assert_eq!(status, 200, "{request}: {body}");
+        }
+        let later = compiled(&log) - at_start;
+        assert_eq!(later > 0, leaves_something, "{warm_up}: {later} after {at_start}");
+    }
+}

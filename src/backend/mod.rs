@@ -10,11 +10,13 @@
 //! | `summary` | what is kept of the logits |
 //! | `cpu` | ndarray: kernels over raw slices |
 //! | `gpu` | wgpu: adapters, device set-up |
+//! | `ladder` | the few numbers of rows that a GPU computes |
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod ladder;
 mod lists;
 pub mod plain;
 pub mod summary;
@@ -130,6 +132,11 @@ pub trait BertBackend: Backend {
 
     /// Tokens that [`summarize`](Self::summarize) finds in a row at most.
     const TOP_MAX: usize;
+
+    /// How many rows so many are computed as. A backend that compiles or tunes for each number fills up to a few of them.
+    fn rows_computed(rows: usize) -> usize {
+        rows
+    }
 
     /// Puts the lists of a batch where the operations read them: the one upload of a forward pass.
     fn upload(lists: HostLists, device: &Self::Device) -> Lists<Self::Rows, Self::Segments>;

@@ -57,7 +57,7 @@ impl<B: BertBackend> Bert<B> {
 
     /// What the device is told of a batch.
     pub(super) fn lists(&self, batch: &PackedBatch) -> HostLists {
-        batch.lists(self.vocab_size, B::TOP_MAX, |rows| rows)
+        batch.lists(self.vocab_size, B::TOP_MAX, B::rows_computed)
     }
 
     /// [`mask_states`](Self::mask_states) of lists that are on the device.

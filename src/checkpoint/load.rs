@@ -61,6 +61,8 @@ pub struct LoadedModel {
     pub others: Vec<Box<dyn MaskedLm>>,
     /// What its products are computed with.
     pub precision: Precision,
+    /// Whether the device compiles or tunes something for each rung of the [ladder](crate::backend::ladder).
+    pub compiles_by_size: bool,
     /// Backend and device in words, for the start-up block.
     pub device: String,
     /// Something that the user should know, such as that the GPU is a software one.
@@ -168,6 +170,7 @@ fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
         model: models.next().expect("one worker at least"),
         others: models.collect(),
         precision,
+        compiles_by_size: false,
         device: format!("cpu (ndarray), {precision}, {parts}, {features}"),
         warning: None,
     })
@@ -198,11 +201,12 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
             gpu.adapter.name
         )
     });
-    let device = format!("gpu (wgpu), {precision}, {}", gpu.adapter);
+    let device = format!("gpu (wgpu, {}), {precision}, {}", gpu.language, gpu.adapter);
     Ok(LoadedModel {
         model: Box::new(Guarded::new(model, move || gpu.fault())),
         others: Vec::new(),
         precision,
+        compiles_by_size: true,
         device,
         warning,
     })

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 
+use super::warm_up::WarmUp;
+
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
 pub struct BatchArguments {
@@ -18,6 +20,10 @@ pub struct BatchArguments {
     /// Tokens of one text at most [default: what the model can take]
     #[arg(long, env = "CLOZE_MAX_INPUT_TOKENS", value_name = "TOKENS")]
     pub max_input_tokens: Option<NonZeroUsize>,
+
+    /// What runs before the first text; a GPU compiles something for each size of batch
+    #[arg(long, env = "CLOZE_WARM_UP", value_enum, default_value = "full")]
+    pub warm_up: WarmUp,
 }
 
 impl BatchArguments {

@@ -10,6 +10,7 @@
 //! | `shell` | shell completions and man pages |
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
+//! | `warm_up` | what runs before the first text |
 //! | `log` | what is logged: the same |
 //! | `traces` | spans for OpenTelemetry, with the cargo feature `otel` |
 //! | `progress` | bars on a terminal |
@@ -27,6 +28,7 @@ mod serve;
 mod shell;
 #[cfg(feature = "otel")]
 mod traces;
+mod warm_up;
 
 use std::error::Error;
 use std::io::Write;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
-use cloze::bert::{MaskedLm, PackedBatch, Selection};
 use cloze::checkpoint::hub::{Hub, ModelName, Settings};
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, Source};
 
@@ -148,19 +147,4 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     };
     let hub = Hub::new(Settings::from_env()?);
     Ok(Source::hub(&hub, &name, &mut Download::default())?)
-}
-
-/// One forward pass of each worker before the first text: a broken model is known now, and nobody waits for a
-/// kernel's compilation. Gives the workers.
-pub fn warm_up(loaded: LoadedModel, vocab_size: usize) -> Result<Vec<Box<dyn MaskedLm>>, String> {
-    let mut workers: Vec<_> = std::iter::once(loaded.model).chain(loaded.others).collect();
-    let mut batch = PackedBatch::default();
-    let ids: Vec<u32> = (0..16).map(|id| id % vocab_size as u32).collect();
-    batch.push(&ids, &[1], &Selection::TopK(1));
-    for model in &mut workers {
-        model
-            .predict(&batch)
-            .map_err(|e| format!("the model does not work: {e}"))?;
-    }
-    Ok(workers)
 }

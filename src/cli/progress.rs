@@ -92,3 +92,37 @@ impl Lines {
         }
     }
 }
+
+/// Shows how many sizes of batch have been run before the first text.
+pub struct WarmUpBar(Option<ProgressBar>);
+
+const SIZES: &str = "compiling for the GPU {bar:30} {pos} of {len} batch sizes, {eta} left";
+
+impl WarmUpBar {
+    /// For so many sizes; one is over before anybody looks.
+    pub fn new(sizes: usize) -> Self {
+        if sizes == 1 {
+            return Self(None);
+        }
+        if !std::io::stderr().is_terminal() {
+            tracing::info!("compiling for the GPU, {sizes} batch sizes");
+            return Self(None);
+        }
+        let style = ProgressStyle::with_template(SIZES).expect("a template of ours");
+        Self(Some(ProgressBar::new(sizes as u64).with_style(style)))
+    }
+
+    /// So many have been run.
+    pub fn reached(&self, sizes: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(sizes as u64);
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -6,12 +6,14 @@
 //! | file | what it is |
 //! |---|---|
 //! | `adapters` | what is known of each adapter, and which one `--gpu-device` means |
+//! | `cache` | where tuning and compiled kernels are kept between starts |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | what BERT needs of a backend, through those kernels |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
 //! | `memory` | how much memory an adapter has, where somebody tells |
 
 mod adapters;
+mod cache;
 mod faults;
 mod kernels;
 mod memory;
@@ -120,6 +122,8 @@ pub struct GpuDevice {
     pub device: WgpuDevice,
     /// The adapter.
     pub adapter: Adapter,
+    /// The language that kernels are compiled to.
+    pub language: &'static str,
     /// What went wrong with the device since.
     faults: Faults,
     raw: wgpu::Device,
@@ -265,11 +269,12 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
     };
-    let (device, queue) = pollster::block_on(raw.request_device(&descriptor)).map_err(|e| GpuError::NoDevice {
+    let (device, queue, language) = request(&raw, &descriptor).map_err(|reason| GpuError::NoDevice {
         adapter: adapter.to_string(),
-        reason: e.to_string(),
+        reason,
         found: adapters::list(&known),
     })?;
+    cache::keep(&adapter);
     let faults = Faults::watch(&device);
     let backend = raw.get_info().backend;
     let handle = device.clone();
@@ -285,7 +290,28 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     Ok(GpuDevice {
         device,
         adapter,
+        language,
         faults,
         raw: handle,
     })
+}
+
+/// A device of `adapter` and the language that CubeCL compiles to for it, or what the adapter said instead.
+fn request(
+    adapter: &wgpu::Adapter,
+    descriptor: &wgpu::DeviceDescriptor<'_>,
+) -> Result<(wgpu::Device, wgpu::Queue, &'static str), String> {
+    // CubeCL compiles to SPIR-V for any adapter that can take it, and then needs what is experimental in wgpu; it switches that on
+    // itself, and panics where the driver refuses. An adapter that cannot take it gets WGSL.
+    #[cfg(feature = "vulkan")]
+    if adapter.get_info().backend == wgpu::Backend::Vulkan {
+        let requested = caught(|| pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter)))?;
+        if let Some((device, queue)) = requested {
+            return Ok((device, queue, "SPIR-V"));
+        }
+    }
+    match pollster::block_on(adapter.request_device(descriptor)) {
+        Ok((device, queue)) => Ok((device, queue, "WGSL")),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -13,7 +13,9 @@ use super::kernels::attention::{TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::bias_activation;
 use super::kernels::norm::{Norm, layer_norm};
 use super::kernels::top::{self, Asked};
-use crate::backend::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
+use crate::backend::{
+    Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, ladder,
+};
 
 /// What the kernels compute with: the buffer, its numbers one after the other.
 fn primitive<F: FloatElement, const D: usize>(tensor: Tensor<Wgpu<F>, D>) -> Primitive {
@@ -61,6 +63,10 @@ impl<F: FloatElement> BertBackend for Wgpu<F> {
     type Segments = GpuSegments;
 
     const TOP_MAX: usize = top::TOP_MAX;
+
+    fn rows_computed(rows: usize) -> usize {
+        ladder::rung(rows)
+    }
 
     fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments> {
         upload(lists, device)

@@ -32,8 +32,9 @@ use tokio::time::Instant;
 
 use super::batch::BatchArguments;
 use super::log::LogArguments;
-use super::model::{ModelArguments, warm_up};
+use super::model::ModelArguments;
 use super::progress::Lines;
+use super::warm_up::warm_up;
 use input::Source;
 use output::{Output, Written};
 use window::{Format, Line, TEXTS_MAX, Window};
@@ -92,7 +93,7 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
         targets: arguments.targets,
     };
     fill_mask.wanted(&parameters)?;
-    let workers = warm_up(loaded, checkpoint.config.vocab_size)?;
+    let workers = warm_up(loaded, &arguments.batch, checkpoint.config.vocab_size, longest)?;
     let engine = Arc::new(Engine::start_workers(workers, limits(&arguments.batch))?);
 
     let progress = Lines::new(source.bytes());

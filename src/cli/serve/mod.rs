@@ -16,7 +16,8 @@ use cloze::server::{self, About, App, State, Tls};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::model::{cores, warm_up};
+use super::model::cores;
+use super::warm_up::warm_up;
 
 pub use arguments::ServeArguments;
 
@@ -50,7 +51,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let config = checkpoint.config.clone();
     let fill_mask = FillMask::new(checkpoint.tokenizer, &config, max_input_tokens);
     let (device, precision) = (loaded.device.clone(), loaded.precision);
-    let workers = warm_up(loaded, config.vocab_size)?;
+    let workers = warm_up(loaded, &arguments.batch, config.vocab_size, max_input_tokens)?;
     let listener = listen(socket, address)?;
     let served_name = served_name(&arguments, &model_name)?;
     let url = match options.tls {

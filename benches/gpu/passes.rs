@@ -1,0 +1,104 @@
+//! Cloze's side of `side_by_side.py`: passes of one checkpoint, timed as they are asked for.
+//!
+//! Arguments are a model's folder, `gpu` or `cpu`, and where they are wanted `--gpu-device` and `--dtype` as the server takes them.
+//! A request is a line of JSON on standard input, `{"texts": [[ids]], "masks": [[positions]], "rounds": n}`; its answer is one on
+//! standard output, with the seconds of each round and the likeliest token of each mask.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use cloze::backend::Precision;
+use cloze::bert::{PackedBatch, Selection};
+use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Request {
+    texts: Vec<Vec<u32>>,
+    masks: Vec<Vec<usize>>,
+    rounds: usize,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    device: String,
+    dtype: String,
+    warning: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    seconds: Vec<f64>,
+    tokens: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+/// As many as a pipeline tells unless it is asked otherwise.
+const TOP_K: usize = 5;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let [folder, backend, rest @ ..] = &arguments[..] else {
+        println!("one side of benches/gpu/run, which see; there is nothing to measure here");
+        return Ok(());
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let backend = match backend.as_str() {
+        "gpu" => BackendKind::Gpu,
+        "cpu" => BackendKind::Cpu,
+        other => return Err(format!("{other} is neither gpu nor cpu").into()),
+    };
+    let mut placement = Placement::new(backend, threads);
+    for pair in rest.chunks(2) {
+        match pair {
+            [flag, device] if flag == "--gpu-device" => placement.gpu_device = Some(device.clone()),
+            [flag, name] if flag == "--dtype" => placement.precision = Some(precision(name)?),
+            other => return Err(format!("{other:?} is no flag").into()),
+        }
+    }
+    let loaded = Checkpoint::open(folder.as_ref())?.load_on(&placement)?;
+    say(&Ready {
+        device: loaded.device,
+        dtype: loaded.precision.to_string(),
+        warning: loaded.warning,
+    })?;
+    let mut model = loaded.model;
+    for line in std::io::stdin().lock().lines() {
+        let request: Request = serde_json::from_str(&line?)?;
+        let mut batch = PackedBatch::default();
+        for (ids, masks) in request.texts.iter().zip(&request.masks) {
+            batch.push(ids, masks, &Selection::TopK(TOP_K));
+        }
+        let mut answer = Answer {
+            seconds: Vec::new(),
+            tokens: Vec::new(),
+            scores: Vec::new(),
+        };
+        for _ in 0..request.rounds {
+            let started_at = Instant::now();
+            let scores = model.predict(&batch)?;
+            answer.seconds.push(started_at.elapsed().as_secs_f64());
+            answer.tokens = scores.iter().map(|of_mask| of_mask[0].token).collect();
+            answer.scores = scores.iter().map(|of_mask| of_mask[0].score).collect();
+        }
+        say(&answer)?;
+    }
+    Ok(())
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let named = all.into_iter().find(|precision| precision.to_string() == name);
+    named.ok_or_else(|| format!("{name} is no --dtype"))
+}
+
+fn say(answer: &impl Serialize) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, answer)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}

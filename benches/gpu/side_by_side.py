@@ -1,0 +1,222 @@
+"""Cloze beside PyTorch on the same card, in one run.
+
+Both load one checkpoint of bert-base's sizes with random weights, since speed does not depend on their values, and are
+timed in turn, a few passes each, so that whatever disturbs one disturbs all. A pass takes token ids on the host and ends
+with the five likeliest tokens of each mask on the host. PyTorch pads to the longest text, as transformers does; Cloze packs.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+TOP_K = 5
+# How far two implementations in half precision may be apart.
+SCORE_TOLERANCE = 2e-3
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def shapes(dry_run):
+    """The lengths of the texts of each batch, and a mixed one as a service meets it."""
+    fixed = [(1, 16), (2, 32)] if dry_run else [(1, 16), (8, 128), (32, 128), (8, 512)]
+    texts, longest = (6, 40) if dry_run else (64, 200)
+    mixed = [random.Random(1).randint(5, longest) for _ in range(texts)]
+    named = {f"{count}x{length}": [length] * count for count, length in fixed}
+    return named | {f"mixed, {texts} of 5-{longest}": mixed}
+
+
+def make_checkpoint(folder, config):
+    torch.manual_seed(1)
+    BertForMaskedLM(config).save_pretrained(folder)
+    vocabulary = SPECIAL + [f"w{index}" for index in range(config.vocab_size - len(SPECIAL))]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+
+
+def batch_of(lengths, vocab_size):
+    """Token ids with a mask in the middle of each text."""
+    draw = random.Random(2)
+    texts = [[draw.randrange(len(SPECIAL), vocab_size) for _ in range(length)] for length in lengths]
+    masks = [length // 2 for length in lengths]
+    for text, mask in zip(texts, masks):
+        text[mask] = SPECIAL.index("[MASK]")
+    return texts, masks
+
+
+def flops(config, lengths):
+    """Two for each multiply-add that an answer needs: the last layer and the head at the masks alone, no padding."""
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    tokens, texts = sum(lengths), len(lengths)
+    dense = lambda keys, rows: keys * 2 * hidden**2 + rows * (2 * hidden**2 + 2 * hidden * inner)
+    attention = sum(2 * length**2 * hidden for length in lengths)
+    full = (layers - 1) * (dense(tokens, tokens) + attention)
+    last = dense(tokens, texts) + 2 * sum(lengths) * hidden
+    return 2 * (full + last + texts * hidden * (hidden + config.vocab_size))
+
+
+class Cloze:
+    """The binary, asked over its standard input."""
+
+    def __init__(self, command):
+        self.name = "cloze"
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        ready = self.hear()
+        print(f"cloze      {ready['device']}")
+        if ready["warning"]:
+            print(f"           {ready['warning']}")
+
+    def hear(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"cloze ended with {self.process.wait()}; its reason stands above")
+        return json.loads(line)
+
+    def prepare(self, texts, masks):
+        self.request = {"texts": texts, "masks": [[mask] for mask in masks]}
+
+    def passes(self, rounds):
+        self.process.stdin.write(json.dumps(self.request | {"rounds": rounds}) + "\n")
+        self.process.stdin.flush()
+        answer = self.hear()
+        self.scores = answer["scores"]
+        return answer["seconds"]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Torch:
+    """transformers as it comes, or through torch.compile."""
+
+    def __init__(self, name, model, device):
+        self.name, self.model, self.device = name, model, device
+
+    def prepare(self, texts, masks):
+        longest = max(map(len, texts))
+        self.ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+        self.attended = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
+        self.rows, self.masks = torch.arange(len(texts)), torch.tensor(masks)
+
+    @torch.inference_mode()
+    def one(self):
+        ids, attended = self.ids.to(self.device), self.attended.to(self.device)
+        logits = self.model(input_ids=ids, attention_mask=attended).logits
+        best = logits[self.rows, self.masks].float().softmax(-1).topk(TOP_K)
+        return best.values.cpu(), best.indices.cpu()
+
+    def passes(self, rounds):
+        seconds = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            scores, _ = self.one()
+            seconds.append(time.perf_counter() - started)
+        self.scores = scores[:, 0].tolist()
+        return seconds
+
+    def end(self):
+        pass
+
+
+def matmul_rate(device, dtype, size):
+    """Multiply-adds a second, times two, of PyTorch's own product of two square matrices."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def contenders(arguments, folder, device, dtype):
+    load = lambda: BertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval().to(device)
+    cloze = [arguments.passes, str(folder), arguments.backend]
+    if arguments.gpu_device:
+        cloze += ["--gpu-device", arguments.gpu_device]
+    if arguments.dtype:
+        cloze += ["--dtype", arguments.dtype]
+    found = [Cloze(cloze), Torch("eager", load(), device)]
+    compiled = torch.compile(load(), mode=arguments.compile_mode, dynamic=False)
+    found.append(Torch("compiled", compiled, device))
+    return found
+
+
+def measure(contestants, rounds, texts, masks):
+    """The median seconds of each, or why there is none."""
+    seconds, failed = {}, {}
+    for one in contestants:
+        one.prepare(texts, masks)
+        try:
+            # Compiles and tunes whatever there is to.
+            one.passes(3)
+            seconds[one.name] = []
+        except Exception as error:  # torch.compile needs a compiler of its own, which may be missing
+            failed[one.name] = str(error).strip().splitlines()[0]
+    running = [one for one in contestants if one.name in seconds]
+    for _ in range(rounds):
+        for one in running:
+            seconds[one.name] += one.passes(3)
+    apart = max(abs(a - b) for one in running[1:] for a, b in zip(running[0].scores, one.scores))
+    return {name: statistics.median(times) for name, times in seconds.items()}, failed, apart
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passes", required=True, help="the bench target `passes`, built")
+    parser.add_argument("--backend", default="gpu", choices=["gpu", "cpu"], help="of Cloze")
+    parser.add_argument("--gpu-device", help="of Cloze; PyTorch takes cuda:0")
+    parser.add_argument("--dtype", help="of Cloze; its best for the device if left out")
+    parser.add_argument("--compile-mode", default="default", help="of torch.compile")
+    parser.add_argument("--rounds", type=int, default=20, help="of three passes each")
+    parser.add_argument("--out", type=Path, help="file for the figures as JSON")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on whatever there is, to see that it runs")
+    arguments = parser.parse_args()
+
+    if not arguments.dry_run and not torch.cuda.is_available():
+        sys.exit("PyTorch sees no CUDA device; --dry-run tries everything but the card")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    small = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=1000)
+    config = BertConfig(**(small if arguments.dry_run else {}))
+    rounds = 2 if arguments.dry_run else arguments.rounds
+    card = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    print(f"pytorch    {torch.__version__} on {card}, {str(dtype).removeprefix('torch.')}, sdpa, eager and compiled")
+    rate = matmul_rate(device, dtype, 512 if arguments.dry_run else 8192)
+    print(f"products   {rate / 1e12:.1f} TFLOP/s, as PyTorch multiplies large matrices on {card}")
+    if arguments.dry_run:
+        print("           A DRY RUN: the sizes are tiny and the figures say nothing")
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        make_checkpoint(folder, config)
+        contestants = contenders(arguments, folder, device, dtype)
+        for shape, lengths in shapes(arguments.dry_run).items():
+            medians, failed, apart = measure(contestants, rounds, *batch_of(lengths, config.vocab_size))
+            print(f"\n{shape}: {sum(lengths)} tokens, top scores at most {apart:.1e} apart")
+            if apart > SCORE_TOLERANCE:
+                sys.exit("they do not compute the same: no figure means anything")
+            for name, median in medians.items():
+                share = flops(config, lengths) / median / rate
+                ratio = median / medians["cloze"]
+                print(f"  {name:9} {median * 1e3:9.3f} ms   {share:6.1%} of the products' rate   cloze is {ratio:5.2f}x as fast")
+            for name, reason in failed.items():
+                print(f"  {name:9} did not run: {reason}")
+            results.append({"shape": shape, "tokens": sum(lengths), "median_seconds": medians, "failed": failed})
+        for one in contestants:
+            one.end()
+    if arguments.out:
+        figures = {"card": card, "torch": torch.__version__, "matmul_flops": rate, "dry_run": arguments.dry_run, "results": results}
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

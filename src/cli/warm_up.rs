@@ -1,0 +1,99 @@
+//! What runs before the first text, so that a broken model is known, and nobody waits for a kernel's compilation.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use cloze::backend::ladder;
+use cloze::bert::{MaskedLm, PackedBatch, Selection};
+use cloze::checkpoint::LoadedModel;
+
+use super::batch::BatchArguments;
+use super::progress::WarmUpBar;
+
+/// `--warm-up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WarmUp {
+    /// Every size of batch that a GPU compiles and tunes something for; one batch on the CPU
+    Full,
+    /// One batch: requests of another size wait for what they need
+    Short,
+}
+
+/// Tokens of a text in a batch that only warms up.
+const TEXT_TOKENS: usize = 8;
+
+/// Runs a batch of every size that matters, in each worker. Gives the workers.
+pub fn warm_up(
+    loaded: LoadedModel,
+    batches: &BatchArguments,
+    vocab_size: usize,
+    text_tokens_max: usize,
+) -> Result<Vec<Box<dyn MaskedLm>>, String> {
+    let tokens_max = match (batches.warm_up, loaded.compiles_by_size) {
+        (WarmUp::Full, true) => batches.max_batch_tokens.into(),
+        _ => 1,
+    };
+    let sizes = ladder::rungs(tokens_max);
+    let mut workers: Vec<_> = std::iter::once(loaded.model).chain(loaded.others).collect();
+    let started_at = Instant::now();
+    let bar = WarmUpBar::new(sizes.len());
+    for (done, &size) in sizes.iter().enumerate() {
+        let batch = batch_of(size, vocab_size, TEXT_TOKENS.min(text_tokens_max));
+        for model in &mut workers {
+            run(&mut **model, &batch).map_err(|reason| match done {
+                0 => format!("the model does not work: {reason}"),
+                _ => format!(
+                    "a batch of {size} tokens does not work: {reason}; with a smaller --max-batch-tokens there is none of this size"
+                ),
+            })?;
+        }
+        bar.reached(done + 1);
+    }
+    bar.end();
+    if sizes.len() > 1 {
+        tracing::info!(
+            sizes = sizes.len(),
+            seconds = started_at.elapsed().as_secs_f64(),
+            "every size of batch is compiled"
+        );
+    }
+    Ok(workers)
+}
+
+fn run(model: &mut dyn MaskedLm, batch: &PackedBatch) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(|| model.predict(batch))) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it panicked, for the reason above".to_owned()),
+    }
+}
+
+/// So many tokens in short texts, each of them a mask, so that as many rows go through the last layer and the head; they want
+/// the likeliest tokens and certain tokens in turn.
+fn batch_of(size: usize, vocab_size: usize, text_tokens: usize) -> PackedBatch {
+    let ids: Vec<u32> = (0..text_tokens).map(|id| (id % vocab_size) as u32).collect();
+    let positions: Vec<usize> = (0..text_tokens).collect();
+    let wishes = [Selection::TopK(5), Selection::Tokens([0].into())];
+    let mut batch = PackedBatch::default();
+    for (first, wish) in (0..size).step_by(text_tokens).zip(wishes.iter().cycle()) {
+        let tokens = text_tokens.min(size - first);
+        batch.push(&ids[..tokens], &positions[..tokens], wish);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_its_size_in_tokens_and_masks() {
+        for (size, text_tokens) in [(16, 8), (80, 8), (20, 8), (16, 3), (5, 1)] {
+            let batch = batch_of(size, 2, text_tokens);
+            assert_eq!(batch.input_ids().len(), size);
+            assert_eq!(batch.queries().len(), size);
+            assert!(batch.input_ids().iter().all(|&id| id < 2));
+        }
+    }
+}
