@@ -37,8 +37,8 @@ fn has_amx() -> bool {
 fn answers_are_those_of_transformers() {
     if has_amx() {
         // Every emulated instruction takes microseconds; the batch has all cases.
-        check::check_cases(BackendKind::Cpu, 10);
-        check::check_one_batch(BackendKind::Cpu);
+        check::check_cases(BackendKind::Cpu, Precision::F32, 10);
+        check::check_one_batch(BackendKind::Cpu, Precision::F32);
     }
 }
 

@@ -7,25 +7,36 @@
 mod check;
 
 use check::{check_cases, check_one_batch};
+use cloze::backend::Precision;
 use cloze::checkpoint::BackendKind;
 
 #[test]
 fn answers_are_those_of_transformers_on_ndarray() {
-    check_cases(BackendKind::Cpu, 1);
+    check_cases(BackendKind::Cpu, Precision::F32, 1);
 }
 
 #[test]
 fn answers_are_those_of_transformers_on_wgpu() {
     // One by one they take minutes on a software driver; the batch below has them all.
-    check_cases(BackendKind::Gpu, 8);
+    check_cases(BackendKind::Gpu, Precision::F32, 8);
 }
 
 #[test]
 fn a_text_in_a_batch_is_answered_as_if_alone_on_ndarray() {
-    check_one_batch(BackendKind::Cpu);
+    check_one_batch(BackendKind::Cpu, Precision::F32);
 }
 
 #[test]
 fn a_text_in_a_batch_is_answered_as_if_alone_on_wgpu() {
-    check_one_batch(BackendKind::Gpu);
+    check_one_batch(BackendKind::Gpu, Precision::F32);
+}
+
+#[test]
+fn answers_are_those_of_transformers_on_wgpu_in_f16() {
+    check_cases(BackendKind::Gpu, Precision::F16, 8);
+}
+
+#[test]
+fn a_text_in_a_batch_is_answered_as_if_alone_on_wgpu_in_f16() {
+    check_one_batch(BackendKind::Gpu, Precision::F16);
 }

@@ -108,7 +108,8 @@ fn weights_beyond_the_memory_are_refused_before_they_are_read() {
         sizes[name] = size.into();
     }
     std::fs::write(&config, sizes.to_string()).unwrap();
-    let mut command = command(&["--backend", "gpu", "--model", folder.path().to_str().unwrap()]);
+    let model = folder.path().to_str().unwrap();
+    let mut command = command(&["--backend", "gpu", "--dtype", "f32", "--model", model]);
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
     assert!(
         reason.contains("the model's weights take 39") && reason.contains("--gpu-device"),
@@ -121,6 +122,20 @@ fn several_workers_on_a_gpu_are_refused_with_a_sentence() {
     let mut command = command(&["--backend", "gpu", "--workers", "2"]);
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
     assert!(reason.contains("--workers 2 is for the CPU"), "{reason}");
+}
+
+#[test]
+fn a_precision_that_a_backend_lacks_is_refused_with_what_there_is() {
+    for (backend, dtype, there_is) in [
+        ("cpu", "f16", "f32, bf16 and int8"),
+        ("gpu", "bf16", "f32 and f16"),
+        ("gpu", "int8", "f32 and f16"),
+    ] {
+        let mut command = command(&["--backend", backend, "--dtype", dtype]);
+        let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+        let expected = format!("--backend {backend} cannot compute in {dtype}; it can in {there_is}");
+        assert!(reason.contains(&expected), "{reason}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What `--dtype bf16` and `int8` cost in accuracy, on the demo model.
+//! What `--dtype bf16` and `int8` on the CPU, and `f16` on a GPU, cost in accuracy, on the demo model.
 //!
 //! Each everyday sentence of `model/train/cloze.tsv`, with its first accepted answer filled in, is asked about at every
 //! one of its words in turn. `CLOZE_HELDOUT_TEXT`, a file with the text that the model has not seen
@@ -8,7 +8,9 @@
 
 use cloze::backend::Precision;
 use cloze::bert::{PackedBatch, Selection, TokenScore};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+#[cfg(feature = "gpu")]
+use cloze::checkpoint::LoadError;
+use cloze::checkpoint::{BackendKind, Checkpoint, LoadedModel, Placement};
 
 const SENTENCES: &str = include_str!("../model/train/cloze.tsv");
 
@@ -43,13 +45,16 @@ fn questions(checkpoint: &Checkpoint) -> Vec<Question> {
 
 /// What a model gives for each mask of `questions`: the likeliest tokens.
 fn answers(questions: &[Question], top_k: usize, precision: Precision) -> Vec<Vec<TokenScore>> {
-    let mut checkpoint = Checkpoint::embedded().unwrap();
     let placement = Placement {
         precision: Some(precision),
         ..Placement::new(BackendKind::Cpu, 2)
     };
-    let mut loaded = checkpoint.load_on(&placement).unwrap();
+    let loaded = Checkpoint::embedded().unwrap().load_on(&placement).unwrap();
     assert_eq!(loaded.precision, precision);
+    answers_of(loaded, questions, top_k)
+}
+
+fn answers_of(mut loaded: LoadedModel, questions: &[Question], top_k: usize) -> Vec<Vec<TokenScore>> {
     let mut answers = Vec::new();
     for questions in questions.chunks(16) {
         let mut batch = PackedBatch::default();
@@ -91,6 +96,26 @@ fn everyday_sentences_are_answered_as_f32_does() {
             "{precision}: {agreement}, {worst}"
         );
     }
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn a_gpu_in_f16_answers_everyday_sentences_as_f32_does() {
+    let mut checkpoint = Checkpoint::embedded().unwrap();
+    let placement = Placement {
+        precision: Some(Precision::F16),
+        ..Placement::new(BackendKind::Gpu, 2)
+    };
+    let loaded = match checkpoint.load_on(&placement) {
+        Err(LoadError::Gpu(reason)) => return eprintln!("SKIPPED: {reason}"),
+        loaded => loaded.unwrap(),
+    };
+    let questions = questions(&checkpoint);
+    let exact = answers(&questions, TOP_K, Precision::F32);
+    let (agreement, worst) = compare(&exact, &answers_of(loaded, &questions, TOP_K));
+    let masks = exact.len();
+    eprintln!("f16: {agreement:.4} of {masks} masks agree, scores differ by {worst:.5} at most");
+    assert!(agreement >= 0.995 && worst <= 4e-3, "{agreement}, {worst}");
 }
 
 /// Runs of whole lines of up to 126 tokens with every seventh token masked, and what stood there.

@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn precision(name: &str) -> Result<Precision, String> {
-    let all = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let all = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
     let named = all.into_iter().find(|precision| precision.to_string() == name);
     named.ok_or_else(|| format!("{name} is no --dtype"))
 }

@@ -39,16 +39,18 @@ pub enum Activation {
     Silu,
 }
 
-/// What the weights of dense layers are kept in and their products computed with, as far as a backend can choose:
-/// sums, softmax and normalization are always f32 there.
+/// What weights are kept in and products computed with, as far as a backend can choose: sums, softmax and normalization
+/// are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As exact as f32.
     #[default]
     F32,
-    /// Weights and the activations that meet them rounded to bf16, but for the head's transform, which stays f32.
+    /// On a GPU: weights and activations in half precision, but for the head's transform and the logits, which stay f32.
+    F16,
+    /// On the CPU: weights and the activations that meet them rounded to bf16, but for the head's transform, which stays f32.
     Bf16,
-    /// Both in 8 bits: weights with a scale for each output, activations with one for each row. The decoder, which may
+    /// On the CPU: both in 8 bits, weights with a scale for each output, activations with one for each row. The decoder, which may
     /// be the embeddings too, is kept in bf16, and the head's transform in f32.
     Int8,
 }
@@ -57,6 +59,7 @@ impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         })
@@ -140,6 +143,11 @@ pub trait BertBackend: Backend {
 
     /// Puts the lists of a batch where the operations read them: the one upload of a forward pass.
     fn upload(lists: HostLists, device: &Self::Device) -> Lists<Self::Rows, Self::Segments>;
+
+    /// A table of embeddings as [`select_rows`](Self::select_rows) reads it, for activations of this precision.
+    fn table(table: Tensor<Self, 2>, _precision: Precision) -> Tensor<Self, 2> {
+        table
+    }
 
     /// The rows of `table` `[entries, columns]` that `rows` names: `[rows, columns]`.
     fn select_rows(table: &Tensor<Self, 2>, rows: &Self::Rows) -> Tensor<Self, 2>;

@@ -24,7 +24,10 @@ impl<B: BertBackend> Embeddings<B> {
         let hidden = config.hidden_size;
         let words = match tied {
             true => None,
-            false => Some(weights.matrix("bert.embeddings.word_embeddings.weight", config.vocab_size, hidden)?),
+            false => {
+                let words = weights.matrix("bert.embeddings.word_embeddings.weight", config.vocab_size, hidden)?;
+                Some(B::table(words, weights.precision()))
+            }
         };
         let positions = weights.matrix(
             "bert.embeddings.position_embeddings.weight",
@@ -38,7 +41,7 @@ impl<B: BertBackend> Embeddings<B> {
         )?;
         Ok(Self {
             words,
-            positions: positions + types.slice([0..1, 0..hidden]),
+            positions: B::table(positions + types.slice([0..1, 0..hidden]), weights.precision()),
             norm: weights.layer_norm("bert.embeddings.LayerNorm", hidden, config.layer_norm_eps)?,
         })
     }

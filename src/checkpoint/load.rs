@@ -146,6 +146,13 @@ fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
         return Err(LoadError::TooManyWorkers { workers, threads });
     }
     let precision = placement.precision.unwrap_or_default();
+    if precision == Precision::F16 {
+        return Err(LoadError::Precision {
+            backend: "cpu",
+            precision,
+            supported: "f32, bf16 and int8",
+        });
+    }
     // All threads load; where there is one worker, they are its own from then on.
     let all = Compute::new(threads).map_err(LoadError::Threads)?;
     let model = all.run(|| Bert::load(config, source, &Default::default(), precision));
@@ -181,18 +188,19 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
     if placement.workers > 1 {
         return Err(LoadError::WorkersOnGpu(placement.workers));
     }
-    let precision = placement.precision.unwrap_or_default();
-    if precision != Precision::F32 {
+    if let Some(precision @ (Precision::Bf16 | Precision::Int8)) = placement.precision {
         return Err(LoadError::Precision {
             backend: "gpu",
             precision,
-            supported: "f32",
+            supported: "f32 and f16",
         });
     }
     let gpu = backend::gpu::open(placement.gpu_device.as_deref())?;
+    let precision = gpu.precision(placement.precision)?;
     // Weights under either name take as much.
     let all = tensors(config, config.tie_word_embeddings, &|_| true);
-    gpu.check_fits(config.largest_weight(), all.iter().map(TensorSpec::parameters).sum())?;
+    let all = all.iter().map(TensorSpec::parameters).sum();
+    gpu.check_fits(config.largest_weight(), all, precision)?;
     let model = gpu.fill(|device| Bert::<backend::gpu::Gpu>::load(config, source, device, precision))?;
     let model = model.map_err(CheckpointError::Weights)?;
     let warning = gpu.adapter.is_software().then(|| {

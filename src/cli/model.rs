@@ -27,8 +27,8 @@ pub struct ModelArguments {
     #[arg(long, env = "CLOZE_BACKEND", value_enum, default_value = "cpu")]
     pub backend: Backend,
 
-    /// What the CPU computes products with: f32, or bf16 for twice the speed, or int8 for up to three times; less
-    /// exact in this order [default: f32]
+    /// What is computed with. On the CPU f32, or bf16 for twice the speed, or int8 for up to three times; less exact in
+    /// this order. On a GPU f32 or f16 [default: f32; on a GPU f16 where it has it]
     #[arg(long, env = "CLOZE_DTYPE", value_enum)]
     pub dtype: Option<Dtype>,
 
@@ -78,9 +78,11 @@ impl From<Backend> for BackendKind {
 pub enum Dtype {
     /// 32-bit floating point
     F32,
-    /// Weights, and the activations that meet them, in bf16
+    /// 16-bit floating point, on a GPU
+    F16,
+    /// On the CPU: weights, and the activations that meet them, in bf16
     Bf16,
-    /// Both in 8-bit integers
+    /// On the CPU: both in 8-bit integers
     Int8,
 }
 
@@ -88,6 +90,7 @@ impl From<Dtype> for Precision {
     fn from(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
             Dtype::Bf16 => Self::Bf16,
             Dtype::Int8 => Self::Int8,
         }

@@ -102,7 +102,7 @@ pub struct About {
     pub device: String,
     /// The backend alone: `cpu` or `gpu`.
     pub backend: String,
-    /// What products are computed with: `f32`, `bf16` or `int8`.
+    /// What products are computed with: `f32`, `f16`, `bf16` or `int8`.
     pub dtype: String,
 }
 

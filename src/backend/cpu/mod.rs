@@ -187,7 +187,8 @@ fn normalize(
 
 fn kernel_precision(precision: Precision) -> cloze_kernels::Precision {
     match precision {
-        Precision::F32 => cloze_kernels::Precision::F32,
+        // A CPU has no products in f16; nothing above asks for them.
+        Precision::F32 | Precision::F16 => cloze_kernels::Precision::F32,
         Precision::Bf16 => cloze_kernels::Precision::Bf16,
         Precision::Int8 => cloze_kernels::Precision::Int8,
     }

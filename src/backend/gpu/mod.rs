@@ -26,11 +26,14 @@ use std::time::Duration;
 use burn::tensor::backend::Backend;
 use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
 
+use super::Precision;
+
 pub use adapters::{Adapter, adapters};
 use faults::{Faults, caught};
 pub use memory::AdapterMemory;
 
-/// The backend of `--backend gpu`.
+/// The backend of `--backend gpu`. f32 is what numbers are unless somebody says otherwise; in half precision every tensor
+/// says so itself.
 pub type Gpu = Wgpu<f32>;
 
 /// Why no device could be had, or no model put onto it.
@@ -64,6 +67,12 @@ pub enum GpuError {
         reason: String,
         /// All adapters.
         found: String,
+    },
+    /// Half precision was asked for.
+    #[error("{adapter} cannot compute in f16; leave --dtype out or choose f32")]
+    NoF16 {
+        /// The adapter.
+        adapter: String,
     },
     /// A weight is larger than a buffer may be.
     #[error(
@@ -136,12 +145,22 @@ const CAUSE_TRIES: usize = 10;
 const PIECE_BYTES: u64 = 1 << 30;
 
 impl GpuDevice {
+    /// What the model computes in: `wanted`, or f16 where the device has it and f32 elsewhere.
+    ///
+    /// # Errors
+    /// [`GpuError::NoF16`] where that is wanted and not there.
+    pub fn precision(&self, wanted: Option<Precision>) -> Result<Precision, GpuError> {
+        choose_precision(wanted, operations::has_f16(&self.device)).ok_or_else(|| GpuError::NoF16 {
+            adapter: self.adapter.to_string(),
+        })
+    }
+
     /// Whether weights of so many numbers fit: the largest into a buffer, and all of them into the memory that is free. Where
     /// nobody tells how much that is, it is asked for and given back. What a batch takes besides is not in it.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`] and [`GpuError::TooLittleMemory`] with the sizes.
-    pub fn check_fits(&self, largest: usize, all: usize) -> Result<(), GpuError> {
+    pub fn check_fits(&self, largest: usize, all: usize, precision: Precision) -> Result<(), GpuError> {
         let bytes = |elements: usize| (elements as u64).saturating_mul(size_of::<f32>() as u64);
         if bytes(largest) > self.adapter.buffer_bytes_max {
             return Err(GpuError::TooLarge {
@@ -150,7 +169,11 @@ impl GpuDevice {
                 adapter: self.adapter.to_string(),
             });
         }
-        let bytes = bytes(all);
+        // Each weight arrives in f32 and is rounded on the device.
+        let bytes = match precision {
+            Precision::F16 => (bytes(all) / 2).saturating_add(bytes(largest)),
+            _ => bytes(all),
+        };
         let memory = self.adapter.memory();
         let fits = match memory {
             Some(AdapterMemory { free, .. }) => bytes <= free,
@@ -246,6 +269,15 @@ impl GpuDevice {
             adapter: self.adapter.to_string(),
             reason,
         })
+    }
+}
+
+fn choose_precision(wanted: Option<Precision>, has_f16: bool) -> Option<Precision> {
+    match (wanted, has_f16) {
+        (None, true) => Some(Precision::F16),
+        (None, false) => Some(Precision::F32),
+        (Some(Precision::F16), false) => None,
+        (wanted, _) => wanted,
     }
 }
 

@@ -3,11 +3,14 @@
 //! Nothing here but `upload` takes numbers from the host: a forward pass writes to the device once, and reads once.
 
 use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive};
-use burn_cubecl::FloatElement;
-use burn_cubecl::kernel::into_contiguous;
-use burn_wgpu::{Wgpu, WgpuDevice, WgpuRuntime};
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_wgpu::{WgpuDevice, WgpuRuntime};
+use cubecl::ir::features::TypeUsage;
+use cubecl::ir::{ElemType, FloatKind, StorageType};
 use cubecl::prelude::*;
 
+use super::Gpu;
 use super::kernels::Primitive;
 use super::kernels::attention::{TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::bias_activation;
@@ -18,34 +21,62 @@ use crate::backend::{
 };
 
 /// What the kernels compute with: the buffer, its numbers one after the other.
-fn primitive<F: FloatElement, const D: usize>(tensor: Tensor<Wgpu<F>, D>) -> Primitive {
+fn primitive<const D: usize>(tensor: Tensor<Gpu, D>) -> Primitive {
     into_contiguous(tensor.into_primitive().tensor())
 }
 
-fn tensor<F: FloatElement, const D: usize>(primitive: Primitive) -> Tensor<Wgpu<F>, D> {
+fn tensor<const D: usize>(primitive: Primitive) -> Tensor<Gpu, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-/// A dense layer as the checkpoint has it; bias and activation are one launch after the product.
-pub struct GpuLinear<F: FloatElement> {
-    /// `[out, in]`.
-    weight: Tensor<Wgpu<F>, 2>,
-    /// `[out]`.
-    bias: Tensor<Wgpu<F>, 1>,
+/// Whether the device computes in half precision, and keeps it in memory.
+pub fn has_f16(device: &WgpuDevice) -> bool {
+    let f16 = StorageType::Scalar(ElemType::Float(FloatKind::F16));
+    let usage = WgpuRuntime::client(device).properties().type_usage(f16);
+    usage.is_superset(TypeUsage::Conversion | TypeUsage::Arithmetic | TypeUsage::Buffer)
 }
 
-impl<F: FloatElement> LinearOp<Wgpu<F>> for GpuLinear<F> {
-    fn prepare(weight: Tensor<Wgpu<F>, 2>, bias: Tensor<Wgpu<F>, 1>, _precision: Precision) -> Self {
+/// What numbers of this precision are in memory.
+fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::F16 => DType::F16,
+        // A GPU has no other products; nothing above asks for them.
+        Precision::F32 | Precision::Bf16 | Precision::Int8 => DType::F32,
+    }
+}
+
+/// A dense layer as the checkpoint has it; bias and activation are one launch after the product.
+///
+/// The product is computed in the weight's type with sums in f32. It is kept in f16 where the input is f16 too, and in f32
+/// where either is f32: so the decoder's logits are f32, since what comes out of the head's transform is.
+pub struct GpuLinear {
+    /// `[out, in]`, f32 or f16.
+    weight: Tensor<Gpu, 2>,
+    /// `[out]`, f32.
+    bias: Tensor<Gpu, 1>,
+}
+
+impl LinearOp<Gpu> for GpuLinear {
+    fn prepare(weight: Tensor<Gpu, 2>, bias: Tensor<Gpu, 1>, precision: Precision) -> Self {
+        let weight = Gpu::table(weight, precision);
         Self { weight, bias }
     }
 
-    fn forward(&self, x: Tensor<Wgpu<F>, 2>, activation: Option<Activation>) -> Tensor<Wgpu<F>, 2> {
-        let product = primitive(x.matmul(self.weight.clone().transpose()));
-        tensor(bias_activation(product, primitive(self.bias.clone()), activation))
+    fn forward(&self, x: Tensor<Gpu, 2>, activation: Option<Activation>) -> Tensor<Gpu, 2> {
+        let x = primitive(x);
+        let weight = self.weight.clone().transpose().into_primitive().tensor();
+        let output = if x.dtype == weight.dtype { x.dtype } else { DType::F32 };
+        let x = cast(x, weight.dtype);
+        let product = matmul(x, weight, None, MatmulStrategy::default(), output).expect("the sizes fit together");
+        tensor(bias_activation(
+            into_contiguous(product),
+            primitive(self.bias.clone()),
+            activation,
+        ))
     }
 
-    fn weight_rows(&self, ids: &Primitive) -> Tensor<Wgpu<F>, 2> {
-        Wgpu::<F>::select_rows(&self.weight, ids)
+    fn weight_rows(&self, ids: &Primitive) -> Tensor<Gpu, 2> {
+        Gpu::select_rows(&self.weight, ids)
     }
 }
 
@@ -57,8 +88,8 @@ pub struct GpuSegments {
     count: usize,
 }
 
-impl<F: FloatElement> BertBackend for Wgpu<F> {
-    type Linear = GpuLinear<F>;
+impl BertBackend for Gpu {
+    type Linear = GpuLinear;
     type Rows = Primitive;
     type Segments = GpuSegments;
 
@@ -70,6 +101,10 @@ impl<F: FloatElement> BertBackend for Wgpu<F> {
 
     fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments> {
         upload(lists, device)
+    }
+
+    fn table(table: Tensor<Self, 2>, precision: Precision) -> Tensor<Self, 2> {
+        tensor(cast(primitive(table), dtype(precision)))
     }
 
     fn select_rows(table: &Tensor<Self, 2>, rows: &Primitive) -> Tensor<Self, 2> {
@@ -157,10 +192,7 @@ fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments
     let wanted: Vec<_> = lists
         .wanted
         .iter()
-        .map(|wanted| {
-            let lists = [&wanted.tokens, &wanted.token_bounds, &wanted.whole];
-            (wanted, lists.map(|list| packing.add(list)))
-        })
+        .map(|wanted| (wanted, packing.add(&wanted.tokens), packing.add(&wanted.token_bounds)))
         .collect();
     let client = WgpuRuntime::client(device);
     let total = packing.bytes.len();
@@ -186,15 +218,13 @@ fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments
         masks_only: segments(masks_only),
         wanted: wanted
             .into_iter()
-            .map(|(wanted, [tokens, token_bounds, whole])| Wanted {
+            .map(|(wanted, tokens, token_bounds)| Wanted {
                 rows: wanted.rows,
                 rows_padded: wanted.rows_padded,
                 top: wanted.top,
                 tokens: at(tokens),
                 token_count: wanted.token_count,
                 token_bounds: at(token_bounds),
-                whole: at(whole),
-                whole_count: wanted.whole_count,
             })
             .collect(),
     }

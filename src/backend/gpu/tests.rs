@@ -58,8 +58,8 @@ fn a_device_that_fails_while_it_is_filled_is_an_error() {
 fn a_weight_larger_than_a_buffer_is_refused_before_loading() {
     let Some(gpu) = device() else { return };
     let elements = gpu.adapter.buffer_bytes_max as usize / 4;
-    assert!(gpu.check_fits(elements, 1).is_ok());
-    let error = gpu.check_fits(elements + 1, 1).unwrap_err().to_string();
+    assert!(gpu.check_fits(elements, 1, Precision::F32).is_ok());
+    let error = gpu.check_fits(elements + 1, 1, Precision::F32).unwrap_err().to_string();
     assert!(error.contains("--gpu-device") && error.contains("bytes"), "{error}");
 }
 
@@ -67,7 +67,7 @@ fn a_weight_larger_than_a_buffer_is_refused_before_loading() {
 fn weights_beyond_the_memory_are_refused_before_loading() {
     let Some(gpu) = device() else { return };
     // A pebibyte.
-    let error = gpu.check_fits(1, 1 << 48).unwrap_err().to_string();
+    let error = gpu.check_fits(1, 1 << 48, Precision::F32).unwrap_err().to_string();
     assert!(
         error.contains("1073741824 MiB") && error.contains("--gpu-device"),
         "{error}"
@@ -91,4 +91,19 @@ fn a_panic_while_loading_is_an_error() {
     let sentence = error.to_string();
     assert!(sentence.ends_with("told to"), "{sentence}");
     assert_eq!(gpu.fault(), None);
+}
+
+#[test]
+fn f16_is_taken_where_it_is_and_refused_where_it_is_not() {
+    use Precision::{F16, F32};
+    for (wanted, has_f16, chosen) in [
+        (None, true, Some(F16)),
+        (None, false, Some(F32)),
+        (Some(F32), true, Some(F32)),
+        (Some(F32), false, Some(F32)),
+        (Some(F16), true, Some(F16)),
+        (Some(F16), false, None),
+    ] {
+        assert_eq!(choose_precision(wanted, has_f16), chosen, "{wanted:?}, {has_f16}");
+    }
 }

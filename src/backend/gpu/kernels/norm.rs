@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
 
-/// The weights of a normalization over `[hidden]` features.
+/// The weights of a normalization over `[hidden]` features, both of one type.
 pub struct Norm {
     /// Scale.
     pub gamma: Primitive,
@@ -22,7 +22,7 @@ pub fn layer_norm(x: Primitive, residual: Option<Primitive>, norm: Norm) -> Prim
     let output = empty(&x, Shape::new([rows, hidden]), x.dtype);
     let has_residual = residual.is_some();
     let client = x.client.clone();
-    let dtype = x.dtype;
+    let (dtype, norm_dtype) = (x.dtype, norm.gamma.dtype);
     // A kernel's arguments are fixed; without a residual `x` stands in its place, unread.
     let residual = residual.unwrap_or_else(|| x.clone());
     layer_norm_kernel::launch(
@@ -38,23 +38,23 @@ pub fn layer_norm(x: Primitive, residual: Option<Primitive>, norm: Norm) -> Prim
         norm.eps,
         hidden as u32,
         has_residual,
-        dtype.into(),
+        [dtype.into(), norm_dtype.into()],
     );
     output
 }
 
 #[cube(launch)]
-fn layer_norm_kernel<F: Float>(
+fn layer_norm_kernel<F: Float, G: Float>(
     x: &Tensor<F>,
     residual: &Tensor<F>,
-    gamma: &Tensor<F>,
-    beta: &Tensor<F>,
+    gamma: &Tensor<G>,
+    beta: &Tensor<G>,
     output: &mut Tensor<F>,
     rows: u32,
     eps: f32,
     #[comptime] hidden: u32,
     #[comptime] has_residual: bool,
-    #[define(F)] _dtype: StorageType,
+    #[define(F, G)] _dtypes: [StorageType; 2],
 ) {
     // Past the end a cube computes the last row again, so that all its units meet at the barriers.
     let row = min(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X, rows - 1);

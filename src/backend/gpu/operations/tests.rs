@@ -34,15 +34,34 @@ fn vector(gpu: &GpuDevice, size: usize, seed: u32) -> Tensor<Gpu, 1> {
     matrix(gpu, 1, size, seed).reshape([size])
 }
 
+/// The precisions that the device computes in.
+fn precisions(gpu: &GpuDevice) -> &'static [Precision] {
+    match has_f16(&gpu.device) {
+        true => &[Precision::F32, Precision::F16],
+        false => {
+            eprintln!("SKIPPED in f16: {} has none", gpu.adapter);
+            &[Precision::F32]
+        }
+    }
+}
+
+/// `x` as it is in a precision, and the same numbers in f32 for the oracle.
+fn rounded(x: Tensor<Gpu, 2>, precision: Precision) -> (Tensor<Gpu, 2>, Tensor<Gpu, 2>) {
+    let rounded = Gpu::table(x, precision);
+    (rounded.clone(), Gpu::table(rounded, Precision::F32))
+}
+
+/// What is computed in f16 may be rounded to 11 bits twice: as a product and with its bias.
 fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, case: &str) {
     assert_eq!(fast.dims(), plain.dims(), "{case}");
     let (fast, plain) = (fast.into_data(), plain.into_data());
     assert_eq!(gpu.fault(), None, "{case}");
-    let (fast, plain) = (fast.as_slice::<f32>().unwrap(), plain.as_slice::<f32>().unwrap());
+    let error_max = if fast.dtype == DType::F16 { 1e-3 } else { 4e-6 };
+    let (fast, plain) = (fast.iter::<f32>(), plain.to_vec::<f32>().unwrap());
     let scale = plain.iter().fold(1e-3f32, |a, b| a.max(b.abs()));
-    for (i, (f, p)) in fast.iter().zip(plain).enumerate() {
+    for (i, (f, p)) in fast.zip(plain).enumerate() {
         let error = (f - p).abs() / scale;
-        assert!(error < 4e-6, "{case}: value {i} is {f}, expected {p}");
+        assert!(error < error_max, "{case}: value {i} is {f}, expected {p}");
     }
 }
 
@@ -60,8 +79,6 @@ fn wanted(top: usize, tokens: &[&[u32]]) -> Wanted<Vec<u32>> {
         token_bounds: std::iter::once(0).chain(ends).collect(),
         tokens: tokens.concat(),
         token_count: tokens.concat().len(),
-        whole: Vec::new(),
-        whole_count: 0,
     }
 }
 
@@ -97,8 +114,12 @@ fn every_list_lies_in_its_place() {
     assert_eq!(read(&lists.wanted[0].tokens), [3, 4, 9]);
     assert_eq!(read(&lists.wanted[0].token_bounds), [0, 2, 3]);
     let table = matrix(&gpu, 8, 3, 1);
-    let chosen = Gpu::select_rows(&table, &lists.input_ids);
-    assert_close(&gpu, chosen, plain::select_rows(&table, &[7, 5, 6]), "rows");
+    for &precision in precisions(&gpu) {
+        let (table, plain_table) = rounded(table.clone(), precision);
+        let chosen = Gpu::select_rows(&table, &lists.input_ids);
+        let expected = plain::select_rows(&plain_table, &[7, 5, 6]);
+        assert_close(&gpu, chosen, expected, &format!("rows in {precision}"));
+    }
 }
 
 #[test]
@@ -182,18 +203,16 @@ fn attention_is_the_plain_one_for_any_segments() {
         };
         let hidden = heads * head_size;
         let (queries, tokens) = (*spans.queries.last().unwrap(), *spans.tokens.last().unwrap());
-        // Far apart, so that the softmax is not flat.
-        let query = matrix(&gpu, queries, hidden, 1) * 4.0;
-        let key_value = matrix(&gpu, tokens, 2 * hidden, 2) * 2.0;
         let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
-        let fast = Gpu::segment_attention(query.clone(), key_value.clone(), &segments, heads);
-        let expected = plain::attention(query, key_value, &spans, heads);
-        assert_close(
-            &gpu,
-            fast,
-            expected,
-            &format!("{heads} heads of {head_size}, {segments:?}"),
-        );
+        for &precision in precisions(&gpu) {
+            // Far apart, so that the softmax is not flat.
+            let (query, plain_query) = rounded(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
+            let (key_value, plain_key_value) = rounded(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
+            let fast = Gpu::segment_attention(query, key_value, &segments, heads);
+            let expected = plain::attention(plain_query, plain_key_value, &spans, heads);
+            let case = format!("{heads} heads of {head_size}, {segments:?}, {precision}");
+            assert_close(&gpu, fast, expected, &case);
+        }
     }
 }
 
@@ -212,11 +231,15 @@ fn layer_norm_is_the_plain_one() {
         } else {
             norm
         };
-        let (x, residual) = (matrix(&gpu, rows, hidden, 5) + 3.0, matrix(&gpu, rows, hidden, 6));
-        for residual in [None, Some(residual)] {
-            let case = format!("[{rows}, {hidden}], residual {}", residual.is_some());
-            let fast = Gpu::residual_layer_norm(x.clone(), residual.clone(), &norm);
-            assert_close(&gpu, fast, plain::layer_norm(x.clone(), residual, &norm), &case);
+        for &precision in precisions(&gpu) {
+            let (x, plain_x) = rounded(matrix(&gpu, rows, hidden, 5) + 3.0, precision);
+            let (residual, plain_residual) = rounded(matrix(&gpu, rows, hidden, 6), precision);
+            for (residual, plain_residual) in [(None, None), (Some(residual), Some(plain_residual))] {
+                let case = format!("[{rows}, {hidden}], residual {}, {precision}", residual.is_some());
+                let fast = Gpu::residual_layer_norm(x.clone(), residual, &norm);
+                let expected = plain::layer_norm(plain_x.clone(), plain_residual, &norm);
+                assert_close(&gpu, fast, expected, &case);
+            }
         }
     }
 }
@@ -232,18 +255,29 @@ fn dense_layers_are_the_plain_ones() {
         Some(Activation::Silu),
     ];
     for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 70)] {
-        let weight = matrix(&gpu, outputs, inputs, 7);
         let bias = vector(&gpu, outputs, 8);
-        let x = matrix(&gpu, rows, inputs, 9);
-        let fast = GpuLinear::prepare(weight.clone(), bias.clone(), Precision::F32);
-        for activation in activations {
-            let case = format!("[{rows}, {inputs}] to {outputs}, {activation:?}");
-            let product = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
-            let expected = match activation {
-                Some(activation) => plain::activate(product, activation),
-                None => product,
-            };
-            assert_close(&gpu, fast.forward(x.clone(), activation), expected, &case);
+        let precisions = precisions(&gpu);
+        // The input may be in another precision than the weight, as at both ends of the head's transform.
+        let pairs = precisions
+            .iter()
+            .flat_map(|&x| precisions.iter().map(move |&weight| (x, weight)));
+        for (of_input, of_weight) in pairs {
+            let (x, plain_x) = rounded(matrix(&gpu, rows, inputs, 9), of_input);
+            let (_, plain_x) = rounded(plain_x, of_weight);
+            let (_, weight) = rounded(matrix(&gpu, outputs, inputs, 7), of_weight);
+            let fast = GpuLinear::prepare(weight.clone(), bias.clone(), of_weight);
+            let is_half = (of_input, of_weight) == (Precision::F16, Precision::F16);
+            for activation in activations {
+                let case = format!("[{rows}, {inputs}] {of_input} to {outputs} {of_weight}, {activation:?}");
+                let product = plain_x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
+                let expected = match activation {
+                    Some(activation) => plain::activate(product, activation),
+                    None => product,
+                };
+                let y = fast.forward(x.clone(), activation);
+                assert_eq!(y.dtype(), if is_half { DType::F16 } else { DType::F32 }, "{case}");
+                assert_close(&gpu, y, expected, &case);
+            }
         }
     }
 }
