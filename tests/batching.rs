@@ -126,3 +126,40 @@ fn a_batch_of_many_rows_is_cut_unseen() {
         }
     }
 }
+
+/// Masks that want little, much and certain words, in one batch; much is more than is found among the logits where they
+/// are, and there are more such masks than are read at once.
+#[test]
+fn a_mask_gets_what_it_asks_for_whatever_others_ask_for() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    let mut checkpoint = Checkpoint::open(&folder).unwrap();
+    let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
+        Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
+        loaded => loaded.unwrap().model,
+    };
+    let text = |index: u32| -> Vec<u32> { (0..3).map(|i| (index * 31 + i * 7) % VOCAB).collect() };
+    let selection = |index: u32| match index % 5 {
+        0 => Selection::TopK(3),
+        1 => Selection::Tokens([7, index % VOCAB, 90].into()),
+        _ => Selection::TopK(90),
+    };
+    let mut batch = PackedBatch::default();
+    for index in 0..300 {
+        batch.push(&text(index), &[1], &selection(index));
+    }
+    let together = model.predict(&batch).unwrap();
+    assert_eq!(together.len(), 300);
+    for (index, together) in (0..300).zip(together) {
+        let mut alone = PackedBatch::default();
+        alone.push(&text(index), &[1], &selection(index));
+        let alone = model.predict(&alone).unwrap().remove(0);
+        assert_eq!(alone.len(), [3, 3, 90, 90, 90][index as usize % 5]);
+        assert_eq!(together.len(), alone.len());
+        for (a, b) in together.iter().zip(&alone) {
+            assert!((a.score - b.score).abs() <= TOLERANCE, "mask {index}: {a:?}, {b:?}");
+        }
+        if let Selection::Tokens(tokens) = selection(index) {
+            assert!(together.iter().map(|score| score.token).eq(tokens.iter().copied()));
+        }
+    }
+}

@@ -37,10 +37,14 @@ pub struct Wanted<R> {
     pub token_count: usize,
     /// Where each row's `tokens` begin, and last where all end: `rows + 1` numbers.
     pub token_bounds: R,
+    /// Rows whose logits are told one and all, in ascending order.
+    pub whole: R,
+    /// How many `whole` are.
+    pub whole_count: usize,
 }
 
 impl<R> Wanted<R> {
-    /// Numbers of the [summary](super::summary) of these rows.
+    /// Numbers of the [summary](super::summary) of these rows, without those that are told whole.
     pub fn summary_len(&self) -> usize {
         self.rows * super::summary::row_len(self.top) + self.token_count
     }

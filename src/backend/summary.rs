@@ -2,8 +2,8 @@
 //!
 //! A summary is a flat list of f32. For each row: the largest logit, the sum of `exp(logit - largest)` in two parts of
 //! which the second is what the first lost by rounding, how many logits are NaN or infinite, and then, best
-//! first, pairs of a logit and its token. After all rows come the logits of the tokens that were asked for. A token's
-//! id is exact in f32 below 2²⁴, which is more than a vocabulary may have.
+//! first, pairs of a logit and its token. After all rows come the logits of the tokens that were asked for; behind the
+//! summary may come rows of logits as they are. A token's id is exact in f32 below 2²⁴, which is more than a vocabulary may have.
 
 use super::Wanted;
 
@@ -28,15 +28,20 @@ pub struct Row<'a> {
     top: &'a [f32],
     /// The logits that were asked for, in order.
     pub logits: &'a [f32],
+    /// The logits of the whole vocabulary, where they were asked for.
+    pub whole: Option<&'a [f32]>,
 }
 
 impl<'a> Row<'a> {
-    /// Row `row` of a summary that was made of `wanted`.
+    /// Row `row` of a summary that was made of `wanted`, with the rows that are told whole behind it.
     pub fn of(summary: &'a [f32], wanted: &Wanted<Vec<u32>>, row: usize) -> Self {
         let len = row_len(wanted.top);
         let (statistics, top) = summary[row * len..(row + 1) * len].split_at(STATISTICS);
+        let (summary, whole) = summary.split_at(wanted.summary_len());
         let logits = &summary[wanted.rows * len..];
         let bounds = wanted.token_bounds[row] as usize..wanted.token_bounds[row + 1] as usize;
+        let at = wanted.whole.binary_search(&(row as u32)).ok();
+        let whole = at.and_then(|at| whole.chunks_exact(whole.len() / wanted.whole_count).nth(at));
         let sum = f64::from(statistics[1]) + f64::from(statistics[2]);
         Self {
             largest: statistics[0],
@@ -44,6 +49,7 @@ impl<'a> Row<'a> {
             broken: !sum.is_finite() || !statistics[0].is_finite() || statistics[3] != 0.0,
             top,
             logits: &logits[bounds],
+            whole,
         }
     }
 
@@ -124,6 +130,8 @@ mod tests {
             tokens: tokens.to_vec(),
             token_count: tokens.len(),
             token_bounds: vec![0, tokens.len() as u32],
+            whole: Vec::new(),
+            whole_count: 0,
         }
     }
 

@@ -100,7 +100,7 @@ impl PackedBatch {
         let parts = self.queries.chunks(HEAD_ROWS_MAX).map(|queries| {
             let rows_padded = rows_left.min(HEAD_ROWS_MAX);
             rows_left -= rows_padded;
-            wanted(queries, rows_padded, vocab_size, top_max)
+            wanted(queries, rows_padded, top_max.min(vocab_size))
         });
         Lists {
             wanted: parts.collect(),
@@ -113,13 +113,13 @@ impl PackedBatch {
     }
 }
 
-/// What `queries` ask for. Who wants more tokens than a backend finds gets the logits of all.
-fn wanted(queries: &[MaskQuery], rows_padded: usize, vocab_size: usize, top_max: usize) -> Wanted<Vec<u32>> {
-    let (mut top, mut tokens, mut token_bounds) = (0, Vec::new(), vec![0]);
-    for query in queries {
+/// What `queries` ask for. Who wants more tokens than a backend finds is told the logits of all.
+fn wanted(queries: &[MaskQuery], rows_padded: usize, top_max: usize) -> Wanted<Vec<u32>> {
+    let (mut top, mut tokens, mut token_bounds, mut whole) = (0, Vec::new(), vec![0], Vec::new());
+    for (row, query) in queries.iter().enumerate() {
         match &query.selection {
             Selection::TopK(k) if *k <= top_max => top = top.max(*k),
-            Selection::TopK(_) => tokens.extend(0..vocab_size as u32),
+            Selection::TopK(_) => whole.push(row as u32),
             Selection::Tokens(wanted) => tokens.extend_from_slice(wanted),
         }
         token_bounds.push(tokens.len() as u32);
@@ -127,10 +127,12 @@ fn wanted(queries: &[MaskQuery], rows_padded: usize, vocab_size: usize, top_max:
     Wanted {
         rows: queries.len(),
         rows_padded,
-        top: top.min(vocab_size),
+        top,
         token_count: tokens.len(),
         tokens,
         token_bounds,
+        whole_count: whole.len(),
+        whole,
     }
 }
 
@@ -176,9 +178,10 @@ mod tests {
         batch.push(&[4], &[0], &Selection::TopK(4));
         let wanted = &batch.lists(5, 3, |rows| rows).wanted[0];
         assert_eq!(wanted.top, 2);
-        // The third wants more than is found, so it is told all five.
-        assert_eq!(wanted.tokens, [9, 7, 0, 1, 2, 3, 4]);
-        assert_eq!(wanted.token_bounds, [0, 0, 2, 7]);
+        assert_eq!(wanted.tokens, [9, 7]);
+        assert_eq!(wanted.token_bounds, [0, 0, 2, 2]);
+        // The third wants more than is found, so it is told all.
+        assert_eq!((&wanted.whole[..], wanted.whole_count), (&[2][..], 1));
         let masks = HEAD_ROWS_MAX + 6;
         let mut batch = PackedBatch::default();
         batch.push(&vec![4; masks], &(0..masks).collect::<Vec<_>>(), &Selection::TopK(1));

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use crate::backend::summary::{self, Row};
 use crate::backend::{BertBackend, Wanted};
 
-use super::batch::MaskQuery;
+use super::batch::{HEAD_ROWS_MAX, MaskQuery};
 use super::{Bert, PackedBatch, Selection, TokenScore};
 
 /// A model that fills in blanks.
@@ -55,44 +55,62 @@ impl<B: BertBackend> Bert<B> {
         let lists = B::upload(lists, &self.device);
         let states = self.encode(&lists);
         let [_, hidden] = states.dims();
-        let mut first = 0;
-        let parts = lists.wanted.iter().map(|wanted| {
+        let mut queries = batch.queries().iter();
+        let mut answers = Vec::with_capacity(queries.len());
+        let (mut first, mut read_parts, mut unread, mut whole_rows) = (0, 0, Vec::new(), 0);
+        for (part, wanted) in lists.wanted.iter().enumerate() {
             let rows = first..first + wanted.rows_padded;
             first = rows.end;
             let states = match lists.wanted.len() {
                 1 => states.clone(),
                 _ => states.clone().slice([rows, 0..hidden]),
             };
-            B::summarize(self.logits(states), wanted)
-        });
-        let mut parts: Vec<Tensor<B, 1>> = parts.collect();
-        // One read, whatever the number of parts.
-        let summary = match parts.len() {
-            1 => parts.remove(0),
-            _ => Tensor::cat(parts, 0),
-        };
-        let summary = summary
-            .try_into_data()
-            .map_err(|e| PredictError::Readback(e.to_string()))?;
-        scores(summary, &asked, batch.queries())
+            let logits = self.logits(states);
+            let whole = match wanted.whole_count {
+                0 => None,
+                _ => Some(B::select_rows(&logits, &wanted.whole).flatten(0, 1)),
+            };
+            unread.push(B::summarize(logits, wanted));
+            unread.extend(whole);
+            whole_rows += wanted.whole_count;
+            // One read, whatever the number of parts; but no more whole rows at once than logits are anyway.
+            if part + 1 == asked.len() || whole_rows + asked[part + 1].whole_count > HEAD_ROWS_MAX {
+                let numbers = read(std::mem::take(&mut unread))?;
+                let parts = &asked[read_parts..=part];
+                answers.extend(scores(&numbers, parts, self.vocab_size, &mut queries)?);
+                (read_parts, whole_rows) = (part + 1, 0);
+            }
+        }
+        Ok(answers)
     }
 }
 
-/// The scores that `queries` asked for, out of the summaries of all parts, which lie end to end.
-fn scores(
-    summary: TensorData,
+/// All tensors, end to end.
+fn read<B: BertBackend>(mut tensors: Vec<Tensor<B, 1>>) -> Result<TensorData, PredictError> {
+    let numbers = match tensors.len() {
+        1 => tensors.remove(0),
+        _ => Tensor::cat(tensors, 0),
+    };
+    let data = numbers.try_into_data();
+    Ok(data
+        .map_err(|e| PredictError::Readback(e.to_string()))?
+        .convert::<f32>())
+}
+
+/// The scores that the next of `queries` asked for, out of what was read of `parts`, end to end.
+fn scores<'a>(
+    numbers: &TensorData,
     parts: &[Wanted<Vec<u32>>],
-    queries: &[MaskQuery],
+    vocab_size: usize,
+    queries: &mut impl Iterator<Item = &'a MaskQuery>,
 ) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-    let summary = summary.convert::<f32>();
-    let mut numbers = summary
+    let mut numbers = numbers
         .as_slice::<f32>()
         .map_err(|e| PredictError::Readback(format!("{e:?}")))?;
-    let mut queries = queries.iter();
-    let mut answers = Vec::with_capacity(queries.len());
+    let mut answers = Vec::new();
     for wanted in parts {
         let (of_part, rest) = numbers
-            .split_at_checked(wanted.summary_len())
+            .split_at_checked(wanted.summary_len() + wanted.whole_count * vocab_size)
             .ok_or_else(|| PredictError::Readback("it is shorter than it should be".to_owned()))?;
         numbers = rest;
         for (row, query) in queries.by_ref().take(wanted.rows).enumerate() {
@@ -118,14 +136,13 @@ fn score(row: &Row<'_>, selection: &Selection) -> Result<Vec<TokenScore>, Predic
             .zip(row.logits.iter().copied())
             .map(score)
             .collect(),
-        Selection::TopK(k) if row.logits.is_empty() => row.top().take(*k).map(score).collect(),
-        Selection::TopK(k) => {
-            let tokens = summary::top_k(row.logits, *k);
-            tokens
-                .into_iter()
-                .map(|token| score((token, row.logits[token as usize])))
-                .collect()
-        }
+        Selection::TopK(k) => match row.whole {
+            None => row.top().take(*k).map(score).collect(),
+            Some(logits) => {
+                let tokens = summary::top_k(logits, *k).into_iter();
+                tokens.map(|token| score((token, logits[token as usize]))).collect()
+            }
+        },
     })
 }
 
@@ -141,12 +158,15 @@ mod tests {
         }
         let wanted = batch.lists(4, top_max, |rows| rows).wanted;
         let rows = logits.chunks(wanted[0].rows);
-        let summary: Vec<f32> = rows
-            .zip(&wanted)
-            .flat_map(|(rows, wanted)| summary::on_host(rows.as_flattened(), 4, wanted))
-            .collect();
-        let count = summary.len();
-        scores(TensorData::new(summary, [count]), &wanted, batch.queries()).unwrap()
+        let numbers = rows.zip(&wanted).flat_map(|(rows, wanted)| {
+            let mut numbers = summary::on_host(rows.as_flattened(), 4, wanted);
+            numbers.extend(wanted.whole.iter().flat_map(|&row| rows[row as usize]));
+            numbers
+        });
+        let numbers: Vec<f32> = numbers.collect();
+        let count = numbers.len();
+        let mut queries = batch.queries().iter();
+        scores(&TensorData::new(numbers, [count]), &wanted, 4, &mut queries).unwrap()
     }
 
     #[test]
@@ -190,7 +210,7 @@ mod tests {
         let wanted = batch.lists(4, 64, |rows| rows).wanted;
         let of = |numbers: &[f32]| {
             let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
-            scores(data, &wanted, batch.queries())
+            scores(&data, &wanted, 4, &mut batch.queries().iter())
         };
         assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
         assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(PredictError::Readback(_))));

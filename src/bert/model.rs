@@ -16,7 +16,7 @@ pub struct Bert<B: BertBackend> {
     layers: Vec<EncoderLayer<B>>,
     head: MaskedLmHead<B>,
     /// Entries of the vocabulary.
-    vocab_size: usize,
+    pub(super) vocab_size: usize,
     pub(super) device: B::Device,
 }
 

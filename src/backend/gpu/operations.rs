@@ -192,7 +192,10 @@ fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments
     let wanted: Vec<_> = lists
         .wanted
         .iter()
-        .map(|wanted| (wanted, packing.add(&wanted.tokens), packing.add(&wanted.token_bounds)))
+        .map(|wanted| {
+            let lists = [&wanted.tokens, &wanted.token_bounds, &wanted.whole];
+            (wanted, lists.map(|list| packing.add(list)))
+        })
         .collect();
     let client = WgpuRuntime::client(device);
     let total = packing.bytes.len();
@@ -218,13 +221,15 @@ fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments
         masks_only: segments(masks_only),
         wanted: wanted
             .into_iter()
-            .map(|(wanted, tokens, token_bounds)| Wanted {
+            .map(|(wanted, [tokens, token_bounds, whole])| Wanted {
                 rows: wanted.rows,
                 rows_padded: wanted.rows_padded,
                 top: wanted.top,
                 tokens: at(tokens),
                 token_count: wanted.token_count,
                 token_bounds: at(token_bounds),
+                whole: at(whole),
+                whole_count: wanted.whole_count,
             })
             .collect(),
     }

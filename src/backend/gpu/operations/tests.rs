@@ -79,6 +79,8 @@ fn wanted(top: usize, tokens: &[&[u32]]) -> Wanted<Vec<u32>> {
         token_bounds: std::iter::once(0).chain(ends).collect(),
         tokens: tokens.concat(),
         token_count: tokens.concat().len(),
+        whole: Vec::new(),
+        whole_count: 0,
     }
 }
 
