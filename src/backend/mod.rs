@@ -129,10 +129,6 @@ pub trait BertBackend: Backend {
     /// [`Spans`], as this backend reads them.
     type Segments;
 
-    /// Rows that go through a feed-forward layer at once. It is four times as wide as all else, so it decides how much
-    /// memory a batch takes.
-    const FEED_FORWARD_ROWS_MAX: usize = usize::MAX;
-
     /// Tokens that [`summarize`](Self::summarize) finds in a row at most.
     const TOP_MAX: usize;
 
@@ -155,13 +151,28 @@ pub trait BertBackend: Backend {
     /// Softmax attention within each sequence of a packed batch, [`plain::attention`].
     ///
     /// `query` is `[query rows, hidden]`, `key_value` is `[token rows, 2 * hidden]` with the keys first;
-    /// heads lie side by side in `hidden`. Returns `[query rows, hidden]`; rows of no sequence hold anything.
+    /// heads lie side by side in `hidden`. Returns `[query rows, hidden]`; rows of no sequence hold anything. Products
+    /// may be computed in `precision`.
     fn segment_attention(
         query: Tensor<Self, 2>,
         key_value: Tensor<Self, 2>,
         segments: &Self::Segments,
         heads: usize,
+        precision: Precision,
     ) -> Tensor<Self, 2>;
+
+    /// The feed-forward part of a layer, `norm(x + down(activation(up(x))))`, each row on its own: `[rows, hidden]` to
+    /// `[rows, hidden]`.
+    fn feed_forward(
+        x: Tensor<Self, 2>,
+        up: &Self::Linear,
+        activation: Activation,
+        down: &Self::Linear,
+        norm: &LayerNorm<Self>,
+    ) -> Tensor<Self, 2> {
+        let inner = up.forward(x.clone(), Some(activation));
+        Self::residual_layer_norm(down.forward(inner, None), Some(x), norm)
+    }
 
     /// Layer normalization of `x`, or of `x + residual`; both `[rows, hidden]`.
     fn residual_layer_norm(

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp};
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision};
 
 use super::BertConfig;
 use super::weights::{WeightError, Weights};
@@ -19,6 +19,7 @@ pub(super) struct EncoderLayer<B: BertBackend> {
     output_norm: LayerNorm<B>,
     heads: usize,
     hidden_act: Activation,
+    precision: Precision,
 }
 
 impl<B: BertBackend> EncoderLayer<B> {
@@ -36,6 +37,7 @@ impl<B: BertBackend> EncoderLayer<B> {
             output_norm: weights.layer_norm(&name("output.LayerNorm"), hidden, config.layer_norm_eps)?,
             heads: config.num_attention_heads,
             hidden_act: config.hidden_act,
+            precision: weights.precision(),
         })
     }
 
@@ -44,27 +46,18 @@ impl<B: BertBackend> EncoderLayer<B> {
     pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &B::Segments) -> Tensor<B, 2> {
         let query = self.query.forward(asking.clone(), None);
         let key_value = self.key_value.forward(all, None);
-        let context = B::segment_attention(query, key_value, spans, self.heads);
+        let context = B::segment_attention(query, key_value, spans, self.heads, self.precision);
         let attended = B::residual_layer_norm(
             self.attention_output.forward(context, None),
             Some(asking),
             &self.attention_norm,
         );
-        let [rows, hidden] = attended.dims();
-        if rows <= B::FEED_FORWARD_ROWS_MAX {
-            return self.feed_forward(attended);
-        }
-        let part = |start: usize| {
-            let rows = start..rows.min(start + B::FEED_FORWARD_ROWS_MAX);
-            self.feed_forward(attended.clone().slice([rows, 0..hidden]))
-        };
-        let parts = (0..rows).step_by(B::FEED_FORWARD_ROWS_MAX).map(part);
-        Tensor::cat(parts.collect(), 0)
-    }
-
-    /// `[rows, hidden]` to `[rows, hidden]`, each row on its own.
-    fn feed_forward(&self, attended: Tensor<B, 2>) -> Tensor<B, 2> {
-        let inner = self.intermediate.forward(attended.clone(), Some(self.hidden_act));
-        B::residual_layer_norm(self.output.forward(inner, None), Some(attended), &self.output_norm)
+        B::feed_forward(
+            attended,
+            &self.intermediate,
+            self.hidden_act,
+            &self.output,
+            &self.output_norm,
+        )
     }
 }

@@ -3,6 +3,7 @@
 //! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; these
 //! kernels do not. Each is compared with [`plain`] over odd sizes in `tests`.
 
+mod buffers;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, Level, Linear, Norm, Pool, Segment};
+use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment};
 use ndarray::{ArcArray, IxDyn};
 
 use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, plain, summary};
@@ -113,9 +114,6 @@ impl BertBackend for Cpu {
 
     const TOP_MAX: usize = summary::HOST_TOP_MAX;
 
-    /// 6 MB of bert-base's 3,072 columns, where 2,048 tokens at once would be 25, twice: once as a result, once packed.
-    const FEED_FORWARD_ROWS_MAX: usize = 512;
-
     fn upload(lists: HostLists, _device: &Self::Device) -> Lists<Vec<u32>, Spans> {
         lists
     }
@@ -129,8 +127,19 @@ impl BertBackend for Cpu {
         key_value: Tensor<Self, 2>,
         spans: &Spans,
         heads: usize,
+        precision: Precision,
     ) -> Tensor<Self, 2> {
-        with_context(|context| attend(context, query, key_value, spans, heads))
+        with_context(|context| attend(context, query, key_value, spans, heads, precision))
+    }
+
+    fn feed_forward(
+        x: Tensor<Self, 2>,
+        up: &CpuLinear,
+        activation: Activation,
+        down: &CpuLinear,
+        norm: &LayerNorm<Self>,
+    ) -> Tensor<Self, 2> {
+        with_context(|context| feed_forward(context, x, up, activation, down, norm))
     }
 
     fn residual_layer_norm(
@@ -143,7 +152,9 @@ impl BertBackend for Cpu {
 
     fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Self, 1> {
         let columns = logits.dims()[1];
-        let summary = summary::on_host(slice(&values(logits)), columns, wanted);
+        let logits = values(logits);
+        let summary = summary::on_host(slice(&logits), columns, wanted);
+        buffers::give_back(logits);
         let array = ArcArray::from_shape_vec(IxDyn(&[summary.len()]), summary).expect("its own length");
         Tensor::from_primitive(TensorPrimitive::Float(array.into()))
     }
@@ -155,6 +166,7 @@ fn attend(
     key_value: Tensor<Cpu, 2>,
     spans: &Spans,
     heads: usize,
+    precision: Precision,
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = query.dims();
     let (query, key_value) = (values(query), values(key_value));
@@ -162,8 +174,44 @@ fn attend(
         .iter()
         .map(|(queries, tokens)| Segment { queries, tokens })
         .collect();
-    let mixed = cloze_kernels::attention(context, slice(&query), slice(&key_value), hidden, &segments, heads);
+    let mut mixed = buffers::take(rows * hidden);
+    let heads = Heads {
+        count: heads,
+        hidden,
+        precision: kernel_precision(precision),
+    };
+    let (asked, known) = (slice(&query), slice(&key_value));
+    cloze_kernels::attention(context, heads, asked, known, &segments, &mut mixed);
+    buffers::give_back(query);
+    buffers::give_back(key_value);
     tensor(mixed, rows, hidden)
+}
+
+fn feed_forward(
+    context: Context<'_>,
+    x: Tensor<Cpu, 2>,
+    up: &CpuLinear,
+    activation: Activation,
+    down: &CpuLinear,
+    norm: &LayerNorm<Cpu>,
+) -> Tensor<Cpu, 2> {
+    let [rows, hidden] = x.dims();
+    let x = values(x);
+    let (gamma, beta) = (values(norm.gamma.clone()), values(norm.beta.clone()));
+    let layers = FeedForward {
+        up: &up.0,
+        activation: Some(kernel_activation(activation)),
+        down: &down.0,
+        norm: Norm {
+            gamma: slice(&gamma),
+            beta: slice(&beta),
+            eps: norm.eps as f32,
+        },
+    };
+    let mut y = buffers::take(rows * hidden);
+    layers.apply(context, slice(&x), &mut y);
+    buffers::give_back(x);
+    tensor(y, rows, hidden)
 }
 
 fn normalize(
@@ -182,6 +230,7 @@ fn normalize(
         eps: norm.eps as f32,
     };
     cloze_kernels::layer_norm(context, &mut x, residual.as_ref().map(slice), norm);
+    residual.into_iter().for_each(buffers::give_back);
     tensor(x, rows, hidden)
 }
 
@@ -191,6 +240,15 @@ fn kernel_precision(precision: Precision) -> cloze_kernels::Precision {
         Precision::F32 | Precision::F16 => cloze_kernels::Precision::F32,
         Precision::Bf16 => cloze_kernels::Precision::Bf16,
         Precision::Int8 => cloze_kernels::Precision::Int8,
+    }
+}
+
+fn kernel_activation(activation: Activation) -> cloze_kernels::Activation {
+    match activation {
+        Activation::Gelu => cloze_kernels::Activation::Gelu,
+        Activation::GeluTanh => cloze_kernels::Activation::GeluTanh,
+        Activation::Relu => cloze_kernels::Activation::Relu,
+        Activation::Silu => cloze_kernels::Activation::Silu,
     }
 }
 
@@ -209,14 +267,11 @@ impl LinearOp<Cpu> for CpuLinear {
 
     fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<Activation>) -> Tensor<Cpu, 2> {
         let rows = x.dims()[0];
-        let activation = activation.map(|activation| match activation {
-            Activation::Gelu => cloze_kernels::Activation::Gelu,
-            Activation::GeluTanh => cloze_kernels::Activation::GeluTanh,
-            Activation::Relu => cloze_kernels::Activation::Relu,
-            Activation::Silu => cloze_kernels::Activation::Silu,
-        });
         let x = values(x);
-        let y = with_context(|context| self.0.apply(context, slice(&x), rows, activation));
+        let mut y = buffers::take(rows * self.0.outputs());
+        let activation = activation.map(kernel_activation);
+        with_context(|context| self.0.apply(context, slice(&x), rows, activation, &mut y));
+        buffers::give_back(x);
         tensor(y, rows, self.0.outputs())
     }
 

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use cloze_kernels::{Context, Level, Pool};
 
-use super::{Cpu, attend, normalize, tensor};
+use super::{Cpu, CpuLinear, attend, normalize, slice, tensor, values};
 use crate::backend::plain::{self, PlainLinear};
 use crate::backend::{Activation, LayerNorm, LinearOp, Precision, Spans};
 
@@ -109,7 +109,8 @@ fn linear() {
                         4e-6
                     };
                     for ((activation, kernel_activation), expected) in activations.into_iter().zip(&expected) {
-                        let y = layer.apply(context, &x, rows, kernel_activation);
+                        let mut y = vec![f32::NAN; rows * outputs];
+                        layer.apply(context, &x, rows, kernel_activation, &mut y);
                         assert_within(
                             tensor(y, rows, outputs),
                             expected.clone(),
@@ -141,7 +142,8 @@ fn a_value_that_is_not_a_number_stays_one() {
             x[27] = bad;
             for context in contexts(&pools) {
                 let layer = cloze_kernels::Linear::new(context.level, &weight, &bias, 20, precision);
-                let y = layer.apply(context, &x, 2, None);
+                let mut y = vec![0.0; 2 * 5];
+                layer.apply(context, &x, 2, None, &mut y);
                 let (good, broken) = y.split_at(5);
                 assert!(good.iter().all(|y| y.is_finite()), "{precision:?}: {y:?}");
                 assert!(broken.iter().all(|y| !y.is_finite()), "{precision:?}: {y:?}");
@@ -174,10 +176,70 @@ fn attention() {
                 let key_value = matrix(tokens, 2 * hidden, 5);
                 let expected = plain::attention(query.clone(), key_value.clone(), &spans, heads);
                 for context in contexts(&pools) {
-                    assert_close(
-                        attend(context, query.clone(), key_value.clone(), &spans, heads),
+                    for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
+                        let (query, key_value) = (query.clone(), key_value.clone());
+                        assert_within(
+                            attend(context, query, key_value, &spans, heads, precision),
+                            expected.clone(),
+                            error_max,
+                            &format!("{} {precision:?} {heads} heads of {size}, {spans:?}", context.level),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn feed_forward() {
+    let pools = pools();
+    // Few rows, which share each layer, and more than several tasks take.
+    for rows in [1, 13, 100, 600] {
+        for (hidden, inner) in [(5, 3), (33, 70), (64, 600), (48, 3000)] {
+            if rows * hidden * inner > 15_000_000 {
+                continue;
+            }
+            let x = matrix(rows, hidden, 1);
+            // So that sums stay around one, as in a model.
+            let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
+            let (up, down) = (weight(inner, hidden, 2), weight(hidden, inner, 3));
+            let (up_bias, down_bias) = (vector(inner, 4), vector(hidden, 5));
+            let norm = LayerNorm {
+                gamma: vector(hidden, 6),
+                beta: vector(hidden, 7),
+                eps: 1e-12,
+            };
+            let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>| {
+                PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32)
+            };
+            let wide = plain(&up, &up_bias).forward(x.clone(), Some(Activation::Gelu));
+            let sums = plain(&down, &down_bias).forward(wide, None);
+            let expected = plain::layer_norm(sums, Some(x.clone()), &norm);
+            for context in contexts(&pools) {
+                for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
+                {
+                    let layer = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>| {
+                        let inputs = weight.dims()[1];
+                        let (weight, bias) = (values(weight.clone()), values(bias.clone()));
+                        let precision = super::kernel_precision(precision);
+                        CpuLinear(cloze_kernels::Linear::new(
+                            context.level,
+                            slice(&weight),
+                            slice(&bias),
+                            inputs,
+                            precision,
+                        ))
+                    };
+                    let (up, down) = (layer(&up, &up_bias), layer(&down, &down_bias));
+                    assert_within(
+                        super::feed_forward(context, x.clone(), &up, Activation::Gelu, &down, &norm),
                         expected.clone(),
-                        &format!("{} {heads} heads of {size}, {spans:?}", context.level),
+                        error_max,
+                        &format!(
+                            "{} {precision:?} {rows} rows of {hidden}, {inner} between",
+                            context.level
+                        ),
                     );
                 }
             }

@@ -118,6 +118,7 @@ impl BertBackend for Gpu {
         key_value: Tensor<Self, 2>,
         segments: &GpuSegments,
         heads: usize,
+        _precision: Precision,
     ) -> Tensor<Self, 2> {
         let query = primitive(query);
         if segments.count == 0 {

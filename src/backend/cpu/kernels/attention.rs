@@ -1,17 +1,18 @@
 //! Softmax attention within each segment, a task for each segment and head, with the dense layers' tiles.
 //!
-//! Everything is computed with the queries as columns: a tile gives the scores of some keys for 32 queries, so the
-//! softmax runs over whole registers, and the probabilities lie as the tiles of the second product read them.
+//! Scores are computed with the queries as columns: a tile gives those of some keys for 32 queries, so the softmax runs
+//! over whole registers. The second product takes the same columns as its rows, and the values as its columns, as both
+//! lie.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::Context;
 use crate::level::for_each_level;
 use crate::math::exp;
-use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX};
+use crate::pack::{self, Blocks, COLUMNS, GROUP, Line, ROWS_MAX, Rows, bf16_bits, rounded_bf16};
 use crate::rows::Disjoint;
-use crate::tile::{Sums, Words, tile};
+use crate::tile::{Block, Sums, Words, tile};
+use crate::{Context, Level, Precision};
 
 /// A sequence's rows among those of a packed batch.
 #[derive(Clone, Debug)]
@@ -22,26 +23,37 @@ pub struct Segment {
     pub tokens: Range<usize>,
 }
 
+/// The heads of an attention, side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// How many.
+    pub count: usize,
+    /// Columns of all together.
+    pub hidden: usize,
+    /// Below f32, the products are of bf16 where the CPU has them.
+    pub precision: Precision,
+}
+
 /// What a thread needs for a head, kept so that no task allocates.
 #[derive(Default)]
 struct Scratch {
-    /// Of the segment whose keys and values are packed.
-    tokens: usize,
-    /// Blocks of keys, each `[size][keys]`.
+    /// Blocks of keys, by row.
     keys: Vec<u32>,
-    /// Blocks of the values' dimensions, each `[tokens][dimensions]`.
-    values: Vec<u32>,
-    /// A panel of queries, `[size]` steps.
+    /// Panels of the values, a step for each word of tokens.
+    values: Vec<Line>,
+    /// A panel of queries, a step for each word of dimensions.
     queries: Vec<Line>,
-    /// A panel of scores, then of probabilities, `[tokens]` steps.
+    /// Of all keys, a row of 32 queries each.
     scores: Vec<Line>,
+    /// The same as a panel of bf16, two keys a step.
+    pairs: Vec<Line>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Where a head's numbers are in rows of `hidden` or `2 * hidden`.
+/// Where a head's numbers are in rows of `hidden` or `2 * hidden`, and what they are computed with.
 #[derive(Clone, Copy)]
 struct Head {
     hidden: usize,
@@ -49,56 +61,71 @@ struct Head {
     start: usize,
     /// Its columns.
     size: usize,
+    /// Tokens of the segment.
+    tokens: usize,
+    words: Words,
 }
 
 /// `softmax(query · keyᵀ / √size) · value` for each head: `query` is `[query rows, hidden]`, `key_value`
-/// `[token rows, 2 * hidden]` with the keys first, heads lie side by side. Returns `[query rows, hidden]`.
+/// `[token rows, 2 * hidden]` with the keys first. Writes `[query rows, hidden]` to `output`.
 ///
 /// # Panics
-/// When the sizes do not fit together, or the segments do not follow each other.
+/// When the sizes do not fit together, or the segments' queries are not all rows, one after the other.
 pub fn attention(
     context: Context<'_>,
+    heads: Heads,
     query: &[f32],
     key_value: &[f32],
-    hidden: usize,
     segments: &[Segment],
-    heads: usize,
-) -> Vec<f32> {
-    assert!(hidden.is_multiple_of(heads) && query.len().is_multiple_of(hidden));
-    // Each row is written by one segment.
+    output: &mut [f32],
+) {
+    let Heads {
+        count,
+        hidden,
+        precision,
+    } = heads;
+    assert!(hidden.is_multiple_of(count) && query.len().is_multiple_of(hidden) && output.len() == query.len());
+    // Each row is written, by one segment.
     let mut written = 0;
     for Segment { queries, .. } in segments {
-        assert!(written <= queries.start && queries.start <= queries.end);
+        assert!(written == queries.start && queries.start <= queries.end);
         written = queries.end;
     }
-    assert!(written <= query.len() / hidden);
-    let size = hidden / heads;
-    let mut output = vec![0.0; query.len()];
+    assert!(written == query.len() / hidden);
+    let size = hidden / count;
+    let words = match precision {
+        Precision::Bf16 | Precision::Int8 if context.level >= Level::Avx512Bf16 => Words::Bf16,
+        _ => Words::F32,
+    };
     let is_asked = |segment: &&Segment| !segment.queries.is_empty();
     let segments: Vec<&Segment> = segments.iter().filter(is_asked).collect();
-    let shared = Disjoint::new(&mut output);
-    context.pool.run(segments.len() * heads, |task| {
-        let segment = segments[task / heads];
+    let shared = Disjoint::new(output);
+    context.pool.run(segments.len() * count, |task| {
+        let segment = segments[task / count];
         let head = Head {
             hidden,
-            start: task % heads * size,
+            start: task % count * size,
             size,
+            tokens: segment.tokens.len(),
+            words,
         };
         let key_value = &key_value[segment.tokens.start * 2 * hidden..segment.tokens.end * 2 * hidden];
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack(context, head, key_value);
+            scratch.pack(context.level, head, key_value);
             for first in segment.queries.clone().step_by(COLUMNS) {
                 let rows = first..segment.queries.end.min(first + COLUMNS);
                 let query = &query[rows.start * hidden..rows.end * hidden];
-                scratch.attend(context, head, query, |row, dimensions, values| {
+                scratch.attend(context.level, head, query, |row, dimensions, values, factor| {
                     let start = (first + row) * hidden + head.start + dimensions;
                     // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
-                    unsafe { shared.slice(start..start + values.len()) }.copy_from_slice(values);
+                    let output = unsafe { shared.slice(start..start + values.len()) };
+                    for (output, sum) in output.iter_mut().zip(values) {
+                        *output = f32::from_bits(*sum) * factor;
+                    }
                 });
             }
         });
     });
-    output
 }
 
 /// Grows a buffer to `len` at least and gives that much of it.
@@ -111,78 +138,151 @@ fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
 
 impl Scratch {
     /// Packs a head's keys and values.
-    fn pack(&mut self, context: Context<'_>, head: Head, key_value: &[f32]) {
-        let Head { hidden, start, size } = head;
+    fn pack(&mut self, level: Level, head: Head, key_value: &[f32]) {
+        let Head {
+            hidden,
+            start,
+            size,
+            tokens,
+            words,
+        } = head;
         let stride = 2 * hidden;
-        let tokens = key_value.len() / stride;
-        self.tokens = tokens;
+        let row_words = size.div_ceil(GROUP * words.values()) * GROUP;
+        let keys = at_least(&mut self.keys, tokens * row_words, 0);
         let blocks = Blocks::even(tokens, ROWS_MAX);
-        let keys = at_least(&mut self.keys, tokens * size, 0);
         for index in 0..blocks.count() {
             let range = blocks.range(index);
-            let packed = &mut keys[range.start * size..range.end * size];
+            let packed = &mut keys[range.start * row_words..range.end * row_words];
             let rows = &key_value[range.start * stride + start..];
-            pack::pack_f32(context.level, rows, stride, range.len(), size, packed);
+            let count = range.len();
+            let rows = Rows {
+                x: rows,
+                stride,
+                inputs: size,
+                count,
+                stored: count,
+            };
+            pack::pack_rows(level, words, rows, packed, &mut []);
         }
-        let blocks = Blocks::even(size, ROWS_MAX);
-        let values = at_least(&mut self.values, tokens * size, 0);
-        for index in 0..blocks.count() {
-            let range = blocks.range(index);
-            let packed = &mut values[range.start * tokens..range.end * tokens];
-            for (row, packed) in key_value.chunks_exact(stride).zip(packed.chunks_exact_mut(range.len())) {
-                let row = &row[hidden + start..][range.clone()];
-                packed
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(word, value)| *word = value.to_bits());
+        let steps = tokens.div_ceil(words.values());
+        let panels = size.div_ceil(COLUMNS);
+        let values = at_least(&mut self.values, panels * steps * 2, Line([0; 16]));
+        for (panel, lines) in values.chunks_exact_mut(steps * 2).enumerate() {
+            let first = panel * COLUMNS;
+            let columns = (size - first).min(COLUMNS);
+            let from = hidden + start + first;
+            match words {
+                Words::Bf16 => value_pairs(level, key_value, stride, from, columns, lines),
+                _ => value_rows(level, key_value, stride, from, columns, lines),
             }
         }
     }
 
-    /// Computes up to 32 query rows, the packed keys and values given, and hands each row's parts to
-    /// `write(row, first dimension, values)`.
-    fn attend(&mut self, context: Context<'_>, head: Head, query: &[f32], mut write: impl FnMut(usize, usize, &[f32])) {
-        let Head { hidden, start, size } = head;
-        let level = context.level;
+    /// Computes up to 32 query rows, the keys and values being packed, and hands each row's parts to
+    /// `write(row, first dimension, sums, factor)`.
+    fn attend(&mut self, level: Level, head: Head, query: &[f32], mut write: impl FnMut(usize, usize, &[u32], f32)) {
+        let Head {
+            hidden,
+            start,
+            size,
+            tokens,
+            words,
+        } = head;
         let rows = query.len() / hidden;
-        let tokens = self.tokens;
-        let queries = at_least(&mut self.queries, size * 2, Line([0; 16]));
+        let row_words = size.div_ceil(GROUP * words.values()) * GROUP;
+        let queries = at_least(&mut self.queries, size.div_ceil(words.values()) * 2, Line([0; 16]));
         for (lane, row) in query.chunks_exact(hidden).enumerate() {
-            for (lines, value) in queries.chunks_exact_mut(2).zip(&row[start..start + size]) {
-                lines[lane / 16].0[lane % 16] = value.to_bits();
+            let row = &row[start..start + size];
+            match words {
+                Words::Bf16 => {
+                    for (lines, pair) in queries.chunks_exact_mut(2).zip(row.chunks(2)) {
+                        let second = pair.get(1).map_or(0, |&value| bf16_bits(value));
+                        lines[lane / 16].0[lane % 16] = bf16_bits(pair[0]) | second << 16;
+                    }
+                }
+                _ => {
+                    for (lines, value) in queries.chunks_exact_mut(2).zip(row) {
+                        lines[lane / 16].0[lane % 16] = value.to_bits();
+                    }
+                }
             }
         }
-        let scores = at_least(&mut self.scores, tokens * 2, Line([0; 16]));
-        let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+        // A tile writes no more rows than it has, but is given room for the most.
+        let scores = at_least(&mut self.scores, (tokens + ROWS_MAX) * 2, Line([0; 16]));
         let blocks = Blocks::even(tokens, ROWS_MAX);
         for index in 0..blocks.count() {
             let keys = blocks.range(index);
-            let block = &self.keys[keys.start * size..keys.end * size];
-            tile(level, Words::F32, block, keys.len(), queries, &[], &mut sums);
-            for (lines, sums) in scores[keys.start * 2..keys.end * 2].chunks_exact_mut(2).zip(&sums) {
-                lines[0].0.copy_from_slice(&sums[..16]);
-                lines[1].0.copy_from_slice(&sums[16..]);
+            let block = &self.keys[keys.start * row_words..keys.end * row_words];
+            let sums = &mut pack::as_rows(scores)[keys.start..];
+            tile(level, words, Block::ByRow(block, keys.len()), queries, &[], sums);
+        }
+        let scores = &mut scores[..tokens * 2];
+        let scale = 1.0 / (size as f32).sqrt();
+        let mut factors = [0.0; COLUMNS];
+        softmax(level, pack::as_f32_rows(scores), scale, &mut factors);
+        let probabilities: &[Line] = match words {
+            Words::Bf16 => {
+                let pairs = at_least(&mut self.pairs, tokens.div_ceil(2) * 2, Line([0; 16]));
+                pair_rows(level, pack::as_f32_rows(scores), pairs);
+                pairs
+            }
+            _ => scores,
+        };
+        let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+        let blocks = Blocks::even(rows, ROWS_MAX);
+        let panels = self.values.chunks_exact(probabilities.len());
+        for (panel, first) in panels.zip((0..size).step_by(COLUMNS)) {
+            for index in 0..blocks.count() {
+                let range = blocks.range(index);
+                let block = Block::Columns(probabilities, range.start, range.len());
+                tile(level, words, block, panel, &[], &mut sums);
+                for (row, sums) in range.zip(&sums) {
+                    write(row, first, &sums[..(size - first).min(COLUMNS)], factors[row]);
+                }
             }
         }
-        let mut factors = [0.0; COLUMNS];
-        softmax(
-            level,
-            pack::as_f32_rows(scores),
-            1.0 / (size as f32).sqrt(),
-            &mut factors,
-        );
-        let blocks = Blocks::even(size, ROWS_MAX);
-        for index in 0..blocks.count() {
-            let dimensions = blocks.range(index);
-            let block = &self.values[dimensions.start * tokens..dimensions.end * tokens];
-            tile(level, Words::F32, block, dimensions.len(), scores, &[], &mut sums);
-            let mut values = [0.0; ROWS_MAX];
-            for row in 0..rows {
-                for (value, sums) in values.iter_mut().zip(&sums) {
-                    *value = f32::from_bits(sums[row]) * factors[row];
-                }
-                write(row, dimensions.start, &values[..dimensions.len()]);
+    }
+}
+
+/// Values as a panel of f32: `columns` of each row of `x`, from `start` on.
+#[inline(always)]
+fn value_rows_body(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) {
+    for (row, lines) in x.chunks_exact(stride).zip(pack::as_f32_rows(lines)) {
+        let row = &row[start..start + columns];
+        match <&[f32; COLUMNS]>::try_from(row) {
+            Ok(whole) => *lines = *whole,
+            Err(_) => lines[..columns].copy_from_slice(row),
+        }
+    }
+}
+
+/// Values as a panel of bf16, two rows a step; a last one without a second has zeros instead.
+#[inline(always)]
+fn value_pairs_body(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) {
+    let mut steps = pack::as_rows(lines).iter_mut();
+    for rows in x.chunks(2 * stride) {
+        let step = steps.next().expect("a step for two rows");
+        let mut pair = [[0.0; COLUMNS]; 2];
+        for (values, row) in pair.iter_mut().zip(rows.chunks_exact(stride)) {
+            let row = &row[start..start + columns];
+            match <&[f32; COLUMNS]>::try_from(row) {
+                Ok(whole) => *values = *whole,
+                Err(_) => values[..columns].copy_from_slice(row),
             }
+        }
+        for n in 0..COLUMNS {
+            step[n] = bf16_bits(pair[0][n]) | bf16_bits(pair[1][n]) << 16;
+        }
+    }
+}
+
+/// Rows of f32 that are no less than zero as a panel of bf16, two rows a step.
+#[inline(always)]
+fn pair_rows_body(rows: &[[f32; COLUMNS]], lines: &mut [Line]) {
+    for (rows, step) in rows.chunks(2).zip(pack::as_rows(lines)) {
+        let second = rows.get(1).unwrap_or(&[0.0; COLUMNS]);
+        for n in 0..COLUMNS {
+            step[n] = rounded_bf16(rows[0][n]) | rounded_bf16(second[n]) << 16;
         }
     }
 }
@@ -190,7 +290,7 @@ impl Scratch {
 /// Turns scores into `e^(scale · (score - max))` in place, column by column; `factors` receives what the columns
 /// must be multiplied with to add up to one.
 #[inline(always)]
-fn softmax_body(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; COLUMNS]) {
+fn softmax_body<const FMA: bool>(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; COLUMNS]) {
     let mut max = [f32::NEG_INFINITY; COLUMNS];
     for row in scores.iter() {
         for n in 0..COLUMNS {
@@ -200,7 +300,7 @@ fn softmax_body(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; C
     let mut sums = [0.0; COLUMNS];
     for row in scores {
         for n in 0..COLUMNS {
-            row[n] = exp((row[n] - max[n]) * scale);
+            row[n] = exp::<FMA>((row[n] - max[n]) * scale);
             sums[n] += row[n];
         }
     }
@@ -208,5 +308,14 @@ fn softmax_body(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; C
 }
 
 for_each_level! {
-    fn softmax(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; COLUMNS]) = softmax_body
+    fn value_rows(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) = value_rows_body
+}
+for_each_level! {
+    fn value_pairs(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) = value_pairs_body
+}
+for_each_level! {
+    fn pair_rows(rows: &[[f32; COLUMNS]], lines: &mut [Line]) = pair_rows_body
+}
+for_each_level! {
+    fn softmax(scores: &mut [[f32; COLUMNS]], scale: f32, factors: &mut [f32; COLUMNS]) = fused softmax_body
 }

@@ -102,9 +102,18 @@ impl fmt::Display for Level {
 }
 
 /// Defines `$name(level, arguments)`, which runs `$body(arguments)` compiled for the instructions of the level.
-/// The body must be `#[inline(always)]`, so that each copy is compiled anew.
+/// The body must be `#[inline(always)]`, so that each copy is compiled anew. A body after `fused` is told by a constant
+/// whether the CPU multiplies and adds in one instruction, which Rust never does by itself.
 macro_rules! for_each_level {
+    ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = fused $body:ident) => {
+        $crate::level::for_each_level! {
+            @ $(#[$doc])* $visible $name ($($argument: $kind),*) ($body::<{ cfg!(target_arch = "aarch64") }>) ($body::<true>)
+        }
+    };
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = $body:path) => {
+        $crate::level::for_each_level! { @ $(#[$doc])* $visible $name ($($argument: $kind),*) ($body) ($body) }
+    };
+    (@ $(#[$doc:meta])* $visible:vis $name:ident ($($argument:ident: $kind:ty),*) ($portable:expr) ($vector:expr)) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         $visible fn $name(level: $crate::Level, $($argument: $kind),*) {
@@ -113,15 +122,15 @@ macro_rules! for_each_level {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($argument: $kind),*) {
-                    $body($($argument),*)
+                    $vector($($argument),*)
                 }
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512($($argument: $kind),*) {
-                    $body($($argument),*)
+                    $vector($($argument),*)
                 }
                 match level {
-                    $crate::Level::Portable => $body($($argument),*),
+                    $crate::Level::Portable => $portable($($argument),*),
                     // SAFETY: a level above the portable one exists only where the CPU was found to have it (see `Level`).
                     $crate::Level::Avx2 => unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
@@ -131,7 +140,7 @@ macro_rules! for_each_level {
             #[cfg(not(target_arch = "x86_64"))]
             {
                 let _ = level;
-                $body($($argument),*)
+                $portable($($argument),*)
             }
         }
     };

@@ -10,6 +10,7 @@
 //! | `amx` | the same for 32 rows with Intel's AMX, and what lies otherwise for it |
 //! | `plan` | how the work of a dense layer is cut into tasks |
 //! | `linear` | dense layers |
+//! | `feed_forward` | two of them with what belongs to them, a few dozen rows at a time |
 //! | `attention` | softmax attention |
 //! | `rows` | work along rows: layer normalization, softmax, bias and activation |
 //! | `limits` | what the machine can do at best |
@@ -22,6 +23,7 @@ mod amx;
 mod attention;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
 pub mod emulator;
+mod feed_forward;
 mod level;
 mod limits;
 mod linear;
@@ -32,7 +34,8 @@ mod pool;
 mod rows;
 mod tile;
 
-pub use attention::{Segment, attention};
+pub use attention::{Heads, Segment, attention};
+pub use feed_forward::FeedForward;
 pub use level::Level;
 pub use limits::{memory_bandwidth, peak_flops};
 pub use linear::{Activation, Linear, Precision};

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::pack::{COLUMNS, Line, ROWS_MAX};
+use crate::pack::{COLUMNS, GROUP, Line, ROWS_MAX};
 use crate::plan::Depth;
-use crate::tile::tile;
+use crate::tile::{Block, tile};
 use crate::{Context, Level, Linear, Precision, amx};
 
 /// Tries of which the best counts.
@@ -22,7 +22,7 @@ pub fn peak_flops(context: Context<'_>, precision: Precision) -> f64 {
     let units = PANEL_BYTES / (per_unit.unit_lines * size_of::<Line>());
     let (rows, values) = match is_tiled {
         true => (amx::ROWS_MAX, units * amx::group_values(words)),
-        false => (ROWS_MAX, units * words.values()),
+        false => (ROWS_MAX, units * GROUP * words.values()),
     };
     // Zeros: denormal numbers could be slow, and nothing else depends on the values.
     let panel = vec![Line([0; 16]); units * per_unit.unit_lines];
@@ -36,7 +36,10 @@ pub fn peak_flops(context: Context<'_>, precision: Precision) -> f64 {
                 let block = black_box(&block);
                 match &tiles {
                     Some(tiles) => amx::tile(tiles, words, block, &panel, &[], false, &mut sums),
-                    None => tile(context.level, words, block, rows, &panel, &[], &mut sums.0),
+                    None => {
+                        let block = Block::ByRow(block, rows);
+                        tile(context.level, words, block, &panel, &[], &mut sums.0);
+                    }
                 }
             }
             black_box(sums);
@@ -54,7 +57,11 @@ pub fn memory_bandwidth(context: Context<'_>) -> f64 {
     let layer = Linear::new(context.level, &weight, &[0.0; OUTPUTS], INPUTS, Precision::F32);
     drop(weight);
     let x = vec![0.5; INPUTS];
-    let seconds = best_of(|| drop(black_box(layer.apply(context, &x, 1, None))));
+    let mut y = vec![0.0; OUTPUTS];
+    let seconds = best_of(|| {
+        layer.apply(context, &x, 1, None, &mut y);
+        black_box(&y);
+    });
     (size_of::<f32>() * INPUTS * OUTPUTS) as f64 / seconds
 }
 

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::amx::{self, Configured, TileSums};
-use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, word_of};
+use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, Rows, word_of};
 use crate::plan::{Depth, Plan};
-use crate::rows::{Disjoint, finish_f32, finish_int8};
-use crate::tile::{Words, tile, zero_point_share};
+use crate::rows::{self, Disjoint, Finish, FinishInt8};
+use crate::tile::{Block, Words, tile, zero_point_share};
 use crate::{Context, Level};
 
 /// Rows from which packing the activations is shared out.
@@ -74,7 +74,7 @@ impl Linear {
         let steps = depth.units * depth.unit_lines / 2;
         let (lines, scales) = match precision {
             Precision::F32 if is_tiled => (amx::panels_split(weight, outputs, inputs), Vec::new()),
-            Precision::F32 => (pack::panels_f32(weight, outputs, inputs), Vec::new()),
+            Precision::F32 => (pack::panels_f32(weight, outputs, inputs, steps), Vec::new()),
             Precision::Bf16 => (pack::panels_bf16(weight, outputs, inputs, steps), Vec::new()),
             Precision::Int8 => pack::panels_int8(weight, outputs, inputs, steps),
         };
@@ -104,29 +104,64 @@ impl Linear {
         self.outputs
     }
 
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    pub(crate) fn depth(&self) -> Depth {
+        self.depth
+    }
+
+    /// Whether it is packed for AMX.
+    pub(crate) fn is_tiled(&self) -> bool {
+        self.depth.is_tiled
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> &[Line] {
+        &self.lines[self.depth.lines_of(index, 0..self.depth.units)]
+    }
+
+    /// Part `index` of `count` of a panel, if there is one.
+    pub(crate) fn part_of_panel(&self, panel: usize, index: usize, count: usize) -> &[Line] {
+        let len = self.depth.panel_lines();
+        part(&self.lines, panel * len, len, index, count)
+    }
+
+    /// What becomes of a panel's sums; `units` are those of the rows, for 8 bits.
+    pub(crate) fn finish<'a>(&'a self, panel: usize, activation: Option<Activation>, units: &'a [f32]) -> Finish<'a> {
+        let int8 = || FinishInt8 {
+            zero_point: &self.zero_point[panel],
+            units,
+            scales: &self.scales[panel],
+        };
+        Finish {
+            bias: &self.bias[panel],
+            activation,
+            int8: (self.precision == Precision::Int8).then(int8),
+        }
+    }
+
     fn panels(&self) -> impl ExactSizeIterator<Item = &[Line]> {
         self.lines.chunks_exact(self.depth.panel_lines())
     }
 
-    /// `activation(x · weightᵀ + bias)`: `x` is `[rows, inputs]`, the result `[rows, outputs]`.
+    /// Writes `activation(x · weightᵀ + bias)` to `y`: `x` is `[rows, inputs]`, `y` `[rows, outputs]`.
     ///
     /// # Panics
-    /// When `x` has another size, or when one of the level here and that of [`new`](Self::new) is AMX and the other is not.
-    pub fn apply(&self, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>) -> Vec<f32> {
-        assert_eq!(x.len(), rows * self.inputs);
+    /// When one has another size, or when one of the level here and that of [`new`](Self::new) is AMX and the other is not.
+    pub fn apply(&self, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>, y: &mut [f32]) {
+        assert!(x.len() == rows * self.inputs && y.len() == rows * self.outputs);
         assert_eq!(
             self.depth.is_tiled,
             is_tiled(context.level),
             "packed for other instructions"
         );
-        let mut y = vec![0.0; rows * self.outputs()];
         if rows > 0 {
             PACKED.with_borrow_mut(|packed| {
                 let blocks = packed.fill(context, self, x, rows);
-                self.multiply(context, packed, blocks, activation, &mut y);
+                self.multiply(context, packed, blocks, activation, y);
             });
         }
-        y
     }
 
     fn multiply(
@@ -144,20 +179,15 @@ impl Linear {
         let y = Disjoint::new(y);
         let finish = |rows: Range<usize>, panel: usize, sums: &[[u32; COLUMNS]]| {
             let first = panel * COLUMNS;
-            let columns = first..outputs.min(first + COLUMNS);
-            for (row, sums) in rows.zip(sums) {
-                let place = row * outputs + columns.start..row * outputs + columns.end;
-                // SAFETY: a task has its own rows and columns.
-                let y = unsafe { y.slice(place) };
-                let bias = &self.bias[panel];
-                match words {
-                    Words::Int8 => {
-                        let (zero, unit, scales) = (&self.zero_point[panel], packed.scales[row], &self.scales[panel]);
-                        finish_int8(context.level, y, sums, zero, unit, scales, bias, activation);
-                    }
-                    _ => finish_f32(context.level, y, sums, bias, activation),
-                }
-            }
+            let columns = (outputs - first).min(COLUMNS);
+            let units = match words {
+                Words::Int8 => &packed.scales[rows.clone()],
+                _ => &[],
+            };
+            let how = self.finish(panel, activation, units);
+            let start = rows.start * outputs + first;
+            // SAFETY: a task has its own rows and columns.
+            unsafe { rows::finish(context.level, &y, start, outputs, columns, &sums[..rows.len()], how) };
         };
         // Sums that begin behind the first unit of depth go on from those that are there.
         let multiply = |tiles: Option<&Configured>,
@@ -171,7 +201,10 @@ impl Linear {
             let lines = &self.lines[depth.lines_of(panel, slice.clone())];
             match tiles {
                 Some(tiles) => amx::tile(tiles, words, block, lines, ahead, slice.start > 0, sums),
-                None => tile(context.level, words, block, rows.len(), lines, ahead, &mut sums.0),
+                None => {
+                    let block = Block::ByRow(block, rows.len());
+                    tile(context.level, words, block, lines, ahead, &mut sums.0);
+                }
             }
             if slice.end == depth.units {
                 finish(rows, panel, &sums.0);
@@ -183,8 +216,7 @@ impl Linear {
             for panel in group {
                 for index in 0..blocks.count() {
                     // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
-                    let next = (panel + 1) * depth.panel_lines();
-                    let ahead = part(&self.lines, next, depth.panel_lines(), index, blocks.count());
+                    let ahead = self.part_of_panel(panel + 1, index, blocks.count());
                     multiply(tiles, index, panel, whole(), ahead, sums);
                 }
             }
@@ -316,11 +348,20 @@ impl PackedRows {
                 let words = words.slice(depth.words_of(range.clone(), 0..depth.units));
                 (words, scales.slice(range))
             };
+            let stored = depth.stored_rows(count);
             match linear.precision {
-                _ if depth.is_tiled => amx::fill_block(level, linear.precision.words(), x, inputs, words, scales),
-                Precision::F32 => pack::pack_f32(level, x, inputs, count, inputs, words),
-                Precision::Bf16 => pack::pack_bf16(level, x, inputs, count, inputs, words),
-                Precision::Int8 => pack::pack_int8(level, x, inputs, count, inputs, words, scales),
+                Precision::F32 if depth.is_tiled => amx::split_rows(level, x, inputs, stored, words),
+                precision => {
+                    let kind = precision.words();
+                    let rows = Rows {
+                        x,
+                        stride: inputs,
+                        inputs,
+                        count,
+                        stored,
+                    };
+                    pack::pack_rows(level, kind, rows, words, scales);
+                }
             }
         };
         match rows < SHARED_PACKING_ROWS {

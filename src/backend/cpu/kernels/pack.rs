@@ -1,20 +1,25 @@
 //! Weights and activations in the order that a tile reads them.
 //!
 //! A tile walks along the inner dimension in *steps*. In a step, each of 32 columns has 32 bits of weights and each
-//! row 32 bits of activations: one f32, two bf16, or four 8-bit integers. So all precisions share one layout:
+//! row 32 bits of activations: one f32, two bf16, or four 8-bit integers. Sixteen steps are a *group*. So all precisions
+//! share one layout:
 //!
 //! - weights: panels of 32 columns, each `[steps][32]` words, two cache lines a step; columns and steps beyond the
 //!   end are zero;
-//! - activations: blocks of up to [`ROWS_MAX`] rows, each `[steps][rows]` words.
+//! - activations: blocks of rows, each `[groups][rows][16]` words, a cache line for each row of each group.
 //!
 //! Both are read from front to back, which is what the hardware fetches ahead of time, whatever the strides of the
-//! matrices were.
+//! matrices were; and a row is packed in whole lines.
 
+use crate::Level;
 use crate::level::for_each_level;
+use crate::tile::Words;
 
 /// Columns of a panel.
 pub const COLUMNS: usize = 32;
-/// Rows of a block at most: 12 rows of two 16-value registers fill 24 of AVX-512's 32, and leave room for operands.
+/// Steps of a group: words of a row that lie side by side.
+pub const GROUP: usize = 16;
+/// Rows of a block at most, but for AMX: 12 rows of two 16-value registers fill 24 of AVX-512's 32, and leave room for operands.
 pub const ROWS_MAX: usize = 12;
 /// Added to 8-bit activations, since the instruction wants them unsigned.
 pub const ZERO_POINT: i32 = 128;
@@ -37,6 +42,13 @@ pub fn as_f32_rows(lines: &mut [Line]) -> &mut [[f32; COLUMNS]] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
 }
 
+/// The steps of a panel as rows of words.
+pub fn as_rows(lines: &mut [Line]) -> &mut [[u32; COLUMNS]] {
+    let steps = lines.len() / 2;
+    // SAFETY: two lines are 32 words without anything between them, aligned to more than a word; the borrow passes on.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
+}
+
 /// Words of a step in a panel's column, f32 as they are.
 fn f32_word(values: &[f32]) -> u32 {
     values[0].to_bits()
@@ -46,12 +58,16 @@ fn f32_word(values: &[f32]) -> u32 {
 #[inline(always)]
 pub fn bf16_bits(value: f32) -> u32 {
     const NAN: u32 = 0x7fc0;
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if value.is_nan() { NAN } else { rounded }
+    if value.is_nan() { NAN } else { rounded_bf16(value) }
 }
 
+/// The same for what is a number, or need not stay none.
 #[inline(always)]
+pub fn rounded_bf16(value: f32) -> u32 {
+    let bits = value.to_bits();
+    bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
+}
+
 fn bf16_word(values: &[f32]) -> u32 {
     let second = values.get(1).map_or(0, |&value| bf16_bits(value));
     bf16_bits(values[0]) | second << 16
@@ -82,8 +98,8 @@ fn panels(
 }
 
 /// f32 panels: a step is one value.
-pub fn panels_f32(weight: &[f32], outputs: usize, inputs: usize) -> Vec<Line> {
-    panels(weight, outputs, inputs, inputs, 1, |_, values| f32_word(values))
+pub fn panels_f32(weight: &[f32], outputs: usize, inputs: usize, steps: usize) -> Vec<Line> {
+    panels(weight, outputs, inputs, steps, 1, |_, values| f32_word(values))
 }
 
 /// bf16 panels: a step is two values, the first in the low half.
@@ -96,7 +112,7 @@ pub fn panels_bf16(weight: &[f32], outputs: usize, inputs: usize, steps: usize) 
 pub fn panels_int8(weight: &[f32], outputs: usize, inputs: usize, steps: usize) -> (Vec<Line>, Vec<f32>) {
     let scales: Vec<f32> = weight.chunks_exact(inputs).map(scale_of).collect();
     let lines = panels(weight, outputs, inputs, steps, 4, |column, values| {
-        // Rounds as `block_int8` does: the function of that name is a call where SSE4.1 is not certain.
+        // Rounds as the activations do: the function of that name is a call where SSE4.1 is not certain.
         let quantized = |value: f32| (value / scales[column] + ROUND).to_bits() & 0xff;
         let bytes = values.iter().enumerate();
         bytes.fold(0, |word, (i, &value)| word | quantized(value) << (8 * i))
@@ -110,11 +126,16 @@ pub fn panels_int8(weight: &[f32], outputs: usize, inputs: usize, steps: usize) 
 fn scale_of(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let mut not_numbers = [0.0f32; 16];
-    for chunk in values.chunks(16) {
-        for n in 0..chunk.len() {
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for n in 0..16 {
             lanes[n] = lanes[n].max(chunk[n].abs());
             not_numbers[n] += chunk[n] * 0.0;
         }
+    }
+    for (n, value) in rest.iter().enumerate() {
+        lanes[n] = lanes[n].max(value.abs());
+        not_numbers[n] += value * 0.0;
     }
     let largest = lanes.into_iter().fold(0.0, f32::max) + not_numbers.into_iter().sum::<f32>();
     // A row of zeros has any scale.
@@ -155,6 +176,15 @@ impl Blocks {
         }
     }
 
+    /// So many blocks.
+    pub fn parts(rows: usize, count: usize) -> Self {
+        Self {
+            rows,
+            count,
+            full: None,
+        }
+    }
+
     pub fn count(self) -> usize {
         self.count
     }
@@ -173,64 +203,135 @@ impl Blocks {
     }
 }
 
-/// Packs a block of rows of `x`, `[rows, inputs]` with `stride` values between rows, into `[steps][rows]` words.
-#[inline(always)]
-fn block_f32(x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32]) {
-    for row in 0..rows {
-        let values = &x[row * stride..][..inputs];
-        for (step, value) in values.iter().enumerate() {
-            packed[step * rows + row] = value.to_bits();
+/// Rows to pack.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// Their values, from the first row on.
+    pub x: &'a [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// Values of a row.
+    pub inputs: usize,
+    /// How many there are.
+    pub count: usize,
+    /// How many the block has room for.
+    pub stored: usize,
+}
+
+impl Rows<'_> {
+    /// Calls `write(index, values, words from the row's first on)` for each.
+    #[inline(always)]
+    fn each(self, packed: &mut [u32], mut write: impl FnMut(usize, &[f32], &mut [u32])) {
+        for (index, row) in self.x.chunks(self.stride).take(self.count).enumerate() {
+            write(index, &row[..self.inputs], &mut packed[index * GROUP..]);
         }
     }
 }
 
-#[inline(always)]
-fn block_bf16(x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32]) {
-    for row in 0..rows {
-        let values = &x[row * stride..][..inputs];
-        for (step, pair) in values.chunks(2).enumerate() {
-            packed[step * rows + row] = bf16_word(pair);
-        }
+/// Packs rows into `[groups][stored][16]` words; what there is beyond the last row stays. Values beyond the last input become
+/// zero. For 8 bits, `scales` receives what one unit of each row stands for.
+///
+/// # Panics
+/// When the sizes do not fit together.
+pub fn pack_rows(level: Level, words: Words, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+    let groups = rows.inputs.div_ceil(GROUP * words.values());
+    assert!(rows.count <= rows.stored && packed.len() == groups * rows.stored * GROUP);
+    match words {
+        Words::F32 => pack_f32(level, rows, packed),
+        Words::Bf16 if level >= Level::Avx512Bf16 => pack_bf16_whole(rows, packed),
+        Words::Bf16 => pack_bf16(level, rows, packed),
+        Words::Int8 => pack_int8(level, rows, packed, scales),
     }
 }
 
-/// As the others; `scales` receives what one unit of each row stands for. Values beyond the end are the zero point.
+/// Writes the words of a row, `N` values for each group; `line` makes a group's words.
 #[inline(always)]
-fn block_int8(x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32], scales: &mut [f32]) {
-    for row in 0..rows {
-        let values = &x[row * stride..][..inputs];
+fn write_groups<const N: usize>(
+    values: &[f32],
+    stored: usize,
+    packed: &mut [u32],
+    line: impl Fn(&[f32; N]) -> [u32; GROUP],
+) {
+    let (whole, rest) = values.as_chunks::<N>();
+    let mut places = packed.chunks_mut(stored * GROUP);
+    let mut write = |values: &[f32; N]| {
+        let place = places.next().and_then(|place| place.first_chunk_mut());
+        *place.expect("as many groups as the values need") = line(values);
+    };
+    whole.iter().for_each(&mut write);
+    if !rest.is_empty() {
+        let mut padded = [0.0; N];
+        padded[..rest.len()].copy_from_slice(rest);
+        write(&padded);
+    }
+}
+
+#[inline(always)]
+fn rows_f32(rows: Rows<'_>, packed: &mut [u32]) {
+    rows.each(packed, |_, values, packed| {
+        write_groups::<GROUP>(values, rows.stored, packed, |values| values.map(f32::to_bits));
+    });
+}
+
+#[inline(always)]
+fn rows_bf16(rows: Rows<'_>, packed: &mut [u32]) {
+    rows.each(packed, |_, values, packed| {
+        write_groups::<{ 2 * GROUP }>(values, rows.stored, packed, |values| {
+            std::array::from_fn(|i| bf16_bits(values[2 * i]) | bf16_bits(values[2 * i + 1]) << 16)
+        });
+    });
+}
+
+#[inline(always)]
+fn rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+    rows.each(packed, |index, values, packed| {
         let scale = scale_of(values);
-        scales[row] = scale;
+        scales[index] = scale;
         let inverse = 1.0 / scale;
         let quantized = |value: f32| (value * inverse + (ROUND + ZERO_POINT as f32)).to_bits() & 0xff;
-        let mut quads = values.chunks_exact(4);
-        let mut step = 0;
-        for quad in &mut quads {
-            packed[step * rows + row] =
-                quantized(quad[0]) | quantized(quad[1]) << 8 | quantized(quad[2]) << 16 | quantized(quad[3]) << 24;
-            step += 1;
-        }
-        let rest = quads.remainder();
-        if !rest.is_empty() {
-            let byte = |i: usize| rest.get(i).map_or(ZERO_POINT as u32, |&value| quantized(value));
-            packed[step * rows + row] = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
-        }
-    }
+        write_groups::<{ 4 * GROUP }>(values, rows.stored, packed, |values| {
+            // In two loops, each of which becomes vector code.
+            let bytes: [u8; 4 * GROUP] = std::array::from_fn(|i| quantized(values[i]) as u8);
+            let word = |i: usize| [bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]];
+            std::array::from_fn(|i| u32::from_le_bytes(word(i)))
+        });
+    });
 }
 
 for_each_level! {
-    /// Packs a block for f32 panels.
-    pub fn pack_f32(x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32]) = block_f32
+    fn pack_f32(rows: Rows<'_>, packed: &mut [u32]) = rows_f32
 }
 for_each_level! {
-    /// Packs a block for bf16 panels.
-    pub fn pack_bf16(x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32]) = block_bf16
+    fn pack_bf16(rows: Rows<'_>, packed: &mut [u32]) = rows_bf16
 }
 for_each_level! {
-    /// Packs a block for 8-bit panels.
-    pub fn pack_int8(
-        x: &[f32], stride: usize, rows: usize, inputs: usize, packed: &mut [u32], scales: &mut [f32],
-    ) = block_int8
+    fn pack_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) = rows_int8
+}
+
+/// [`pack_bf16`] with the instruction that rounds 32 values at once. It takes denormal numbers for zero, as the
+/// products do.
+fn pack_bf16_whole(rows: Rows<'_>, packed: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        fn with_instruction(rows: Rows<'_>, packed: &mut [u32]) {
+            rows.each(packed, |_, values, packed| {
+                write_groups::<{ 2 * GROUP }>(values, rows.stored, packed, |values| {
+                    // SAFETY: 16 of the 32 values each, and 64 bytes in which every bit pattern is valid.
+                    unsafe {
+                        let (first, second) = (values.as_ptr(), values.as_ptr().add(GROUP));
+                        let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(second), _mm512_loadu_ps(first));
+                        std::mem::transmute::<__m512bh, [u32; GROUP]>(pairs)
+                    }
+                });
+            });
+        }
+        // SAFETY: called for levels that have bf16 alone.
+        unsafe { with_instruction(rows, packed) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    rows_bf16(rows, packed);
 }
 
 #[cfg(test)]

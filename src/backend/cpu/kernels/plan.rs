@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::amx;
-use crate::pack::{Blocks, Line, ROWS_MAX};
+use crate::pack::{Blocks, GROUP, Line, ROWS_MAX};
 use crate::tile::Words;
 
 /// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
@@ -21,8 +21,7 @@ const AMX_BLOCK_BYTES: usize = 16 * 1024;
 const AMX_PANELS: usize = 8;
 const AMX_BLOCKS: usize = 16;
 
-/// How the inner dimension of a layer lies in panels and blocks: in units, which are single steps, or groups of 16 steps
-/// for AMX.
+/// How the inner dimension of a layer lies in panels and blocks: in units, each a group of steps.
 #[derive(Clone, Copy)]
 pub struct Depth {
     pub units: usize,
@@ -36,19 +35,14 @@ pub struct Depth {
 
 impl Depth {
     pub fn new(words: Words, inputs: usize, is_tiled: bool) -> Self {
-        if is_tiled {
-            let parts = amx::parts(words);
-            return Self {
-                units: inputs.div_ceil(amx::group_values(words)),
-                unit_lines: parts * amx::PART_LINES,
-                unit_words: parts * amx::TILE,
-                is_tiled,
-            };
-        }
+        let (values, parts) = match is_tiled {
+            true => (amx::group_values(words), amx::parts(words)),
+            false => (GROUP * words.values(), 1),
+        };
         Self {
-            units: inputs.div_ceil(words.values()),
-            unit_lines: 2,
-            unit_words: 1,
+            units: inputs.div_ceil(values),
+            unit_lines: parts * 2 * GROUP,
+            unit_words: parts * GROUP,
             is_tiled,
         }
     }
@@ -67,7 +61,7 @@ impl Depth {
     }
 
     /// Rows that so many take in a block.
-    fn stored_rows(self, rows: usize) -> usize {
+    pub fn stored_rows(self, rows: usize) -> usize {
         match self.is_tiled {
             true => rows.next_multiple_of(amx::TILE),
             false => rows,

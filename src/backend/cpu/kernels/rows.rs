@@ -3,7 +3,7 @@
 use crate::level::for_each_level;
 use crate::math::{gelu, gelu_tanh, sigmoid, sum};
 use crate::pack::COLUMNS;
-use crate::{Activation, Context};
+use crate::{Activation, Context, Level};
 
 /// Rows a task takes at once, so that the hand-over costs less than the work.
 const ROWS_PER_TASK: usize = 16;
@@ -65,24 +65,27 @@ fn normalize_body(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) {
 }
 
 for_each_level! {
-    fn normalize_rows(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) = normalize_body
+    pub fn normalize_rows(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) = normalize_body
 }
 
-/// Writes `activation(values)` to `y`, which may be shorter.
-#[inline(always)]
-fn activate(y: &mut [f32], mut values: [f32; COLUMNS], activation: Option<Activation>) {
-    // One loop a case, over a size that the compiler knows, so that each becomes vector code.
-    match activation {
-        None => {}
-        Some(Activation::Gelu) => each(&mut values, gelu),
-        Some(Activation::GeluTanh) => each(&mut values, gelu_tanh),
-        Some(Activation::Relu) => each(&mut values, |x| x.max(0.0)),
-        Some(Activation::Silu) => each(&mut values, |x| x * sigmoid(x)),
-    }
-    match <&mut [f32; COLUMNS]>::try_from(&mut *y) {
-        Ok(whole) => *whole = values,
-        Err(_) => y.copy_from_slice(&values[..y.len()]),
-    }
+/// What becomes of the sums of a tile: `activation(unit · scale · (sum - zero point) + bias)` for 8 bits, else
+/// `activation(sum + bias)`.
+#[derive(Clone, Copy)]
+pub struct Finish<'a> {
+    pub bias: &'a [f32; COLUMNS],
+    pub activation: Option<Activation>,
+    pub int8: Option<FinishInt8<'a>>,
+}
+
+/// What sums of 8-bit products stand for.
+#[derive(Clone, Copy)]
+pub struct FinishInt8<'a> {
+    /// What each column's sums are too large by.
+    pub zero_point: &'a [i32; COLUMNS],
+    /// Of each row.
+    pub units: &'a [f32],
+    /// Of each column.
+    pub scales: &'a [f32; COLUMNS],
 }
 
 #[inline(always)]
@@ -92,51 +95,77 @@ fn each(values: &mut [f32; COLUMNS], function: impl Fn(f32) -> f32) {
     }
 }
 
+/// One row.
 #[inline(always)]
-fn finish_f32_body(y: &mut [f32], sums: &[u32; COLUMNS], bias: &[f32; COLUMNS], activation: Option<Activation>) {
+fn finish_row<const FMA: bool>(sums: &[u32; COLUMNS], row: usize, finish: Finish<'_>) -> [f32; COLUMNS] {
     let mut values = [0.0; COLUMNS];
-    for n in 0..COLUMNS {
-        values[n] = f32::from_bits(sums[n]) + bias[n];
+    match finish.int8 {
+        None => {
+            for n in 0..COLUMNS {
+                values[n] = f32::from_bits(sums[n]) + finish.bias[n];
+            }
+        }
+        Some(int8) => {
+            let unit = int8.units[row];
+            for n in 0..COLUMNS {
+                let sum = (sums[n] as i32 - int8.zero_point[n]) as f32;
+                values[n] = sum * (unit * int8.scales[n]) + finish.bias[n];
+            }
+        }
     }
-    activate(y, values, activation);
+    // One loop a case, over a size that the compiler knows, so that each becomes vector code.
+    match finish.activation {
+        None => {}
+        Some(Activation::Gelu) => each(&mut values, gelu::<FMA>),
+        Some(Activation::GeluTanh) => each(&mut values, gelu_tanh::<FMA>),
+        Some(Activation::Relu) => each(&mut values, |x| x.max(0.0)),
+        Some(Activation::Silu) => each(&mut values, |x| x * sigmoid::<FMA>(x)),
+    }
+    values
 }
 
 #[inline(always)]
-fn finish_int8_body(
-    y: &mut [f32],
-    sums: &[u32; COLUMNS],
-    zero_point: &[i32; COLUMNS],
-    unit: f32,
-    scales: &[f32; COLUMNS],
-    bias: &[f32; COLUMNS],
-    activation: Option<Activation>,
+fn finish_body<const FMA: bool>(
+    y: &Disjoint<'_, f32>,
+    start: usize,
+    stride: usize,
+    columns: usize,
+    sums: &[[u32; COLUMNS]],
+    finish: Finish<'_>,
 ) {
-    let mut values = [0.0; COLUMNS];
-    for n in 0..COLUMNS {
-        values[n] = (sums[n] as i32 - zero_point[n]) as f32 * (unit * scales[n]) + bias[n];
+    for (row, sums) in sums.iter().enumerate() {
+        let values = finish_row::<FMA>(sums, row, finish);
+        let start = start + row * stride;
+        // SAFETY: the caller of `finish` has these columns of these rows for itself.
+        let y = unsafe { y.slice(start..start + columns) };
+        match <&mut [f32; COLUMNS]>::try_from(&mut *y) {
+            Ok(whole) => *whole = values,
+            Err(_) => y.copy_from_slice(&values[..columns]),
+        }
     }
-    activate(y, values, activation);
 }
 
 for_each_level! {
-    /// `y = activation(sums + bias)`; `y` may be shorter than a panel.
-    pub fn finish_f32(
-        y: &mut [f32], sums: &[u32; COLUMNS], bias: &[f32; COLUMNS], activation: Option<Activation>,
-    ) = finish_f32_body
+    fn finish_rows(
+        y: &Disjoint<'_, f32>, start: usize, stride: usize, columns: usize, sums: &[[u32; COLUMNS]], finish: Finish<'_>,
+    ) = fused finish_body
 }
 
-for_each_level! {
-    /// As [`finish_f32`] for sums of 8-bit products, which are too large by `zero_point` and whose unit is
-    /// `unit · scales`.
-    pub fn finish_int8(
-        y: &mut [f32],
-        sums: &[u32; COLUMNS],
-        zero_point: &[i32; COLUMNS],
-        unit: f32,
-        scales: &[f32; COLUMNS],
-        bias: &[f32; COLUMNS],
-        activation: Option<Activation>,
-    ) = finish_int8_body
+/// Writes what becomes of the rows of `sums` to `columns` values of `y` each, the first from `start` on, the others
+/// `stride` apart.
+///
+/// # Safety
+/// Nobody else reads or writes those values meanwhile.
+pub unsafe fn finish(
+    level: Level,
+    y: &Disjoint<'_, f32>,
+    start: usize,
+    stride: usize,
+    columns: usize,
+    sums: &[[u32; COLUMNS]],
+    finish: Finish<'_>,
+) {
+    finish_rows(level, y, start, stride, columns, sums, finish);
 }
 
 /// A slice whose parts several tasks write at once.
@@ -180,14 +209,20 @@ impl<'a, T> Disjoint<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Level;
 
     fn outputs(level: Level, inputs: &[f32], kind: Activation) -> Vec<f32> {
         let mut outputs = vec![0.0; inputs.len()];
         for (y, x) in outputs.chunks_mut(COLUMNS).zip(inputs.chunks(COLUMNS)) {
             let mut sums = [0; COLUMNS];
             sums.iter_mut().zip(x).for_each(|(sum, x)| *sum = x.to_bits());
-            finish_f32(level, y, &sums, &[0.0; COLUMNS], Some(kind));
+            let how = Finish {
+                bias: &[0.0; COLUMNS],
+                activation: Some(kind),
+                int8: None,
+            };
+            let (y, columns) = (Disjoint::new(y), x.len());
+            // SAFETY: nobody else has them.
+            unsafe { finish(level, &y, 0, columns, columns, &[sums], how) };
         }
         outputs
     }

@@ -4,7 +4,7 @@
 //! they are read once from front to back, and the caches need no further blocking.
 
 use crate::Level;
-use crate::pack::{COLUMNS, Line, ROWS_MAX, ZERO_POINT};
+use crate::pack::{COLUMNS, GROUP, Line, ROWS_MAX, ZERO_POINT};
 
 /// The sums of a block: f32, or i32 in the same words for 8-bit operands.
 pub type Sums = [[u32; COLUMNS]; ROWS_MAX];
@@ -31,23 +31,35 @@ impl Words {
     }
 }
 
-/// Writes into `sums`, for each of the `rows` rows of `block` (`[steps][rows]`), its products with the columns of
-/// `panel` (`[steps][2]` lines). Meanwhile `ahead`, which the caller will read soon, is fetched into the cache.
+/// The activations of a tile.
+#[derive(Clone, Copy)]
+pub enum Block<'a> {
+    /// So many rows of 16 words for each group of steps: `[groups][rows][16]`.
+    ByRow(&'a [u32], usize),
+    /// So many columns of a panel, from this one on, taken as rows.
+    Columns(&'a [Line], usize, usize),
+}
+
+/// Writes into `sums`, for each row of `block`, its products with the columns of `panel` (`[steps][2]` lines). Meanwhile
+/// `ahead`, which the caller will read soon, is fetched into the cache.
 ///
 /// # Panics
 /// When the sizes do not fit together.
-pub fn tile(
-    level: Level,
-    words: Words,
-    block: &[u32],
-    rows: usize,
-    panel: &[Line],
-    ahead: &[Line],
-    sums: &mut [[u32; COLUMNS]],
-) {
+pub fn tile(level: Level, words: Words, block: Block<'_>, panel: &[Line], ahead: &[Line], sums: &mut [[u32; COLUMNS]]) {
     let sums: &mut Sums = sums.first_chunk_mut().expect("room for the largest block");
     let steps = panel.len() / 2;
-    assert!(0 < rows && rows <= ROWS_MAX && block.len() == steps * rows && panel.len() == steps * 2);
+    assert!(panel.len() == steps * 2);
+    let rows = match block {
+        Block::ByRow(all, rows) => {
+            assert!(all.len() == steps.div_ceil(GROUP) * rows * GROUP);
+            rows
+        }
+        Block::Columns(lines, first, rows) => {
+            assert!(lines.len() == steps * 2 && first + rows <= COLUMNS);
+            rows
+        }
+    };
+    assert!(0 < rows && rows <= ROWS_MAX);
     macro_rules! by_rows {
         ($function:ident) => {
             match rows {
@@ -87,77 +99,105 @@ pub fn tile(
         match level {
             Level::Portable => {}
             // SAFETY: the level says that the CPU has the instructions.
-            Level::Avx2 => return unsafe { vectorized::avx2(words, block, rows, panel, sums) },
+            Level::Avx2 => return unsafe { vectorized::avx2(words, block, panel, sums) },
             // SAFETY: as above.
-            _ => return unsafe { vectorized::avx512(words, block, rows, panel, sums) },
+            _ => return unsafe { vectorized::avx512(words, block, panel, sums) },
         }
     }
     let _ = (level, ahead);
-    generic::<false>(words, block, rows, panel, sums);
+    generic::<false>(words, block, panel, sums);
 }
 
 /// A few rows at a time, so that their sums fit the 16 registers of AVX2; the compiler turns the inner loops into vector
 /// code.
 #[inline(always)]
-fn generic<const FMA: bool>(words: Words, block: &[u32], rows: usize, panel: &[Line], sums: &mut Sums) {
+fn generic<const FMA: bool>(words: Words, block: Block<'_>, panel: &[Line], sums: &mut Sums) {
+    let rows = match block {
+        Block::ByRow(_, rows) | Block::Columns(_, _, rows) => rows,
+    };
     let mut row = 0;
     while row < rows {
         let take = (rows - row).min(if FMA { 3 } else { 2 });
         match take {
-            3 => some_rows::<3, FMA>(words, block, rows, row, panel, sums),
-            2 => some_rows::<2, FMA>(words, block, rows, row, panel, sums),
-            _ => some_rows::<1, FMA>(words, block, rows, row, panel, sums),
+            3 => some_rows::<3, FMA>(words, block, row, panel, sums),
+            2 => some_rows::<2, FMA>(words, block, row, panel, sums),
+            _ => some_rows::<1, FMA>(words, block, row, panel, sums),
         }
         row += take;
+    }
+}
+
+/// Calls `step(words of M rows, words of the columns)` for each step.
+#[inline(always)]
+fn for_each_step<const M: usize>(
+    block: Block<'_>,
+    first: usize,
+    panel: &[Line],
+    mut step: impl FnMut([u32; M], &[Line]),
+) {
+    match block {
+        Block::ByRow(block, rows) => {
+            let groups = block.chunks_exact(rows * GROUP).zip(panel.chunks(2 * GROUP));
+            for (block, panel) in groups {
+                let rows: [&[u32]; M] = std::array::from_fn(|m| &block[(first + m) * GROUP..][..GROUP]);
+                for (s, lines) in panel.chunks_exact(2).enumerate() {
+                    step(rows.map(|row| row[s]), lines);
+                }
+            }
+        }
+        Block::Columns(block, column, _) => {
+            for (block, lines) in block.chunks_exact(2).zip(panel.chunks_exact(2)) {
+                let word = |column: usize| block[column / 16].0[column % 16];
+                step(std::array::from_fn(|m| word(column + first + m)), lines);
+            }
+        }
     }
 }
 
 #[inline(always)]
 fn some_rows<const M: usize, const FMA: bool>(
     words: Words,
-    block: &[u32],
-    rows: usize,
+    block: Block<'_>,
     first: usize,
     panel: &[Line],
     sums: &mut Sums,
 ) {
     let add = |sum: f32, a: f32, b: f32| if FMA { a.mul_add(b, sum) } else { a * b + sum };
-    let steps = block.chunks_exact(rows).zip(panel.chunks_exact(2));
     match words {
         Words::F32 => {
             let mut acc = [[0f32; COLUMNS]; M];
-            for (a, b) in steps {
+            for_each_step::<M>(block, first, panel, |a, b| {
                 for m in 0..M {
-                    let a = f32::from_bits(a[first + m]);
+                    let a = f32::from_bits(a[m]);
                     for n in 0..COLUMNS {
                         acc[m][n] = add(acc[m][n], a, f32::from_bits(b[n / 16].0[n % 16]));
                     }
                 }
-            }
+            });
             for m in 0..M {
                 sums[first + m] = acc[m].map(f32::to_bits);
             }
         }
         Words::Bf16 => {
             let mut acc = [[0f32; COLUMNS]; M];
-            for (a, b) in steps {
+            for_each_step::<M>(block, first, panel, |a, b| {
                 for m in 0..M {
-                    let (low, high) = halves(a[first + m]);
+                    let (low, high) = halves(a[m]);
                     for n in 0..COLUMNS {
                         let (b_low, b_high) = halves(b[n / 16].0[n % 16]);
                         acc[m][n] = add(add(acc[m][n], low, b_low), high, b_high);
                     }
                 }
-            }
+            });
             for m in 0..M {
                 sums[first + m] = acc[m].map(f32::to_bits);
             }
         }
         Words::Int8 => {
             let mut acc = [[0i32; COLUMNS]; M];
-            for (a, b) in steps {
+            for_each_step::<M>(block, first, panel, |a, b| {
                 for m in 0..M {
-                    let a = a[first + m];
+                    let a = a[m];
                     for n in 0..COLUMNS {
                         let b = b[n / 16].0[n % 16];
                         // Shifting left and arithmetically right takes a signed byte out of a word.
@@ -168,7 +208,7 @@ fn some_rows<const M: usize, const FMA: bool>(
                         }
                     }
                 }
-            }
+            });
             for m in 0..M {
                 sums[first + m] = acc[m].map(|sum| sum as u32);
             }
@@ -200,13 +240,13 @@ mod vectorized {
     use super::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn avx2(words: Words, block: &[u32], rows: usize, panel: &[Line], sums: &mut Sums) {
-        generic::<true>(words, block, rows, panel, sums);
+    pub fn avx2(words: Words, block: Block<'_>, panel: &[Line], sums: &mut Sums) {
+        generic::<true>(words, block, panel, sums);
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub fn avx512(words: Words, block: &[u32], rows: usize, panel: &[Line], sums: &mut Sums) {
-        generic::<true>(words, block, rows, panel, sums);
+    pub fn avx512(words: Words, block: Block<'_>, panel: &[Line], sums: &mut Sums) {
+        generic::<true>(words, block, panel, sums);
     }
 }
 
@@ -215,7 +255,7 @@ mod vectorized {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Line, Sums};
+    use super::{Block, COLUMNS, GROUP, Line, Sums};
 
     /// The same bits as pairs of bf16.
     #[inline(always)]
@@ -225,37 +265,73 @@ mod avx512 {
     }
 
     macro_rules! kernel {
-        ($(#[$doc:meta])* $name:ident, $features:literal, $zero:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr) => {
+        ($(#[$doc:meta])* $name:ident, $features:literal, $kind:ty, $zero:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr) => {
             $(#[$doc])*
             ///
             /// # Safety
-            /// `block` holds `panel.len() / 2 * M` words.
+            /// `block` has `M` rows and as many steps as `panel`.
             #[target_feature(enable = $features)]
-            pub unsafe fn $name<const M: usize>(block: &[u32], panel: &[Line], ahead: &[Line], sums: &mut Sums) {
-                let mut acc = [[$zero; 2]; M];
-                let mut a = block.as_ptr();
-                let mut b = panel.as_ptr();
-                let mut next = ahead.as_ptr();
-                // Bytes of `ahead` to ask for in a step: all of it, spread evenly.
-                let lines = ahead.len().div_ceil(panel.len() / 2);
-                for _ in 0..panel.len() / 2 {
-                    for line in 0..lines.min(2) {
-                        // A prefetch of any address is harmless.
-                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+            pub unsafe fn $name<const M: usize>(block: Block<'_>, panel: &[Line], ahead: &[Line], sums: &mut Sums) {
+                /// Steps, the words from one row to the next, and from one step to the next, being constants.
+                ///
+                /// # Safety
+                /// `a` points to the words of `M` rows and `steps` steps, `b` to two lines a step.
+                #[target_feature(enable = $features)]
+                #[inline]
+                unsafe fn steps<const M: usize, const ROW: usize, const STEP: usize>(
+                    mut acc: [[$kind; 2]; M],
+                    a: *const u32,
+                    b: *const Line,
+                    steps: usize,
+                    next: *const Line,
+                    lines: usize,
+                ) -> [[$kind; 2]; M] {
+                    let (mut a, mut b, mut next) = (a, b, next);
+                    for _ in 0..steps {
+                        for line in 0..lines.min(2) {
+                            // A prefetch of any address is harmless.
+                            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+                        }
+                        next = next.wrapping_add(lines);
+                        // SAFETY: `b` walks over two lines a step.
+                        let $b = unsafe { [_mm512_load_si512(b.cast()), _mm512_load_si512(b.add(1).cast())] };
+                        for m in 0..M {
+                            // SAFETY: the rows' words of a step.
+                            let $a = _mm512_set1_epi32(unsafe { *a.add(m * ROW) } as i32);
+                            for n in 0..2 {
+                                let ($sum, $b) = (acc[m][n], $b[n]);
+                                acc[m][n] = $add;
+                            }
+                        }
+                        (a, b) = (a.wrapping_add(STEP), b.wrapping_add(2));
                     }
-                    next = next.wrapping_add(lines);
-                    // SAFETY: `b` walks over the lines of `panel`, two a step.
-                    let $b = unsafe { [_mm512_load_si512(b.cast()), _mm512_load_si512(b.add(1).cast())] };
-                    for m in 0..M {
-                        // SAFETY: `a` walks over the words of `block`, `M` a step.
-                        let $a = _mm512_set1_epi32(unsafe { *a.add(m) } as i32);
-                        for n in 0..2 {
-                            let ($sum, $b) = (acc[m][n], $b[n]);
-                            acc[m][n] = $add;
+                    acc
+                }
+                let mut acc = [[$zero; 2]; M];
+                let all = panel.len() / 2;
+                // Lines of `ahead` to ask for in a step: all of it, spread evenly.
+                let lines = ahead.len().div_ceil(all);
+                let (mut b, mut next) = (panel.as_ptr(), ahead.as_ptr());
+                match block {
+                    Block::ByRow(words, _) => {
+                        let mut a = words.as_ptr();
+                        let mut left = all;
+                        while left > 0 {
+                            let count = left.min(GROUP);
+                            // SAFETY: a group of all rows, and so many steps of the panel.
+                            acc = unsafe { steps::<M, GROUP, 1>(acc, a, b, count, next, lines) };
+                            a = a.wrapping_add(M * GROUP);
+                            b = b.wrapping_add(2 * count);
+                            next = next.wrapping_add(lines * count);
+                            left -= count;
                         }
                     }
-                    // SAFETY: one past the end at most.
-                    (a, b) = unsafe { (a.add(M), b.add(2)) };
+                    Block::Columns(words, first, _) => {
+                        // The steps of a panel lie in one piece.
+                        let a = words.as_ptr().cast::<u32>().wrapping_add(first);
+                        // SAFETY: as many steps of both, `M` columns of one from the first on.
+                        acc = unsafe { steps::<M, 1, COLUMNS>(acc, a, b, all, next, lines) };
+                    }
                 }
                 for m in 0..M {
                     for n in 0..2 {
@@ -270,19 +346,19 @@ mod avx512 {
 
     kernel!(
         /// One f32 a step.
-        f32s, "avx512f", _mm512_setzero_ps(),
+        f32s, "avx512f", __m512, _mm512_setzero_ps(),
         |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
         |sum| _mm512_castps_si512(sum)
     );
     kernel!(
         /// Two bf16 a step, summed in f32.
-        bf16s, "avx512f,avx512bf16", _mm512_setzero_ps(),
+        bf16s, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
         |sum, a, b| _mm512_dpbf16_ps(sum, pairs(a), pairs(b)),
         |sum| _mm512_castps_si512(sum)
     );
     kernel!(
         /// Four 8-bit integers a step, summed in i32 without saturation.
-        int8s, "avx512f,avx512vnni", _mm512_setzero_si512(),
+        int8s, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
         |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
         |sum| sum
     );

@@ -210,7 +210,7 @@ fn attention_is_the_plain_one_for_any_segments() {
             // Far apart, so that the softmax is not flat.
             let (query, plain_query) = rounded(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
             let (key_value, plain_key_value) = rounded(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
-            let fast = Gpu::segment_attention(query, key_value, &segments, heads);
+            let fast = Gpu::segment_attention(query, key_value, &segments, heads, precision);
             let expected = plain::attention(plain_query, plain_key_value, &spans, heads);
             let case = format!("{heads} heads of {head_size}, {segments:?}, {precision}");
             assert_close(&gpu, fast, expected, &case);

@@ -1,8 +1,8 @@
-//! Weights and activations in the order that tiles read them.
+//! f32 weights and activations as two bf16, in the order that tiles read them.
 
 use super::{PART_LINES, TILE, group_values, parts};
 use crate::level::for_each_level;
-use crate::pack::{self, COLUMNS, Line, bf16_bits};
+use crate::pack::{COLUMNS, Line, bf16_bits};
 use crate::tile::Words;
 
 /// A value as two bf16: the nearest, and the nearest to what is left. Together they hold 16 bits of it.
@@ -41,40 +41,23 @@ fn split_line(step: usize) -> usize {
     step / TILE * 2 * PART_LINES + step % TILE * 2
 }
 
-/// Packs a block of rows of `x` `[rows, inputs]` into `[groups][parts][tiles · 16][16]` words. In the last tile, rows
-/// beyond the end keep what is there: their sums are nobody's. For 8 bits, `scales` receives what one unit of each row
-/// stands for.
+/// Packs a block of rows of `x` `[rows, inputs]` for f32 into `[groups][high, low][stored][16]` words. Rows beyond the
+/// end keep what is there: their sums are nobody's.
 ///
 /// # Panics
 /// When the sizes do not fit together.
-pub fn fill_block(level: crate::Level, words: Words, x: &[f32], inputs: usize, packed: &mut [u32], scales: &mut [f32]) {
-    let rows = x.len() / inputs;
-    let groups = inputs.div_ceil(group_values(words));
-    let part = rows.div_ceil(TILE) * TILE * TILE;
-    assert_eq!(packed.len(), groups * parts(words) * part);
-    match words {
-        Words::F32 => high_and_low(level, x, inputs, part, packed),
-        Words::Bf16 => high_alone(level, x, inputs, part, packed),
-        Words::Int8 => {
-            // A block of one row has its words side by side.
-            let mut line = vec![0; groups * TILE];
-            let steps = inputs.div_ceil(4);
-            for (row, values) in x.chunks_exact(inputs).enumerate() {
-                let scale = &mut scales[row..row + 1];
-                pack::pack_int8(level, values, inputs, 1, inputs, &mut line[..steps], scale);
-                for (words, group) in line.chunks_exact(TILE).zip(packed.chunks_exact_mut(part)) {
-                    group[row * TILE..][..TILE].copy_from_slice(words);
-                }
-            }
-        }
-    }
+pub fn split_rows(level: crate::Level, x: &[f32], inputs: usize, stored: usize, packed: &mut [u32]) {
+    let groups = inputs.div_ceil(group_values(Words::F32));
+    let part = stored * TILE;
+    assert!(x.len() <= stored * inputs && packed.len() == groups * parts(Words::F32) * part);
+    high_and_low(level, x, inputs, part, packed);
 }
 
 #[inline(always)]
-fn halves_body<const PARTS: usize>(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) {
+fn halves_body(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) {
     const VALUES: usize = group_values(Words::F32);
     for (row, values) in x.chunks_exact(inputs).enumerate() {
-        let mut groups = packed.chunks_exact_mut(PARTS * part);
+        let mut groups = packed.chunks_exact_mut(2 * part);
         let mut write = |values: &[f32; VALUES]| {
             let group = groups.next().expect("as many groups as the values need");
             let mut parts = [[0u32; TILE]; 2];
@@ -83,7 +66,7 @@ fn halves_body<const PARTS: usize>(x: &[f32], inputs: usize, part: usize, packed
                 parts[0][i] = first.0 | second.0 << 16;
                 parts[1][i] = first.1 | second.1 << 16;
             }
-            for (i, words) in parts[..PARTS].iter().enumerate() {
+            for (i, words) in parts.iter().enumerate() {
                 group[i * part + row * TILE..][..TILE].copy_from_slice(words);
             }
         };
@@ -98,8 +81,5 @@ fn halves_body<const PARTS: usize>(x: &[f32], inputs: usize, part: usize, packed
 }
 
 for_each_level! {
-    fn high_alone(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) = halves_body::<1>
-}
-for_each_level! {
-    fn high_and_low(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) = halves_body::<2>
+    fn high_and_low(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) = halves_body
 }

@@ -1,13 +1,12 @@
 //! Tiles of Intel's AMX: 16 rows by 16 columns of sums, from 16 words of depth at once.
 //!
-//! What a step is, and which words it holds, is as in [`pack`](crate::pack); so weights in bf16 and in 8 bits lie in the
-//! same panels as for AVX-512, whose 16 steps are two tiles side by side. Three things differ:
+//! What a step is, which words it holds, and where they lie is as in [`pack`](crate::pack); so weights and activations in
+//! bf16 and in 8 bits are those of AVX-512, and 16 steps of a panel are two tiles side by side. Two things differ:
 //!
-//! - the depth is a whole number of *groups* of 16 steps, filled up with zero weights;
 //! - f32 is computed with as two bf16: `x = high + low` to 16 bits, and a product is `high · high + high · low +
 //!   low · high`, summed in f32. A group then has two parts of 16 steps, the high halves and the low ones, in weights
 //!   and activations alike;
-//! - a row of a block of activations lies as 16 words for each part of each group.
+//! - blocks are larger, and their rows are filled up to a whole tile.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -22,7 +21,7 @@ mod tests;
 mod tile;
 
 pub use detect::is_usable;
-pub use layout::{fill_block, panels_split, words_of};
+pub use layout::{panels_split, split_rows, words_of};
 pub use tile::{Configured, ROWS_MAX, TileSums, tile};
 
 use crate::tile::Words;

@@ -1,6 +1,6 @@
 //! Dense layers through AMX, or through its emulator, against f64 and exact integers over odd sizes.
 
-use super::{Configured, TILE, TileSums, fill_block, group_values, parts, tile};
+use super::{Configured, TILE, TileSums, group_values, parts, tile};
 use crate::pack::{self, COLUMNS, Line};
 use crate::tile::Words;
 use crate::{Activation, Context, Level, Linear, Pool, Precision, emulator};
@@ -82,7 +82,7 @@ fn check_against_f64(precision: Precision, operands: impl Fn(&[f32]) -> Vec<f32>
             random(outputs, 3),
         );
         let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
-        let y = layer.apply(context, &x, rows, None);
+        let y = apply(&layer, context, &x, rows, None);
         let error = error(&y, &reference(&operands(&x), &operands(&weight), &bias, inputs));
         assert!(error < error_max, "{rows} rows, {inputs} to {outputs}: {error:e}");
         largest = largest.max(error);
@@ -112,7 +112,15 @@ fn int8_sums_are_exact() {
             let (panel, _) = pack::panels_int8(&weight, COLUMNS, inputs, groups * TILE);
             let stored = rows.next_multiple_of(TILE);
             let mut block = vec![0; groups * parts(Words::Int8) * stored * TILE];
-            fill_block(Level::Amx, Words::Int8, &x, inputs, &mut block, &mut vec![0.0; rows]);
+            let scales = &mut vec![0.0; rows];
+            let all = pack::Rows {
+                x: &x,
+                stride: inputs,
+                inputs,
+                count: rows,
+                stored,
+            };
+            pack::pack_rows(Level::Amx, Words::Int8, all, &mut block, scales);
             let mut sums = TileSums::ZERO;
             // Once for the products, once more onto them.
             for (keep, times) in [(false, 1), (true, 2)] {
@@ -127,6 +135,12 @@ fn int8_sums_are_exact() {
             }
         }
     }
+}
+
+fn apply(layer: &Linear, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>) -> Vec<f32> {
+    let mut y = vec![f32::NAN; rows * layer.outputs()];
+    layer.apply(context, x, rows, activation, &mut y);
+    y
 }
 
 /// What a sum must be, from where the layout is said to hold the bytes.
@@ -156,7 +170,7 @@ fn int8_layers_are_those_of_avx512() {
         );
         let at = |level| {
             let layer = Linear::new(level, &weight, &bias, inputs, Precision::Int8);
-            layer.apply(Context { level, ..context }, &x, rows, Some(Activation::Gelu))
+            apply(&layer, Context { level, ..context }, &x, rows, Some(Activation::Gelu))
         };
         assert_eq!(
             at(Level::Amx),
@@ -182,7 +196,7 @@ fn activations_and_bad_values_are_those_of_avx512() {
         let outcomes = |x: &[f32], activation| {
             layers
                 .each_ref()
-                .map(|(layer, context)| layer.apply(*context, x, rows, activation))
+                .map(|(layer, context)| apply(layer, *context, x, rows, activation))
         };
         let x = random(rows * inputs, 11);
         for activation in [
@@ -252,5 +266,5 @@ fn a_layer_knows_what_it_is_packed_for() {
         pool: &pool,
         level: Level::Portable,
     };
-    layer.apply(context, &[1.0], 1, None);
+    apply(&layer, context, &[1.0], 1, None);
 }

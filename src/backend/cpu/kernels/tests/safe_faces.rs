@@ -2,7 +2,9 @@
 //! f64. Small and without dependencies, so that sanitizers can run it (`tests/sanitizers.sh`); what Burn computes is
 //! compared where the backend is (`src/backend/cpu/tests.rs`).
 
-use cloze_kernels::{Activation, Context, Level, Linear, Norm, Pool, Precision, Segment, attention, layer_norm};
+use cloze_kernels::{
+    Activation, Context, FeedForward, Heads, Level, Linear, Norm, Pool, Precision, Segment, attention, layer_norm,
+};
 
 /// Numbers between -1 and 1.
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -32,6 +34,12 @@ fn assert_close(ours: &[f32], expected: &[f64], error_max: f64, case: &str) {
         let error = (f64::from(ours) - expected).abs();
         assert!(error <= error_max, "{case}: {ours}, not {expected}, at {index}");
     }
+}
+
+fn apply(layer: &Linear, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>) -> Vec<f32> {
+    let mut y = vec![f32::NAN; rows * layer.outputs()];
+    layer.apply(context, x, rows, activation, &mut y);
+    y
 }
 
 #[test]
@@ -64,7 +72,7 @@ fn dense_layers() {
                 for context in contexts(&pools) {
                     let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
                     let case = format!("{} {precision:?} {rows} rows, {inputs} to {outputs}", context.level);
-                    let y = layer.apply(context, &x, rows, Some(Activation::Relu));
+                    let y = apply(&layer, context, &x, rows, Some(Activation::Relu));
                     assert_close(&y, &expected, error_max, &case);
                 }
                 let layer = Linear::new(Level::detected(), &weight, &bias, inputs, precision);
@@ -130,9 +138,53 @@ fn attention_within_segments() {
                 }
             }
             for context in contexts(&pools) {
-                let y = attention(context, &query, &key_value, hidden, &segments, heads);
-                let case = format!("{} {heads} heads of {size}, {lengths:?}", context.level);
-                assert_close(&y, &expected, 1e-5, &case);
+                for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.02)] {
+                    let mut y = vec![f32::NAN; query.len()];
+                    let all = Heads {
+                        count: heads,
+                        hidden,
+                        precision,
+                    };
+                    attention(context, all, &query, &key_value, &segments, &mut y);
+                    let case = format!("{} {precision:?} {heads} heads of {size}, {lengths:?}", context.level);
+                    assert_close(&y, &expected, error_max, &case);
+                }
+            }
+        }
+    }
+}
+
+/// That it computes the right thing is compared where plain Burn is; here, that it reads and writes what it may.
+#[test]
+fn feed_forward_is_its_layers() {
+    let pools = pools();
+    let (hidden, inner) = (33, 1000);
+    let (up, down) = (random(inner * hidden, 1), random(hidden * inner, 2));
+    let (wide, narrow) = (random(inner, 3), random(hidden, 4));
+    for rows in [1, 40, 700] {
+        let x = random(rows * hidden, 5);
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            for context in contexts(&pools) {
+                let up = Linear::new(context.level, &up, &wide, hidden, precision);
+                let down = Linear::new(context.level, &down, &narrow, inner, precision);
+                let norm = Norm {
+                    gamma: &narrow,
+                    beta: &narrow,
+                    eps: 1e-5,
+                };
+                let activation = Some(Activation::Gelu);
+                let layers = FeedForward {
+                    up: &up,
+                    activation,
+                    down: &down,
+                    norm,
+                };
+                let mut y = vec![f32::NAN; x.len()];
+                layers.apply(context, &x, &mut y);
+                let between = apply(&up, context, &x, rows, activation);
+                let mut expected = apply(&down, context, &between, rows, None);
+                layer_norm(context, &mut expected, Some(&x), norm);
+                assert!(y == expected, "{} {precision:?} {rows} rows", context.level);
             }
         }
     }
@@ -191,11 +243,20 @@ fn sizes_that_do_not_fit_are_refused() {
     });
     let layer = Linear::new(context.level, &[0.0; 6], &[0.0; 2], 3, Precision::F32);
     refused("an input of another size", &|| {
-        drop(layer.apply(context, &[0.0; 5], 2, None))
+        drop(apply(&layer, context, &[0.0; 5], 2, None))
+    });
+    refused("an output of another size", &|| {
+        layer.apply(context, &[0.0; 6], 2, None, &mut [0.0; 5])
     });
     refused("a row that is not there", &|| drop(layer.rows(&[2])));
     let attend = |segments: &[Segment], heads: usize| {
-        attention(context, &[0.0; 4 * 6], &[0.0; 4 * 12], 6, segments, heads);
+        let y = &mut [0.0; 4 * 6];
+        let heads = Heads {
+            count: heads,
+            hidden: 6,
+            precision: Precision::F32,
+        };
+        attention(context, heads, &[0.0; 4 * 6], &[0.0; 4 * 12], segments, y);
     };
     let segment = |queries, tokens| Segment { queries, tokens };
     attend(&[segment(0..2, 0..2), segment(2..4, 2..4)], 2);
@@ -228,12 +289,12 @@ fn many_callers_share_a_pool() {
     let level = Level::detected();
     let layer = Linear::new(level, &random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
     let x = random(13 * 40, 3);
-    let alone = layer.apply(Context { pool: &pools[0], level }, &x, 13, None);
+    let alone = apply(&layer, Context { pool: &pools[0], level }, &x, 13, None);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    let y = layer.apply(Context { pool: &pools[1], level }, &x, 13, None);
+                    let y = apply(&layer, Context { pool: &pools[1], level }, &x, 13, None);
                     assert_eq!(y, alone);
                 }
             });

@@ -1,0 +1,82 @@
+//! What one operation has used up, the next one writes to: else every result would be fresh memory, which the system
+//! fills with zeros page by page.
+
+use std::cell::RefCell;
+
+use burn_ndarray::SharedArray;
+
+/// How many are kept: as many as a layer has results at once.
+const SPARES_MAX: usize = 4;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of so many values, whatever they are.
+pub fn take(len: usize) -> Vec<f32> {
+    let spare = SPARES.with_borrow_mut(|spares| {
+        let fits = (0..spares.len()).filter(|&index| spares[index].capacity() >= len);
+        let best = fits.min_by_key(|&index| spares[index].capacity());
+        best.map(|index| spares.swap_remove(index))
+    });
+    match spare {
+        Some(mut buffer) => {
+            buffer.resize(len, 0.0);
+            buffer
+        }
+        None => vec![0.0; len],
+    }
+}
+
+/// Keeps the memory of `array`, if nobody else holds it.
+pub fn give_back(array: SharedArray<f32>) {
+    let Ok(array) = array.try_into_owned_nocopy() else {
+        return;
+    };
+    let (buffer, _) = array.into_raw_vec_and_offset();
+    SPARES.with_borrow_mut(|spares| {
+        if spares.len() < SPARES_MAX {
+            return spares.push(buffer);
+        }
+        let smallest = spares.iter_mut().min_by_key(|spare| spare.capacity());
+        if let Some(smallest) = smallest.filter(|smallest| smallest.capacity() < buffer.capacity()) {
+            *smallest = buffer;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{ArcArray, IxDyn};
+
+    use super::*;
+
+    fn array(len: usize) -> SharedArray<f32> {
+        ArcArray::from_shape_vec(IxDyn(&[len]), vec![0.0; len]).unwrap()
+    }
+
+    fn spares() -> Vec<usize> {
+        SPARES.with_borrow(|spares| spares.iter().map(Vec::capacity).collect())
+    }
+
+    #[test]
+    fn the_smallest_that_fits_is_taken() {
+        for len in [10, 30, 20] {
+            give_back(array(len));
+        }
+        assert_eq!((take(11).len(), take(31).len()), (11, 31));
+        assert_eq!(spares(), [10, 30]);
+    }
+
+    #[test]
+    fn what_somebody_holds_is_not_kept_and_the_largest_are() {
+        let held = array(50);
+        give_back(held.clone());
+        assert_eq!(spares(), [0; 0]);
+        for len in [1, 2, 3, 4, 5, 1] {
+            give_back(array(len));
+        }
+        assert_eq!(spares(), [5, 2, 3, 4]);
+        drop(held);
+    }
+}

@@ -1,0 +1,218 @@
+//! The feed-forward part of an encoder layer: two dense layers, the residual and its normalization.
+//!
+//! Between the two, a row is four times as wide as everywhere else. With many rows, a task takes some dozens of them all the
+//! way, so that what is in between stays in its core's second-level cache, already in the order that the second layer
+//! reads; only weights pass through that cache.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::pack::{self, Blocks, COLUMNS, GROUP, ROWS_MAX, Rows};
+use crate::rows::{self, Disjoint, Norm, layer_norm, normalize_rows};
+use crate::tile::{Block, Sums, Words, tile};
+use crate::{Activation, Context, Linear};
+
+/// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
+/// weights pass through it too.
+const TASK_BYTES: usize = 448 * 1024;
+/// Rows that go through both layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
+const PART_ROWS: usize = 512;
+
+/// `norm(x + down(activation(up(x))))`.
+#[derive(Clone, Copy)]
+pub struct FeedForward<'a> {
+    /// From the hidden width to the inner one.
+    pub up: &'a Linear,
+    /// Between the two.
+    pub activation: Option<Activation>,
+    /// And back.
+    pub down: &'a Linear,
+    /// After the residual has been added.
+    pub norm: Norm<'a>,
+}
+
+/// What a thread needs, kept so that nothing allocates.
+#[derive(Default)]
+struct Scratch {
+    /// A task's rows, packed for the first layer.
+    packed: Vec<u32>,
+    /// The same for the second.
+    inner: Vec<u32>,
+    /// What is between the layers, as it is.
+    wide: Vec<f32>,
+    /// What a unit of each row's 8-bit activations stands for.
+    units: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+fn at_least<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+impl FeedForward<'_> {
+    /// Writes what becomes of `x` to `y`, both `[rows, hidden]`.
+    ///
+    /// # Panics
+    /// When the sizes do not fit together, or as [`Linear::apply`].
+    pub fn apply(self, context: Context<'_>, x: &[f32], y: &mut [f32]) {
+        let Self { up, down, norm, .. } = self;
+        let hidden = up.inputs();
+        assert!(up.outputs() == down.inputs() && down.outputs() == hidden && norm.gamma.len() == hidden);
+        assert!(norm.beta.len() == hidden && x.len() == y.len() && x.len().is_multiple_of(hidden));
+        let rows = x.len() / hidden;
+        let threads = context.pool.threads();
+        // 8 bits can be packed when a row is known to its end.
+        let values = if self.words() == Words::Bf16 { 2 } else { 1 };
+        let task_rows = (TASK_BYTES * values / (size_of::<f32>() * up.outputs())).max(ROWS_MAX);
+        let is_alike = up.precision() == down.precision() && !up.is_tiled() && !down.is_tiled();
+        if !is_alike || rows < threads * task_rows / 2 {
+            return self.layer_by_layer(context, x, y);
+        }
+        // As even as can be, and for all threads alike.
+        let tasks = Blocks::parts(rows, rows.div_ceil(task_rows).next_multiple_of(threads));
+        let y = Disjoint::new(y);
+        context.pool.run(tasks.count(), |task| {
+            let rows = tasks.range(task);
+            let place = rows.start * hidden..rows.end * hidden;
+            let x = &x[place.clone()];
+            // SAFETY: a task has its own rows.
+            let y = unsafe { y.slice(place) };
+            SCRATCH.with_borrow_mut(|scratch| self.rows(context, x, y, scratch));
+            normalize_rows(context.level, y, Some(x), norm);
+        });
+    }
+
+    fn words(self) -> Words {
+        self.down.precision().words()
+    }
+
+    /// All threads share each layer.
+    fn layer_by_layer(self, context: Context<'_>, x: &[f32], y: &mut [f32]) {
+        let part = PART_ROWS * self.up.inputs();
+        for (x, y) in x.chunks(part).zip(y.chunks_mut(part)) {
+            let rows = x.len() / self.up.inputs();
+            // Not borrowed while the pool works, since its tasks borrow theirs.
+            let mut wide = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.wide));
+            let inner = at_least(&mut wide, rows * self.up.outputs());
+            self.up.apply(context, x, rows, self.activation, inner);
+            self.down.apply(context, inner, rows, None, y);
+            SCRATCH.with_borrow_mut(|scratch| scratch.wide = wide);
+        }
+        layer_norm(context, y, Some(x), self.norm);
+    }
+
+    /// Both layers of a task's rows.
+    fn rows(self, context: Context<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+        let Self { up, down, .. } = self;
+        let (level, words) = (context.level, self.words());
+        let (hidden, width) = (up.inputs(), up.outputs());
+        let rows = x.len() / hidden;
+        let blocks = Blocks::even(rows, ROWS_MAX);
+        let Scratch {
+            packed,
+            inner,
+            wide,
+            units,
+        } = scratch;
+        let units = at_least(units, rows);
+        let packed = at_least(packed, up.depth().words(rows));
+        pack_blocks(context, words, x, hidden, blocks, packed, units);
+        let inner = at_least(inner, down.depth().words(rows));
+        if words == Words::Int8 {
+            let wide = at_least(wide, rows * width);
+            let all = Disjoint::new(wide);
+            multiply(context, up, packed, blocks, |rows, panel, sums| {
+                let first = panel * COLUMNS;
+                let finish = up.finish(panel, self.activation, &units[rows.clone()]);
+                let (start, columns) = (rows.start * width + first, (width - first).min(COLUMNS));
+                // SAFETY: one tile after the other, by one thread.
+                unsafe { rows::finish(level, &all, start, width, columns, &sums[..rows.len()], finish) };
+            });
+            pack_blocks(context, words, wide, width, blocks, inner, units);
+        } else {
+            let group = GROUP * words.values();
+            multiply(context, up, packed, blocks, |rows, panel, sums| {
+                let first = panel * COLUMNS;
+                let columns = (width - first).min(COLUMNS);
+                let mut values = [0.0; ROWS_MAX * COLUMNS];
+                let finish = up.finish(panel, self.activation, &[]);
+                let tile = Disjoint::new(&mut values);
+                // SAFETY: nobody else knows these values.
+                unsafe { rows::finish(level, &tile, 0, COLUMNS, COLUMNS, &sums[..rows.len()], finish) };
+                let groups = first / group..(first + columns).div_ceil(group);
+                let place = &mut inner[down.depth().words_of(rows.clone(), groups)];
+                let count = rows.len();
+                let rows = Rows {
+                    x: &values,
+                    stride: COLUMNS,
+                    inputs: columns,
+                    count,
+                    stored: count,
+                };
+                pack::pack_rows(level, words, rows, place, &mut []);
+            });
+        }
+        let y = Disjoint::new(y);
+        multiply(context, down, inner, blocks, |rows, panel, sums| {
+            let first = panel * COLUMNS;
+            let finish = down.finish(panel, None, &units[rows.clone()]);
+            let (start, columns) = (rows.start * hidden + first, (hidden - first).min(COLUMNS));
+            // SAFETY: one tile after the other, by one thread.
+            unsafe { rows::finish(level, &y, start, hidden, columns, &sums[..rows.len()], finish) };
+        });
+    }
+}
+
+fn pack_blocks(
+    context: Context<'_>,
+    words: Words,
+    x: &[f32],
+    width: usize,
+    blocks: Blocks,
+    packed: &mut [u32],
+    units: &mut [f32],
+) {
+    let row_words = packed.len() / (x.len() / width);
+    for index in 0..blocks.count() {
+        let rows = blocks.range(index);
+        let packed = &mut packed[rows.start * row_words..rows.end * row_words];
+        let (x, units) = (&x[rows.start * width..], &mut units[rows.clone()]);
+        let count = rows.len();
+        let rows = Rows {
+            x,
+            stride: width,
+            inputs: width,
+            count,
+            stored: count,
+        };
+        pack::pack_rows(context.level, words, rows, packed, units);
+    }
+}
+
+/// Hands the sums of each block with each panel to `finish(rows, panel, sums)`.
+fn multiply(
+    context: Context<'_>,
+    linear: &Linear,
+    packed: &[u32],
+    blocks: Blocks,
+    mut finish: impl FnMut(Range<usize>, usize, &Sums),
+) {
+    let (depth, words) = (linear.depth(), linear.precision().words());
+    let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+    for panel in 0..linear.outputs().div_ceil(COLUMNS) {
+        for index in 0..blocks.count() {
+            let rows = blocks.range(index);
+            let block = Block::ByRow(&packed[depth.words_of(rows.clone(), 0..depth.units)], rows.len());
+            // Each block fetches its part of the next panel meanwhile.
+            let ahead = linear.part_of_panel(panel + 1, index, blocks.count());
+            tile(context.level, words, block, linear.panel(panel), ahead, &mut sums);
+            finish(rows, panel, &sums);
+        }
+    }
+}
