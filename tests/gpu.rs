@@ -204,7 +204,9 @@ fn requests() -> Vec<serde_json::Value> {
         serde_json::json!({ "targets": ["the"] }),
         serde_json::json!({ "targets": ["the", "of", "a"], "top_k": 2 }),
     ] {
-        requests.push(serde_json::json!({ "inputs": text(9, 2), "parameters": parameters }));
+        for (words, masks) in [(9, 2), (90, 80)] {
+            requests.push(serde_json::json!({ "inputs": text(words, masks), "parameters": parameters }));
+        }
     }
     requests
 }

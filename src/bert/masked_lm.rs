@@ -1,6 +1,6 @@
 //! The model as the layers above see it: a batch in, scores out, no backend in sight.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, Transaction};
 
 use crate::backend::summary::{self, Row};
 use crate::backend::{BertBackend, Wanted};
@@ -85,28 +85,31 @@ impl<B: BertBackend> Bert<B> {
     }
 }
 
-/// All tensors, end to end.
-fn read<B: BertBackend>(mut tensors: Vec<Tensor<B, 1>>) -> Result<TensorData, PredictError> {
-    let numbers = match tensors.len() {
-        1 => tensors.remove(0),
-        _ => Tensor::cat(tensors, 0),
-    };
-    let data = numbers.try_into_data();
-    Ok(data
-        .map_err(|e| PredictError::Readback(e.to_string()))?
-        .convert::<f32>())
+/// All tensors, end to end. They are read at once, and put together here: a device would compile something for each size.
+fn read<B: BertBackend>(tensors: Vec<Tensor<B, 1>>) -> Result<Vec<f32>, PredictError> {
+    let reading = tensors.into_iter().fold(Transaction::default(), Transaction::register);
+    let data = reading
+        .try_execute()
+        .map_err(|e| PredictError::Readback(e.to_string()))?;
+    let mut all = Vec::new();
+    for data in data {
+        let numbers = data.into_vec::<f32>();
+        let mut numbers = numbers.map_err(|e| PredictError::Readback(format!("{e:?}")))?;
+        match all.is_empty() {
+            true => all = numbers,
+            false => all.append(&mut numbers),
+        }
+    }
+    Ok(all)
 }
 
 /// The scores that the next of `queries` asked for, out of what was read of `parts`, end to end.
 fn scores<'a>(
-    numbers: &TensorData,
+    mut numbers: &[f32],
     parts: &[Wanted<Vec<u32>>],
     vocab_size: usize,
     queries: &mut impl Iterator<Item = &'a MaskQuery>,
 ) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-    let mut numbers = numbers
-        .as_slice::<f32>()
-        .map_err(|e| PredictError::Readback(format!("{e:?}")))?;
     let mut answers = Vec::new();
     for wanted in parts {
         let (of_part, rest) = numbers
@@ -164,9 +167,7 @@ mod tests {
             numbers
         });
         let numbers: Vec<f32> = numbers.collect();
-        let count = numbers.len();
-        let mut queries = batch.queries().iter();
-        scores(&TensorData::new(numbers, [count]), &wanted, 4, &mut queries).unwrap()
+        scores(&numbers, &wanted, 4, &mut batch.queries().iter()).unwrap()
     }
 
     #[test]
@@ -208,10 +209,7 @@ mod tests {
         let mut batch = PackedBatch::default();
         batch.push(&[4], &[0], &Selection::TopK(1));
         let wanted = batch.lists(4, 64, |rows| rows).wanted;
-        let of = |numbers: &[f32]| {
-            let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
-            scores(&data, &wanted, 4, &mut batch.queries().iter())
-        };
+        let of = |numbers: &[f32]| scores(numbers, &wanted, 4, &mut batch.queries().iter());
         assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
         assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(PredictError::Readback(_))));
         assert_eq!(of(&[0.0, 1.0, 0.0, 1.0, 0.0, 2.0]), Err(PredictError::NotFinite));

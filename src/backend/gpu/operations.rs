@@ -2,7 +2,7 @@
 //!
 //! Nothing here but `upload` takes numbers from the host: a forward pass writes to the device once, and reads once.
 
-use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_wgpu::{WgpuDevice, WgpuRuntime};
@@ -15,6 +15,7 @@ use super::kernels::Primitive;
 use super::kernels::attention::{TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::bias_activation;
 use super::kernels::norm::{Norm, layer_norm};
+use super::kernels::rows::gather;
 use super::kernels::top::{self, Asked};
 use crate::backend::{
     Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, ladder,
@@ -108,9 +109,7 @@ impl BertBackend for Gpu {
     }
 
     fn select_rows(table: &Tensor<Self, 2>, rows: &Primitive) -> Tensor<Self, 2> {
-        table
-            .clone()
-            .select(0, Tensor::<Self, 1, Int>::from_primitive(rows.clone()))
+        tensor(gather(primitive(table.clone()), rows.clone()))
     }
 
     fn segment_attention(

@@ -6,6 +6,7 @@
 //! | file | what it computes |
 //! |---|---|
 //! | `norm` | residual addition and layer normalization, a row for each cube |
+//! | `rows` | rows of a table, by their numbers, a row for each cube |
 //! | `bias` | bias and activation, in place after a matrix product |
 //! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |
 //! | `attention` | softmax attention of all segments and heads at once |
@@ -18,6 +19,7 @@
 pub mod attention;
 pub mod bias;
 pub mod norm;
+pub mod rows;
 pub mod top;
 
 use burn::tensor::{DType, Shape};

@@ -1,6 +1,6 @@
 //! The kernels against plain Burn operations, over odd sizes, on whatever adapter there is.
 
-use burn::tensor::TensorData;
+use burn::tensor::{Int, TensorData};
 
 use super::*;
 use crate::backend::gpu::Gpu;
@@ -115,12 +115,13 @@ fn every_list_lies_in_its_place() {
     assert_eq!((lists.everywhere.count, lists.masks_only.count), (2, 2));
     assert_eq!(read(&lists.wanted[0].tokens), [3, 4, 9]);
     assert_eq!(read(&lists.wanted[0].token_bounds), [0, 2, 3]);
-    let table = matrix(&gpu, 8, 3, 1);
-    for &precision in precisions(&gpu) {
-        let (table, plain_table) = rounded(table.clone(), precision);
-        let chosen = Gpu::select_rows(&table, &lists.input_ids);
-        let expected = plain::select_rows(&plain_table, &[7, 5, 6]);
-        assert_close(&gpu, chosen, expected, &format!("rows in {precision}"));
+    for columns in [1, 3, 300] {
+        for &precision in precisions(&gpu) {
+            let (table, plain_table) = rounded(matrix(&gpu, 8, columns, 1), precision);
+            let chosen = Gpu::select_rows(&table, &lists.input_ids);
+            let expected = plain::select_rows(&plain_table, &[7, 5, 6]);
+            assert_close(&gpu, chosen, expected, &format!("rows of {columns} in {precision}"));
+        }
     }
 }
 
