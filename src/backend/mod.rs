@@ -116,6 +116,11 @@ pub trait LinearOp<B: BertBackend>: Send + 'static {
     /// `activation(x · weightᵀ + bias)`: `[rows, in]` to `[rows, out]`.
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2>;
 
+    /// Layer normalization of `x · weightᵀ + bias + residual`: `[rows, in]` to `[rows, out]`, as wide as `residual`.
+    fn forward_normalized(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>, norm: &LayerNorm<B>) -> Tensor<B, 2> {
+        B::residual_layer_norm(self.forward(x, None), Some(residual), norm)
+    }
+
     /// The rows `ids` of the weight, `[ids, in]`: a tied decoder is the word embedding table too.
     fn weight_rows(&self, ids: &B::Rows) -> Tensor<B, 2>;
 }
@@ -171,7 +176,7 @@ pub trait BertBackend: Backend {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         let inner = up.forward(x.clone(), Some(activation));
-        Self::residual_layer_norm(down.forward(inner, None), Some(x), norm)
+        down.forward_normalized(inner, x, norm)
     }
 
     /// Layer normalization of `x`, or of `x + residual`; both `[rows, hidden]`.

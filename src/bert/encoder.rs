@@ -47,11 +47,9 @@ impl<B: BertBackend> EncoderLayer<B> {
         let query = self.query.forward(asking.clone(), None);
         let key_value = self.key_value.forward(all, None);
         let context = B::segment_attention(query, key_value, spans, self.heads, self.precision);
-        let attended = B::residual_layer_norm(
-            self.attention_output.forward(context, None),
-            Some(asking),
-            &self.attention_norm,
-        );
+        let attended = self
+            .attention_output
+            .forward_normalized(context, asking, &self.attention_norm);
         B::feed_forward(
             attended,
             &self.intermediate,

@@ -64,20 +64,39 @@ impl LinearOp<Gpu> for GpuLinear {
     }
 
     fn forward(&self, x: Tensor<Gpu, 2>, activation: Option<Activation>) -> Tensor<Gpu, 2> {
+        let product = self.product(x);
+        tensor(bias_activation(product, primitive(self.bias.clone()), activation))
+    }
+
+    fn forward_normalized(&self, x: Tensor<Gpu, 2>, residual: Tensor<Gpu, 2>, norm: &LayerNorm<Gpu>) -> Tensor<Gpu, 2> {
+        let product = self.product(x);
+        let residual = cast(primitive(residual), product.dtype);
+        let bias = primitive(self.bias.clone());
+        tensor(layer_norm(product, Some(bias), Some(residual), weights_of(norm)))
+    }
+
+    fn weight_rows(&self, ids: &Primitive) -> Tensor<Gpu, 2> {
+        Gpu::select_rows(&self.weight, ids)
+    }
+}
+
+impl GpuLinear {
+    /// `x · weightᵀ`.
+    fn product(&self, x: Tensor<Gpu, 2>) -> Primitive {
         let x = primitive(x);
         let weight = self.weight.clone().transpose().into_primitive().tensor();
         let output = if x.dtype == weight.dtype { x.dtype } else { DType::F32 };
         let x = cast(x, weight.dtype);
         let product = matmul(x, weight, None, MatmulStrategy::default(), output).expect("the sizes fit together");
-        tensor(bias_activation(
-            into_contiguous(product),
-            primitive(self.bias.clone()),
-            activation,
-        ))
+        into_contiguous(product)
     }
+}
 
-    fn weight_rows(&self, ids: &Primitive) -> Tensor<Gpu, 2> {
-        Gpu::select_rows(&self.weight, ids)
+fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
+    Norm {
+        gamma: primitive(norm.gamma.clone()),
+        beta: primitive(norm.beta.clone()),
+        eps: norm.eps as f32,
     }
 }
 
@@ -132,12 +151,12 @@ impl BertBackend for Gpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        let weights = Norm {
-            gamma: primitive(norm.gamma.clone()),
-            beta: primitive(norm.beta.clone()),
-            eps: norm.eps as f32,
-        };
-        tensor(layer_norm(primitive(x), residual.map(primitive), weights))
+        tensor(layer_norm(
+            primitive(x),
+            None,
+            residual.map(primitive),
+            weights_of(norm),
+        ))
     }
 
     fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Primitive>) -> Tensor<Self, 1> {

@@ -5,7 +5,7 @@
 //!
 //! | file | what it computes |
 //! |---|---|
-//! | `norm` | residual addition and layer normalization, a row for each cube |
+//! | `norm` | bias and residual addition and layer normalization, a row for each cube |
 //! | `rows` | rows of a table, by their numbers, a row for each cube |
 //! | `bias` | bias and activation, in place after a matrix product |
 //! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |

@@ -15,22 +15,26 @@ pub struct Norm {
     pub eps: f32,
 }
 
-/// Normalizes the rows of `x`, or of `x + residual`; all contiguous, `[rows, hidden]`.
-pub fn layer_norm(x: Primitive, residual: Option<Primitive>, norm: Norm) -> Primitive {
+/// Normalizes the rows of `x` with what is added to them first: `residual`, `[rows, hidden]` and of the type of `x`, and `bias`,
+/// `[hidden]` and of the type of `norm`; all contiguous.
+pub fn layer_norm(x: Primitive, bias: Option<Primitive>, residual: Option<Primitive>, norm: Norm) -> Primitive {
     let shape = x.meta.shape().clone();
     let (rows, hidden) = (shape[0], shape[1]);
     let output = empty(&x, Shape::new([rows, hidden]), x.dtype);
     let has_residual = residual.is_some();
     let client = x.client.clone();
     let (dtype, norm_dtype) = (x.dtype, norm.gamma.dtype);
-    // A kernel's arguments are fixed; without a residual `x` stands in its place, unread.
+    // A kernel's arguments are fixed; in the place of what is not there stands something that is, unread.
     let residual = residual.unwrap_or_else(|| x.clone());
+    let has_bias = bias.is_some();
+    let bias = bias.unwrap_or_else(|| norm.gamma.clone());
     layer_norm_kernel::launch(
         &client,
         cube_for_each(rows),
         CubeDim::new_1d(ROW_UNITS),
         x.into_tensor_arg(),
         residual.into_tensor_arg(),
+        bias.into_tensor_arg(),
         norm.gamma.into_tensor_arg(),
         norm.beta.into_tensor_arg(),
         output.clone().into_tensor_arg(),
@@ -38,6 +42,7 @@ pub fn layer_norm(x: Primitive, residual: Option<Primitive>, norm: Norm) -> Prim
         norm.eps,
         hidden as u32,
         has_residual,
+        has_bias,
         [dtype.into(), norm_dtype.into()],
     );
     output
@@ -47,6 +52,7 @@ pub fn layer_norm(x: Primitive, residual: Option<Primitive>, norm: Norm) -> Prim
 fn layer_norm_kernel<F: Float, G: Float>(
     x: &Tensor<F>,
     residual: &Tensor<F>,
+    bias: &Tensor<G>,
     gamma: &Tensor<G>,
     beta: &Tensor<G>,
     output: &mut Tensor<F>,
@@ -54,6 +60,7 @@ fn layer_norm_kernel<F: Float, G: Float>(
     eps: f32,
     #[comptime] hidden: u32,
     #[comptime] has_residual: bool,
+    #[comptime] has_bias: bool,
     #[define(F, G)] _dtypes: [StorageType; 2],
 ) {
     // Past the end a cube computes the last row again, so that all its units meet at the barriers.
@@ -69,6 +76,9 @@ fn layer_norm_kernel<F: Float, G: Float>(
         let mut value = f32::cast_from(x[at]);
         if has_residual {
             value += f32::cast_from(residual[at]);
+        }
+        if has_bias {
+            value += f32::cast_from(bias[column as usize]);
         }
         values[column as usize] = value;
         sum += value;

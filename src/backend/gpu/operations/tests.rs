@@ -248,6 +248,31 @@ fn layer_norm_is_the_plain_one() {
 }
 
 #[test]
+fn a_dense_layer_with_what_comes_after_it_is_the_plain_one() {
+    let Some(gpu) = device() else { return };
+    for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 130)] {
+        let (bias, gamma, beta) = (
+            vector(&gpu, outputs, 8),
+            vector(&gpu, outputs, 3),
+            vector(&gpu, outputs, 4),
+        );
+        let norm = LayerNorm { gamma, beta, eps: 1e-5 };
+        for &precision in precisions(&gpu) {
+            let (x, plain_x) = rounded(matrix(&gpu, rows, inputs, 9), precision);
+            let (residual, plain_residual) = rounded(matrix(&gpu, rows, outputs, 6), precision);
+            let (_, weight) = rounded(matrix(&gpu, outputs, inputs, 7), precision);
+            let layer = GpuLinear::prepare(weight.clone(), bias.clone(), precision);
+            let y = layer.forward_normalized(x, residual, &norm);
+            let product = plain_x.matmul(weight.transpose()) + bias.clone().unsqueeze();
+            let expected = plain::layer_norm(product, Some(plain_residual), &norm);
+            let case = format!("[{rows}, {inputs}] to {outputs} in {precision}");
+            assert_eq!(y.dtype(), dtype(precision), "{case}");
+            assert_close(&gpu, y, expected, &case);
+        }
+    }
+}
+
+#[test]
 fn dense_layers_are_the_plain_ones() {
     let Some(gpu) = device() else { return };
     let activations = [
