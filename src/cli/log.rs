@@ -32,12 +32,13 @@ pub enum LogFormat {
 }
 
 /// Libraries that speak at info of things that a user did not ask for.
-const QUIET: [&str; 5] = [
+const QUIET: [&str; 6] = [
     "poem=warn",
     "wgpu_core=warn",
     "wgpu_hal=warn",
     "naga=warn",
     "cubecl_wgpu=warn",
+    "cubecl_runtime=warn",
 ];
 
 impl LogArguments {
