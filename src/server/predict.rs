@@ -165,3 +165,40 @@ async fn on_cpu<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_late_when_its_turn_comes_never_begins() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let app = crate::server::tests::app(|_| {}, 8, Duration::from_secs(60));
+            // The only thread that computes is busy with another request until the deadline is over.
+            let (may_end, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            let begun = Arc::new(AtomicBool::new(false));
+            let theirs = Arc::clone(&begun);
+            let timeout = Duration::from_millis(30);
+            let deadline = Deadline {
+                at: Instant::now() + timeout,
+                timeout,
+            };
+            let late = on_cpu(&app, deadline, move |_| theirs.store(true, Ordering::SeqCst)).await;
+            assert!(late.is_err());
+            assert_eq!(app.engine.stats().expired.get(), 1);
+            may_end.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            // Behind it in line, if it were still there.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!begun.load(Ordering::SeqCst), "computed for nobody");
+        });
+    }
+}

@@ -158,6 +158,25 @@ fn more_connections_than_allowed_wait_for_a_place() {
     assert!(head.contains(closes), "it keeps its place while others wait: {head}");
     let (status, head) = ask(&mut fourth, "");
     assert!(status == 200 && !head.contains(closes), "nobody waits: {head}");
+    // That somebody waited before is no reason to close it while it is idle.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(ask(&mut fourth, LIVE).0, 200);
+}
+
+#[test]
+fn a_head_is_bounded_in_length() {
+    let server = start(&["--head-timeout-ms", "120000"]);
+    let mut stream = connect(&server);
+    // The server may have closed before it has read all of it.
+    let _ = stream.write_all(HEAD.as_bytes());
+    let _ = stream.write_all(format!("x-long: {}", "x".repeat(400_000)).as_bytes());
+    let mut said = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut said) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it reads on and on");
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
+    assert_eq!(server.get("/health/live").0, 200);
 }
 
 #[test]

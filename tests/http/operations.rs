@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -131,6 +132,33 @@ fn health_is_asked_without_curl() {
 }
 
 #[test]
+fn refusals_do_not_flood_the_log() {
+    let mut command = command(&["--queue-size", "1", "--batch-delay-ms", "60000", "--log-format", "json"]);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut server = Server::spawn(command.stderr(log.reopen().unwrap()));
+    let mut first = TcpStream::connect(&server.address).unwrap();
+    let request = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\na [MASK]";
+    first.write_all(request.as_bytes()).unwrap();
+    while !server.get("/metrics").1.contains("\ncloze_queue_texts 1\n") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let begun = Instant::now();
+    let refused = std::iter::repeat_with(|| server.post("text/plain", "a [MASK]").0);
+    assert_eq!(refused.take(100).filter(|&status| status == 503).count(), 100);
+    let told_max = 2 + begun.elapsed().as_secs() as usize;
+    drop(first);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = lines.iter().filter(|line| line["status"] == 503).count();
+    assert!(
+        (1..=told_max).contains(&told),
+        "{told} lines about a hundred refusals: {log}"
+    );
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--shutdown-timeout-ms", "60000"]);
     // Half a request: the stop would wait for it.
@@ -140,7 +168,7 @@ fn a_second_signal_ends_at_once() {
         .unwrap();
     assert_eq!(server.get("/health/ready").0, 200);
     server.signal("-TERM");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     assert!(server.child.try_wait().unwrap().is_none(), "it did not wait");
     server.signal("-TERM");
     assert_eq!(server.wait().code(), Some(130));

@@ -104,6 +104,7 @@ fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
     let (head, rest_of_head) = QUESTION.split_at(30);
     let mut half_a_body = send(&server, first);
     let mut half_a_head = send(&server, head);
+    let mut probe = send(&server, "GET /health/ready HTTP/1.1\r\nhost: x\r\n");
     std::thread::sleep(Duration::from_millis(200));
     server.signal("-TERM");
     // Those who ask nothing hear at once that it is over; the server is still there for the others.
@@ -117,6 +118,9 @@ fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
         server.child.try_wait().unwrap().is_none(),
         "it did not wait for anybody"
     );
+    probe.write_all(b"\r\n").unwrap();
+    let (status, body) = read_response(&mut probe);
+    assert_eq!(status, 503, "ready though it ends: {body}");
     half_a_body.write_all(rest.as_bytes()).unwrap();
     half_a_head.write_all(rest_of_head.as_bytes()).unwrap();
     for mut stream in asked.into_iter().chain([half_a_body, half_a_head]) {

@@ -49,6 +49,31 @@ async fn a_panic_or_an_error_fails_the_culprit_alone() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
+    /// Forgets the last mask of a batch.
+    struct Forgetful(Echo);
+    impl MaskedLm for Forgetful {
+        fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+            let mut scores = self.0.predict(batch)?;
+            scores.pop();
+            Ok(scores)
+        }
+    }
+    let queue = Queue::new(limits());
+    let (items, receivers): (Vec<_>, Vec<_>) = (1..=3).map(|id| item(id, 1, MINUTE)).unzip();
+    queue.push(items).unwrap();
+    queue.close();
+    worker::run(&queue, Box::new(Forgetful(Echo::default()))).await;
+    for receiver in receivers {
+        let reply = receiver.await.unwrap();
+        assert!(
+            matches!(&reply, Err(EngineError::Model(reason)) if reason.contains("0 masks of 1")),
+            "{reply:?}"
+        );
+    }
+}
+
 /// What each of four texts that waited got from a model that does `script`.
 async fn four_replies(
     queue: &Queue,

@@ -228,6 +228,24 @@ async fn a_closed_queue_serves_what_waits_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_close_ends_the_wait_for_company() {
+    let queue = Arc::new(Queue::new(Limits {
+        batch_delay: MINUTE,
+        ..limits()
+    }));
+    let (waiting, _waiting) = item(1, 1, 2 * MINUTE);
+    queue.push(vec![waiting]).unwrap();
+    let started_at = Instant::now();
+    let theirs = Arc::clone(&queue);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(7)).await;
+        theirs.close();
+    });
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [1]);
+    assert_eq!(started_at.elapsed(), Duration::from_millis(7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_that_becomes_full_leaves_in_that_moment() {
     // Four texts are full; so are 100 tokens, and so is what the next text would not fit into.
     for (tokens, expected) in [
