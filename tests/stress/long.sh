@@ -11,7 +11,13 @@ cargo build --locked -p cloze-stress
 # Clients need descriptors too.
 ulimit -n "$(ulimit -Hn)"
 stress=("$target/debug/cloze-stress" --server "$target/release/cloze" --timed)
+# Clients on the first core, the server on the others, so that neither takes from the other.
+cores=$(nproc)
+[ "$cores" -gt 1 ] && stress=(taskset -c 0 "${stress[@]}" --server-cores "1-$((cores - 1))")
 "${stress[@]}" overload --seconds 60
+# A forward pass takes seconds.
+"${stress[@]}" overload --seconds 30 -- --max-batch-tokens 40000 --max-batch-size 512
 "${stress[@]}" connections
 "${stress[@]}" waiting
+"${stress[@]}" stop
 "${stress[@]}" soak --seconds "${1:-1800}"

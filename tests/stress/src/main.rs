@@ -2,7 +2,8 @@
 //!
 //! `overload` sends ten times what the server can carry, whether it answers or not; `soak` sends a mix of good,
 //! bad and broken requests and watches memory and file descriptors; `connections` holds sockets open in every way that
-//! costs a server something; `waiting` wants answers sooner than there can be any, or leaves. All start a server of their own on
+//! costs a server something; `waiting` wants answers sooner than there can be any, or leaves;
+//! `stop` sends SIGTERM under load. All start a server of their own on
 //! loopback, are bounded in time and connections, and end with an error when something does not hold.
 //!
 //! | file | what it is |
@@ -11,6 +12,7 @@
 //! | `client` | one keep-alive connection |
 //! | `overload` | the open loop |
 //! | `soak` | the mix |
+//! | `stop` | SIGTERM under load |
 //! | `waiting` | deadlines that pass, and clients that leave |
 //! | `connections` | slow heads, and more connections than there are places |
 //! | `numbers` | percentiles and slopes |
@@ -21,6 +23,7 @@ mod numbers;
 mod overload;
 mod server;
 mod soak;
+mod stop;
 mod waiting;
 
 use std::process::ExitCode;
@@ -52,6 +55,8 @@ enum Command {
     Waiting(waiting::Arguments),
     /// Slow heads, and more connections than there are places
     Connections(connections::Arguments),
+    /// SIGTERM while requests come and come
+    Stop(stop::Arguments),
     /// Random lengths, errors, disconnects and slow readers
     Soak(soak::Arguments),
 }
@@ -63,6 +68,7 @@ async fn main() -> ExitCode {
         Command::Overload(of_run) => overload::run(&arguments.program, &of_run, arguments.timed).await,
         Command::Connections(of_run) => connections::run(&arguments.program, &of_run, arguments.timed).await,
         Command::Waiting(of_run) => waiting::run(&arguments.program, &of_run, arguments.timed).await,
+        Command::Stop(of_run) => stop::run(&arguments.program, &of_run).await,
         Command::Soak(of_run) => soak::run(&arguments.program, &of_run, arguments.timed).await,
     };
     match outcome {

@@ -123,3 +123,18 @@ pub fn cpu_time(pid: &str) -> Result<Duration> {
         .collect::<std::result::Result<_, _>>()?;
     Ok(Duration::from_millis(ticks.iter().sum::<u64>() * TICK_MS))
 }
+
+/// Processor time that everything on this machine has taken since it started, on all cores together.
+pub fn machine_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().ok_or("the system tells no times")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?;
+    // The fourth and fifth are idle time.
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Ok(Duration::from_millis((ticks.iter().sum::<u64>() - idle) * TICK_MS))
+}
