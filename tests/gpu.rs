@@ -13,6 +13,8 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use cloze::bert::{PackedBatch, Selection};
+use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use server::{Server, command, golden};
 
 fn has_adapter() -> bool {
@@ -248,5 +250,35 @@ fn no_request_compiles_anything() {
         }
         let later = compiled(&log) - at_start;
         assert_eq!(later > 0, leaves_something, "{warm_up}: {later} after {at_start}");
+    }
+}
+
+#[test]
+fn a_batch_that_begins_before_the_one_ahead_ends_is_answered_as_alone() {
+    if !has_adapter() {
+        return;
+    }
+    let mut checkpoint = Checkpoint::open(Path::new(&golden("uncased-tied"))).unwrap();
+    let loaded = checkpoint.load_on(&Placement::new(BackendKind::Gpu, 1)).unwrap();
+    let mut model = loaded.model;
+    assert!(model.computes_beside_host());
+    let batch = |texts: u32, selection: Selection| {
+        let mut batch = PackedBatch::default();
+        for text in 0..texts {
+            let input_ids: Vec<u32> = (0..7).map(|i| (text * 31 + i * 7) % 100).collect();
+            batch.push(&input_ids, &[1, 4], &selection);
+        }
+        batch
+    };
+    // The second is told whole rows of logits, more of them than are read at once.
+    let batches = [
+        batch(3, Selection::TopK(5)),
+        batch(40, Selection::TopK(90)),
+        batch(9, Selection::Tokens([3, 90].into())),
+    ];
+    let alone = batches.each_ref().map(|batch| model.predict(batch).unwrap());
+    let begun = batches.each_ref().map(|batch| model.begin(batch).unwrap());
+    for (begun, alone) in begun.into_iter().zip(alone) {
+        assert_eq!(begun().unwrap(), alone);
     }
 }

@@ -134,6 +134,9 @@ pub trait BertBackend: Backend {
     /// [`Spans`], as this backend reads them.
     type Segments;
 
+    /// Whether what is launched computes while the host goes on.
+    const COMPUTES_BESIDE_HOST: bool = false;
+
     /// Tokens that [`summarize`](Self::summarize) finds in a row at most.
     const TOP_MAX: usize;
 

@@ -1,8 +1,12 @@
 //! A model on a device that may fail under it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
-use super::{MaskedLm, PackedBatch, PredictError, TokenScore};
+use super::{Begun, MaskedLm, PackedBatch, PredictError, TokenScore};
+
+/// Tells a device's first fault, if there was one.
+type Fault = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// A model, and somebody to ask whether its device still works.
 ///
@@ -10,33 +14,48 @@ use super::{MaskedLm, PackedBatch, PredictError, TokenScore};
 /// and nothing is computed any more.
 pub struct Guarded<M> {
     model: M,
-    fault: Box<dyn Fn() -> Option<String> + Send>,
+    fault: Fault,
 }
 
 impl<M> Guarded<M> {
     /// `fault` tells the device's first fault, if there was one.
-    pub fn new(model: M, fault: impl Fn() -> Option<String> + Send + 'static) -> Self {
+    pub fn new(model: M, fault: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         Self {
             model,
-            fault: Box::new(fault),
-        }
-    }
-
-    fn check(&self) -> Result<(), PredictError> {
-        match (self.fault)() {
-            Some(fault) => Err(PredictError::Device(fault)),
-            None => Ok(()),
+            fault: Arc::new(fault),
         }
     }
 }
 
+fn check(fault: &Fault) -> Result<(), PredictError> {
+    match fault() {
+        Some(fault) => Err(PredictError::Device(fault)),
+        None => Ok(()),
+    }
+}
+
+/// What `compute` gives, unless there is a fault: then that is the reason, whatever it looked like from above.
+fn checked<T>(fault: &Fault, compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, PredictError> {
+    let outcome = catch_unwind(AssertUnwindSafe(compute));
+    check(fault)?;
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 impl<M: MaskedLm> MaskedLm for Guarded<M> {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        self.check()?;
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.model.predict(batch)));
-        // The fault is the reason, whatever it looked like from above.
-        self.check()?;
-        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+        check(&self.fault)?;
+        checked(&self.fault, || self.model.predict(batch))
+    }
+
+    fn computes_beside_host(&self) -> bool {
+        self.model.computes_beside_host()
+    }
+
+    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, PredictError> {
+        check(&self.fault)?;
+        let begun = checked(&self.fault, || self.model.begin(batch))?;
+        let fault = Arc::clone(&self.fault);
+        Ok(Box::new(move || checked(&fault, begun)))
     }
 }
 
@@ -61,6 +80,21 @@ mod tests {
             }
             Ok(Vec::new())
         }
+    }
+
+    #[test]
+    fn a_fault_fails_all_batches_that_have_begun() {
+        let fault = Arc::new(Mutex::new(None));
+        let model = Model {
+            calls: Arc::default(),
+            breaks: Arc::clone(&fault),
+            panics: false,
+        };
+        let mut guarded = Guarded::new(model, move || fault.lock().unwrap().clone());
+        let first = guarded.begin(&PackedBatch::default()).unwrap();
+        let lost = PredictError::Device("the GPU was lost".to_owned());
+        assert_eq!(guarded.begin(&PackedBatch::default()).err(), Some(lost.clone()));
+        assert_eq!(first(), Err(lost));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The model as the layers above see it: a batch in, scores out, no backend in sight.
 
-use burn::tensor::{Tensor, Transaction};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use burn::tensor::backend::ExecutionError;
+use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
 use crate::backend::summary::{self, Row};
 use crate::backend::{BertBackend, Wanted};
@@ -15,7 +19,24 @@ pub trait MaskedLm: Send {
     /// # Errors
     /// [`PredictError`] when the model's own output cannot be trusted.
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError>;
+
+    /// Whether a device of its own computes, so that another batch can [begin](Self::begin) before the last one ends.
+    fn computes_beside_host(&self) -> bool {
+        false
+    }
+
+    /// Hands a batch to the device. Batches end in the order in which they began.
+    ///
+    /// # Errors
+    /// As of [`predict`](Self::predict).
+    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, PredictError> {
+        let scores = self.predict(batch)?;
+        Ok(Box::new(move || Ok(scores)))
+    }
 }
+
+/// A batch that has begun: waits for its end and gives what [`MaskedLm::predict`] gives.
+pub type Begun = Box<dyn FnOnce() -> Result<Vec<Vec<TokenScore>>, PredictError>>;
 
 /// Why a batch has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,20 +63,32 @@ impl<B: BertBackend> MaskedLm for Bert<B> {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
         self.answer(batch)
     }
+
+    fn computes_beside_host(&self) -> bool {
+        B::COMPUTES_BESIDE_HOST
+    }
+
+    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, PredictError> {
+        self.begin_answer(batch)
+    }
 }
 
 impl<B: BertBackend> Bert<B> {
     /// What [`MaskedLm::predict`] says. Nothing in the model changes, so that several workers may ask it at once.
     pub(super) fn answer(&self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        if batch.queries().is_empty() {
-            return Ok(Vec::new());
+        self.begin_answer(batch)?()
+    }
+
+    fn begin_answer(&self, batch: &PackedBatch) -> Result<Begun, PredictError> {
+        let queries = batch.queries().to_vec();
+        if queries.is_empty() {
+            return Ok(Box::new(|| Ok(Vec::new())));
         }
         let lists = self.lists(batch);
         let asked = lists.wanted.clone();
         let lists = B::upload(lists, &self.device);
         let states = self.encode(&lists);
         let [_, hidden] = states.dims();
-        let mut queries = batch.queries().iter();
         let mut answers = Vec::with_capacity(queries.len());
         let (mut first, mut read_parts, mut unread, mut whole_rows) = (0, 0, Vec::new(), 0);
         for (part, wanted) in lists.wanted.iter().enumerate() {
@@ -74,43 +107,70 @@ impl<B: BertBackend> Bert<B> {
             unread.extend(whole);
             whole_rows += wanted.whole_count;
             // One read, whatever the number of parts; but no more whole rows at once than logits are anyway.
-            if part + 1 == asked.len() || whole_rows + asked[part + 1].whole_count > HEAD_ROWS_MAX {
-                let numbers = read(std::mem::take(&mut unread))?;
+            let next = asked.get(part + 1);
+            if next.is_some_and(|next| whole_rows + next.whole_count > HEAD_ROWS_MAX) {
+                let numbers = Reading::begin(std::mem::take(&mut unread)).end()?;
                 let parts = &asked[read_parts..=part];
-                answers.extend(scores(&numbers, parts, self.vocab_size, &mut queries)?);
+                answers.extend(scores(&numbers, parts, self.vocab_size, &queries[answers.len()..])?);
                 (read_parts, whole_rows) = (part + 1, 0);
             }
         }
-        Ok(answers)
+        let (reading, vocab_size) = (Reading::begin(unread), self.vocab_size);
+        Ok(Box::new(move || {
+            let parts = &asked[read_parts..];
+            answers.extend(scores(&reading.end()?, parts, vocab_size, &queries[answers.len()..])?);
+            Ok(answers)
+        }))
     }
 }
 
-/// All tensors, end to end. They are read at once, and put together here: a device would compile something for each size.
-fn read<B: BertBackend>(tensors: Vec<Tensor<B, 1>>) -> Result<Vec<f32>, PredictError> {
-    let reading = tensors.into_iter().fold(Transaction::default(), Transaction::register);
-    let data = reading
-        .try_execute()
-        .map_err(|e| PredictError::Readback(e.to_string()))?;
-    let mut all = Vec::new();
-    for data in data {
-        let numbers = data.into_vec::<f32>();
-        let mut numbers = numbers.map_err(|e| PredictError::Readback(format!("{e:?}")))?;
-        match all.is_empty() {
-            true => all = numbers,
-            false => all.append(&mut numbers),
+type Read = Result<Vec<TensorData>, ExecutionError>;
+
+/// A read from the device that stands in its queue, before whatever it is told to compute after.
+enum Reading {
+    Running(Pin<Box<dyn Future<Output = Read>>>),
+    Done(Read),
+}
+
+impl Reading {
+    /// Of all tensors.
+    fn begin<B: BertBackend>(tensors: Vec<Tensor<B, 1>>) -> Self {
+        let all = tensors.into_iter().fold(Transaction::default(), Transaction::register);
+        let mut running = Box::pin(all.execute_async());
+        // Nothing is queued before somebody asks for the first time.
+        match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(read) => Self::Done(read),
+            Poll::Pending => Self::Running(running),
         }
     }
-    Ok(all)
+
+    /// End to end. They are put together here: a device would compile something for each size.
+    fn end(self) -> Result<Vec<f32>, PredictError> {
+        let read = match self {
+            Self::Running(running) => read_sync(running),
+            Self::Done(read) => read,
+        };
+        let mut all = Vec::new();
+        for data in read.map_err(|e| PredictError::Readback(e.to_string()))? {
+            let numbers = data.into_vec::<f32>();
+            let mut numbers = numbers.map_err(|e| PredictError::Readback(format!("{e:?}")))?;
+            match all.is_empty() {
+                true => all = numbers,
+                false => all.append(&mut numbers),
+            }
+        }
+        Ok(all)
+    }
 }
 
-/// The scores that the next of `queries` asked for, out of what was read of `parts`, end to end.
-fn scores<'a>(
+/// The scores that the first of `queries` asked for, as many as `parts` have rows, out of what was read of these, end to end.
+fn scores(
     mut numbers: &[f32],
     parts: &[Wanted<Vec<u32>>],
     vocab_size: usize,
-    queries: &mut impl Iterator<Item = &'a MaskQuery>,
+    queries: &[MaskQuery],
 ) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-    let mut answers = Vec::new();
+    let (mut answers, mut queries) = (Vec::new(), queries.iter());
     for wanted in parts {
         let (of_part, rest) = numbers
             .split_at_checked(wanted.summary_len() + wanted.whole_count * vocab_size)
@@ -167,7 +227,7 @@ mod tests {
             numbers
         });
         let numbers: Vec<f32> = numbers.collect();
-        scores(&numbers, &wanted, 4, &mut batch.queries().iter()).unwrap()
+        scores(&numbers, &wanted, 4, batch.queries()).unwrap()
     }
 
     #[test]
@@ -209,7 +269,7 @@ mod tests {
         let mut batch = PackedBatch::default();
         batch.push(&[4], &[0], &Selection::TopK(1));
         let wanted = batch.lists(4, 64, |rows| rows).wanted;
-        let of = |numbers: &[f32]| scores(numbers, &wanted, 4, &mut batch.queries().iter());
+        let of = |numbers: &[f32]| scores(numbers, &wanted, 4, batch.queries());
         assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
         assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(PredictError::Readback(_))));
         assert_eq!(of(&[0.0, 1.0, 0.0, 1.0, 0.0, 2.0]), Err(PredictError::NotFinite));

@@ -22,7 +22,7 @@ pub use batch::{MaskQuery, PackedBatch, Selection, TokenScore};
 pub use config::BertConfig;
 pub use guard::Guarded;
 pub use head::is_tied;
-pub use masked_lm::{MaskedLm, PredictError};
+pub use masked_lm::{Begun, MaskedLm, PredictError};
 pub use model::Bert;
 #[cfg(feature = "cpu")]
 pub use on_threads::OnThreads;

@@ -69,6 +69,10 @@ struct State {
 }
 
 impl State {
+    fn fills_a_batch(&self, limits: &Limits) -> bool {
+        self.items.len() >= limits.batch_size_max || self.tokens >= limits.batch_tokens_max
+    }
+
     /// Drops what nobody waits for any more; tells how many.
     fn sweep(&mut self) -> u64 {
         let now = Instant::now();
@@ -191,9 +195,7 @@ impl Queue {
             let changed = self.changed.notified();
             {
                 let state = self.state();
-                let full =
-                    state.items.len() >= self.limits.batch_size_max || state.tokens >= self.limits.batch_tokens_max;
-                if full || state.closed {
+                if state.fills_a_batch(&self.limits) || state.closed {
                     return;
                 }
             }
@@ -201,6 +203,14 @@ impl Queue {
                 return;
             }
         }
+    }
+
+    /// The next batch if it is full already, so that nothing is gained by waiting for company.
+    pub fn full_batch(&self) -> Option<Vec<Item>> {
+        if !self.state().fills_a_batch(&self.limits) {
+            return None;
+        }
+        Some(self.take_batch()).filter(|batch| !batch.is_empty())
     }
 
     fn take_batch(&self) -> Vec<Item> {

@@ -1,6 +1,6 @@
 //! Where a text's time goes, for who listens at debug: a cargo feature sends these spans to OpenTelemetry.
 
-use tracing::span::EnteredSpan;
+use tracing::span::Entered;
 use tracing::{Span, debug_span};
 
 /// The spans that a text is in while it waits; of one request, whose texts share them.
@@ -38,7 +38,7 @@ impl Spans {
 
 /// One forward pass: a span of its own, linked with each request that has a part in it, and one in each of these requests.
 pub struct Pass {
-    _batch: EnteredSpan,
+    batch: Span,
     _inference: Vec<Span>,
 }
 
@@ -60,8 +60,13 @@ impl Pass {
             }
         }
         Self {
-            _batch: batch.entered(),
+            batch,
             _inference: inference,
         }
+    }
+
+    /// What is told on this thread is told of the pass.
+    pub fn enter(&self) -> Entered<'_> {
+        self.batch.enter()
     }
 }

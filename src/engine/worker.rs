@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
 use super::{EngineError, Scores, Stats, Timing, spans};
-use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection};
+use crate::bert::{self, MaskedLm, PackedBatch, PredictError, Selection};
 
 /// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
 /// engine no longer calls itself ready.
@@ -54,7 +54,7 @@ pub async fn run(queue: &Queue, model: Box<dyn MaskedLm>) {
             tokio::time::timeout(PROBE_INTERVAL, queue.next_batch()).await.ok()
         };
         match next {
-            Some(Some(batch)) => worker.run_batch(batch),
+            Some(Some(batch)) => worker.run_batches(batch, queue),
             Some(None) => return,
             None => worker.probe(),
         }
@@ -80,11 +80,19 @@ impl Failure {
     }
 }
 
+/// A forward pass that has begun.
+struct Begun {
+    ends: Result<bert::Begun, Failure>,
+    started_at: Instant,
+    traced: spans::Pass,
+}
+
 /// What one forward pass gave.
 struct Pass {
     /// One for each text, in order.
     scores: Vec<Scores>,
     started_at: Instant,
+    /// With what was left of the pass before, where a device computes one after the other.
     inference: Duration,
 }
 
@@ -111,11 +119,31 @@ impl Worker<'_> {
         }
     }
 
-    /// One forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
-    /// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
-    fn run_batch(&mut self, mut batch: Vec<Item>) {
+    /// Runs a batch. While a device computes it, the next is begun if it is full already (one that is not may still
+    /// grow), and so on, so that the device goes from one to the next.
+    fn run_batches(&mut self, first: Vec<Item>, queue: &Queue) {
+        let mut next = Some(self.begin_batch(first));
+        while let Some((batch, begun)) = next {
+            let works = begun.ends.is_ok() && !self.is_failing() && self.stats.broken().get().is_none();
+            let full = match works && self.model.computes_beside_host() {
+                true => queue.full_batch(),
+                false => None,
+            };
+            next = full.map(|batch| self.begin_batch(batch));
+            self.end_batch(batch, begun);
+        }
+    }
+
+    fn begin_batch(&mut self, mut batch: Vec<Item>) -> (Vec<Item>, Begun) {
         batch.iter_mut().for_each(|item| item.spans.leave_queue());
-        let mut failure = match self.forward(&batch) {
+        let begun = self.begin(&batch);
+        (batch, begun)
+    }
+
+    /// Ends a forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
+    /// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
+    fn end_batch(&mut self, batch: Vec<Item>, begun: Begun) {
+        let mut failure = match end(begun, &batch) {
             Ok(pass) => return self.answer(batch, pass),
             Err(failure) => failure,
         };
@@ -134,7 +162,8 @@ impl Worker<'_> {
                 continue;
             }
             if retry {
-                match self.forward(std::slice::from_ref(&item)) {
+                let alone = std::slice::from_ref(&item);
+                match end(self.begin(alone), alone) {
                     Ok(pass) => {
                         self.answer(vec![item], pass);
                         continue;
@@ -173,7 +202,8 @@ impl Worker<'_> {
     fn probe(&mut self) {
         let mut packed = PackedBatch::default();
         packed.push(&[0], &[0], &Selection::TopK(1));
-        match predict(&mut *self.model, &packed) {
+        let probed = guarded(|| self.model.predict(&packed));
+        match probed {
             Ok(_) => {
                 tracing::info!("the model answers again");
                 self.batch_done(true);
@@ -182,7 +212,7 @@ impl Worker<'_> {
         }
     }
 
-    fn forward(&mut self, items: &[Item]) -> Result<Pass, Failure> {
+    fn begin(&mut self, items: &[Item]) -> Begun {
         let mut packed = PackedBatch::default();
         for item in items {
             let input = &item.input;
@@ -195,29 +225,46 @@ impl Worker<'_> {
         stats.batch_texts.observe(items.len() as u64);
         stats.batch_tokens.observe(packed.input_ids().len() as u64);
         let waited = items.iter().map(|item| &item.spans);
-        let _traced = spans::Pass::begin(waited, items.len(), packed.input_ids().len());
+        let traced = spans::Pass::begin(waited, items.len(), packed.input_ids().len());
         let started_at = Instant::now();
-        let scores = predict(&mut *self.model, &packed)?;
-        let inference = started_at.elapsed();
-        let mut scores = scores.into_iter();
-        let of_one = |item: &Item| scores.by_ref().take(item.input.mask_positions.len()).collect();
-        Ok(Pass {
-            scores: items.iter().map(of_one).collect(),
+        let ends = {
+            let _entered = traced.enter();
+            guarded(|| self.model.begin(&packed))
+        };
+        Begun {
+            ends,
             started_at,
-            inference,
-        })
+            traced,
+        }
     }
 }
 
-fn predict(model: &mut dyn MaskedLm, packed: &PackedBatch) -> Result<Scores, Failure> {
-    // A model that panicked is used again: it holds no state from one batch to the next.
-    match catch_unwind(AssertUnwindSafe(|| model.predict(packed))) {
-        // Fewer would give one text the answer of another.
-        Ok(Ok(scores)) if scores.len() != packed.queries().len() => {
-            let (got, wanted) = (scores.len(), packed.queries().len());
-            Err(Failure::Batch(format!("the model answered {got} masks of {wanted}")))
-        }
-        Ok(Ok(scores)) => Ok(scores),
+fn end(begun: Begun, items: &[Item]) -> Result<Pass, Failure> {
+    let ends = begun.ends?;
+    let scores = {
+        let _entered = begun.traced.enter();
+        guarded(ends)?
+    };
+    let inference = begun.started_at.elapsed();
+    let masks = |item: &Item| item.input.mask_positions.len();
+    let (got, wanted) = (scores.len(), items.iter().map(masks).sum::<usize>());
+    // Fewer would give one text the answer of another.
+    if got != wanted {
+        return Err(Failure::Batch(format!("the model answered {got} masks of {wanted}")));
+    }
+    let mut scores = scores.into_iter();
+    let of_one = |item: &Item| scores.by_ref().take(masks(item)).collect();
+    Ok(Pass {
+        scores: items.iter().map(of_one).collect(),
+        started_at: begun.started_at,
+        inference,
+    })
+}
+
+/// A model that panicked is used again: it holds no state from one batch to the next.
+fn guarded<T>(compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(Ok(computed)) => Ok(computed),
         Ok(Err(error)) => Err(of_error(&error)),
         Err(panic) => Err(Failure::Batch(panic_message(&*panic))),
     }

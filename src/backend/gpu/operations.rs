@@ -113,6 +113,7 @@ impl BertBackend for Gpu {
     type Rows = Primitive;
     type Segments = GpuSegments;
 
+    const COMPUTES_BESIDE_HOST: bool = true;
     const TOP_MAX: usize = top::TOP_MAX;
 
     fn rows_computed(rows: usize) -> usize {

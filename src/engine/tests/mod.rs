@@ -13,6 +13,7 @@ use super::{Engine, EngineError, Health, Input, Limits, worker};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 
 mod failures;
+mod overlap;
 mod queue;
 mod waiting;
 mod workers;
