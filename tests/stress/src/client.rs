@@ -77,6 +77,11 @@ impl Client {
     }
 }
 
+/// A text of so many words and a mask.
+pub fn text(words: usize) -> Bytes {
+    Bytes::from("word ".repeat(words) + "[MASK].")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

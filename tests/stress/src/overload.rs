@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::Result;
-use crate::client::Client;
+use crate::client::{Client, text};
 use crate::numbers::percentile;
 use crate::server::{Program, Sample, Server, cpu_time, machine_time};
 
@@ -77,7 +77,7 @@ impl Outcomes {
 
 pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
     let server = Arc::new(Server::start(program, &arguments.flags).await?);
-    let text = Bytes::from("word ".repeat(arguments.words) + "[MASK].");
+    let text = text(arguments.words);
     let seconds = Duration::from_secs(arguments.seconds);
 
     closed_loop(&server.address, &text, seconds / 5).await?; // warm

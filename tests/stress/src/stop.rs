@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use hyper::Method;
-use hyper::body::Bytes;
 use tokio::time::Instant;
 
 use crate::Result;
-use crate::client::Client;
+use crate::client::{Client, text};
 use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
@@ -48,8 +47,7 @@ pub async fn run(program: &Program, arguments: &Arguments) -> Result<Vec<String>
             let mut answered = Vec::new();
             loop {
                 let asked_at = Instant::now();
-                let text = Bytes::from("word ".repeat(WORDS) + "[MASK].");
-                let why = match client.ask(Method::POST, "/", text).await {
+                let why = match client.ask(Method::POST, "/", text(WORDS)).await {
                     Ok(answer) if answer.status == 200 => {
                         answered.push((asked_at, Instant::now()));
                         continue;

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::Result;
-use crate::client::Client;
+use crate::client::{Client, text};
 use crate::numbers::percentile;
 use crate::server::{Program, Server};
 
@@ -47,10 +47,6 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     Ok(failures)
 }
 
-fn text() -> Bytes {
-    Bytes::from("word ".repeat(WORDS) + "[MASK].")
-}
-
 async fn deadlines(server: &Server, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
     let (begun, time) = (Instant::now(), Duration::from_secs(arguments.seconds));
     let mut clients = tokio::task::JoinSet::new();
@@ -60,7 +56,7 @@ async fn deadlines(server: &Server, arguments: &Arguments, timed: bool) -> Resul
             let (mut late, mut served) = (Vec::new(), 0_usize);
             while begun.elapsed() < time {
                 let asked_at = Instant::now();
-                match client.ask_within(TIMEOUT, text()).await?.status {
+                match client.ask_within(TIMEOUT, text(WORDS)).await?.status {
                     504 => late.push(asked_at.elapsed().saturating_sub(TIMEOUT)),
                     200 => served += 1,
                     status => return Err(format!("status {status}, neither an answer nor too late").into()),
@@ -103,7 +99,7 @@ async fn departures(server: &Server, arguments: &Arguments) -> Result<Vec<String
             while begun.elapsed() < time {
                 let mut client = Client::connect(&address).await?;
                 let stay = dice.random_range(Duration::ZERO..STAY_MAX);
-                let asked = client.ask(Method::POST, "/", text());
+                let asked = client.ask(Method::POST, "/", text(WORDS));
                 match dice.random_bool(0.5) {
                     // The connection goes with its client.
                     true => match tokio::time::timeout(stay, asked).await {
