@@ -16,7 +16,7 @@ use super::kernels::attention::{TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::bias_activation;
 use super::kernels::norm::{Norm, layer_norm};
 use super::kernels::rows::gather;
-use super::kernels::top::{self, Asked};
+use super::kernels::top;
 use crate::backend::{
     Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, ladder,
 };
@@ -161,14 +161,7 @@ impl BertBackend for Gpu {
     }
 
     fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Primitive>) -> Tensor<Self, 1> {
-        let asked = Asked {
-            rows: wanted.rows,
-            top: wanted.top,
-            tokens: wanted.tokens.clone(),
-            token_count: wanted.token_count,
-            token_bounds: wanted.token_bounds.clone(),
-        };
-        tensor(top::summarize(primitive(logits), asked))
+        tensor(top::summarize(primitive(logits), wanted))
     }
 }
 

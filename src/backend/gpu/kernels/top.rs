@@ -4,42 +4,28 @@ use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
-use crate::backend::summary::{STATISTICS, row_len};
+use crate::backend::Wanted;
+use crate::backend::summary::STATISTICS;
 
 /// Tokens that are looked for on the device at most; each takes one more pass over the row.
 pub const TOP_MAX: usize = 64;
 
-/// What rows of logits are asked for, as in [`Wanted`](crate::backend::Wanted).
-pub struct Asked {
-    /// Rows that are asked.
-    pub rows: usize,
-    /// How many of the likeliest tokens each tells.
-    pub top: usize,
-    /// Tokens whose logits are told, row after row.
-    pub tokens: Primitive,
-    /// How many those are.
-    pub token_count: usize,
-    /// `rows + 1` bounds of each row's tokens.
-    pub token_bounds: Primitive,
-}
-
 /// The [`summary`](crate::backend::summary) of `logits` `[rows or more, columns]`, in f32.
-pub fn summarize(logits: Primitive, asked: Asked) -> Primitive {
+pub fn summarize(logits: Primitive, wanted: &Wanted<Primitive>) -> Primitive {
     let columns = logits.meta.shape()[1];
-    let numbers = asked.rows * row_len(asked.top) + asked.token_count;
-    let output = empty(&logits, Shape::new([numbers]), DType::F32);
+    let output = empty(&logits, Shape::new([wanted.summary_len()]), DType::F32);
     let dtype = logits.dtype;
     top_kernel::launch(
         &logits.client.clone(),
-        cube_for_each(asked.rows),
+        cube_for_each(wanted.rows),
         CubeDim::new_1d(ROW_UNITS),
         logits.into_tensor_arg(),
-        asked.tokens.into_tensor_arg(),
-        asked.token_bounds.into_tensor_arg(),
+        wanted.tokens.clone().into_tensor_arg(),
+        wanted.token_bounds.clone().into_tensor_arg(),
         output.clone().into_tensor_arg(),
-        asked.rows as u32,
+        wanted.rows as u32,
         columns as u32,
-        asked.top as u32,
+        wanted.top as u32,
         dtype.into(),
     );
     output
