@@ -209,9 +209,10 @@ fn score(row: &Row<'_>, selection: &Selection) -> Result<Vec<TokenScore>, Predic
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
 
     /// The scores of a batch whose masks have these logits and ask for this.
     fn answers(logits: &[[f32; 4]], selections: &[Selection], top_max: usize) -> Vec<Vec<TokenScore>> {
@@ -222,7 +223,11 @@ mod tests {
         let wanted = batch.lists(4, top_max, |rows| rows).wanted;
         let rows = logits.chunks(wanted[0].rows);
         let numbers = rows.zip(&wanted).flat_map(|(rows, wanted)| {
-            let mut numbers = summary::on_host(rows.as_flattened(), 4, wanted);
+            let logits = Tensor::<Cpu, 2>::from_data(
+                TensorData::new(rows.as_flattened().to_vec(), [rows.len(), 4]),
+                &Default::default(),
+            );
+            let mut numbers = Cpu::summarize(logits, wanted).into_data().into_vec().unwrap();
             numbers.extend(wanted.whole.iter().flat_map(|&row| rows[row as usize]));
             numbers
         });

@@ -15,10 +15,15 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment};
 use ndarray::{ArcArray, IxDyn};
 
-use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, plain, summary};
+use super::summary::row_len;
+use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, plain};
 
 /// The backend of `--backend cpu`.
 pub type Cpu = NdArray<f32>;
+
+/// Likeliest tokens that a row tells at most. All rows of a batch tell as many as the greediest asks for, so there is an end
+/// to it.
+const TOP_MAX: usize = 64;
 
 /// The environment variable that forces lesser instructions than the CPU has.
 pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
@@ -112,7 +117,7 @@ impl BertBackend for Cpu {
     type Rows = Vec<u32>;
     type Segments = Spans;
 
-    const TOP_MAX: usize = summary::HOST_TOP_MAX;
+    const TOP_MAX: usize = TOP_MAX;
 
     fn upload(lists: HostLists, _device: &Self::Device) -> Lists<Vec<u32>, Spans> {
         lists
@@ -151,12 +156,7 @@ impl BertBackend for Cpu {
     }
 
     fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Self, 1> {
-        let columns = logits.dims()[1];
-        let logits = values(logits);
-        let summary = summary::on_host(slice(&logits), columns, wanted);
-        buffers::give_back(logits);
-        let array = ArcArray::from_shape_vec(IxDyn(&[summary.len()]), summary).expect("its own length");
-        Tensor::from_primitive(TensorPrimitive::Float(array.into()))
+        with_context(|context| summarize(context, logits, wanted))
     }
 }
 
@@ -232,6 +232,22 @@ fn normalize(
     cloze_kernels::layer_norm(context, &mut x, residual.as_ref().map(slice), norm);
     residual.into_iter().for_each(buffers::give_back);
     tensor(x, rows, hidden)
+}
+
+fn summarize(context: Context<'_>, logits: Tensor<Cpu, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Cpu, 1> {
+    let columns = logits.dims()[1];
+    let logits = values(logits);
+    let known = &slice(&logits)[..wanted.rows * columns];
+    let mut summary = Vec::with_capacity(wanted.summary_len());
+    summary.resize(wanted.rows * row_len(wanted.top), 0.0);
+    cloze_kernels::summarize_logits(context, known, columns, wanted.top, &mut summary);
+    for (row, bounds) in known.chunks_exact(columns).zip(wanted.token_bounds.windows(2)) {
+        let tokens = &wanted.tokens[bounds[0] as usize..bounds[1] as usize];
+        summary.extend(tokens.iter().map(|&token| row[token as usize]));
+    }
+    buffers::give_back(logits);
+    let array = ArcArray::from_shape_vec(IxDyn(&[summary.len()]), summary).expect("its own length");
+    Tensor::from_primitive(TensorPrimitive::Float(array.into()))
 }
 
 fn kernel_precision(precision: Precision) -> cloze_kernels::Precision {

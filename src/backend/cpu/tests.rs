@@ -4,9 +4,10 @@ use burn::tensor::{Tensor, TensorData};
 
 use cloze_kernels::{Context, Level, Pool};
 
-use super::{Cpu, CpuLinear, attend, normalize, slice, tensor, values};
+use super::{Cpu, CpuLinear, TOP_MAX, attend, normalize, slice, summarize, tensor, values};
 use crate::backend::plain::{self, PlainLinear};
-use crate::backend::{Activation, LayerNorm, LinearOp, Precision, Spans};
+use crate::backend::summary::{Row, STATISTICS, row_len};
+use crate::backend::{Activation, LayerNorm, LinearOp, Precision, Spans, Wanted};
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -267,6 +268,101 @@ fn layer_norm() {
                         expected.clone(),
                         &format!("{} {rows} rows of {hidden}", context.level),
                     );
+                }
+            }
+        }
+    }
+}
+
+/// What asks `rows` rows for `top` tokens each, and each for as many tokens by name as its number says, from the first to the last.
+fn wanted(rows: usize, vocab: usize, top: usize) -> Wanted<Vec<u32>> {
+    let of_row = |row: usize| (0..row).map(move |index| (index * (vocab - 1) / row.max(2).next_multiple_of(2)) as u32);
+    let tokens: Vec<u32> = (0..rows).flat_map(of_row).collect();
+    let bounds = (0..=rows).map(|row| (0..row).sum::<usize>() as u32);
+    Wanted {
+        rows,
+        rows_padded: rows,
+        top,
+        token_count: tokens.len(),
+        tokens,
+        token_bounds: bounds.collect(),
+        whole: Vec::new(),
+        whole_count: 0,
+    }
+}
+
+#[test]
+fn summary_of_logits() {
+    let pools = pools();
+    for vocab in [1, 2, 15, 17, 63, 64, 65, 100, 257, 1000, 30_522] {
+        for rows in [1, 2, 5] {
+            // A softmax that is almost even and one that is not.
+            for spread in [1.0, 40.0] {
+                let logits = matrix(rows, vocab, 10) * spread;
+                for top in [0, 1, 5, TOP_MAX] {
+                    let wanted = wanted(rows, vocab, top.min(vocab));
+                    let expected = plain::summarize(logits.clone(), &wanted).into_data();
+                    let expected = expected.as_slice::<f32>().unwrap();
+                    for context in contexts(&pools) {
+                        let case = format!("{} {rows} rows of {vocab}, times {spread}, {top}", context.level);
+                        let summary = summarize(context, logits.clone(), &wanted).into_data();
+                        let summary = summary.as_slice::<f32>().unwrap();
+                        assert_eq!(summary.len(), expected.len(), "{case}");
+                        let len = row_len(wanted.top);
+                        let (ours, asked) = summary.split_at(rows * len);
+                        let (plain, asked_plain) = expected.split_at(rows * len);
+                        for (row, (ours, plain)) in ours.chunks(len).zip(plain.chunks(len)).enumerate() {
+                            assert_eq!((ours[0], ours[3]), (plain[0], plain[3]), "{case}, row {row}");
+                            let (sum, sum_plain) = (ours[1] + ours[2], plain[1] + plain[2]);
+                            // What plain Burn sums in f32; the kernel's sum is compared with f64 where it is.
+                            assert!((sum / sum_plain - 1.0).abs() < 2e-5, "{case}: {sum}, not {sum_plain}");
+                            assert_eq!(ours[STATISTICS..], plain[STATISTICS..], "{case}, row {row}");
+                        }
+                        assert_eq!(asked, asked_plain, "{case}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_logits_that_is_not_finite_is_broken_and_no_other() {
+    let pools = pools();
+    for vocab in [1, 16, 70, 1000] {
+        let wanted = wanted(3, vocab, 1);
+        // What stands where in the row between two good ones; -infinity alone is a token that cannot be.
+        for (bad, everywhere) in [
+            (f32::NAN, false),
+            (f32::NAN, true),
+            (f32::INFINITY, false),
+            (f32::INFINITY, true),
+            (f32::NEG_INFINITY, true),
+            (f32::NEG_INFINITY, false),
+        ] {
+            for place in [0, vocab / 2, vocab - 1] {
+                let mut logits = random(3 * vocab, 11);
+                match everywhere {
+                    true => logits[vocab..2 * vocab].fill(bad),
+                    false => logits[vocab + place] = bad,
+                }
+                let logits = tensor(logits, 3, vocab);
+                let is_broken = |summary: Tensor<Cpu, 1>| {
+                    let summary = summary.into_data();
+                    let summary = summary.as_slice::<f32>().unwrap();
+                    [0, 1, 2].map(|row| Row::of(summary, &wanted, row).is_broken())
+                };
+                let is_possible = bad == f32::NEG_INFINITY && !everywhere && vocab > 1;
+                let expected = [false, !is_possible, false];
+                let case = format!("{bad} of {vocab}, everywhere {everywhere}, at {place}");
+                assert_eq!(
+                    is_broken(plain::summarize(logits.clone(), &wanted)),
+                    expected,
+                    "plain: {case}"
+                );
+                for context in contexts(&pools) {
+                    let ours = is_broken(summarize(context, logits.clone(), &wanted));
+                    assert_eq!(ours, expected, "{}: {case}", context.level);
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! The CPU kernels of Cloze, over plain slices: packed dense layers, attention within segments, layer
-//! normalization.
+//! normalization, what is kept of logits.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `linear` | dense layers |
 //! | `feed_forward` | two of them with what belongs to them, a few dozen rows at a time |
 //! | `attention` | softmax attention |
+//! | `logits` | the softmax of the head, and the likeliest tokens |
 //! | `rows` | work along rows: layer normalization, softmax, bias and activation |
 //! | `limits` | what the machine can do at best |
 //! | `math` | exp and erf that the compiler can vectorize |
@@ -27,6 +28,7 @@ mod feed_forward;
 mod level;
 mod limits;
 mod linear;
+mod logits;
 mod math;
 mod pack;
 mod plan;
@@ -39,6 +41,7 @@ pub use feed_forward::FeedForward;
 pub use level::Level;
 pub use limits::{memory_bandwidth, peak_flops};
 pub use linear::{Activation, Linear, Precision};
+pub use logits::summarize_logits;
 pub use pool::Pool;
 pub use rows::{Norm, layer_norm};
 
