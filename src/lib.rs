@@ -10,6 +10,7 @@
 //! - [`bert`]: the architecture, once, generic over the backend.
 //! - `crypto`: what TLS computes with.
 //! - `memory`: how much of it the machine has.
+//! - `panics`: what a caught panic says.
 //! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
 //!
 //! `ARCHITECTURE.md` follows a request through them.
@@ -26,4 +27,5 @@ pub mod crypto;
 pub mod engine;
 pub mod fill_mask;
 pub mod memory;
+mod panics;
 pub mod server;

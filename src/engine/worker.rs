@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::queue::{Item, Queue, Reply};
 use super::{EngineError, Scores, Stats, Timing, spans};
 use crate::bert::{self, MaskedLm, PackedBatch, PredictError, Selection};
+use crate::panics;
 
 /// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
 /// engine no longer calls itself ready.
@@ -266,7 +267,10 @@ fn guarded<T>(compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, Fa
     match catch_unwind(AssertUnwindSafe(compute)) {
         Ok(Ok(computed)) => Ok(computed),
         Ok(Err(error)) => Err(of_error(&error)),
-        Err(panic) => Err(Failure::Batch(panic_message(&*panic))),
+        Err(panic) => {
+            let message = panics::message(&*panic).unwrap_or("without a message");
+            Err(Failure::Batch(format!("panic: {message}")))
+        }
     }
 }
 
@@ -280,10 +284,4 @@ fn of_error(error: &PredictError) -> Failure {
 fn reply(item: Item, reply: Reply) {
     // An error here means that the client went away during the forward pass; there is nobody to tell.
     let _ = item.reply.send(reply);
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let message = panic.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", message.unwrap_or("without a message"))
 }

@@ -4,12 +4,13 @@
 //! on whatever thread notices. After any of them what is read back may be anything, so the first one is kept
 //! here and no answer is given out any more.
 
-use std::any::Any;
 use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use burn_wgpu::WgpuDevice;
+
+use crate::panics;
 
 /// Every device's thread by name, and where its panics are kept.
 static THREADS: Mutex<Vec<(String, Faults)>> = Mutex::new(Vec::new());
@@ -100,12 +101,11 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = CATCHES.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
     CATCHES.set(before);
-    outcome.map_err(|panic| message(&*panic).unwrap_or("Burn gave up without a reason").to_owned())
-}
-
-fn message(panic: &(dyn Any + Send)) -> Option<&str> {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+    outcome.map_err(|panic| {
+        panics::message(&*panic)
+            .unwrap_or("Burn gave up without a reason")
+            .to_owned()
+    })
 }
 
 /// From here on a panic that becomes an error prints nothing: one of a device's thread is its fault, and one in
@@ -113,13 +113,13 @@ fn message(panic: &(dyn Any + Send)) -> Option<&str> {
 fn hear_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
             let thread = std::thread::current();
             let mut is_told = CATCHES.get();
             if let (Some(name), Ok(threads)) = (thread.name(), THREADS.lock()) {
                 for (_, faults) in threads.iter().filter(|(known, _)| known == name) {
-                    let what = message(info.payload()).unwrap_or("a panic without a message");
+                    let what = info.payload_as_str().unwrap_or("a panic without a message");
                     faults.record(format!("the GPU failed: {what}"));
                     is_told = true;
                 }
