@@ -26,6 +26,8 @@
 //! | `serve` | connections: which are taken, how long each may take its time, how they end |
 //! | `options` | what may be set about all of this |
 
+#[cfg(test)]
+mod access_tests;
 mod asset;
 mod auth;
 mod body;

@@ -5,11 +5,13 @@
 //! |---|---|
 //! | `decode` | from the bytes of an instruction to an operation |
 //! | `tiles` | the tiles of a thread, and what each operation does to them or what fault it raises |
+//! | `products` | the arithmetic of a row |
 //!
 //! A fault, or an illegal instruction that is none of these, ends the process with a message. One instruction takes a
 //! few microseconds.
 
 mod decode;
+mod products;
 mod tiles;
 
 use std::cell::RefCell;

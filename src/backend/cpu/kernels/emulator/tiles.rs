@@ -1,5 +1,7 @@
 //! A thread's tiles, and what the instructions do to them (Intel's Software Developer's Manual, volume 2).
 
+use super::products::{WORDS, dot_bf16, dot_int8};
+
 /// What a decoded instruction does; addresses are absolute, tiles are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -36,7 +38,6 @@ pub enum Fault {
 
 const TILES: usize = 8;
 const ROWS: usize = 16;
-const WORDS: usize = 16;
 
 /// Rows and bytes of each row that are in use.
 #[derive(Clone, Copy)]
@@ -190,70 +191,9 @@ fn shapes(bytes: &[u8; 64]) -> Result<Option<[Shape; TILES]>, Fault> {
     Ok(Some(shapes))
 }
 
-/// A denormal number as the zero that it is treated as, at the way in and at the way out.
-#[inline(always)]
-fn flushed(value: f32) -> f32 {
-    match value.abs() < f32::MIN_POSITIVE {
-        true => 0.0f32.copysign(value),
-        false => value,
-    }
-}
-
-/// The bf16 in the low or high half of a word.
-#[inline(always)]
-fn half(word: u32, half: usize) -> f32 {
-    flushed(f32::from_bits(word >> (16 * half) << 16))
-}
-
-/// `tdpbf16ps` on a row: even and odd products are summed apart, each with one rounding (to the nearest, ties to even),
-/// then together, and then with what was there.
-fn dot_bf16(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
-    #[inline(always)]
-    fn plain(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
-        let mut products = [[0.0f32; WORDS]; 2];
-        for (&a, b) in a.iter().zip(b) {
-            for (i, products) in products.iter_mut().enumerate() {
-                let a = half(a, i);
-                for n in 0..WORDS {
-                    products[n] = flushed(a.mul_add(half(b[n], i), products[n]));
-                }
-            }
-        }
-        for n in 0..WORDS {
-            let product = flushed(products[0][n] + products[1][n]);
-            sums[n] = flushed(flushed(f32::from_bits(sums[n])) + product).to_bits();
-        }
-    }
-    #[target_feature(enable = "avx512f")]
-    fn vectorized(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
-        plain(sums, a, b);
-    }
-    match is_x86_feature_detected!("avx512f") {
-        // SAFETY: the CPU has just been asked.
-        true => unsafe { vectorized(sums, a, b) },
-        // The emulator is not installed there, but its tests run.
-        false => plain(sums, a, b),
-    }
-}
-
-/// `tdpb[su][su]d` on a row: four products a word, summed without saturation.
-fn dot_int8(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]], a_is_signed: bool, b_is_signed: bool) {
-    let value = |byte: u8, is_signed: bool| match is_signed {
-        true => i32::from(byte as i8),
-        false => i32::from(byte),
-    };
-    for (&a, b) in a.iter().zip(b) {
-        let a = a.to_le_bytes().map(|byte| value(byte, a_is_signed));
-        for (sum, b) in sums.iter_mut().zip(b) {
-            for (a, b) in a.into_iter().zip(b.to_le_bytes()) {
-                *sum = sum.wrapping_add_signed(a * value(b, b_is_signed));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::products::tests::pair;
     use super::*;
 
     /// A configuration with these rows and bytes a row.
@@ -355,65 +295,6 @@ mod tests {
         assert_eq!(to, [1, 2, 9, 9, 4, 5]);
     }
 
-    /// Two bf16 in a word, which they fit exactly.
-    fn pair(low: f32, high: f32) -> u32 {
-        assert!((low.to_bits() | high.to_bits()) & 0xffff == 0);
-        low.to_bits() >> 16 | high.to_bits()
-    }
-
-    /// One word of each factor, and a sum.
-    fn bf16_of_one_word(sum: f32, a: u32, b: u32) -> f32 {
-        let mut tiles = configured(&[(1, 4), (1, 4), (1, 4)]);
-        (tiles.data[0][0][0], tiles.data[1][0][0], tiles.data[2][0][0]) = (sum.to_bits(), a, b);
-        execute(&mut tiles, Operation::DotBf16 { sums: 0, a: 1, b: 2 }).unwrap();
-        f32::from_bits(tiles.data[0][0][0])
-    }
-
-    /// By hand, along the manual's pseudo code.
-    #[test]
-    fn bf16_products_by_hand() {
-        let tiny = f32::from_bits(0x0040_0000);
-        let epsilon = 2f32.powi(-23);
-        let least = f32::MIN_POSITIVE;
-        for (name, sum, a, b, expected) in [
-            ("1 + 2·3 + 4·5", 1.0, pair(2.0, 4.0), pair(3.0, 5.0), 27.0),
-            // Added one after the other to the sum, both halves of its last place would be rounded away.
-            (
-                "the products first",
-                1.0,
-                pair(epsilon / 2.0, epsilon / 2.0),
-                pair(1.0, 1.0),
-                1.0 + epsilon,
-            ),
-            ("ties to even", 1.0, pair(epsilon / 2.0, 0.0), pair(1.0, 0.0), 1.0),
-            (
-                "ties to even, up",
-                1.0 + epsilon,
-                pair(epsilon / 2.0, 0.0),
-                pair(1.0, 0.0),
-                1.0 + 2.0 * epsilon,
-            ),
-            (
-                "a denormal factor is zero",
-                1.0,
-                pair(tiny, 0.0),
-                pair(2f32.powi(127), 0.0),
-                1.0,
-            ),
-            ("a denormal sum is zero", tiny, pair(least, 0.0), pair(1.0, 0.0), least),
-            ("a denormal product is zero", 0.0, pair(least, 0.0), pair(0.5, 0.0), 0.0),
-            (
-                "a denormal result is zero",
-                1.5 * least,
-                pair(-least, 0.0),
-                pair(1.0, 0.0),
-                0.0,
-            ),
-        ] {
-            assert_eq!(bf16_of_one_word(sum, a, b), expected, "{name}");
-        }
-    }
-
     #[test]
     fn bf16_rows_and_columns() {
         // [1 2 3 4] · [[1 0] [0 1] [2 0] [0 2]] = [7 10], on 100 and 200; the second row is twice the first.
@@ -426,32 +307,5 @@ mod tests {
         execute(&mut tiles, Operation::DotBf16 { sums: 0, a: 1, b: 2 }).unwrap();
         let rows = [0, 1].map(|row| [0, 1].map(|column| f32::from_bits(tiles.data[0][row][column])));
         assert_eq!(rows, [[107.0, 210.0], [14.0, 20.0]]);
-    }
-
-    /// By hand, for all four kinds: 0x80 is -128 or 128, 0xff is -1 or 255.
-    #[test]
-    fn int8_products_by_hand() {
-        let (a, b) = (
-            u32::from_le_bytes([0x80, 2, 3, 0xff]),
-            u32::from_le_bytes([0xff, 5, 0x80, 1]),
-        );
-        for (a_is_signed, b_is_signed, expected) in [
-            (true, true, 128 + 10 - 384 - 1),
-            (true, false, -128 * 255 + 10 + 384 - 1),
-            (false, true, -128 + 10 - 384 + 255),
-            (false, false, 128 * 255 + 10 + 384 + 255),
-        ] {
-            let mut tiles = configured(&[(1, 4), (1, 4), (1, 4)]);
-            (tiles.data[0][0][0], tiles.data[1][0][0], tiles.data[2][0][0]) = (-1000i32 as u32, a, b);
-            let operation = Operation::DotInt8 {
-                sums: 0,
-                a: 1,
-                b: 2,
-                a_is_signed,
-                b_is_signed,
-            };
-            execute(&mut tiles, operation).unwrap();
-            assert_eq!(tiles.data[0][0][0] as i32, expected - 1000, "{operation:?}");
-        }
     }
 }
