@@ -5,6 +5,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::http::request::Builder;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -53,17 +54,25 @@ impl Client {
 
     /// Sends one request and reads its answer whole.
     pub async fn ask(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer> {
-        self.send(Request::builder().method(method).uri(path), body).await
+        let request = Request::builder().method(method).uri(path);
+        self.send(complete(request, body)?).await
     }
 
     /// Asks for the blank of `text`, and for an answer within `timeout`.
     pub async fn ask_within(&mut self, timeout: Duration, text: Bytes) -> Result<Answer> {
         let request = Request::post("/").header("x-request-timeout-ms", timeout.as_millis() as u64);
-        self.send(request, text).await
+        self.send(complete(request, text)?).await
     }
 
-    async fn send(&mut self, request: hyper::http::request::Builder, body: Bytes) -> Result<Answer> {
-        let request = request.header("host", "x").body(Full::new(body))?;
+    /// Asks for the blank of `text`, and calls `is_read` when the server says that it is reading the request (with status
+    /// 100, for which this asks).
+    pub async fn ask_and_hear(&mut self, text: Bytes, is_read: impl Fn() + Send + Sync + 'static) -> Result<Answer> {
+        let mut request = complete(Request::post("/").header("expect", "100-continue"), text)?;
+        hyper::ext::on_informational(&mut request, move |_| is_read());
+        self.send(request).await
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let asked = async {
             self.0.ready().await?;
             let response = self.0.send_request(request).await?;
@@ -75,6 +84,10 @@ impl Client {
         };
         patiently(asked).await.ok_or("no answer: the server hangs")?
     }
+}
+
+fn complete(request: Builder, body: Bytes) -> Result<Request<Full<Bytes>>> {
+    Ok(request.header("host", "x").body(Full::new(body))?)
 }
 
 /// A text of so many words and a mask.
