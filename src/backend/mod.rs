@@ -46,7 +46,8 @@ pub enum Precision {
     /// As exact as f32.
     #[default]
     F32,
-    /// On a GPU: weights and activations in half precision, but for the head's transform and the logits, which stay f32.
+    /// On a GPU: weights and what they multiply in half precision, but for the head's transform; hidden states between products,
+    /// everything at the masks from the last layer on, and the logits stay as exact as f32.
     F16,
     /// On the CPU: weights and the activations that meet them rounded to bf16, but for the head's transform, which stays f32.
     Bf16,
@@ -108,15 +109,22 @@ pub struct LayerNorm<B: Backend> {
 }
 
 /// A dense layer's weights in the form that its backend computes with.
-pub trait LinearOp<B: BertBackend>: Send + 'static {
+pub trait LinearOp<B: BertBackend>: Sized + Send + 'static {
     /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load. A backend
     /// that cannot choose its precision computes in its own element type.
     fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Self;
 
+    /// The same for a weight of which more digits are wanted than `precision` keeps, if the backend can: it meets few rows, or its
+    /// own rows are read ([`weight_rows`](Self::weight_rows)).
+    fn prepare_exact(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Self {
+        Self::prepare(weight, bias, precision)
+    }
+
     /// `activation(x · weightᵀ + bias)`: `[rows, in]` to `[rows, out]`.
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2>;
 
-    /// Layer normalization of `x · weightᵀ + bias + residual`: `[rows, in]` to `[rows, out]`, as wide as `residual`.
+    /// Layer normalization of `x · weightᵀ + bias + residual`: `[rows, in]` to `[rows, out]`, as wide as `residual`. Only dense
+    /// layers, `residual` and [`select_rows`](BertBackend::select_rows) take what comes out.
     fn forward_normalized(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>, norm: &LayerNorm<B>) -> Tensor<B, 2> {
         B::residual_layer_norm(self.forward(x, None), Some(residual), norm)
     }
@@ -148,13 +156,25 @@ pub trait BertBackend: Backend {
     /// Puts the lists of a batch where the operations read them: the one upload of a forward pass.
     fn upload(lists: HostLists, device: &Self::Device) -> Lists<Self::Rows, Self::Segments>;
 
-    /// A table of embeddings as [`select_rows`](Self::select_rows) reads it, for activations of this precision.
-    fn table(table: Tensor<Self, 2>, _precision: Precision) -> Tensor<Self, 2> {
-        table
-    }
-
-    /// The rows of `table` `[entries, columns]` that `rows` names: `[rows, columns]`.
+    /// The rows of `table` that `rows` names, `[rows, columns]`. A table is `[entries, columns]`, or what
+    /// [`forward_normalized`](LinearOp::forward_normalized) gave, which a backend may keep in a form of its own.
     fn select_rows(table: &Tensor<Self, 2>, rows: &Self::Rows) -> Tensor<Self, 2>;
+
+    /// Attention of the rows `asking` to the rows `all`: both through their dense layers, and then
+    /// [`segment_attention`](Self::segment_attention).
+    fn attend(
+        asking: Tensor<Self, 2>,
+        all: Tensor<Self, 2>,
+        query: &Self::Linear,
+        key_value: &Self::Linear,
+        segments: &Self::Segments,
+        heads: usize,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        let query = query.forward(asking, None);
+        let key_value = key_value.forward(all, None);
+        Self::segment_attention(query, key_value, segments, heads, precision)
+    }
 
     /// Softmax attention within each sequence of a packed batch, [`plain::attention`].
     ///

@@ -39,4 +39,10 @@ impl BertConfig {
         ];
         rows.into_iter().max().unwrap_or(0) * self.hidden_size
     }
+
+    /// Numbers in the tables that stay as they are in half precision: embeddings, and a decoder of its own.
+    pub fn exact_tables(&self) -> usize {
+        let decoders = usize::from(!self.tie_word_embeddings);
+        (self.vocab_size * (1 + decoders) + self.max_position_embeddings) * self.hidden_size
+    }
 }

@@ -24,10 +24,7 @@ impl<B: BertBackend> Embeddings<B> {
         let hidden = config.hidden_size;
         let words = match tied {
             true => None,
-            false => {
-                let words = weights.matrix("bert.embeddings.word_embeddings.weight", config.vocab_size, hidden)?;
-                Some(B::table(words, weights.precision()))
-            }
+            false => Some(weights.matrix("bert.embeddings.word_embeddings.weight", config.vocab_size, hidden)?),
         };
         let positions = weights.matrix(
             "bert.embeddings.position_embeddings.weight",
@@ -41,7 +38,7 @@ impl<B: BertBackend> Embeddings<B> {
         )?;
         Ok(Self {
             words,
-            positions: B::table(positions + types.slice([0..1, 0..hidden]), weights.precision()),
+            positions: positions + types.slice([0..1, 0..hidden]),
             norm: weights.layer_norm("bert.embeddings.LayerNorm", hidden, config.layer_norm_eps)?,
         })
     }

@@ -19,6 +19,7 @@ pub(super) struct EncoderLayer<B: BertBackend> {
     output_norm: LayerNorm<B>,
     heads: usize,
     hidden_act: Activation,
+    /// Of what attention computes.
     precision: Precision,
 }
 
@@ -27,6 +28,11 @@ impl<B: BertBackend> EncoderLayer<B> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let name = |part: &str| format!("bert.encoder.layer.{index}.{part}");
         let (key, value) = (name("attention.self.key"), name("attention.self.value"));
+        // The last layer runs at the masks alone. In half precision they are few enough to stay f32 from there on.
+        let precision = match weights.precision() {
+            Precision::F16 if index + 1 == config.num_hidden_layers => Precision::F32,
+            other => other,
+        };
         Ok(Self {
             query: weights.linear(&name("attention.self.query"), hidden, hidden)?,
             key_value: weights.stacked_linear(&[&key, &value], hidden, hidden)?,
@@ -37,16 +43,22 @@ impl<B: BertBackend> EncoderLayer<B> {
             output_norm: weights.layer_norm(&name("output.LayerNorm"), hidden, config.layer_norm_eps)?,
             heads: config.num_attention_heads,
             hidden_act: config.hidden_act,
-            precision: weights.precision(),
+            precision,
         })
     }
 
     /// The new hidden states of the rows `asking` `[query rows, hidden]`, which attend to `all`
     /// `[token rows, hidden]` within their spans. Everywhere but in the last layer the two are the same.
     pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &B::Segments) -> Tensor<B, 2> {
-        let query = self.query.forward(asking.clone(), None);
-        let key_value = self.key_value.forward(all, None);
-        let context = B::segment_attention(query, key_value, spans, self.heads, self.precision);
+        let context = B::attend(
+            asking.clone(),
+            all,
+            &self.query,
+            &self.key_value,
+            spans,
+            self.heads,
+            self.precision,
+        );
         let attended = self
             .attention_output
             .forward_normalized(context, asking, &self.attention_norm);

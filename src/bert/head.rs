@@ -55,7 +55,7 @@ impl<B: BertBackend> MaskedLmHead<B> {
         };
         let norm = weights.layer_norm("cls.predictions.transform.LayerNorm", hidden, config.layer_norm_eps)?;
         let bias = weights.vector(bias, vocab)?;
-        let decoder = B::Linear::prepare(weights.matrix(decoder_weight, vocab, hidden)?, bias, precision);
+        let decoder = B::Linear::prepare_exact(weights.matrix(decoder_weight, vocab, hidden)?, bias, precision);
         Ok(Self {
             transform,
             norm,

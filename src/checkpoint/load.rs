@@ -200,7 +200,7 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
     // Weights under either name take as much.
     let all = tensors(config, config.tie_word_embeddings, &|_| true);
     let all = all.iter().map(TensorSpec::parameters).sum();
-    gpu.check_fits(config.largest_weight(), all, precision)?;
+    gpu.check_fits(config.largest_weight(), all, config.exact_tables(), precision)?;
     let model = gpu.fill(|device| Bert::<backend::gpu::Gpu>::load(config, source, device, precision))?;
     let model = model.map_err(CheckpointError::Weights)?;
     let warning = gpu.adapter.is_software().then(|| {

@@ -155,12 +155,13 @@ impl GpuDevice {
         })
     }
 
-    /// Whether weights of so many numbers fit: the largest into a buffer, and all of them into the memory that is free. Where
-    /// nobody tells how much that is, it is asked for and given back. What a batch takes besides is not in it.
+    /// Whether weights of so many numbers fit: the largest into a buffer, and all of them, `tables` in f32 whatever the
+    /// precision, into the memory that is free. Where nobody tells how much that is, it is asked for and given back. What a batch
+    /// takes besides is not in it.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`] and [`GpuError::TooLittleMemory`] with the sizes.
-    pub fn check_fits(&self, largest: usize, all: usize, precision: Precision) -> Result<(), GpuError> {
+    pub fn check_fits(&self, largest: usize, all: usize, tables: usize, precision: Precision) -> Result<(), GpuError> {
         let bytes = |elements: usize| (elements as u64).saturating_mul(size_of::<f32>() as u64);
         if bytes(largest) > self.adapter.buffer_bytes_max {
             return Err(GpuError::TooLarge {
@@ -171,7 +172,7 @@ impl GpuDevice {
         }
         // Each weight arrives in f32 and is rounded on the device.
         let bytes = match precision {
-            Precision::F16 => (bytes(all) / 2).saturating_add(bytes(largest)),
+            Precision::F16 => (bytes(all.saturating_add(tables)) / 2).saturating_add(bytes(largest)),
             _ => bytes(all),
         };
         let memory = self.adapter.memory();

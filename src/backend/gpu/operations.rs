@@ -11,12 +11,11 @@ use cubecl::ir::{ElemType, FloatKind, StorageType};
 use cubecl::prelude::*;
 
 use super::Gpu;
-use super::kernels::Primitive;
-use super::kernels::attention::{TILE_FIELDS, TILE_ROWS, attention};
-use super::kernels::bias::bias_activation;
+use super::kernels::attention::{Projected, TILE_FIELDS, TILE_ROWS, attention};
+use super::kernels::bias::{bias_activation, bias_activation_of_halves};
 use super::kernels::norm::{Norm, layer_norm};
 use super::kernels::rows::gather;
-use super::kernels::top;
+use super::kernels::{Primitive, empty, halves, top};
 use crate::backend::{
     Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, ladder,
 };
@@ -48,48 +47,109 @@ fn dtype(precision: Precision) -> DType {
 
 /// A dense layer as the checkpoint has it; bias and activation are one launch after the product.
 ///
-/// The product is computed in the weight's type with sums in f32. It is kept in f16 where the input is f16 too, and in f32
-/// where either is f32: so the decoder's logits are f32, since what comes out of the head's transform is.
+/// Where the weight is f16, so is the product's other side: hidden states in two [halves] by their high ones alone, what is f32 by
+/// both of its halves, one after the other. So the matrix units multiply, and f32 goes in and comes out where the digits matter:
+/// at the masks, which are few rows, and in the first layer. Sums are f32.
 pub struct GpuLinear {
     /// `[out, in]`, f32 or f16.
     weight: Tensor<Gpu, 2>,
+    /// What an f16 weight lacks, where that is kept.
+    low: Option<Tensor<Gpu, 2>>,
     /// `[out]`, f32.
     bias: Tensor<Gpu, 1>,
 }
 
 impl LinearOp<Gpu> for GpuLinear {
     fn prepare(weight: Tensor<Gpu, 2>, bias: Tensor<Gpu, 1>, precision: Precision) -> Self {
-        let weight = Gpu::table(weight, precision);
-        Self { weight, bias }
+        Self {
+            weight: rounded(weight, dtype(precision)),
+            low: None,
+            bias,
+        }
+    }
+
+    fn prepare_exact(weight: Tensor<Gpu, 2>, bias: Tensor<Gpu, 1>, precision: Precision) -> Self {
+        let dtype = dtype(precision);
+        let high = rounded(weight.clone(), dtype);
+        let low = (dtype == DType::F16).then(|| rounded(weight - rounded(high.clone(), DType::F32), dtype));
+        Self {
+            weight: high,
+            low,
+            bias,
+        }
     }
 
     fn forward(&self, x: Tensor<Gpu, 2>, activation: Option<Activation>) -> Tensor<Gpu, 2> {
-        let product = self.product(x);
-        tensor(bias_activation(product, primitive(self.bias.clone()), activation))
+        let (x, bias) = (primitive(x), primitive(self.bias.clone()));
+        if !self.takes_halves(&x) {
+            let dtype = x.dtype;
+            return tensor(bias_activation(self.product(x, dtype), bias, activation));
+        }
+        let x = halves::split(x);
+        let rest = self
+            .low
+            .as_ref()
+            .map(|low| multiply(halves::high(x.clone()), low, DType::F32));
+        tensor(bias_activation_of_halves(
+            self.product_of_halves(x),
+            rest,
+            bias,
+            activation,
+        ))
     }
 
     fn forward_normalized(&self, x: Tensor<Gpu, 2>, residual: Tensor<Gpu, 2>, norm: &LayerNorm<Gpu>) -> Tensor<Gpu, 2> {
-        let product = self.product(x);
-        let residual = cast(primitive(residual), product.dtype);
-        let bias = primitive(self.bias.clone());
-        tensor(layer_norm(product, Some(bias), Some(residual), weights_of(norm)))
+        let (x, bias) = (primitive(x), primitive(self.bias.clone()));
+        let halves = x.dtype == DType::F16;
+        let product = self.product(x, DType::F32);
+        tensor(layer_norm(
+            product,
+            Some(bias),
+            Some(primitive(residual)),
+            weights_of(norm),
+            halves,
+        ))
     }
 
     fn weight_rows(&self, ids: &Primitive) -> Tensor<Gpu, 2> {
-        Gpu::select_rows(&self.weight, ids)
+        let [_, inputs] = self.weight.dims();
+        let low = self.low.clone().map(primitive);
+        tensor(gather(primitive(self.weight.clone()), low, inputs, ids.clone()))
     }
 }
 
 impl GpuLinear {
-    /// `x · weightᵀ`.
-    fn product(&self, x: Tensor<Gpu, 2>) -> Primitive {
-        let x = primitive(x);
-        let weight = self.weight.clone().transpose().into_primitive().tensor();
-        let output = if x.dtype == weight.dtype { x.dtype } else { DType::F32 };
-        let x = cast(x, weight.dtype);
-        let product = matmul(x, weight, None, MatmulStrategy::default(), output).expect("the sizes fit together");
-        into_contiguous(product)
+    /// Whether `x` has more digits than the weight.
+    fn takes_halves(&self, x: &Primitive) -> bool {
+        (x.dtype, self.weight.dtype()) == (DType::F32, DType::F16)
     }
+
+    /// `x · weightᵀ` in `dtype`, or [in two parts](Self::product_of_halves) in f32 where `x` has more digits than the weight.
+    fn product(&self, x: Primitive, dtype: DType) -> Primitive {
+        let [_, inputs] = self.weight.dims();
+        if self.takes_halves(&x) {
+            return self.product_of_halves(halves::split(x));
+        }
+        let is_hidden = x.dtype == DType::F16 && x.meta.shape()[1] == 2 * inputs;
+        multiply(if is_hidden { halves::high(x) } else { x }, &self.weight, dtype)
+    }
+
+    /// `x · weightᵀ` of `x` in two halves: `[rows, 2 * out]` in f32, the two yet to be added up.
+    fn product_of_halves(&self, x: Primitive) -> Primitive {
+        halves::side_by_side(multiply(halves::apart(x), &self.weight, DType::F32))
+    }
+}
+
+/// `x · weightᵀ` in `dtype`, of one type both.
+fn multiply(x: Primitive, weight: &Tensor<Gpu, 2>, dtype: DType) -> Primitive {
+    let weight = weight.clone().transpose().into_primitive().tensor();
+    let product = matmul(x, weight, None, MatmulStrategy::default(), dtype);
+    into_contiguous(product.expect("the sizes fit together"))
+}
+
+/// In another type.
+fn rounded(x: Tensor<Gpu, 2>, dtype: DType) -> Tensor<Gpu, 2> {
+    tensor(cast(primitive(x), dtype))
 }
 
 fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
@@ -124,12 +184,34 @@ impl BertBackend for Gpu {
         upload(lists, device)
     }
 
-    fn table(table: Tensor<Self, 2>, precision: Precision) -> Tensor<Self, 2> {
-        tensor(cast(primitive(table), dtype(precision)))
+    fn select_rows(table: &Tensor<Self, 2>, rows: &Primitive) -> Tensor<Self, 2> {
+        let [_, width] = table.dims();
+        let table = primitive(table.clone());
+        // What is f16 and has rows to choose from are hidden states.
+        tensor(match table.dtype {
+            DType::F16 => gather(table.clone(), Some(table), width / 2, rows.clone()),
+            _ => gather(table, None, width, rows.clone()),
+        })
     }
 
-    fn select_rows(table: &Tensor<Self, 2>, rows: &Primitive) -> Tensor<Self, 2> {
-        tensor(gather(primitive(table.clone()), rows.clone()))
+    fn attend(
+        asking: Tensor<Self, 2>,
+        all: Tensor<Self, 2>,
+        query: &GpuLinear,
+        key_value: &GpuLinear,
+        segments: &GpuSegments,
+        heads: usize,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        // Attention adds the biases as it reads, so it may as well read f32: that is one launch, two passes over the memory and two
+        // roundings less for each.
+        let projected = Projected {
+            query: query.product(primitive(asking), DType::F32),
+            key_value: key_value.product(primitive(all), DType::F32),
+            hidden: query.weight.dims()[0],
+            biases: Some((primitive(query.bias.clone()), primitive(key_value.bias.clone()))),
+        };
+        attended(projected, segments, heads, precision)
     }
 
     fn segment_attention(
@@ -137,14 +219,15 @@ impl BertBackend for Gpu {
         key_value: Tensor<Self, 2>,
         segments: &GpuSegments,
         heads: usize,
-        _precision: Precision,
+        precision: Precision,
     ) -> Tensor<Self, 2> {
-        let query = primitive(query);
-        if segments.count == 0 {
-            return tensor(query);
-        }
-        let tiles = segments.tiles.clone();
-        tensor(attention(query, primitive(key_value), tiles, segments.count, heads))
+        let projected = Projected {
+            hidden: query.dims()[1],
+            query: primitive(query),
+            key_value: primitive(key_value),
+            biases: None,
+        };
+        attended(projected, segments, heads, precision)
     }
 
     fn residual_layer_norm(
@@ -152,17 +235,23 @@ impl BertBackend for Gpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        tensor(layer_norm(
-            primitive(x),
-            None,
-            residual.map(primitive),
-            weights_of(norm),
-        ))
+        let residual = residual.map(primitive);
+        tensor(layer_norm(primitive(x), None, residual, weights_of(norm), false))
     }
 
     fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Primitive>) -> Tensor<Self, 1> {
         tensor(top::summarize(primitive(logits), wanted))
     }
+}
+
+fn attended(projected: Projected, segments: &GpuSegments, heads: usize, precision: Precision) -> Tensor<Gpu, 2> {
+    if segments.count == 0 {
+        // Rows of no sequence hold anything.
+        let shape = Shape::new([projected.query.meta.shape()[0], projected.hidden]);
+        return tensor(empty(&projected.query, shape, dtype(precision)));
+    }
+    let tiles = segments.tiles.clone();
+    tensor(attention(projected, tiles, segments.count, heads, dtype(precision)))
 }
 
 /// Where lists may begin in a buffer: what wgpu allows of any adapter.

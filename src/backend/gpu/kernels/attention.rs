@@ -1,11 +1,12 @@
-//! Softmax attention within segments, without padding and in one launch.
+//! Biases and softmax attention within segments, without padding and in one launch.
 //!
 //! A cube takes a tile of a segment's query rows and one head, a unit each row. Keys and values pass through
 //! shared memory, and the softmax is summed up as they come: <https://arxiv.org/abs/1805.02867>.
 
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
+use super::halves::get;
 use super::{Primitive, empty};
 
 /// Query rows of a tile.
@@ -15,45 +16,72 @@ pub const TILE_FIELDS: usize = 4;
 /// Numbers of keys, and as many of values, that lie in shared memory at once: 16 KiB both.
 const SHARED_NUMBERS: u32 = 2048;
 
-/// `query` `[query rows, hidden]`, `key_value` `[token rows, 2 * hidden]`, `tiles` `[tiles, 4]`; all contiguous.
-pub fn attention(
-    query: Primitive,
-    key_value: Primitive,
-    tiles: Primitive,
-    tile_count: usize,
-    heads: usize,
-) -> Primitive {
-    let shape = query.meta.shape().clone();
-    let (rows, hidden) = (shape[0], shape[1]);
-    let output = empty(&query, Shape::new([rows, hidden]), query.dtype);
+/// What a cube asks and is asked, each with the bias that is added to it: `[hidden]` and `[2 * hidden]`.
+pub struct Projected {
+    /// `[query rows, hidden]`, or `[query rows, 2 * hidden]` in two [halves](super::halves).
+    pub query: Primitive,
+    /// `[token rows, 2 * hidden]`, keys first, or the same in two halves.
+    pub key_value: Primitive,
+    /// How wide the queries of all heads are.
+    pub hidden: usize,
+    /// Of both, of one type.
+    pub biases: Option<(Primitive, Primitive)>,
+}
+
+/// `tiles` is `[tiles, 4]`, and what comes out `[query rows, hidden]` in `dtype`; all contiguous.
+pub fn attention(projected: Projected, tiles: Primitive, tile_count: usize, heads: usize, dtype: DType) -> Primitive {
+    let Projected {
+        query,
+        key_value,
+        hidden,
+        biases,
+    } = projected;
+    let rows = query.meta.shape()[0];
+    let query_parts = query.meta.shape()[1] / hidden;
+    let key_value_parts = key_value.meta.shape()[1] / (2 * hidden);
+    let output = empty(&query, Shape::new([rows, hidden]), dtype);
     let head_size = hidden / heads;
-    let dtype = query.dtype;
+    let client = query.client.clone();
+    let has_biases = biases.is_some();
+    // A kernel's arguments are fixed; in the place of what is not there stands something that is, unread.
+    let (query_bias, key_value_bias) = biases.unwrap_or_else(|| (query.clone(), query.clone()));
+    let dtypes = [&query, &key_value, &query_bias, &output].map(|of| of.dtype.into());
     attention_kernel::launch(
-        &query.client.clone(),
+        &client,
         CubeCount::Static(heads as u32, tile_count as u32, 1),
         CubeDim::new_1d(TILE_ROWS),
         query.into_tensor_arg(),
         key_value.into_tensor_arg(),
+        query_bias.into_tensor_arg(),
+        key_value_bias.into_tensor_arg(),
         tiles.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         1.0 / (head_size as f32).sqrt(),
         hidden as u32,
         head_size as u32,
-        dtype.into(),
+        query_parts as u32,
+        key_value_parts as u32,
+        has_biases,
+        dtypes,
     );
     output
 }
 
 #[cube(launch)]
-fn attention_kernel<F: Float>(
-    query: &Tensor<F>,
-    key_value: &Tensor<F>,
+fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
+    query: &Tensor<Q>,
+    key_value: &Tensor<K>,
+    query_bias: &Tensor<G>,
+    key_value_bias: &Tensor<G>,
     tiles: &Tensor<u32>,
-    output: &mut Tensor<F>,
+    output: &mut Tensor<Y>,
     scale: f32,
     #[comptime] hidden: u32,
     #[comptime] head_size: u32,
-    #[define(F)] _dtype: StorageType,
+    #[comptime] query_parts: u32,
+    #[comptime] key_value_parts: u32,
+    #[comptime] has_biases: bool,
+    #[define(Q, K, G, Y)] _dtypes: [StorageType; 4],
 ) {
     let keys_at_once = comptime!((SHARED_NUMBERS / head_size).clamp(1, 64));
     let tile = CUBE_POS_Y * 4;
@@ -64,13 +92,17 @@ fn attention_kernel<F: Float>(
     let head = CUBE_POS_X * head_size;
     // Units past the tile's end compute its last row too and write nothing: all must meet at the barriers.
     let row = query_begin + UNIT_POS_X;
-    let query_first = min(row, query_end - 1) * hidden + head;
+    let query_row = min(row, query_end - 1);
 
     let mut asking = Array::<f32>::new(head_size as usize);
     let mut context = Array::<f32>::new(head_size as usize);
     #[unroll]
     for i in 0..head_size {
-        asking[i as usize] = f32::cast_from(query[(query_first + i) as usize]) * scale;
+        let mut value = get::<Q>(query, query_row, head + i, hidden, query_parts);
+        if has_biases {
+            value += f32::cast_from(query_bias[(head + i) as usize]);
+        }
+        asking[i as usize] = value * scale;
         context[i as usize] = 0.0f32;
     }
     let mut keys = SharedMemory::<f32>::new((keys_at_once * head_size) as usize);
@@ -83,9 +115,16 @@ fn attention_kernel<F: Float>(
         let count = min(keys_at_once, token_end - token);
         let mut at = UNIT_POS_X;
         while at < count * head_size {
-            let from = (token + at / head_size) * 2 * hidden + head + at % head_size;
-            keys[at as usize] = f32::cast_from(key_value[from as usize]);
-            values[at as usize] = f32::cast_from(key_value[(from + hidden) as usize]);
+            let column = head + at % head_size;
+            let from = token + at / head_size;
+            let mut key = get::<K>(key_value, from, column, 2 * hidden, key_value_parts);
+            let mut value = get::<K>(key_value, from, column + hidden, 2 * hidden, key_value_parts);
+            if has_biases {
+                key += f32::cast_from(key_value_bias[column as usize]);
+                value += f32::cast_from(key_value_bias[(column + hidden) as usize]);
+            }
+            keys[at as usize] = key;
+            values[at as usize] = value;
             at += TILE_ROWS;
         }
         sync_cube();
@@ -121,7 +160,7 @@ fn attention_kernel<F: Float>(
     if row < query_end {
         #[unroll]
         for i in 0..head_size {
-            output[(row * hidden + head + i) as usize] = F::cast_from(context[i as usize] / sum);
+            output[(row * hidden + head + i) as usize] = Y::cast_from(context[i as usize] / sum);
         }
     }
 }

@@ -1,23 +1,22 @@
 //! Bias and activation after a matrix product.
 
+use burn::tensor::Shape;
 use cubecl::prelude::*;
 
-use super::Primitive;
+use super::halves::get;
+use super::{Primitive, UNITS, cubes_over, empty};
 use crate::backend::Activation;
 
-const UNITS: u32 = 256;
 const INVERSE_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
 /// `activation(x + bias)` over the rows of `x` `[rows, columns]`; `x` itself is overwritten.
 pub fn bias_activation(x: Primitive, bias: Primitive, activation: Option<Activation>) -> Primitive {
     let shape = x.meta.shape();
     let (rows, columns) = (shape[0], shape[1]);
-    let cubes = ((rows * columns) as u32).div_ceil(UNITS);
-    let width = cubes.clamp(1, 65_535);
     let (dtype, bias_dtype) = (x.dtype, bias.dtype);
     bias_kernel::launch(
         &x.client.clone(),
-        CubeCount::Static(width, cubes.div_ceil(width), 1),
+        cubes_over(rows * columns),
         CubeDim::new_1d(UNITS),
         x.clone().into_tensor_arg(),
         bias.into_tensor_arg(),
@@ -26,6 +25,33 @@ pub fn bias_activation(x: Primitive, bias: Primitive, activation: Option<Activat
         [dtype.into(), bias_dtype.into()],
     );
     x
+}
+
+/// The same of `x` in two parts, `[rows, 2 * columns]`, which are added up, and with them `rest`, `[rows, columns]`: `[rows, columns]`.
+pub fn bias_activation_of_halves(
+    x: Primitive,
+    rest: Option<Primitive>,
+    bias: Primitive,
+    activation: Option<Activation>,
+) -> Primitive {
+    let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1] / 2);
+    let output = empty(&x, Shape::new([rows, columns]), x.dtype);
+    let (dtype, bias_dtype, has_rest) = (x.dtype, bias.dtype, rest.is_some());
+    bias_of_halves_kernel::launch(
+        &x.client.clone(),
+        cubes_over(rows * columns),
+        CubeDim::new_1d(UNITS),
+        x.clone().into_tensor_arg(),
+        // In the place of what is not there stands something that is, unread.
+        rest.unwrap_or(x).into_tensor_arg(),
+        bias.into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        columns as u32,
+        has_rest,
+        activation,
+        [dtype.into(), bias_dtype.into()],
+    );
+    output
 }
 
 #[cube(launch)]
@@ -42,6 +68,29 @@ fn bias_kernel<F: Float, G: Float>(
         let column = at % columns as usize;
         let value = f32::cast_from(x[at]) + f32::cast_from(bias[column]);
         x[at] = F::cast_from(activate(value, activation));
+    }
+}
+
+#[cube(launch)]
+fn bias_of_halves_kernel<F: Float, G: Float>(
+    x: &Tensor<F>,
+    rest: &Tensor<F>,
+    bias: &Tensor<G>,
+    output: &mut Tensor<F>,
+    columns: u32,
+    #[comptime] has_rest: bool,
+    #[comptime] activation: Option<Activation>,
+    #[define(F, G)] _dtypes: [StorageType; 2],
+) {
+    let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
+    if (at as usize) < output.len() {
+        let (row, column) = (at / columns, at % columns);
+        let mut value = get::<F>(x, row, column, columns, 2u32);
+        if has_rest {
+            value += f32::cast_from(rest[at as usize]);
+        }
+        value += f32::cast_from(bias[column as usize]);
+        output[at as usize] = F::cast_from(activate(value, activation));
     }
 }
 

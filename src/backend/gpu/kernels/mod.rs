@@ -5,11 +5,12 @@
 //!
 //! | file | what it computes |
 //! |---|---|
+//! | `halves` | numbers as two in half precision, and what reads and writes them so |
 //! | `norm` | bias and residual addition and layer normalization, a row for each cube |
 //! | `rows` | rows of a table, by their numbers, a row for each cube |
 //! | `bias` | bias and activation, in place after a matrix product |
 //! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |
-//! | `attention` | softmax attention of all segments and heads at once |
+//! | `attention` | biases and softmax attention of all segments and heads at once |
 
 // The launch functions that CubeCL's macro makes are public and undocumented.
 #![allow(missing_docs)]
@@ -18,6 +19,7 @@
 
 pub mod attention;
 pub mod bias;
+pub mod halves;
 pub mod norm;
 pub mod rows;
 pub mod top;
@@ -32,6 +34,8 @@ pub type Primitive = CubeTensor<WgpuRuntime>;
 
 /// Units of the cubes that reduce a row.
 pub const ROW_UNITS: u32 = 128;
+/// Units of the cubes that take one number each.
+pub const UNITS: u32 = 256;
 
 /// Memory for a tensor on the device of `like`, with whatever lay there before.
 pub fn empty(like: &Primitive, shape: Shape, dtype: DType) -> Primitive {
@@ -46,6 +50,11 @@ pub fn cube_for_each(rows: usize) -> CubeCount {
     let rows = rows as u32;
     let width = rows.clamp(1, 65_535);
     CubeCount::Static(width, rows.div_ceil(width), 1)
+}
+
+/// Cubes of [`UNITS`] for so many numbers.
+pub fn cubes_over(numbers: usize) -> CubeCount {
+    cube_for_each(numbers.div_ceil(UNITS as usize))
 }
 
 /// Adds up the values of `partial`, one for each unit of the cube, a power of two; every unit gets the sum.

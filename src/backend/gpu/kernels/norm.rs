@@ -1,8 +1,9 @@
 //! Residual addition and layer normalization.
 
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
+use super::halves::{get, put};
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
 
 /// The weights of a normalization over `[hidden]` features, both of one type.
@@ -15,19 +16,28 @@ pub struct Norm {
     pub eps: f32,
 }
 
-/// Normalizes the rows of `x` with what is added to them first: `residual`, `[rows, hidden]` and of the type of `x`, and `bias`,
-/// `[hidden]` and of the type of `norm`; all contiguous.
-pub fn layer_norm(x: Primitive, bias: Option<Primitive>, residual: Option<Primitive>, norm: Norm) -> Primitive {
-    let shape = x.meta.shape().clone();
-    let (rows, hidden) = (shape[0], shape[1]);
-    let output = empty(&x, Shape::new([rows, hidden]), x.dtype);
-    let has_residual = residual.is_some();
+/// Normalizes the rows of `x` with what is added to them first: `residual`, and `bias`, `[hidden]` and of the type of `norm`; all
+/// contiguous. `x` and `residual` are `[rows, hidden]`, or in two [halves](super::halves) `[rows, 2 * hidden]`. So is what comes out:
+/// f32, or two halves where `halves` says so.
+pub fn layer_norm(
+    x: Primitive,
+    bias: Option<Primitive>,
+    residual: Option<Primitive>,
+    norm: Norm,
+    halves: bool,
+) -> Primitive {
+    let (rows, hidden) = (x.meta.shape()[0], norm.gamma.meta.shape()[0]);
+    let parts = |of: &Primitive| (of.meta.shape()[1] / hidden) as u32;
+    let x_parts = parts(&x);
+    let residual_parts = residual.as_ref().map_or(0, parts);
+    let (output_parts, output_dtype) = if halves { (2, DType::F16) } else { (1, DType::F32) };
+    let output = empty(&x, Shape::new([rows, output_parts as usize * hidden]), output_dtype);
     let client = x.client.clone();
-    let (dtype, norm_dtype) = (x.dtype, norm.gamma.dtype);
     // A kernel's arguments are fixed; in the place of what is not there stands something that is, unread.
     let residual = residual.unwrap_or_else(|| x.clone());
     let has_bias = bias.is_some();
     let bias = bias.unwrap_or_else(|| norm.gamma.clone());
+    let dtypes = [&x, &residual, &output, &norm.gamma].map(|of| of.dtype.into());
     layer_norm_kernel::launch(
         &client,
         cube_for_each(rows),
@@ -41,41 +51,43 @@ pub fn layer_norm(x: Primitive, bias: Option<Primitive>, residual: Option<Primit
         rows as u32,
         norm.eps,
         hidden as u32,
-        has_residual,
+        x_parts,
+        residual_parts,
+        output_parts,
         has_bias,
-        [dtype.into(), norm_dtype.into()],
+        dtypes,
     );
     output
 }
 
 #[cube(launch)]
-fn layer_norm_kernel<F: Float, G: Float>(
-    x: &Tensor<F>,
-    residual: &Tensor<F>,
+fn layer_norm_kernel<X: Float, R: Float, Y: Float, G: Float>(
+    x: &Tensor<X>,
+    residual: &Tensor<R>,
     bias: &Tensor<G>,
     gamma: &Tensor<G>,
     beta: &Tensor<G>,
-    output: &mut Tensor<F>,
+    output: &mut Tensor<Y>,
     rows: u32,
     eps: f32,
     #[comptime] hidden: u32,
-    #[comptime] has_residual: bool,
+    #[comptime] x_parts: u32,
+    #[comptime] residual_parts: u32,
+    #[comptime] output_parts: u32,
     #[comptime] has_bias: bool,
-    #[define(F, G)] _dtypes: [StorageType; 2],
+    #[define(X, R, Y, G)] _dtypes: [StorageType; 4],
 ) {
     // Past the end a cube computes the last row again, so that all its units meet at the barriers.
     let row = min(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X, rows - 1);
-    let first = row * hidden;
     let mut values = SharedMemory::<f32>::new(hidden as usize);
     let mut partial = SharedMemory::<f32>::new(ROW_UNITS as usize);
 
     let mut sum = 0.0f32;
     let mut column = UNIT_POS_X;
     while column < hidden {
-        let at = (first + column) as usize;
-        let mut value = f32::cast_from(x[at]);
-        if has_residual {
-            value += f32::cast_from(residual[at]);
+        let mut value = get::<X>(x, row, column, hidden, x_parts);
+        if comptime!(residual_parts > 0) {
+            value += get::<R>(residual, row, column, hidden, residual_parts);
         }
         if has_bias {
             value += f32::cast_from(bias[column as usize]);
@@ -103,7 +115,7 @@ fn layer_norm_kernel<F: Float, G: Float>(
         let at = column as usize;
         let normal = (values[at] - mean) / deviation;
         let scaled = normal * f32::cast_from(gamma[at]) + f32::cast_from(beta[at]);
-        output[(first + column) as usize] = F::cast_from(scaled);
+        put::<Y>(output, row, column, hidden, scaled, output_parts);
         column += ROW_UNITS;
     }
 }

@@ -1,24 +1,31 @@
 //! Rows of a table: Burn's own operation compiles anew for other numbers of rows, and divides for every number it copies.
 
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::{Primitive, ROW_UNITS, cube_for_each, empty};
 
-/// The rows `ids` of `table` `[entries, columns]`: `[ids, columns]`, in the table's type; all contiguous.
-pub fn gather(table: Primitive, ids: Primitive) -> Primitive {
-    let (rows, columns) = (ids.meta.shape()[0], table.meta.shape()[1]);
-    let output = empty(&table, Shape::new([rows, columns]), table.dtype);
-    let dtype = table.dtype;
+/// The rows `ids` of a table of so many `columns`: `[ids, columns]` in f32; all contiguous.
+///
+/// `table` is `[entries, columns]`, or `[entries, 2 * columns]` in two [halves](super::halves). `low` is what is added to it: its other
+/// half, in a table like it, which may be `table` itself.
+pub fn gather(table: Primitive, low: Option<Primitive>, columns: usize, ids: Primitive) -> Primitive {
+    let (rows, width) = (ids.meta.shape()[0], table.meta.shape()[1] / columns);
+    let output = empty(&table, Shape::new([rows, columns]), DType::F32);
+    let (dtype, has_low) = (table.dtype, low.is_some());
     gather_kernel::launch(
         &table.client.clone(),
         cube_for_each(rows),
         CubeDim::new_1d(ROW_UNITS),
-        table.into_tensor_arg(),
+        table.clone().into_tensor_arg(),
+        // In the place of what is not there stands something that is, unread.
+        low.unwrap_or(table).into_tensor_arg(),
         ids.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         rows as u32,
         columns as u32,
+        width as u32,
+        has_low,
         dtype.into(),
     );
     output
@@ -27,18 +34,26 @@ pub fn gather(table: Primitive, ids: Primitive) -> Primitive {
 #[cube(launch)]
 fn gather_kernel<F: Float>(
     table: &Tensor<F>,
+    low: &Tensor<F>,
     ids: &Tensor<u32>,
-    output: &mut Tensor<F>,
+    output: &mut Tensor<f32>,
     rows: u32,
     columns: u32,
+    #[comptime] width: u32,
+    #[comptime] has_low: bool,
     #[define(F)] _dtype: StorageType,
 ) {
     let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
     if row < rows {
-        let from = ids[row as usize] * columns;
+        let from = ids[row as usize] * columns * width;
+        let low_from = from + columns * comptime!(width - 1);
         let mut column = UNIT_POS_X;
         while column < columns {
-            output[(row * columns + column) as usize] = table[(from + column) as usize];
+            let mut value = f32::cast_from(table[(from + column) as usize]);
+            if has_low {
+                value += f32::cast_from(low[(low_from + column) as usize]);
+            }
+            output[(row * columns + column) as usize] = value;
             column += ROW_UNITS;
         }
     }

@@ -46,9 +46,35 @@ fn precisions(gpu: &GpuDevice) -> &'static [Precision] {
 }
 
 /// `x` as it is in a precision, and the same numbers in f32 for the oracle.
-fn rounded(x: Tensor<Gpu, 2>, precision: Precision) -> (Tensor<Gpu, 2>, Tensor<Gpu, 2>) {
-    let rounded = Gpu::table(x, precision);
-    (rounded.clone(), Gpu::table(rounded, Precision::F32))
+fn in_precision(x: Tensor<Gpu, 2>, precision: Precision) -> (Tensor<Gpu, 2>, Tensor<Gpu, 2>) {
+    let x = rounded(x, dtype(precision));
+    (x.clone(), rounded(x, DType::F32))
+}
+
+/// Hidden states in a precision, as what they are, and what products see of them.
+struct Hidden {
+    states: Tensor<Gpu, 2>,
+    exact: Tensor<Gpu, 2>,
+    seen: Tensor<Gpu, 2>,
+}
+
+fn hidden(gpu: &GpuDevice, rows: usize, columns: usize, seed: u32, precision: Precision) -> Hidden {
+    let exact = matrix(gpu, rows, columns, seed);
+    Hidden {
+        states: match precision {
+            Precision::F16 => tensor(halves::split(primitive(exact.clone()))),
+            _ => exact.clone(),
+        },
+        seen: in_precision(exact.clone(), precision).1,
+        exact,
+    }
+}
+
+/// Hidden states in f32 again.
+fn whole(gpu: &GpuDevice, states: Tensor<Gpu, 2>) -> Tensor<Gpu, 2> {
+    let rows: Vec<u32> = (0..states.dims()[0] as u32).collect();
+    let ids = Tensor::<Gpu, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &gpu.device);
+    Gpu::select_rows(&states, &ids.into_primitive())
 }
 
 /// What is computed in f16 may be rounded to 11 bits twice: as a product and with its bias.
@@ -117,10 +143,17 @@ fn every_list_lies_in_its_place() {
     assert_eq!(read(&lists.wanted[0].token_bounds), [0, 2, 3]);
     for columns in [1, 3, 300] {
         for &precision in precisions(&gpu) {
-            let (table, plain_table) = rounded(matrix(&gpu, 8, columns, 1), precision);
-            let chosen = Gpu::select_rows(&table, &lists.input_ids);
-            let expected = plain::select_rows(&plain_table, &[7, 5, 6]);
-            assert_close(&gpu, chosen, expected, &format!("rows of {columns} in {precision}"));
+            // Neither hidden states nor a table that is multiplied with too lose anything.
+            let Hidden { states, exact, .. } = hidden(&gpu, 8, columns, 1, precision);
+            let table = GpuLinear::prepare_exact(exact.clone(), vector(&gpu, 8, 2), precision);
+            let expected = plain::select_rows(&exact, &[7, 5, 6]);
+            let case = format!("rows of {columns} in {precision}");
+            let chosen = Gpu::select_rows(&states, &lists.input_ids);
+            assert_close(&gpu, chosen, expected.clone(), &case);
+            assert_close(&gpu, table.weight_rows(&lists.input_ids), expected, &case);
+            let plain_table = GpuLinear::prepare(exact.clone(), vector(&gpu, 8, 2), precision);
+            let expected = plain::select_rows(&in_precision(exact, precision).1, &[7, 5, 6]);
+            assert_close(&gpu, plain_table.weight_rows(&lists.input_ids), expected, &case);
         }
     }
 }
@@ -209,12 +242,62 @@ fn attention_is_the_plain_one_for_any_segments() {
         let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
         for &precision in precisions(&gpu) {
             // Far apart, so that the softmax is not flat.
-            let (query, plain_query) = rounded(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
-            let (key_value, plain_key_value) = rounded(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
+            let (query, plain_query) = in_precision(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
+            let (key_value, plain_key_value) = in_precision(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
             let fast = Gpu::segment_attention(query, key_value, &segments, heads, precision);
             let expected = plain::attention(plain_query, plain_key_value, &spans, heads);
             let case = format!("{heads} heads of {head_size}, {segments:?}, {precision}");
+            assert_eq!(fast.dtype(), dtype(precision), "{case}");
             assert_close(&gpu, fast, expected, &case);
+        }
+    }
+}
+
+#[test]
+fn attention_with_the_dense_layers_before_it_is_the_plain_one() {
+    let Some(gpu) = device() else { return };
+    let (heads, width) = (2, 16);
+    let spans = Spans {
+        queries: vec![0, 3, 5],
+        tokens: vec![0, 3, 9],
+    };
+    let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
+    for &precision in precisions(&gpu) {
+        let of_weights = |outputs, seed| in_precision(matrix(&gpu, outputs, width, seed), precision).1;
+        let (query_weight, key_value_weight) = (of_weights(width, 1), of_weights(2 * width, 2));
+        let (query_bias, key_value_bias) = (vector(&gpu, width, 3), vector(&gpu, 2 * width, 4));
+        let query = GpuLinear::prepare(query_weight.clone(), query_bias.clone(), precision);
+        let key_value = GpuLinear::prepare(key_value_weight.clone(), key_value_bias.clone(), precision);
+        let (asking, all) = (
+            hidden(&gpu, 5, width, 5, precision),
+            hidden(&gpu, 9, width, 6, precision),
+        );
+        let expected = |asking: Tensor<Gpu, 2>, all: Tensor<Gpu, 2>| {
+            let query = asking.matmul(query_weight.clone().transpose()) + query_bias.clone().unsqueeze();
+            let key_value = all.matmul(key_value_weight.clone().transpose());
+            plain::attention(query, key_value + key_value_bias.clone().unsqueeze(), &spans, heads)
+        };
+        // As in the first layer, in those that follow, and in the last.
+        let first = (
+            asking.exact.clone(),
+            &asking.exact,
+            all.exact.clone(),
+            &all.exact,
+            precision,
+        );
+        let layer = (asking.states, &asking.seen, all.states.clone(), &all.seen, precision);
+        let last = (
+            asking.exact.clone(),
+            &asking.exact,
+            all.states,
+            &all.seen,
+            Precision::F32,
+        );
+        for (index, (asking, asking_seen, all, all_seen, of_context)) in [first, layer, last].into_iter().enumerate() {
+            let context = Gpu::attend(asking, all, &query, &key_value, &segments, heads, of_context);
+            assert_eq!(context.dtype(), dtype(of_context));
+            let expected = expected(asking_seen.clone(), all_seen.clone());
+            assert_close(&gpu, context, expected, &format!("{precision}, layer {index}"));
         }
     }
 }
@@ -234,15 +317,11 @@ fn layer_norm_is_the_plain_one() {
         } else {
             norm
         };
-        for &precision in precisions(&gpu) {
-            let (x, plain_x) = rounded(matrix(&gpu, rows, hidden, 5) + 3.0, precision);
-            let (residual, plain_residual) = rounded(matrix(&gpu, rows, hidden, 6), precision);
-            for (residual, plain_residual) in [(None, None), (Some(residual), Some(plain_residual))] {
-                let case = format!("[{rows}, {hidden}], residual {}, {precision}", residual.is_some());
-                let fast = Gpu::residual_layer_norm(x.clone(), residual, &norm);
-                let expected = plain::layer_norm(plain_x.clone(), plain_residual, &norm);
-                assert_close(&gpu, fast, expected, &case);
-            }
+        let (x, residual) = (matrix(&gpu, rows, hidden, 5) + 3.0, matrix(&gpu, rows, hidden, 6));
+        for residual in [None, Some(residual)] {
+            let case = format!("[{rows}, {hidden}], residual {}", residual.is_some());
+            let fast = Gpu::residual_layer_norm(x.clone(), residual.clone(), &norm);
+            assert_close(&gpu, fast, plain::layer_norm(x.clone(), residual, &norm), &case);
         }
     }
 }
@@ -258,16 +337,24 @@ fn a_dense_layer_with_what_comes_after_it_is_the_plain_one() {
         );
         let norm = LayerNorm { gamma, beta, eps: 1e-5 };
         for &precision in precisions(&gpu) {
-            let (x, plain_x) = rounded(matrix(&gpu, rows, inputs, 9), precision);
-            let (residual, plain_residual) = rounded(matrix(&gpu, rows, outputs, 6), precision);
-            let (_, weight) = rounded(matrix(&gpu, outputs, inputs, 7), precision);
+            let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
             let layer = GpuLinear::prepare(weight.clone(), bias.clone(), precision);
-            let y = layer.forward_normalized(x, residual, &norm);
-            let product = plain_x.matmul(weight.transpose()) + bias.clone().unsqueeze();
-            let expected = plain::layer_norm(product, Some(plain_residual), &norm);
+            let x = matrix(&gpu, rows, inputs, 9);
+            let residual = hidden(&gpu, rows, outputs, 6, precision);
+            let expected = |x: Tensor<Gpu, 2>| {
+                let product = x.matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
+                plain::layer_norm(product, Some(residual.exact.clone()), &norm)
+            };
             let case = format!("[{rows}, {inputs}] to {outputs} in {precision}");
+            // As in all layers but the last: what comes out are hidden states again.
+            let (half, half_plain) = in_precision(x.clone(), precision);
+            let y = layer.forward_normalized(half, residual.states.clone(), &norm);
             assert_eq!(y.dtype(), dtype(precision), "{case}");
-            assert_close(&gpu, y, expected, &case);
+            assert_close(&gpu, whole(&gpu, y), expected(half_plain), &case);
+            // As in the last, where only the weight is rounded.
+            let y = layer.forward_normalized(x.clone(), residual.exact.clone(), &norm);
+            assert_eq!(y.dtype(), DType::F32, "{case}");
+            assert_close(&gpu, y, expected(x), &case);
         }
     }
 }
@@ -284,28 +371,45 @@ fn dense_layers_are_the_plain_ones() {
     ];
     for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 70)] {
         let bias = vector(&gpu, outputs, 8);
-        let precisions = precisions(&gpu);
-        // The input may be in another precision than the weight, as at both ends of the head's transform.
-        let pairs = precisions
-            .iter()
-            .flat_map(|&x| precisions.iter().map(move |&weight| (x, weight)));
-        for (of_input, of_weight) in pairs {
-            let (x, plain_x) = rounded(matrix(&gpu, rows, inputs, 9), of_input);
-            let (_, plain_x) = rounded(plain_x, of_weight);
-            let (_, weight) = rounded(matrix(&gpu, outputs, inputs, 7), of_weight);
-            let fast = GpuLinear::prepare(weight.clone(), bias.clone(), of_weight);
-            let is_half = (of_input, of_weight) == (Precision::F16, Precision::F16);
-            for activation in activations {
-                let case = format!("[{rows}, {inputs}] {of_input} to {outputs} {of_weight}, {activation:?}");
+        for &precision in precisions(&gpu) {
+            let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
+            let fast = GpuLinear::prepare(weight.clone(), bias.clone(), precision);
+            let x = hidden(&gpu, rows, inputs, 9, precision);
+            // Hidden states, what comes out of an activation, and f32, which loses nothing to the weight's precision.
+            let inputs_of = [
+                (x.states, x.seen.clone(), dtype(precision)),
+                (rounded(x.seen.clone(), dtype(precision)), x.seen, dtype(precision)),
+                (x.exact.clone(), x.exact, DType::F32),
+            ];
+            for ((x, plain_x, of_output), activation) in
+                inputs_of.iter().flat_map(|x| activations.map(|kind| (x, kind)))
+            {
+                let case = format!(
+                    "[{rows}, {inputs}] {:?} to {outputs} {precision}, {activation:?}",
+                    x.dims()
+                );
                 let product = plain_x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
                 let expected = match activation {
                     Some(activation) => plain::activate(product, activation),
                     None => product,
                 };
                 let y = fast.forward(x.clone(), activation);
-                assert_eq!(y.dtype(), if is_half { DType::F16 } else { DType::F32 }, "{case}");
+                assert_eq!(y.dtype(), *of_output, "{case}");
                 assert_close(&gpu, y, expected, &case);
             }
         }
+    }
+}
+
+#[test]
+fn a_dense_layer_that_is_to_be_exact_loses_nothing_to_half_precision() {
+    let Some(gpu) = device() else { return };
+    let (rows, inputs, outputs) = (3, 40, 70);
+    let (x, weight) = (matrix(&gpu, rows, inputs, 9), matrix(&gpu, outputs, inputs, 7));
+    let bias = vector(&gpu, outputs, 8);
+    for &precision in precisions(&gpu) {
+        let layer = GpuLinear::prepare_exact(weight.clone(), bias.clone(), precision);
+        let expected = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
+        assert_close(&gpu, layer.forward(x.clone(), None), expected, &precision.to_string());
     }
 }

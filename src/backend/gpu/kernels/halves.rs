@@ -1,0 +1,80 @@
+//! Numbers in two halves: `high` is the nearest in half precision, `low` what is missing, so that their sum has the 22 bits or
+//! so that f32 is needed for, and a matrix product can take either half, or both, on the matrix units.
+//!
+//! A row of `columns` numbers in two parts is `2 * columns` wide, the high halves first.
+
+use burn::tensor::{DType, Shape};
+use cubecl::prelude::*;
+use cubecl::zspace::metadata::Metadata;
+
+use super::{Primitive, UNITS, cubes_over, empty};
+
+/// `x` `[rows, columns]` in f32 as `[rows, 2 * columns]` in f16; contiguous.
+pub fn split(x: Primitive) -> Primitive {
+    let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let output = empty(&x, Shape::new([rows, 2 * columns]), DType::F16);
+    split_kernel::launch(
+        &x.client.clone(),
+        cubes_over(rows * columns),
+        CubeDim::new_1d(UNITS),
+        x.into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        columns as u32,
+        DType::F16.into(),
+    );
+    output
+}
+
+/// The high halves of `x` `[rows, 2 * columns]`, where they lie.
+pub fn high(mut x: Primitive) -> Primitive {
+    let (rows, width) = (x.meta.shape()[0], x.meta.shape()[1]);
+    x.meta = Box::new(Metadata::new([rows, width / 2], [width, 1]));
+    x
+}
+
+/// `x` `[rows, 2 * columns]` as `[2 * rows, columns]`, each row's high half before its low one.
+pub fn apart(x: Primitive) -> Primitive {
+    folded(x, 2, 1)
+}
+
+/// The other way round.
+pub fn side_by_side(x: Primitive) -> Primitive {
+    folded(x, 1, 2)
+}
+
+/// The same numbers, `rows / down * up` rows of them.
+fn folded(mut x: Primitive, up: usize, down: usize) -> Primitive {
+    let (rows, columns) = (x.meta.shape()[0] / down * up, x.meta.shape()[1] / up * down);
+    x.meta = Box::new(Metadata::new([rows, columns], [columns, 1]));
+    x
+}
+
+#[cube(launch)]
+fn split_kernel<F: Float>(x: &Tensor<f32>, output: &mut Tensor<F>, columns: u32, #[define(F)] _dtype: StorageType) {
+    let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
+    if (at as usize) < x.len() {
+        put::<F>(output, at / columns, at % columns, columns, x[at as usize], 2u32);
+    }
+}
+
+/// What stands at `row` and `column` of `x` `[rows, parts * columns]`: the sum of its parts.
+#[cube]
+pub fn get<F: Float>(x: &Tensor<F>, row: u32, column: u32, columns: u32, #[comptime] parts: u32) -> f32 {
+    let at = row * columns * parts + column;
+    let mut value = f32::cast_from(x[at as usize]);
+    if comptime!(parts == 2) {
+        value += f32::cast_from(x[(at + columns) as usize]);
+    }
+    value
+}
+
+/// Puts `value` at `row` and `column` of `x` `[rows, parts * columns]`.
+#[cube]
+pub fn put<F: Float>(x: &mut Tensor<F>, row: u32, column: u32, columns: u32, value: f32, #[comptime] parts: u32) {
+    let at = row * columns * parts + column;
+    let high = F::cast_from(value);
+    x[at as usize] = high;
+    if comptime!(parts == 2) {
+        x[(at + columns) as usize] = F::cast_from(value - f32::cast_from(high));
+    }
+}
