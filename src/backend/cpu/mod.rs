@@ -15,8 +15,10 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment};
 use ndarray::{ArcArray, IxDyn};
 
+pub use cloze_kernels::give_back_freed_memory;
+
 use super::summary::row_len;
-use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, plain};
+use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
 
 /// The backend of `--backend cpu`.
 pub type Cpu = NdArray<f32>;
@@ -124,7 +126,16 @@ impl BertBackend for Cpu {
     }
 
     fn select_rows(table: &Tensor<Self, 2>, rows: &Vec<u32>) -> Tensor<Self, 2> {
-        plain::select_rows(table, rows)
+        let [entries, columns] = table.dims();
+        let table = values(table.clone());
+        let table = slice(&table);
+        let mut selected = buffers::take(rows.len() * columns);
+        for (values, &row) in selected.chunks_exact_mut(columns).zip(rows) {
+            let row = row as usize;
+            assert!(row < entries, "row {row} of {entries}");
+            values.copy_from_slice(&table[row * columns..(row + 1) * columns]);
+        }
+        tensor(selected, rows.len(), columns)
     }
 
     fn segment_attention(
@@ -268,6 +279,9 @@ fn kernel_activation(activation: Activation) -> cloze_kernels::Activation {
     }
 }
 
+/// Rows of a weight that are unpacked at once.
+const ROWS_AT_ONCE: usize = 16;
+
 /// A dense layer in the order that the kernels read it.
 pub struct CpuLinear(Linear);
 
@@ -292,7 +306,13 @@ impl LinearOp<Cpu> for CpuLinear {
     }
 
     fn weight_rows(&self, ids: &Vec<u32>) -> Tensor<Cpu, 2> {
-        tensor(self.0.rows(ids), ids.len(), self.0.inputs())
+        let inputs = self.0.inputs();
+        let mut rows = buffers::take(ids.len() * inputs);
+        // A few at a time, since they come as a vector of their own.
+        for (values, ids) in rows.chunks_mut(ROWS_AT_ONCE * inputs).zip(ids.chunks(ROWS_AT_ONCE)) {
+            values.copy_from_slice(&self.0.rows(ids));
+        }
+        tensor(rows, ids.len(), inputs)
     }
 }
 

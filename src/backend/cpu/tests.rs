@@ -1,13 +1,15 @@
 //! The kernels against plain Burn operations, over odd sizes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use burn::tensor::{Tensor, TensorData};
 
 use cloze_kernels::{Context, Level, Pool};
 
-use super::{Cpu, CpuLinear, TOP_MAX, attend, normalize, slice, summarize, tensor, values};
+use super::{Cpu, CpuLinear, TOP_MAX, attend, buffers, normalize, slice, summarize, tensor, values};
 use crate::backend::plain::{self, PlainLinear};
 use crate::backend::summary::{Row, STATISTICS, row_len};
-use crate::backend::{Activation, LayerNorm, LinearOp, Precision, Spans, Wanted};
+use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -129,6 +131,28 @@ fn linear() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn rows_of_tables_and_weights() {
+    for (entries, columns) in [(1, 1), (5, 3), (40, 33)] {
+        let (table, bias) = (matrix(entries, columns, 1), vector(entries, 2));
+        let fast = CpuLinear::prepare(table.clone(), bias, Precision::F32);
+        for count in [1, 2, 15, 16, 17, 100] {
+            let rows: Vec<u32> = (0..count).map(|i| (i * 7 % entries) as u32).collect();
+            // Whatever was in the memory that they are written to.
+            buffers::give_back(values(matrix(1, count * columns + 9, 3)));
+            let expected = plain::select_rows(&table, &rows);
+            let case = format!("{count} rows of {entries} by {columns}");
+            assert_within(Cpu::select_rows(&table, &rows), expected.clone(), 1e-9, &case);
+            buffers::give_back(values(matrix(1, count * columns + 9, 3)));
+            // Where f32 is two bf16, it has 16 bits.
+            assert_within(fast.weight_rows(&rows), expected, 2e-5, &case);
+        }
+        let beyond = vec![0, entries as u32];
+        let select = AssertUnwindSafe(|| Cpu::select_rows(&table, &beyond));
+        assert!(catch_unwind(select).is_err());
     }
 }
 

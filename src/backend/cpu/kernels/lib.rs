@@ -14,12 +14,14 @@
 //! | `attention` | softmax attention |
 //! | `logits` | the softmax of the head, and the likeliest tokens |
 //! | `rows` | work along rows: layer normalization, softmax, bias and activation |
+//! | `allocator` | memory that glibc keeps |
 //! | `limits` | what the machine can do at best |
 //! | `math` | exp and erf that the compiler can vectorize |
 //! | `emulator` | AMX where there is none, for tests |
 //!
 //! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
 
+mod allocator;
 mod amx;
 mod attention;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
@@ -36,6 +38,7 @@ mod pool;
 mod rows;
 mod tile;
 
+pub use allocator::give_back_freed_memory;
 pub use attention::{Heads, Segment, attention};
 pub use feed_forward::FeedForward;
 pub use level::Level;
