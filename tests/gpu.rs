@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloze::bert::{PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
@@ -44,6 +44,15 @@ fn refused(output: &Output) -> String {
     reason[0].to_owned()
 }
 
+/// The server is about to end: whoever asks hears that it is not ready, or nothing any more.
+fn assert_is_down(mut connection: TcpStream) {
+    connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut answer = String::new();
+    let _ = connection.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let _ = connection.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
+}
+
 #[test]
 fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
     if !can_lose_devices() || !has_adapter() {
@@ -66,20 +75,47 @@ fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
         .stderr(std::fs::File::create(&log).unwrap());
     let mut server = Server::spawn(&mut command);
     assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
-    let mut health = TcpStream::connect(&server.address).unwrap();
-    health.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let health = TcpStream::connect(&server.address).unwrap();
     std::fs::write(&order, "").unwrap();
     let (status, body) = server.post("text/plain", "the [MASK] .");
     assert_eq!(status, 500, "{body}");
-    // It is about to end: whoever asks hears that it is not ready, or nothing any more.
-    let mut answer = String::new();
-    let _ = health.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    let _ = health.read_to_string(&mut answer);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_is_down(health);
     assert_eq!(server.wait().code(), Some(1));
     let told = std::fs::read_to_string(&log).unwrap();
     assert!(
         told.contains("cloze: the model is lost: the GPU was lost") && told.contains("start the server again"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_device_that_hangs_is_told_takes_health_down_and_ends_the_process() {
+    if !can_lose_devices() || !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (order, log) = (folder.path().join("hang"), folder.path().join("log"));
+    let model = golden("uncased-tied");
+    let mut command = command(&["--backend", "gpu", "--model", &model, "--max-batch-tokens", "64"]);
+    // A software driver may take seconds beside other tests.
+    command
+        .args(["--batch-timeout-ms", "10000"])
+        .env("CLOZE_TEST_HANG_GPU", &order)
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut server = Server::spawn(&mut command);
+    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+    let health = TcpStream::connect(&server.address).unwrap();
+    std::fs::write(&order, "").unwrap();
+    let asked_at = Instant::now();
+    let (status, body) = server.post("text/plain", "the [MASK] .");
+    assert_eq!(status, 500, "{body}");
+    assert!(asked_at.elapsed() >= Duration::from_secs(9), "{:?}", asked_at.elapsed());
+    assert_is_down(health);
+    // It ends although its worker still waits.
+    assert_eq!(server.wait().code(), Some(1));
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        told.contains("cloze: the model is lost: the device has not come back with a batch for 10 s; it hangs; start the server again"),
         "{told}"
     );
 }

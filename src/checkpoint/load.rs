@@ -63,6 +63,8 @@ pub struct LoadedModel {
     pub precision: Precision,
     /// Whether the device compiles or tunes something for each rung of the [ladder](crate::backend::ladder).
     pub compiles_by_size: bool,
+    /// Whether it waits for hardware, which may hang, rather than for programs, which take as long as they take.
+    pub may_hang: bool,
     /// Backend and device in words, for the start-up block.
     pub device: String,
     /// Something that the user should know, such as that the GPU is a software one.
@@ -179,6 +181,7 @@ fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
         others: models.collect(),
         precision,
         compiles_by_size: false,
+        may_hang: false,
         device: format!("cpu (ndarray), {precision}, {parts}, {features}"),
         warning: None,
     })
@@ -204,7 +207,8 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
     gpu.check_fits(config.largest_weight(), all, config.exact_tables(), precision)?;
     let model = gpu.fill(|device| Bert::<backend::gpu::Gpu>::load(config, source, device, precision))?;
     let model = model.map_err(CheckpointError::Weights)?;
-    let warning = gpu.adapter.is_software().then(|| {
+    let is_software = gpu.adapter.is_software();
+    let warning = is_software.then(|| {
         format!(
             "{} computes on the CPU; no real GPU was found or asked for, and --backend cpu is much faster",
             gpu.adapter.name
@@ -216,6 +220,7 @@ fn on_gpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
         others: Vec::new(),
         precision,
         compiles_by_size: true,
+        may_hang: !is_software,
         device,
         warning,
     })

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `queue` | what waits, its limits, and which of it makes the next batch |
 //! | `worker` | runs batches, keeps a failing one from taking others with it |
+//! | `watch` | gives up when a batch never comes back |
 //! | `spans` | where a text's time goes, for traces |
 //! | `stats` | what the engine counts |
 
@@ -18,6 +19,7 @@ mod spans;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod worker;
 
 use std::sync::{Arc, Mutex};
@@ -119,6 +121,22 @@ impl Engine {
         Ok(())
     }
 
+    /// From now on a batch that takes `limit` ends everything: the device hangs, its worker with it, and nothing can interrupt either.
+    ///
+    /// Those who wait for it are told [`EngineError::Model`], what is in the queue [`EngineError::Stopped`], and the engine is
+    /// [broken](Self::broken).
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn watch(&self, limit: Duration) -> std::io::Result<()> {
+        let queue = Arc::clone(&self.queue);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new()
+            .name("cloze-watch".to_owned())
+            .spawn(move || runtime.block_on(watch::watch(&queue, limit)))?;
+        Ok(())
+    }
+
     /// Lets a request in before anybody works on it, so that refusing costs next to nothing. Keep the admission
     /// until the request is [queued](Self::predict): who prepares takes a place as who waits does.
     ///
@@ -156,7 +174,13 @@ impl Engine {
         let mut answers = Vec::with_capacity(receivers.len());
         let mut timing = Timing::default();
         for receiver in receivers {
-            let reply = match tokio::time::timeout_at(deadline, receiver).await {
+            let replied = tokio::select! {
+                biased;
+                replied = tokio::time::timeout_at(deadline, receiver) => replied,
+                // What was in the queue is known by now; the rest waits for a worker that hangs.
+                reason = self.queue.stats.hung().wait() => return Err(EngineError::Model(reason.clone())),
+            };
+            let reply = match replied {
                 Err(_) => Err(EngineError::Deadline),
                 // The queue drops what is too late without a word.
                 Ok(Err(_)) if deadline <= Instant::now() => Err(EngineError::Deadline),
@@ -195,8 +219,8 @@ impl Engine {
         self.health() == Health::Ready
     }
 
-    /// Completes with the reason once the worker has ended of itself, which only a lost device makes it do. The
-    /// process can then do nothing better than to end and be started again.
+    /// Completes with the reason once the device is lost, and with it the worker, or [hangs](Self::watch). The process can then do
+    /// nothing better than to end and be started again.
     pub async fn broken(&self) -> &str {
         self.queue.stats.broken().wait().await
     }
@@ -221,10 +245,13 @@ impl Engine {
         self.queue.stats.workers()
     }
 
-    /// Takes nothing new, finishes what waits, and joins the workers. Blocks; give it a time limit.
+    /// Takes nothing new, finishes what waits, and joins the workers, unless one of them hangs. Blocks; give it a time limit.
     pub fn stop(&self) {
         self.queue.close();
         self.queue.stats.stop_probing();
+        if self.queue.stats.hung().get().is_some() {
+            return;
+        }
         let workers = std::mem::take(&mut *self.workers.lock().expect(NO_PANIC));
         for worker in workers {
             if worker.join().is_err() {

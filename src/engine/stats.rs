@@ -1,9 +1,15 @@
 //! What the engine counts, for metrics and for readiness. Plain atomics: reading never waits.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
+use tokio::time::Instant;
+
+use super::watch::Clock;
+
+const NO_PANIC: &str = "nobody panics while holding the clocks";
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -101,6 +107,10 @@ pub struct Stats {
     stopping: SetOnce<()>,
     /// Why no batch will ever run again.
     broken: SetOnce<String>,
+    /// The same, where those that run never end.
+    hung: SetOnce<String>,
+    /// How long each worker has waited for its model.
+    clocks: Mutex<Vec<Arc<Clock>>>,
 }
 
 impl Stats {
@@ -142,6 +152,30 @@ impl Stats {
 
     pub(super) fn broken(&self) -> &SetOnce<String> {
         &self.broken
+    }
+
+    /// A worker waits for its model for ever, and whoever waits for the worker does too, unless told.
+    pub(super) fn hang(&self, reason: String) {
+        self.break_down(reason.clone());
+        // As above.
+        let _ = self.hung.set(reason);
+    }
+
+    pub(super) fn hung(&self) -> &SetOnce<String> {
+        &self.hung
+    }
+
+    /// A clock for one more worker.
+    pub(super) fn new_clock(&self) -> Arc<Clock> {
+        let clock = Arc::default();
+        self.clocks.lock().expect(NO_PANIC).push(Arc::clone(&clock));
+        clock
+    }
+
+    /// Since when the batch that has taken longest is computed, if one is.
+    pub(super) fn running_since(&self) -> Option<Instant> {
+        let clocks = self.clocks.lock().expect(NO_PANIC);
+        clocks.iter().filter_map(|clock| clock.since()).min()
     }
 
     /// Whether some worker answers.

@@ -1,11 +1,13 @@
 //! Runs batches, one after the other, until the queue is closed and empty or the model is lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
+use super::watch::{Clock, Ends};
 use super::{EngineError, Scores, Stats, Timing, spans};
 use crate::bert::{self, MaskedLm, PackedBatch, PredictError, Selection};
 use crate::panics;
@@ -39,6 +41,7 @@ pub async fn run(queue: &Queue, model: Box<dyn MaskedLm>) {
     let mut worker = Worker {
         model,
         stats,
+        clock: stats.new_clock(),
         failures_in_a_row: 0,
     };
     loop {
@@ -86,6 +89,8 @@ struct Begun {
     ends: Result<bert::Begun, Failure>,
     started_at: Instant,
     traced: spans::Pass,
+    /// Until then its time is counted.
+    _running: Ends,
 }
 
 /// What one forward pass gave.
@@ -101,6 +106,7 @@ struct Pass {
 struct Worker<'a> {
     model: Box<dyn MaskedLm>,
     stats: &'a Stats,
+    clock: Arc<Clock>,
     failures_in_a_row: u64,
 }
 
@@ -203,7 +209,9 @@ impl Worker<'_> {
     fn probe(&mut self) {
         let mut packed = PackedBatch::default();
         packed.push(&[0], &[0], &Selection::TopK(1));
+        let running = self.clock.begin();
         let probed = guarded(|| self.model.predict(&packed));
+        drop(running);
         match probed {
             Ok(_) => {
                 tracing::info!("the model answers again");
@@ -228,6 +236,7 @@ impl Worker<'_> {
         let waited = items.iter().map(|item| &item.spans);
         let traced = spans::Pass::begin(waited, items.len(), packed.input_ids().len());
         let started_at = Instant::now();
+        let running = self.clock.begin();
         let ends = {
             let _entered = traced.enter();
             guarded(|| self.model.begin(&packed))
@@ -236,6 +245,7 @@ impl Worker<'_> {
             ends,
             started_at,
             traced,
+            _running: running,
         }
     }
 }

@@ -132,6 +132,15 @@ fn hear_panics() {
     });
 }
 
+/// In builds for tests: waits for ever, as for a driver that hangs, while the file that `CLOZE_TEST_HANG_GPU` names is there. No
+/// release has this.
+#[cfg(debug_assertions)]
+pub fn hang_if_told() {
+    while std::env::var_os("CLOZE_TEST_HANG_GPU").is_some_and(|file| std::path::Path::new(&file).exists()) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 /// In builds for tests: loses `device` for good, through wgpu's own means, once the file that
 /// `CLOZE_TEST_LOSE_GPU` names is there. No release has this.
 #[cfg(debug_assertions)]

@@ -224,6 +224,8 @@ impl GpuDevice {
             match caught(|| Gpu::sync(&self.device)) {
                 Ok(Ok(())) => {
                     #[cfg(debug_assertions)]
+                    faults::hang_if_told();
+                    #[cfg(debug_assertions)]
                     faults::lose_if_told(&self.raw);
                 }
                 Ok(Err(error)) => self.faults.record(format!("the GPU failed: {error}")),

@@ -93,8 +93,10 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
         targets: arguments.targets,
     };
     fill_mask.wanted(&parameters)?;
+    let batch_timeout = arguments.batch.batch_timeout(&loaded);
     let workers = warm_up(loaded, &arguments.batch, checkpoint.config.vocab_size, longest)?;
     let engine = Arc::new(Engine::start_workers(workers, limits(&arguments.batch))?);
+    batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
 
     let progress = Lines::new(source.bytes());
     let lines = source.read();

@@ -51,6 +51,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let config = checkpoint.config.clone();
     let fill_mask = FillMask::new(checkpoint.tokenizer, &config, max_input_tokens);
     let (device, precision) = (loaded.device.clone(), loaded.precision);
+    let batch_timeout = arguments.batch.batch_timeout(&loaded);
     let workers = warm_up(loaded, &arguments.batch, config.vocab_size, max_input_tokens)?;
     let listener = listen(socket, address)?;
     let served_name = served_name(&arguments, &model_name)?;
@@ -59,9 +60,11 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         Some(_) => format!("https://{address}"),
     };
     print_banner(&arguments, &limits, &device, &model_name, &fill_mask, &url);
+    let engine = Engine::start_workers(workers, limits)?;
+    batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
     let app = Arc::new(App {
         fill_mask,
-        engine: Engine::start_workers(workers, limits)?,
+        engine,
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
         about: About {
@@ -87,10 +90,22 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     // A batch that outlived the limit must not hold the process.
     runtime.shutdown_background();
     if let Health::Broken(reason) = app.engine.health() {
+        end_for_sure();
         return Err(format!("the model is lost: {reason}; start the server again").into());
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How long a driver may take to clean up behind a device that is lost or hangs.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sees to it that the process ends soon: what drivers do at its end may hang as the device did.
+fn end_for_sure() {
+    std::thread::spawn(|| {
+        std::thread::sleep(CLEAN_UP_TIMEOUT);
+        std::process::abort();
+    });
 }
 
 /// Connections that the system keeps for us until we accept them; it may allow fewer.

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
 use super::spans::Spans;
-use super::{Engine, EngineError, Health, Input, Limits, worker};
+use super::{Engine, EngineError, Health, Input, Limits, watch, worker};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 
 mod failures;
 mod overlap;
 mod queue;
 mod waiting;
+mod watching;
 mod workers;
 
 const MINUTE: Duration = Duration::from_secs(60);
