@@ -6,8 +6,11 @@ with the five likeliest tokens of each mask on the host. PyTorch pads to the lon
 """
 
 import argparse
+import collections
 import json
+import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -69,13 +72,11 @@ def flops(config, lengths):
 class Cloze:
     """The binary, asked over its standard input."""
 
-    def __init__(self, command):
+    def __init__(self, command, environment={}):
         self.name = "cloze"
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        ready = self.hear()
-        print(f"cloze      {ready['device']}")
-        if ready["warning"]:
-            print(f"           {ready['warning']}")
+        environment = os.environ | environment
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.ready = self.hear()
 
     def hear(self):
         line = self.process.stdout.readline()
@@ -96,6 +97,29 @@ class Cloze:
     def end(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+LAUNCH = re.compile(r"^\| ([0-9.]+)(ns|µs|ms|s) *\| (\w+)", re.MULTILINE)
+
+
+def kernels(command, log, texts, masks):
+    """How many launches of each kernel a pass of Cloze has, and their seconds, by CubeCL's clock: each is waited for."""
+    cloze = Cloze(command, {"CUBECL_DEBUG_OPTION": "profile-medium", "CUBECL_DEBUG_LOG": str(log)})
+    cloze.prepare(texts, masks)
+    # Compiles and tunes.
+    cloze.passes(3)
+    written = -1
+    while written != log.stat().st_size:
+        written = log.stat().st_size
+        time.sleep(1)
+    cloze.passes(1)
+    cloze.end()
+    found = collections.defaultdict(lambda: [0, 0.0])
+    for number, unit, name in LAUNCH.findall(log.read_bytes()[written:].decode()):
+        found[name][0] += 1
+        found[name][1] += float(number) * UNITS[unit]
+    return dict(found)
 
 
 class Torch:
@@ -141,13 +165,18 @@ def matmul_rate(device, dtype, size):
     return 2 * size**3 / statistics.median(seconds)
 
 
-def contenders(arguments, folder, device, dtype):
-    load = lambda: BertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval().to(device)
+def command_of(arguments, folder):
     cloze = [arguments.passes, str(folder), arguments.backend]
     if arguments.gpu_device:
         cloze += ["--gpu-device", arguments.gpu_device]
     if arguments.dtype:
         cloze += ["--dtype", arguments.dtype]
+    return cloze
+
+
+def contenders(arguments, folder, device, dtype):
+    cloze = command_of(arguments, folder)
+    load = lambda: BertForMaskedLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval().to(device)
     found = [Cloze(cloze), Torch("eager", load(), device)]
     compiled = torch.compile(load(), mode=arguments.compile_mode, dynamic=False)
     found.append(Torch("compiled", compiled, device))
@@ -205,6 +234,10 @@ def main():
         folder = Path(folder)
         make_checkpoint(folder, config)
         contestants = contenders(arguments, folder, device, dtype)
+        ready = contestants[0].ready
+        print(f"cloze      {ready['device']}")
+        if ready["warning"]:
+            print(f"           {ready['warning']}")
         for shape, lengths in shapes(arguments.dry_run).items():
             medians, failed, apart = measure(contestants, rounds, *batch_of(lengths, config.vocab_size))
             print(f"\n{shape}: {sum(lengths)} tokens, best scores {apart:.2%} apart at most")
@@ -219,6 +252,17 @@ def main():
             results.append({"shape": shape, "tokens": sum(lengths), "median_seconds": medians, "failed": failed})
         for one in contestants:
             one.end()
+        if arguments.backend == "gpu":
+            # Apart from the rest, since who looks at the clock after every launch is slower.
+            print("\nwhere Cloze's time goes, each launch by itself")
+            for index, (shape, lengths) in enumerate(shapes(arguments.dry_run).items()):
+                batch = batch_of(lengths, config.vocab_size)
+                found = kernels(command_of(arguments, folder), folder / f"{index}.log", *batch)
+                launches, seconds = (sum(of[part] for of in found.values()) for part in (0, 1))
+                print(f"  {shape}: {launches} launches, {seconds * 1e3:.3f} ms of the {results[index]['median_seconds']['cloze'] * 1e3:.3f}")
+                for name, (count, of_name) in sorted(found.items(), key=lambda of: -of[1][1]):
+                    print(f"    {name:20} {count:4} launches {of_name * 1e3:9.3f} ms {of_name / seconds:6.1%}")
+                results[index]["kernels"] = {name: {"launches": of[0], "seconds": of[1]} for name, of in found.items()}
     if arguments.out:
         figures = {"card": card, "torch": torch.__version__, "matmul_flops": rate, "dry_run": arguments.dry_run, "results": results}
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
