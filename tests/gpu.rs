@@ -10,7 +10,7 @@ mod server;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use cloze::bert::{PackedBatch, Selection};
@@ -121,6 +121,53 @@ fn a_device_that_hangs_is_told_takes_health_down_and_ends_the_process() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
+    if !can_lose_devices() || !has_adapter() {
+        return;
+    }
+    if !cloze::backend::gpu::adapters()[0].is_software() {
+        return eprintln!("SKIPPED: a real card's memory is not ours to exhaust");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (order, log) = (folder.path().join("exhaust"), folder.path().join("log"));
+    // A software driver takes the process's own memory, and the shell limits that.
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -v 16777216; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_cloze"),
+        ])
+        .args([
+            "--port",
+            "0",
+            "--backend",
+            "gpu",
+            "--gpu-device",
+            "0",
+            "--max-batch-tokens",
+            "64",
+        ])
+        .args(["--model", &golden("uncased-tied")])
+        .env("CLOZE_TEST_EXHAUST_GPU", &order)
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut server = Server::spawn(&mut command);
+    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+    let health = TcpStream::connect(&server.address).unwrap();
+    std::fs::write(&order, "").unwrap();
+    let (status, body) = server.post("text/plain", "the [MASK] .");
+    assert_eq!(status, 500, "{body}");
+    assert_is_down(health);
+    assert_eq!(server.wait().code(), Some(1));
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        told.contains("cloze: the model is lost: the GPU is out of memory; start the server again"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_device_that_is_lost_while_it_is_loaded_ends_the_start_with_a_sentence() {
     if !can_lose_devices() || !has_adapter() {
         return;
@@ -191,7 +238,7 @@ fn adapters_are_listed_with_what_is_known_of_them() {
     if !has_adapter() {
         return;
     }
-    let mut command = std::process::Command::new(Path::new(env!("CARGO_BIN_EXE_cloze")));
+    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_cloze")));
     let output = command.arg("devices").output().unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     let (_, gpus) = shown.split_once("\ngpu  ").expect("an adapter");

@@ -132,6 +132,26 @@ fn hear_panics() {
     });
 }
 
+/// In builds for tests: takes memory of `device` until it has none left, and gives it back, once the file that
+/// `CLOZE_TEST_EXHAUST_GPU` names is there. Where there is no end to it, nothing comes of it. No release has this.
+#[cfg(debug_assertions)]
+pub fn exhaust_if_told(device: &wgpu::Device, faults: &Faults) {
+    if !std::env::var_os("CLOZE_TEST_EXHAUST_GPU").is_some_and(|file| std::path::Path::new(&file).exists()) {
+        return;
+    }
+    let size = device.limits().max_buffer_size.min(1 << 30);
+    let mut buffers = Vec::new();
+    while faults.first().is_none() && buffers.len() < 64 {
+        buffers.push(device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        }));
+    }
+    buffers.iter().for_each(wgpu::Buffer::destroy);
+}
+
 /// In builds for tests: waits for ever, as for a driver that hangs, while the file that `CLOZE_TEST_HANG_GPU` names is there. No
 /// release has this.
 #[cfg(debug_assertions)]

@@ -224,6 +224,8 @@ impl GpuDevice {
             match caught(|| Gpu::sync(&self.device)) {
                 Ok(Ok(())) => {
                     #[cfg(debug_assertions)]
+                    faults::exhaust_if_told(&self.raw, &self.faults);
+                    #[cfg(debug_assertions)]
                     faults::hang_if_told();
                     #[cfg(debug_assertions)]
                     faults::lose_if_told(&self.raw);
