@@ -7,14 +7,16 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::amx::TileSums;
+use crate::finish;
 use crate::pack::{self, Blocks, COLUMNS, GROUP, ROWS_MAX, Rows};
-use crate::rows::{self, Disjoint, Norm, layer_norm, normalize_rows};
-use crate::tile::{Block, Sums, Words, tile};
+use crate::rows::{Disjoint, Norm, layer_norm, normalize_rows};
+use crate::tile::{Block, Words, tile};
 use crate::{Activation, Context, Linear};
 
 /// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
 /// weights pass through it too.
-const TASK_BYTES: usize = 448 * 1024;
+const TASK_BYTES: usize = 432 * 1024;
 /// Rows that go through both layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
 const PART_ROWS: usize = 512;
 
@@ -69,7 +71,9 @@ impl FeedForward<'_> {
         let threads = context.pool.threads();
         // 8 bits can be packed when a row is known to its end.
         let values = if self.words() == Words::Bf16 { 2 } else { 1 };
-        let task_rows = (TASK_BYTES * values / (size_of::<f32>() * up.outputs())).max(ROWS_MAX);
+        let fit = TASK_BYTES * values / (size_of::<f32>() * up.outputs());
+        // In whole blocks: a few rows more would be one more block for every panel.
+        let task_rows = (fit / ROWS_MAX).max(1) * ROWS_MAX;
         let is_alike = up.precision() == down.precision() && !up.is_tiled() && !down.is_tiled();
         if !is_alike || rows < threads * task_rows / 2 {
             return self.layer_by_layer(context, x, y);
@@ -129,10 +133,11 @@ impl FeedForward<'_> {
             let all = Disjoint::new(wide);
             multiply(context, up, packed, blocks, |rows, panel, sums| {
                 let first = panel * COLUMNS;
-                let finish = up.finish(panel, self.activation, &units[rows.clone()]);
+                let how = up.finish(panel, self.activation, &units[rows.clone()]);
                 let (start, columns) = (rows.start * width + first, (width - first).min(COLUMNS));
+                finish::finish(level, sums, how);
                 // SAFETY: one tile after the other, by one thread.
-                unsafe { rows::finish(level, &all, start, width, columns, &sums[..rows.len()], finish) };
+                unsafe { finish::write_rows(level, &all, start, width, columns, sums) };
             });
             pack_blocks(context, words, wide, width, blocks, inner, units);
         } else {
@@ -140,16 +145,12 @@ impl FeedForward<'_> {
             multiply(context, up, packed, blocks, |rows, panel, sums| {
                 let first = panel * COLUMNS;
                 let columns = (width - first).min(COLUMNS);
-                let mut values = [0.0; ROWS_MAX * COLUMNS];
-                let finish = up.finish(panel, self.activation, &[]);
-                let tile = Disjoint::new(&mut values);
-                // SAFETY: nobody else knows these values.
-                unsafe { rows::finish(level, &tile, 0, COLUMNS, COLUMNS, &sums[..rows.len()], finish) };
+                finish::finish(level, sums, up.finish(panel, self.activation, &[]));
                 let groups = first / group..(first + columns).div_ceil(group);
                 let place = &mut inner[down.depth().words_of(rows.clone(), groups)];
                 let count = rows.len();
                 let rows = Rows {
-                    x: &values,
+                    x: pack::as_f32(sums),
                     stride: COLUMNS,
                     inputs: columns,
                     count,
@@ -161,10 +162,11 @@ impl FeedForward<'_> {
         let y = Disjoint::new(y);
         multiply(context, down, inner, blocks, |rows, panel, sums| {
             let first = panel * COLUMNS;
-            let finish = down.finish(panel, None, &units[rows.clone()]);
+            let how = down.finish(panel, None, &units[rows.clone()]);
             let (start, columns) = (rows.start * hidden + first, (hidden - first).min(COLUMNS));
+            finish::finish(level, sums, how);
             // SAFETY: one tile after the other, by one thread.
-            unsafe { rows::finish(level, &y, start, hidden, columns, &sums[..rows.len()], finish) };
+            unsafe { finish::write_rows(level, &y, start, hidden, columns, sums) };
         });
     }
 }
@@ -201,18 +203,18 @@ fn multiply(
     linear: &Linear,
     packed: &[u32],
     blocks: Blocks,
-    mut finish: impl FnMut(Range<usize>, usize, &Sums),
+    mut finish: impl FnMut(Range<usize>, usize, &mut [[u32; COLUMNS]]),
 ) {
     let (depth, words) = (linear.depth(), linear.precision().words());
-    let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+    let mut sums = TileSums::ZERO;
     for panel in 0..linear.outputs().div_ceil(COLUMNS) {
         for index in 0..blocks.count() {
             let rows = blocks.range(index);
             let block = Block::ByRow(&packed[depth.words_of(rows.clone(), 0..depth.units)], rows.len());
             // Each block fetches its part of the next panel meanwhile.
             let ahead = linear.part_of_panel(panel + 1, index, blocks.count());
-            tile(context.level, words, block, linear.panel(panel), ahead, &mut sums);
-            finish(rows, panel, &sums);
+            tile(context.level, words, block, linear.panel(panel), ahead, &mut sums.0);
+            finish(rows.clone(), panel, &mut sums.0[..rows.len()]);
         }
     }
 }

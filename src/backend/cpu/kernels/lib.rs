@@ -13,10 +13,11 @@
 //! | `feed_forward` | two of them with what belongs to them, a few dozen rows at a time |
 //! | `attention` | softmax attention |
 //! | `logits` | the softmax of the head, and the likeliest tokens |
-//! | `rows` | work along rows: layer normalization, softmax, bias and activation |
+//! | `finish` | what becomes of a tile's sums: bias, scales, activation |
+//! | `rows` | work along rows: layer normalization |
 //! | `allocator` | memory that glibc keeps |
 //! | `limits` | what the machine can do at best |
-//! | `math` | exp and erf that the compiler can vectorize |
+//! | `math` | exp and GELU that the compiler can vectorize |
 //! | `emulator` | AMX where there is none, for tests |
 //!
 //! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
@@ -27,6 +28,7 @@ mod attention;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
 pub mod emulator;
 mod feed_forward;
+mod finish;
 mod level;
 mod limits;
 mod linear;

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::amx::{self, Configured, TileSums};
+use crate::finish::{self, Finish, FinishInt8};
 use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, Rows, word_of};
 use crate::plan::{Depth, Plan};
-use crate::rows::{self, Disjoint, Finish, FinishInt8};
+use crate::rows::Disjoint;
 use crate::tile::{Block, Words, tile, zero_point_share};
 use crate::{Context, Level};
 
@@ -177,7 +178,7 @@ impl Linear {
         let panels = self.lines.len() / depth.panel_lines();
         let plan = Plan::new(depth, panels, blocks, context.pool.threads());
         let y = Disjoint::new(y);
-        let finish = |rows: Range<usize>, panel: usize, sums: &[[u32; COLUMNS]]| {
+        let finish = |rows: Range<usize>, panel: usize, sums: &mut [[u32; COLUMNS]]| {
             let first = panel * COLUMNS;
             let columns = (outputs - first).min(COLUMNS);
             let units = match words {
@@ -186,8 +187,10 @@ impl Linear {
             };
             let how = self.finish(panel, activation, units);
             let start = rows.start * outputs + first;
+            let sums = &mut sums[..rows.len()];
+            finish::finish(context.level, sums, how);
             // SAFETY: a task has its own rows and columns.
-            unsafe { rows::finish(context.level, &y, start, outputs, columns, &sums[..rows.len()], how) };
+            unsafe { finish::write_rows(context.level, &y, start, outputs, columns, sums) };
         };
         // Sums that begin behind the first unit of depth go on from those that are there.
         let multiply = |tiles: Option<&Configured>,
@@ -207,7 +210,7 @@ impl Linear {
                 }
             }
             if slice.end == depth.units {
-                finish(rows, panel, &sums.0);
+                finish(rows, panel, &mut sums.0);
             }
         };
         let stream = |tiles: Option<&Configured>, group: Range<usize>, sums: &mut Vec<TileSums>| {

@@ -49,6 +49,13 @@ pub fn as_rows(lines: &mut [Line]) -> &mut [[u32; COLUMNS]] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
 }
 
+/// The bits of f32 as what they are.
+pub fn as_f32(rows: &[[u32; COLUMNS]]) -> &[f32] {
+    let words = rows.as_flattened();
+    // SAFETY: an f32 has the size and alignment of a word, and every word is a valid one; the borrow passes on.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
+
 /// Words of a step in a panel's column, f32 as they are.
 fn f32_word(values: &[f32]) -> u32 {
     values[0].to_bits()
@@ -218,13 +225,12 @@ pub struct Rows<'a> {
     pub stored: usize,
 }
 
-impl Rows<'_> {
-    /// Calls `write(index, values, words from the row's first on)` for each.
+impl<'a> Rows<'a> {
+    /// The values of each.
     #[inline(always)]
-    fn each(self, packed: &mut [u32], mut write: impl FnMut(usize, &[f32], &mut [u32])) {
-        for (index, row) in self.x.chunks(self.stride).take(self.count).enumerate() {
-            write(index, &row[..self.inputs], &mut packed[index * GROUP..]);
-        }
+    fn iter(self) -> impl Iterator<Item = &'a [f32]> {
+        let rows = self.x.chunks(self.stride).take(self.count);
+        rows.map(move |row| &row[..self.inputs])
     }
 }
 
@@ -240,11 +246,13 @@ pub fn pack_rows(level: Level, words: Words, rows: Rows<'_>, packed: &mut [u32],
         Words::F32 => pack_f32(level, rows, packed),
         Words::Bf16 if level >= Level::Avx512Bf16 => pack_bf16_whole(rows, packed),
         Words::Bf16 => pack_bf16(level, rows, packed),
+        Words::Int8 if level >= Level::Avx512 => pack_int8_whole(rows, packed, scales),
         Words::Int8 => pack_int8(level, rows, packed, scales),
     }
 }
 
-/// Writes the words of a row, `N` values for each group; `line` makes a group's words.
+/// Writes the words of a row, `N` values for each group; `line` makes a group's words. It is called in one place, so that it
+/// becomes a part of its caller, with the caller's instructions.
 #[inline(always)]
 fn write_groups<const N: usize>(
     values: &[f32],
@@ -252,50 +260,53 @@ fn write_groups<const N: usize>(
     packed: &mut [u32],
     line: impl Fn(&[f32; N]) -> [u32; GROUP],
 ) {
-    let (whole, rest) = values.as_chunks::<N>();
-    let mut places = packed.chunks_mut(stored * GROUP);
-    let mut write = |values: &[f32; N]| {
-        let place = places.next().and_then(|place| place.first_chunk_mut());
-        *place.expect("as many groups as the values need") = line(values);
-    };
-    whole.iter().for_each(&mut write);
-    if !rest.is_empty() {
+    let places = packed.chunks_mut(stored * GROUP);
+    for (values, place) in values.chunks(N).zip(places) {
         let mut padded = [0.0; N];
-        padded[..rest.len()].copy_from_slice(rest);
-        write(&padded);
+        let whole = match values.first_chunk() {
+            Some(whole) => whole,
+            None => {
+                padded[..values.len()].copy_from_slice(values);
+                &padded
+            }
+        };
+        *place.first_chunk_mut().expect("a group of a row") = line(whole);
     }
 }
 
 #[inline(always)]
 fn rows_f32(rows: Rows<'_>, packed: &mut [u32]) {
-    rows.each(packed, |_, values, packed| {
+    for (index, values) in rows.iter().enumerate() {
+        let packed = &mut packed[index * GROUP..];
         write_groups::<GROUP>(values, rows.stored, packed, |values| values.map(f32::to_bits));
-    });
+    }
 }
 
 #[inline(always)]
 fn rows_bf16(rows: Rows<'_>, packed: &mut [u32]) {
-    rows.each(packed, |_, values, packed| {
+    for (index, values) in rows.iter().enumerate() {
+        let packed = &mut packed[index * GROUP..];
         write_groups::<{ 2 * GROUP }>(values, rows.stored, packed, |values| {
             std::array::from_fn(|i| bf16_bits(values[2 * i]) | bf16_bits(values[2 * i + 1]) << 16)
         });
-    });
+    }
 }
 
 #[inline(always)]
 fn rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
-    rows.each(packed, |index, values, packed| {
+    for (index, values) in rows.iter().enumerate() {
         let scale = scale_of(values);
         scales[index] = scale;
         let inverse = 1.0 / scale;
         let quantized = |value: f32| (value * inverse + (ROUND + ZERO_POINT as f32)).to_bits() & 0xff;
+        let packed = &mut packed[index * GROUP..];
         write_groups::<{ 4 * GROUP }>(values, rows.stored, packed, |values| {
             // In two loops, each of which becomes vector code.
             let bytes: [u8; 4 * GROUP] = std::array::from_fn(|i| quantized(values[i]) as u8);
             let word = |i: usize| [bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]];
             std::array::from_fn(|i| u32::from_le_bytes(word(i)))
         });
-    });
+    }
 }
 
 for_each_level! {
@@ -312,26 +323,99 @@ for_each_level! {
 /// products do.
 fn pack_bf16_whole(rows: Rows<'_>, packed: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        #[target_feature(enable = "avx512f,avx512bf16")]
-        fn with_instruction(rows: Rows<'_>, packed: &mut [u32]) {
-            rows.each(packed, |_, values, packed| {
-                write_groups::<{ 2 * GROUP }>(values, rows.stored, packed, |values| {
-                    // SAFETY: 16 of the 32 values each, and 64 bytes in which every bit pattern is valid.
-                    unsafe {
-                        let (first, second) = (values.as_ptr(), values.as_ptr().add(GROUP));
-                        let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(second), _mm512_loadu_ps(first));
-                        std::mem::transmute::<__m512bh, [u32; GROUP]>(pairs)
-                    }
-                });
-            });
-        }
-        // SAFETY: called for levels that have bf16 alone.
-        unsafe { with_instruction(rows, packed) };
+    // SAFETY: called for levels that have bf16 alone.
+    unsafe {
+        avx512::bf16(rows, packed);
     }
     #[cfg(not(target_arch = "x86_64"))]
     rows_bf16(rows, packed);
+}
+
+/// [`pack_int8`], of which the compiler makes far slower code.
+fn pack_int8_whole(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: called for levels that have AVX-512 alone.
+    unsafe {
+        avx512::int8(rows, packed, scales);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    rows_int8(rows, packed, scales);
+}
+
+/// A line at a time. Values beyond a row's end are loaded as zeros, without being touched.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{GROUP, INT8_MAX, ROUND, Rows, ZERO_POINT};
+
+    /// Up to 16 values from `start` on, as many as there are.
+    #[target_feature(enable = "avx512f")]
+    fn load(values: &[f32], start: usize) -> __m512 {
+        let count = values.len().saturating_sub(start).min(GROUP);
+        let lanes = ((1u32 << count) - 1) as __mmask16;
+        // SAFETY: `count` values from `start` on are there, and no others are touched.
+        unsafe { _mm512_maskz_loadu_ps(lanes, values.as_ptr().wrapping_add(start)) }
+    }
+
+    /// The line of a row in a group.
+    fn line(packed: &mut [u32], stored: usize, group: usize, row: usize) -> &mut [u32; GROUP] {
+        let place = &mut packed[(group * stored + row) * GROUP..];
+        place.first_chunk_mut().expect("a line of a row")
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn bf16(rows: Rows<'_>, packed: &mut [u32]) {
+        for (row, values) in rows.iter().enumerate() {
+            for (group, start) in (0..values.len()).step_by(2 * GROUP).enumerate() {
+                let pairs = _mm512_cvtne2ps_pbh(load(values, start + GROUP), load(values, start));
+                let line = line(packed, rows.stored, group, row);
+                // SAFETY: 64 bytes in which every bit pattern is valid.
+                *line = unsafe { std::mem::transmute::<__m512bh, [u32; GROUP]>(pairs) };
+            }
+        }
+    }
+
+    /// As [`scale_of`](super::scale_of).
+    #[target_feature(enable = "avx512f")]
+    fn scale_of(values: &[f32]) -> f32 {
+        let mut largest = [_mm512_setzero_ps(); 4];
+        let mut is_number = true;
+        let infinity = _mm512_set1_ps(f32::INFINITY);
+        for start in (0..values.len()).step_by(4 * GROUP) {
+            for (part, largest) in largest.iter_mut().enumerate() {
+                let magnitude = _mm512_abs_ps(load(values, start + part * GROUP));
+                is_number &= _mm512_cmp_ps_mask::<_CMP_LT_OQ>(magnitude, infinity) == !0;
+                *largest = _mm512_max_ps(*largest, magnitude);
+            }
+        }
+        let [a, b, c, d] = largest;
+        match _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))) {
+            _ if !is_number => f32::NAN,
+            0.0 => 1.0,
+            largest => largest / INT8_MAX,
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+        let round = _mm512_set1_ps(ROUND + ZERO_POINT as f32);
+        for (row, values) in rows.iter().enumerate() {
+            let scale = scale_of(values);
+            scales[row] = scale;
+            let inverse = _mm512_set1_ps(1.0 / scale);
+            for (group, start) in (0..values.len()).step_by(4 * GROUP).enumerate() {
+                let (quarters, _) = line(packed, rows.stored, group, row).as_chunks_mut::<4>();
+                for (part, quarter) in quarters.iter_mut().enumerate() {
+                    // Not fused, as elsewhere: the same values at every level.
+                    let scaled = _mm512_mul_ps(load(values, start + part * GROUP), inverse);
+                    let bits = _mm512_castps_si512(_mm512_add_ps(scaled, round));
+                    // SAFETY: four words are 16 bytes.
+                    unsafe { _mm_storeu_si128(quarter.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(bits)) };
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

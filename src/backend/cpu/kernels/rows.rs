@@ -1,9 +1,8 @@
-//! Work along rows: layer normalization, softmax, bias and activation.
+//! Work along rows: layer normalization.
 
+use crate::Context;
 use crate::level::for_each_level;
-use crate::math::{gelu, gelu_tanh, sigmoid, sum};
-use crate::pack::COLUMNS;
-use crate::{Activation, Context, Level};
+use crate::math::sum;
 
 /// Rows a task takes at once, so that the hand-over costs less than the work.
 const ROWS_PER_TASK: usize = 16;
@@ -68,106 +67,6 @@ for_each_level! {
     pub fn normalize_rows(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) = normalize_body
 }
 
-/// What becomes of the sums of a tile: `activation(unit · scale · (sum - zero point) + bias)` for 8 bits, else
-/// `activation(sum + bias)`.
-#[derive(Clone, Copy)]
-pub struct Finish<'a> {
-    pub bias: &'a [f32; COLUMNS],
-    pub activation: Option<Activation>,
-    pub int8: Option<FinishInt8<'a>>,
-}
-
-/// What sums of 8-bit products stand for.
-#[derive(Clone, Copy)]
-pub struct FinishInt8<'a> {
-    /// What each column's sums are too large by.
-    pub zero_point: &'a [i32; COLUMNS],
-    /// Of each row.
-    pub units: &'a [f32],
-    /// Of each column.
-    pub scales: &'a [f32; COLUMNS],
-}
-
-#[inline(always)]
-fn each(values: &mut [f32; COLUMNS], function: impl Fn(f32) -> f32) {
-    for value in values {
-        *value = function(*value);
-    }
-}
-
-/// One row.
-#[inline(always)]
-fn finish_row<const FMA: bool>(sums: &[u32; COLUMNS], row: usize, finish: Finish<'_>) -> [f32; COLUMNS] {
-    let mut values = [0.0; COLUMNS];
-    match finish.int8 {
-        None => {
-            for n in 0..COLUMNS {
-                values[n] = f32::from_bits(sums[n]) + finish.bias[n];
-            }
-        }
-        Some(int8) => {
-            let unit = int8.units[row];
-            for n in 0..COLUMNS {
-                let sum = (sums[n] as i32 - int8.zero_point[n]) as f32;
-                values[n] = sum * (unit * int8.scales[n]) + finish.bias[n];
-            }
-        }
-    }
-    // One loop a case, over a size that the compiler knows, so that each becomes vector code.
-    match finish.activation {
-        None => {}
-        Some(Activation::Gelu) => each(&mut values, gelu::<FMA>),
-        Some(Activation::GeluTanh) => each(&mut values, gelu_tanh::<FMA>),
-        Some(Activation::Relu) => each(&mut values, |x| x.max(0.0)),
-        Some(Activation::Silu) => each(&mut values, |x| x * sigmoid::<FMA>(x)),
-    }
-    values
-}
-
-#[inline(always)]
-fn finish_body<const FMA: bool>(
-    y: &Disjoint<'_, f32>,
-    start: usize,
-    stride: usize,
-    columns: usize,
-    sums: &[[u32; COLUMNS]],
-    finish: Finish<'_>,
-) {
-    for (row, sums) in sums.iter().enumerate() {
-        let values = finish_row::<FMA>(sums, row, finish);
-        let start = start + row * stride;
-        // SAFETY: the caller of `finish` has these columns of these rows for itself.
-        let y = unsafe { y.slice(start..start + columns) };
-        match <&mut [f32; COLUMNS]>::try_from(&mut *y) {
-            Ok(whole) => *whole = values,
-            Err(_) => y.copy_from_slice(&values[..columns]),
-        }
-    }
-}
-
-for_each_level! {
-    fn finish_rows(
-        y: &Disjoint<'_, f32>, start: usize, stride: usize, columns: usize, sums: &[[u32; COLUMNS]], finish: Finish<'_>,
-    ) = fused finish_body
-}
-
-/// Writes what becomes of the rows of `sums` to `columns` values of `y` each, the first from `start` on, the others
-/// `stride` apart.
-///
-/// # Safety
-/// Nobody else reads or writes those values meanwhile.
-pub unsafe fn finish(
-    level: Level,
-    y: &Disjoint<'_, f32>,
-    start: usize,
-    stride: usize,
-    columns: usize,
-    sums: &[[u32; COLUMNS]],
-    finish: Finish<'_>,
-) {
-    finish_rows(level, y, start, stride, columns, sums, finish);
-}
-
 /// A slice whose parts several tasks write at once.
 pub struct Disjoint<'a, T> {
     start: *mut T,
@@ -203,68 +102,5 @@ impl<'a, T> Disjoint<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: within the slice, which is borrowed for as long as `self` lives; no overlap by promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outputs(level: Level, inputs: &[f32], kind: Activation) -> Vec<f32> {
-        let mut outputs = vec![0.0; inputs.len()];
-        for (y, x) in outputs.chunks_mut(COLUMNS).zip(inputs.chunks(COLUMNS)) {
-            let mut sums = [0; COLUMNS];
-            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum = x.to_bits());
-            let how = Finish {
-                bias: &[0.0; COLUMNS],
-                activation: Some(kind),
-                int8: None,
-            };
-            let (y, columns) = (Disjoint::new(y), x.len());
-            // SAFETY: nobody else has them.
-            unsafe { finish(level, &y, 0, columns, columns, &[sums], how) };
-        }
-        outputs
-    }
-
-    #[test]
-    fn activations_are_close_to_f64() {
-        let erf = |x: f64| {
-            // Maclaurin series; enough terms for |x| < 5, saturated beyond.
-            if x.abs() > 5.0 {
-                return x.signum();
-            }
-            let (mut term, mut sum) = (x, x);
-            for n in 1..200 {
-                term *= -x * x / f64::from(n);
-                sum += term / f64::from(2 * n + 1);
-            }
-            sum * std::f64::consts::FRAC_2_SQRT_PI
-        };
-        let inputs: Vec<f32> = (-20_000..=20_000).map(|i| i as f32 * 1e-3).collect();
-        for level in Level::available() {
-            for kind in [
-                Activation::Gelu,
-                Activation::GeluTanh,
-                Activation::Relu,
-                Activation::Silu,
-            ] {
-                for (&x, y) in inputs.iter().zip(outputs(level, &inputs, kind)) {
-                    let d = f64::from(x);
-                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (d + 0.044715 * d * d * d);
-                    let exact = match kind {
-                        Activation::Gelu => 0.5 * d * (1.0 + erf(d * std::f64::consts::FRAC_1_SQRT_2)),
-                        Activation::GeluTanh => 0.5 * d * (1.0 + inner.tanh()),
-                        Activation::Relu => d.max(0.0),
-                        Activation::Silu => d / (1.0 + (-d).exp()),
-                    };
-                    let error = (f64::from(y) - exact).abs();
-                    assert!(
-                        error < 1e-6 * d.abs().max(1.0),
-                        "{level} {kind:?}({x}): error {error:e}"
-                    );
-                }
-            }
-        }
     }
 }
