@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment};
+use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment, SelfAttention};
 use ndarray::{ArcArray, IxDyn};
 
 pub use cloze_kernels::give_back_freed_memory;
@@ -148,6 +148,17 @@ impl BertBackend for Cpu {
         with_context(|context| attend(context, query, key_value, spans, heads, precision))
     }
 
+    fn self_attention(
+        asking: Tensor<Self, 2>,
+        all: Tensor<Self, 2>,
+        projections: [&CpuLinear; 2],
+        spans: &Spans,
+        heads: usize,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        with_context(|context| self_attend(context, asking, all, projections, spans, heads, precision))
+    }
+
     fn feed_forward(
         x: Tensor<Self, 2>,
         up: &CpuLinear,
@@ -181,10 +192,7 @@ fn attend(
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = query.dims();
     let (query, key_value) = (values(query), values(key_value));
-    let segments: Vec<Segment> = spans
-        .iter()
-        .map(|(queries, tokens)| Segment { queries, tokens })
-        .collect();
+    let segments = segments_of(spans);
     let mut mixed = buffers::take(rows * hidden);
     let heads = Heads {
         count: heads,
@@ -195,6 +203,39 @@ fn attend(
     cloze_kernels::attention(context, heads, asked, known, &segments, &mut mixed);
     buffers::give_back(query);
     buffers::give_back(key_value);
+    tensor(mixed, rows, hidden)
+}
+
+fn segments_of(spans: &Spans) -> Vec<Segment> {
+    let segments = spans.iter();
+    segments.map(|(queries, tokens)| Segment { queries, tokens }).collect()
+}
+
+fn self_attend(
+    context: Context<'_>,
+    asking: Tensor<Cpu, 2>,
+    all: Tensor<Cpu, 2>,
+    [query, key_value]: [&CpuLinear; 2],
+    spans: &Spans,
+    heads: usize,
+    precision: Precision,
+) -> Tensor<Cpu, 2> {
+    let segments = segments_of(spans);
+    let joint = SelfAttention {
+        query: &query.0,
+        key_value: &key_value.0,
+        heads,
+    };
+    if !joint.is_worthwhile(context, &segments) {
+        let (query, key_value) = (query.forward(asking, None), key_value.forward(all, None));
+        return attend(context, query, key_value, spans, heads, precision);
+    }
+    let [rows, hidden] = asking.dims();
+    let (asking, all) = (values(asking), values(all));
+    let mut mixed = buffers::take(rows * hidden);
+    joint.apply(context, slice(&asking), slice(&all), &segments, &mut mixed);
+    buffers::give_back(asking);
+    buffers::give_back(all);
     tensor(mixed, rows, hidden)
 }
 

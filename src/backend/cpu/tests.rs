@@ -216,6 +216,74 @@ fn attention() {
     }
 }
 
+/// A dense layer for the instructions of `context`, which need not be this CPU's best.
+fn layer(context: Context<'_>, weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, precision: Precision) -> CpuLinear {
+    let inputs = weight.dims()[1];
+    let (weight, bias) = (values(weight.clone()), values(bias.clone()));
+    let precision = super::kernel_precision(precision);
+    let (weight, bias) = (slice(&weight), slice(&bias));
+    CpuLinear(cloze_kernels::Linear::new(
+        context.level,
+        weight,
+        bias,
+        inputs,
+        precision,
+    ))
+}
+
+#[test]
+fn self_attention() {
+    let pools = pools();
+    // Heads of whole panels, which are computed where their projections are, and of others.
+    for (heads, size) in [(3, 32), (2, 64), (2, 24)] {
+        let hidden = heads * size;
+        let weight = |outputs: usize, seed| matrix(outputs, hidden, seed) / (hidden as f32).sqrt();
+        let (query, key_value) = (weight(hidden, 2), weight(2 * hidden, 3));
+        let (query_bias, key_value_bias) = (vector(hidden, 4), vector(2 * hidden, 5));
+        // One task for each head; several, of texts of one and of several.
+        for tokens in [vec![0, 1], vec![0, 2, 3, 8], vec![0, 17, 81, 84, 184, 185]] {
+            let all = matrix(*tokens.last().unwrap(), hidden, 1);
+            // All rows ask; one row of each text but the first does.
+            for (asks, queries) in [
+                (true, tokens.clone()),
+                (false, (0..tokens.len()).map(|i| i.saturating_sub(1)).collect()),
+            ] {
+                let spans = Spans {
+                    queries,
+                    tokens: tokens.clone(),
+                };
+                let asking = match *spans.queries.last().unwrap() {
+                    _ if asks => all.clone(),
+                    0 => continue,
+                    rows => matrix(rows, hidden, 6),
+                };
+                let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, x: &Tensor<Cpu, 2>| {
+                    PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32).forward(x.clone(), None)
+                };
+                let expected = plain::attention(
+                    plain(&query, &query_bias, &asking),
+                    plain(&key_value, &key_value_bias, &all),
+                    &spans,
+                    heads,
+                );
+                for context in contexts(&pools) {
+                    for (precision, error_max) in
+                        [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
+                    {
+                        let query = layer(context, &query, &query_bias, precision);
+                        let key_value = layer(context, &key_value, &key_value_bias, precision);
+                        let (asking, all, projections) = (asking.clone(), all.clone(), [&query, &key_value]);
+                        let fast = super::self_attend(context, asking, all, projections, &spans, heads, precision);
+                        let (level, threads) = (context.level, context.pool.threads());
+                        let case = format!("{level} x{threads} {precision:?} {heads} heads of {size}, {spans:?}");
+                        assert_within(fast, expected.clone(), error_max, &case);
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn feed_forward() {
     let pools = pools();
@@ -244,19 +312,8 @@ fn feed_forward() {
             for context in contexts(&pools) {
                 for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                 {
-                    let layer = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>| {
-                        let inputs = weight.dims()[1];
-                        let (weight, bias) = (values(weight.clone()), values(bias.clone()));
-                        let precision = super::kernel_precision(precision);
-                        CpuLinear(cloze_kernels::Linear::new(
-                            context.level,
-                            slice(&weight),
-                            slice(&bias),
-                            inputs,
-                            precision,
-                        ))
-                    };
-                    let (up, down) = (layer(&up, &up_bias), layer(&down, &down_bias));
+                    let up = layer(context, &up, &up_bias, precision);
+                    let down = layer(context, &down, &down_bias, precision);
                     assert_within(
                         super::feed_forward(context, x.clone(), &up, Activation::Gelu, &down, &norm),
                         expected.clone(),

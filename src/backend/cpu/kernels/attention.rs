@@ -36,12 +36,14 @@ pub struct Heads {
 
 /// What a thread needs for a head, kept so that no task allocates.
 #[derive(Default)]
-struct Scratch {
+pub struct Scratch {
     /// Blocks of keys, by row.
     keys: Vec<u32>,
     /// Panels of the values, a step for each word of tokens.
     values: Vec<Line>,
-    /// A panel of queries, a step for each word of dimensions.
+    /// Up to 32 queries, by row.
+    query_lines: Vec<u32>,
+    /// The same as a panel, a step for each word of dimensions.
     queries: Vec<Line>,
     /// Of all keys, a row of 32 queries each.
     scores: Vec<Line>,
@@ -55,15 +57,15 @@ thread_local! {
 
 /// Where a head's numbers are in rows of `hidden` or `2 * hidden`, and what they are computed with.
 #[derive(Clone, Copy)]
-struct Head {
-    hidden: usize,
+pub struct Head {
+    pub hidden: usize,
     /// Its first column.
-    start: usize,
+    pub start: usize,
     /// Its columns.
-    size: usize,
+    pub size: usize,
     /// Tokens of the segment.
-    tokens: usize,
-    words: Words,
+    pub tokens: usize,
+    pub words: Words,
 }
 
 /// `softmax(query · keyᵀ / √size) · value` for each head: `query` is `[query rows, hidden]`, `key_value`
@@ -93,10 +95,7 @@ pub fn attention(
     }
     assert!(written == query.len() / hidden);
     let size = hidden / count;
-    let words = match precision {
-        Precision::Bf16 | Precision::Int8 if context.level >= Level::Avx512Bf16 => Words::Bf16,
-        _ => Words::F32,
-    };
+    let words = product_words(context.level, precision);
     let is_asked = |segment: &&Segment| !segment.queries.is_empty();
     let segments: Vec<&Segment> = segments.iter().filter(is_asked).collect();
     let shared = Disjoint::new(output);
@@ -110,26 +109,36 @@ pub fn attention(
             words,
         };
         let key_value = &key_value[segment.tokens.start * 2 * hidden..segment.tokens.end * 2 * hidden];
+        let query = &query[segment.queries.start * hidden..segment.queries.end * hidden];
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack(context.level, head, key_value);
-            for first in segment.queries.clone().step_by(COLUMNS) {
-                let rows = first..segment.queries.end.min(first + COLUMNS);
-                let query = &query[rows.start * hidden..rows.end * hidden];
-                scratch.attend(context.level, head, query, |row, dimensions, values, factor| {
-                    let start = (first + row) * hidden + head.start + dimensions;
+            scratch.attend_all(
+                context.level,
+                head,
+                query,
+                key_value,
+                |row, dimensions, values, factor| {
+                    let start = (segment.queries.start + row) * hidden + head.start + dimensions;
                     // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
                     let output = unsafe { shared.slice(start..start + values.len()) };
                     for (output, sum) in output.iter_mut().zip(values) {
                         *output = f32::from_bits(*sum) * factor;
                     }
-                });
-            }
+                },
+            );
         });
     });
 }
 
+/// What products are computed with at most in this precision.
+pub fn product_words(level: Level, precision: Precision) -> Words {
+    match precision {
+        Precision::Bf16 | Precision::Int8 if level >= Level::Avx512Bf16 => Words::Bf16,
+        _ => Words::F32,
+    }
+}
+
 /// Grows a buffer to `len` at least and gives that much of it.
-fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+pub fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, zero);
     }
@@ -137,6 +146,24 @@ fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
 }
 
 impl Scratch {
+    /// Computes a head of a segment, whose rows `query` and `key_value` are, and hands each row's parts to
+    /// `write(row, first dimension, sums, factor)`.
+    pub fn attend_all(
+        &mut self,
+        level: Level,
+        head: Head,
+        query: &[f32],
+        key_value: &[f32],
+        mut write: impl FnMut(usize, usize, &[u32], f32),
+    ) {
+        self.pack(level, head, key_value);
+        for (index, query) in query.chunks(COLUMNS * head.hidden).enumerate() {
+            self.attend(level, head, query, |row, dimensions, values, factor| {
+                write(index * COLUMNS + row, dimensions, values, factor);
+            });
+        }
+    }
+
     /// Packs a head's keys and values.
     fn pack(&mut self, level: Level, head: Head, key_value: &[f32]) {
         let Head {
@@ -190,23 +217,22 @@ impl Scratch {
         } = head;
         let rows = query.len() / hidden;
         let row_words = size.div_ceil(GROUP * words.values()) * GROUP;
-        let queries = at_least(&mut self.queries, size.div_ceil(words.values()) * 2, Line([0; 16]));
-        for (lane, row) in query.chunks_exact(hidden).enumerate() {
-            let row = &row[start..start + size];
-            match words {
-                Words::Bf16 => {
-                    for (lines, pair) in queries.chunks_exact_mut(2).zip(row.chunks(2)) {
-                        let second = pair.get(1).map_or(0, |&value| bf16_bits(value));
-                        lines[lane / 16].0[lane % 16] = bf16_bits(pair[0]) | second << 16;
-                    }
-                }
-                _ => {
-                    for (lines, value) in queries.chunks_exact_mut(2).zip(row) {
-                        lines[lane / 16].0[lane % 16] = value.to_bits();
-                    }
-                }
-            }
+        let group_words = COLUMNS * GROUP;
+        let lines = at_least(&mut self.query_lines, row_words / GROUP * group_words, 0);
+        let asked = Rows {
+            x: &query[start..],
+            stride: hidden,
+            inputs: size,
+            count: rows,
+            stored: COLUMNS,
+        };
+        pack::pack_rows(level, words, asked, lines, &mut []);
+        let steps = row_words * 2;
+        let queries = &mut at_least(&mut self.queries, steps, Line([0; 16]))[..];
+        for (rows, columns) in lines.chunks_exact(group_words).zip(queries.chunks_exact_mut(2 * GROUP)) {
+            transpose(level, rows, pack::as_rows(columns));
         }
+        let queries = &queries[..size.div_ceil(words.values()) * 2];
         // A tile writes no more rows than it has, but is given room for the most.
         let scores = at_least(&mut self.scores, (tokens + ROWS_MAX) * 2, Line([0; 16]));
         let blocks = Blocks::even(tokens, ROWS_MAX);
@@ -240,6 +266,16 @@ impl Scratch {
                     write(row, first, &sums[..(size - first).min(COLUMNS)], factors[row]);
                 }
             }
+        }
+    }
+}
+
+/// The words of a group, `[32][16]`, by columns: `[16][32]`.
+#[inline(always)]
+fn transpose_body(rows: &[u32], columns: &mut [[u32; COLUMNS]]) {
+    for (lane, row) in rows.chunks_exact(GROUP).enumerate() {
+        for (column, word) in columns.iter_mut().zip(row) {
+            column[lane] = *word;
         }
     }
 }
@@ -307,6 +343,9 @@ fn softmax_body<const FMA: bool>(scores: &mut [[f32; COLUMNS]], scale: f32, fact
     *factors = sums.map(|sum| 1.0 / sum);
 }
 
+for_each_level! {
+    fn transpose(rows: &[u32], columns: &mut [[u32; COLUMNS]]) = transpose_body
+}
 for_each_level! {
     fn value_rows(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) = value_rows_body
 }

@@ -12,6 +12,7 @@
 //! | `linear` | dense layers |
 //! | `feed_forward` | two of them with what belongs to them, a few dozen rows at a time |
 //! | `attention` | softmax attention |
+//! | `self_attention` | the same from its projections on, a head at a time |
 //! | `logits` | the softmax of the head, and the likeliest tokens |
 //! | `finish` | what becomes of a tile's sums: bias, scales, activation |
 //! | `rows` | work along rows: layer normalization |
@@ -38,6 +39,7 @@ mod pack;
 mod plan;
 mod pool;
 mod rows;
+mod self_attention;
 mod tile;
 
 pub use allocator::give_back_freed_memory;
@@ -49,6 +51,7 @@ pub use linear::{Activation, Linear, Precision};
 pub use logits::summarize_logits;
 pub use pool::Pool;
 pub use rows::{Norm, layer_norm};
+pub use self_attention::SelfAttention;
 
 /// How a kernel runs: on these threads, with these instructions.
 #[derive(Clone, Copy)]

@@ -306,16 +306,15 @@ fn part(lines: &[Line], start: usize, len: usize, index: usize, count: usize) ->
 }
 
 /// Activations as tiles read them; kept by each thread that starts layers, so that no layer allocates them.
-struct PackedRows {
-    words: Vec<u32>,
+#[derive(Default)]
+pub(crate) struct PackedRows {
+    pub words: Vec<u32>,
     /// What a unit of each row's 8-bit activations stands for.
-    scales: Vec<f32>,
+    pub scales: Vec<f32>,
 }
 
 thread_local! {
-    static PACKED: RefCell<PackedRows> = const {
-        RefCell::new(PackedRows { words: Vec::new(), scales: Vec::new() })
-    };
+    static PACKED: RefCell<PackedRows> = RefCell::default();
     /// Of the task that the thread is at.
     static SUMS: RefCell<Vec<TileSums>> = const { RefCell::new(Vec::new()) };
 }
@@ -330,8 +329,22 @@ fn at_least(sums: &mut Vec<TileSums>, len: usize) -> &mut [TileSums] {
 
 impl PackedRows {
     fn fill(&mut self, context: Context<'_>, linear: &Linear, x: &[f32], rows: usize) -> Blocks {
+        let blocks = linear.depth.blocks(rows);
+        self.fill_blocks(context, linear, x, blocks.count(), |index| blocks.range(index));
+        blocks
+    }
+
+    /// Packs `count` blocks of rows, which `range` tells: one after the other, and all rows of `x` together.
+    pub fn fill_blocks(
+        &mut self,
+        context: Context<'_>,
+        linear: &Linear,
+        x: &[f32],
+        count: usize,
+        range: impl Fn(usize) -> Range<usize> + Sync,
+    ) {
         let (inputs, depth) = (linear.inputs, linear.depth);
-        let blocks = depth.blocks(rows);
+        let rows = x.len() / inputs;
         let needed = depth.words(rows);
         if self.words.len() < needed {
             self.words.resize(needed, 0);
@@ -343,7 +356,7 @@ impl PackedRows {
         let scales = Disjoint::new(&mut self.scales[..rows]);
         let level = context.level;
         let pack = |index: usize| {
-            let range = blocks.range(index);
+            let range = range(index);
             let count = range.len();
             let x = &x[range.start * inputs..range.end * inputs];
             // SAFETY: every block has its own words and scales.
@@ -368,9 +381,8 @@ impl PackedRows {
             }
         };
         match rows < SHARED_PACKING_ROWS {
-            true => (0..blocks.count()).for_each(pack),
-            false => context.pool.run(blocks.count(), pack),
+            true => (0..count).for_each(pack),
+            false => context.pool.run(count, pack),
         }
-        blocks
     }
 }

@@ -3,8 +3,8 @@
 //! compared where the backend is (`src/backend/cpu/tests.rs`).
 
 use cloze_kernels::{
-    Activation, Context, FeedForward, Heads, Level, Linear, Norm, Pool, Precision, Segment, attention, layer_norm,
-    summarize_logits,
+    Activation, Context, FeedForward, Heads, Level, Linear, Norm, Pool, Precision, Segment, SelfAttention, attention,
+    layer_norm, summarize_logits,
 };
 
 /// Numbers between -1 and 1.
@@ -150,6 +150,65 @@ fn attention_within_segments() {
                     let case = format!("{} {precision:?} {heads} heads of {size}, {lengths:?}", context.level);
                     assert_close(&y, &expected, error_max, &case);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn self_attention_is_attention_over_its_projections() {
+    let pools = pools();
+    let (heads, hidden) = (3, 96);
+    let weight = random(3 * hidden * hidden, 1);
+    let bias = random(3 * hidden, 2);
+    let (query, key_value) = weight.split_at(hidden * hidden);
+    let (query_bias, key_value_bias) = bias.split_at(hidden);
+    let segment = |queries, tokens| Segment { queries, tokens };
+    // Of one task for each head, and of several; in the second, not all rows ask.
+    for (segments, rows, asked) in [
+        (vec![segment(0..5, 0..5), segment(5..18, 5..18)], 18, 18),
+        (
+            vec![segment(0..0, 0..1), segment(0..1, 1..140), segment(1..3, 140..150)],
+            150,
+            3,
+        ),
+    ] {
+        let all = random(rows * hidden, 3);
+        let asking = if asked == rows {
+            all.clone()
+        } else {
+            random(asked * hidden, 4)
+        };
+        for context in contexts(&pools) {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let query = Linear::new(context.level, query, query_bias, hidden, precision);
+                let key_value = Linear::new(context.level, key_value, key_value_bias, hidden, precision);
+                let joint = SelfAttention {
+                    query: &query,
+                    key_value: &key_value,
+                    heads,
+                };
+                if !joint.is_worthwhile(context, &segments) {
+                    // With AMX, whose blocks are others.
+                    assert!(matches!(context.level, Level::Amx { .. }), "{}", context.level);
+                    continue;
+                }
+                let mut expected = vec![0.0; asked * hidden];
+                let (apart, known) = (
+                    apply(&query, context, &asking, asked, None),
+                    apply(&key_value, context, &all, rows, None),
+                );
+                let count = Heads {
+                    count: heads,
+                    hidden,
+                    precision,
+                };
+                attention(context, count, &apart, &known, &segments, &mut expected);
+                let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+                let asking = if asked == rows { &all } else { &asking };
+                let mut y = vec![f32::NAN; asked * hidden];
+                joint.apply(context, asking, &all, &segments, &mut y);
+                assert_close(&y, &expected, 1e-6, &format!("{} {precision:?}", context.level));
             }
         }
     }
@@ -341,6 +400,29 @@ fn sizes_that_do_not_fit_are_refused() {
     refused("queries that are not there", &|| attend(&[segment(0..5, 0..2)], 2));
     refused("tokens that are not there", &|| attend(&[segment(0..2, 0..5)], 2));
     refused("heads that do not divide", &|| attend(&[segment(0..2, 0..2)], 4));
+    let square = Linear::new(context.level, &[0.0; 32 * 32], &[0.0; 32], 32, Precision::F32);
+    let double = Linear::new(context.level, &[0.0; 64 * 32], &[0.0; 64], 32, Precision::F32);
+    let alone = Context {
+        pool: &pools[0],
+        level: context.level,
+    };
+    let attend = |key_value: &Linear, segments: &[Segment], rows: usize| {
+        let joint = SelfAttention {
+            query: &square,
+            key_value,
+            heads: 1,
+        };
+        let x = vec![0.0; rows * 32];
+        joint.apply(alone, &x, &x, segments, &mut vec![0.0; rows * 32]);
+    };
+    if !matches!(context.level, Level::Amx { .. }) {
+        attend(&double, &[segment(0..2, 0..2)], 2);
+    }
+    refused("keys without values", &|| attend(&square, &[segment(0..2, 0..2)], 2));
+    refused("rows of no segment", &|| attend(&double, &[segment(0..2, 0..2)], 3));
+    refused("a gap between segments", &|| {
+        attend(&double, &[segment(0..1, 0..1), segment(1..3, 2..3)], 3)
+    });
     let norm = |width: usize, rest: usize| {
         let (gamma, beta) = (vec![1.0; width], vec![0.0; width]);
         let norm = Norm {
