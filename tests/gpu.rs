@@ -7,7 +7,7 @@
 #[allow(dead_code)]
 mod server;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -165,6 +165,39 @@ fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
         told.contains("cloze: the model is lost: the GPU is out of memory; start the server again"),
         "{told}"
     );
+}
+
+#[test]
+fn a_device_that_is_lost_between_lines_ends_predict_with_a_sentence() {
+    if !can_lose_devices() || !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let order = folder.path().join("lose");
+    let mut predict = Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .args(["predict", "--backend", "gpu", "--max-batch-tokens", "64"])
+        .args(["--model", &golden("uncased-tied")])
+        .env("CLOZE_TEST_LOSE_GPU", &order)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = predict.stdin.take().unwrap();
+    writeln!(lines, "the [MASK] .").unwrap();
+    let mut answers = BufReader::new(predict.stdout.take().unwrap());
+    let mut answer = String::new();
+    answers.read_line(&mut answer).unwrap();
+    assert!(answer.contains("score"), "{answer}");
+    std::fs::write(&order, "").unwrap();
+    writeln!(lines, "the [MASK] .").unwrap();
+    drop(lines);
+    let mut rest = String::new();
+    answers.read_to_string(&mut rest).unwrap();
+    assert!(rest.is_empty(), "{rest}");
+    let output = predict.wait_with_output().unwrap();
+    let reason = refused(&output);
+    assert!(reason.contains("the model is lost: the GPU was lost"), "{reason}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod warm_up;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -92,6 +93,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(Command::Completions(arguments)) => shell::completions(&arguments).map(done),
         Some(Command::Man(arguments)) => shell::man(&arguments).map(done),
     }
+}
+
+/// How long a driver may take to clean up behind a device that is lost or hangs.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sees to it that the process ends soon: what drivers do at its end may hang as the device did.
+fn end_for_sure() {
+    std::thread::spawn(|| {
+        std::thread::sleep(CLEAN_UP_TIMEOUT);
+        std::process::abort();
+    });
 }
 
 /// Prints lines; somebody who reads no further, as `head` does, is no error.

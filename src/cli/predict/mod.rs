@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::batch::BatchArguments;
+use super::end_for_sure;
 use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
@@ -111,6 +112,12 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     let ended = runtime.block_on(async {
         let interrupted = interrupted()?;
         tokio::select! {
+            biased;
+            // What is not written yet has no answers, only the same error on every line.
+            reason = engine.broken() => {
+                end_for_sure();
+                Err(format!("the model is lost: {reason}; the lines after those that are written have no answer").into())
+            }
             code = interrupted => Ok(Err(code)),
             ended = answer_all(&engine, windows, output) => ended.map(Ok),
         }

@@ -16,6 +16,7 @@ use cloze::server::{self, About, App, State, Tls};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::end_for_sure;
 use super::model::cores;
 use super::warm_up::warm_up;
 
@@ -95,17 +96,6 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// How long a driver may take to clean up behind a device that is lost or hangs.
-const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Sees to it that the process ends soon: what drivers do at its end may hang as the device did.
-fn end_for_sure() {
-    std::thread::spawn(|| {
-        std::thread::sleep(CLEAN_UP_TIMEOUT);
-        std::process::abort();
-    });
 }
 
 /// Connections that the system keeps for us until we accept them; it may allow fewer.
