@@ -1,7 +1,7 @@
 //! ndarray, with BERT's operations as kernels over raw slices.
 //!
 //! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; these
-//! kernels do not. Each is compared with [`plain`] over odd sizes in `tests`.
+//! kernels do not. Each is compared with [`plain`](super::plain) over odd sizes in `tests`.
 
 mod buffers;
 #[cfg(test)]
