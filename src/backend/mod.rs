@@ -189,21 +189,6 @@ pub trait BertBackend: Backend {
         precision: Precision,
     ) -> Tensor<Self, 2>;
 
-    /// Attention from its projections on: [`segment_attention`](Self::segment_attention) of `query(asking)` and
-    /// `key_value(all)`. `asking` is `[query rows, hidden]`, `all` `[token rows, hidden]`.
-    fn self_attention(
-        asking: Tensor<Self, 2>,
-        all: Tensor<Self, 2>,
-        projections: [&Self::Linear; 2],
-        segments: &Self::Segments,
-        heads: usize,
-        precision: Precision,
-    ) -> Tensor<Self, 2> {
-        let [query, key_value] = projections;
-        let (query, key_value) = (query.forward(asking, None), key_value.forward(all, None));
-        Self::segment_attention(query, key_value, segments, heads, precision)
-    }
-
     /// The feed-forward part of a layer, `norm(x + down(activation(up(x))))`, each row on its own: `[rows, hidden]` to
     /// `[rows, hidden]`.
     fn feed_forward(

@@ -148,15 +148,16 @@ impl BertBackend for Cpu {
         with_context(|context| attend(context, query, key_value, spans, heads, precision))
     }
 
-    fn self_attention(
+    fn attend(
         asking: Tensor<Self, 2>,
         all: Tensor<Self, 2>,
-        projections: [&CpuLinear; 2],
+        query: &CpuLinear,
+        key_value: &CpuLinear,
         spans: &Spans,
         heads: usize,
         precision: Precision,
     ) -> Tensor<Self, 2> {
-        with_context(|context| self_attend(context, asking, all, projections, spans, heads, precision))
+        with_context(|context| self_attend(context, asking, all, [query, key_value], spans, heads, precision))
     }
 
     fn feed_forward(
