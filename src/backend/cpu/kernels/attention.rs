@@ -12,7 +12,7 @@ use crate::math::exp;
 use crate::pack::{self, Blocks, COLUMNS, GROUP, Line, ROWS_MAX, Rows, bf16_bits, rounded_bf16};
 use crate::rows::Disjoint;
 use crate::tile::{Block, Sums, Words, tile};
-use crate::{Context, Level, Precision};
+use crate::{Context, Level, Precision, at_least};
 
 /// A sequence's rows among those of a packed batch.
 #[derive(Clone, Debug)]
@@ -111,20 +111,11 @@ pub fn attention(
         let key_value = &key_value[segment.tokens.start * 2 * hidden..segment.tokens.end * 2 * hidden];
         let query = &query[segment.queries.start * hidden..segment.queries.end * hidden];
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.attend_all(
-                context.level,
-                head,
-                query,
-                key_value,
-                |row, dimensions, values, factor| {
-                    let start = (segment.queries.start + row) * hidden + head.start + dimensions;
-                    // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
-                    let output = unsafe { shared.slice(start..start + values.len()) };
-                    for (output, sum) in output.iter_mut().zip(values) {
-                        *output = f32::from_bits(*sum) * factor;
-                    }
-                },
-            );
+            scratch.attend_all(context.level, head, query, key_value, |row, dimension, count| {
+                let start = (segment.queries.start + row) * hidden + head.start + dimension;
+                // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
+                unsafe { shared.slice(start..start + count) }
+            });
         });
     });
 }
@@ -137,29 +128,21 @@ pub fn product_words(level: Level, precision: Precision) -> Words {
     }
 }
 
-/// Grows a buffer to `len` at least and gives that much of it.
-pub fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, zero);
-    }
-    &mut buffer[..len]
-}
-
 impl Scratch {
-    /// Computes a head of a segment, whose rows `query` and `key_value` are, and hands each row's parts to
-    /// `write(row, first dimension, sums, factor)`.
-    pub fn attend_all(
+    /// Computes a head of a segment, whose rows `query` and `key_value` are, and writes each row's parts to
+    /// `place(row, first dimension, how many)`.
+    pub fn attend_all<'a>(
         &mut self,
         level: Level,
         head: Head,
         query: &[f32],
         key_value: &[f32],
-        mut write: impl FnMut(usize, usize, &[u32], f32),
+        place: impl Fn(usize, usize, usize) -> &'a mut [f32],
     ) {
         self.pack(level, head, key_value);
         for (index, query) in query.chunks(COLUMNS * head.hidden).enumerate() {
-            self.attend(level, head, query, |row, dimensions, values, factor| {
-                write(index * COLUMNS + row, dimensions, values, factor);
+            self.attend(level, head, query, |row, dimension, count| {
+                place(index * COLUMNS + row, dimension, count)
             });
         }
     }
@@ -205,9 +188,14 @@ impl Scratch {
         }
     }
 
-    /// Computes up to 32 query rows, the keys and values being packed, and hands each row's parts to
-    /// `write(row, first dimension, sums, factor)`.
-    fn attend(&mut self, level: Level, head: Head, query: &[f32], mut write: impl FnMut(usize, usize, &[u32], f32)) {
+    /// The same of up to 32 query rows, the keys and values being packed.
+    fn attend<'a>(
+        &mut self,
+        level: Level,
+        head: Head,
+        query: &[f32],
+        place: impl Fn(usize, usize, usize) -> &'a mut [f32],
+    ) {
         let Head {
             hidden,
             start,
@@ -228,7 +216,7 @@ impl Scratch {
         };
         pack::pack_rows(level, words, asked, lines, &mut []);
         let steps = row_words * 2;
-        let queries = &mut at_least(&mut self.queries, steps, Line([0; 16]))[..];
+        let queries = at_least(&mut self.queries, steps, Line([0; 16]));
         for (rows, columns) in lines.chunks_exact(group_words).zip(queries.chunks_exact_mut(2 * GROUP)) {
             transpose(level, rows, pack::as_rows(columns));
         }
@@ -263,7 +251,10 @@ impl Scratch {
                 let block = Block::Columns(probabilities, range.start, range.len());
                 tile(level, words, block, panel, &[], &mut sums);
                 for (row, sums) in range.zip(&sums) {
-                    write(row, first, &sums[..(size - first).min(COLUMNS)], factors[row]);
+                    let output = place(row, first, (size - first).min(COLUMNS));
+                    for (output, sum) in output.iter_mut().zip(sums) {
+                        *output = f32::from_bits(*sum) * factors[row];
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::finish;
 use crate::pack::{self, Blocks, COLUMNS, GROUP, ROWS_MAX, Rows};
 use crate::rows::{Disjoint, Norm, layer_norm, normalize_rows};
 use crate::tile::{Block, Words, tile};
-use crate::{Activation, Context, Linear};
+use crate::{Activation, Context, Linear, at_least};
 
 /// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
 /// weights pass through it too.
@@ -48,13 +48,6 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-fn at_least<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
-    &mut buffer[..len]
 }
 
 impl FeedForward<'_> {
@@ -103,7 +96,7 @@ impl FeedForward<'_> {
             let rows = x.len() / self.up.inputs();
             // Not borrowed while the pool works, since its tasks borrow theirs.
             let mut wide = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.wide));
-            let inner = at_least(&mut wide, rows * self.up.outputs());
+            let inner = at_least(&mut wide, rows * self.up.outputs(), 0.0);
             self.up.apply(context, x, rows, self.activation, inner);
             self.down.apply(context, inner, rows, None, y);
             SCRATCH.with_borrow_mut(|scratch| scratch.wide = wide);
@@ -124,12 +117,12 @@ impl FeedForward<'_> {
             wide,
             units,
         } = scratch;
-        let units = at_least(units, rows);
-        let packed = at_least(packed, up.depth().words(rows));
+        let units = at_least(units, rows, 0.0);
+        let packed = at_least(packed, up.depth().words(rows), 0);
         pack_blocks(context, words, x, hidden, blocks, packed, units);
-        let inner = at_least(inner, down.depth().words(rows));
+        let inner = at_least(inner, down.depth().words(rows), 0);
         if words == Words::Int8 {
-            let wide = at_least(wide, rows * width);
+            let wide = at_least(wide, rows * width, 0.0);
             let all = Disjoint::new(wide);
             multiply(context, up, packed, blocks, |rows, panel, sums| {
                 let first = panel * COLUMNS;

@@ -61,3 +61,11 @@ pub struct Context<'a> {
     /// The instructions.
     pub level: Level,
 }
+
+/// Grows a buffer that is kept to `len` at least and gives that much of it.
+fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, zero);
+    }
+    &mut buffer[..len]
+}

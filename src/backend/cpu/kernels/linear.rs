@@ -9,7 +9,7 @@ use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, Rows, word_of};
 use crate::plan::{Depth, Plan};
 use crate::rows::Disjoint;
 use crate::tile::{Block, Words, tile, zero_point_share};
-use crate::{Context, Level};
+use crate::{Context, Level, at_least};
 
 /// Rows from which packing the activations is shared out.
 const SHARED_PACKING_ROWS: usize = 4 * ROWS_MAX;
@@ -214,7 +214,7 @@ impl Linear {
             }
         };
         let stream = |tiles: Option<&Configured>, group: Range<usize>, sums: &mut Vec<TileSums>| {
-            let sums = &mut at_least(sums, 1)[0];
+            let sums = &mut at_least(sums, 1, TileSums::ZERO)[0];
             let whole = || 0..depth.units;
             for panel in group {
                 for index in 0..blocks.count() {
@@ -227,7 +227,8 @@ impl Linear {
         let reuse = |tiles: Option<&Configured>, group: Range<usize>, chunk: Range<usize>, sums: &mut Vec<TileSums>| {
             // Sums that do not go on from one slice to the next need no place of their own.
             let is_sliced = plan.slice < depth.units;
-            let sums = at_least(sums, if is_sliced { group.len() * chunk.len() } else { 1 });
+            let count = if is_sliced { group.len() * chunk.len() } else { 1 };
+            let sums = at_least(sums, count, TileSums::ZERO);
             for start in (0..depth.units).step_by(plan.slice) {
                 let slice = start..depth.units.min(start + plan.slice);
                 for (i, index) in chunk.clone().enumerate() {
@@ -319,14 +320,6 @@ thread_local! {
     static SUMS: RefCell<Vec<TileSums>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Grows a buffer to `len` at least and gives that much of it.
-fn at_least(sums: &mut Vec<TileSums>, len: usize) -> &mut [TileSums] {
-    if sums.len() < len {
-        sums.resize(len, TileSums::ZERO);
-    }
-    &mut sums[..len]
-}
-
 impl PackedRows {
     fn fill(&mut self, context: Context<'_>, linear: &Linear, x: &[f32], rows: usize) -> Blocks {
         let blocks = linear.depth.blocks(rows);
@@ -346,14 +339,8 @@ impl PackedRows {
         let (inputs, depth) = (linear.inputs, linear.depth);
         let rows = x.len() / inputs;
         let needed = depth.words(rows);
-        if self.words.len() < needed {
-            self.words.resize(needed, 0);
-        }
-        if self.scales.len() < rows {
-            self.scales.resize(rows, 0.0);
-        }
-        let words = Disjoint::new(&mut self.words[..needed]);
-        let scales = Disjoint::new(&mut self.scales[..rows]);
+        let words = Disjoint::new(at_least(&mut self.words, needed, 0));
+        let scales = Disjoint::new(at_least(&mut self.scales, rows, 0.0));
         let level = context.level;
         let pack = |index: usize| {
             let range = range(index);

@@ -7,13 +7,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::amx::TileSums;
-use crate::attention::{Head, Scratch, Segment, at_least, product_words};
+use crate::attention::{Head, Scratch, Segment, product_words};
 use crate::finish;
 use crate::linear::PackedRows;
 use crate::pack::{Blocks, COLUMNS, ROWS_MAX};
 use crate::rows::Disjoint;
 use crate::tile::{Block, tile};
-use crate::{Context, Level, Linear, Precision};
+use crate::{Context, Level, Linear, Precision, at_least};
 
 /// Rows of a task at most, but for a text that is longer: weights are read once for all of them.
 const TASK_ROWS: usize = 128;
@@ -216,13 +216,10 @@ impl SelfAttention<'_> {
             } = projected;
             let query = &query[queries.start * size..queries.end * size];
             let key_value = &key_value[tokens.start * 2 * size..tokens.end * 2 * size];
-            scratch.attend_all(level, of_head, query, key_value, |row, dimension, values, factor| {
+            scratch.attend_all(level, of_head, query, key_value, |row, dimension, count| {
                 let start = (segment.queries.start + row) * hidden + head * size + dimension;
                 // SAFETY: a task has its own columns of its segments' rows, which no other segment has.
-                let output = unsafe { output.slice(start..start + values.len()) };
-                for (output, sum) in output.iter_mut().zip(values) {
-                    *output = f32::from_bits(*sum) * factor;
-                }
+                unsafe { output.slice(start..start + count) }
             });
         }
     }
