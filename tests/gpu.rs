@@ -53,6 +53,30 @@ fn assert_is_down(mut connection: TcpStream) {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
 
+/// Starts the server, and lets something befall its device once it has answered, which the file `order` brings about: the next
+/// text is answered with 500, and the process ends with `reason`. Tells how long that answer took.
+fn assert_ends(command: &mut Command, order: &Path, reason: &str) -> Duration {
+    // A file, since nobody reads a pipe before the end and a full one would stop the server.
+    let log = order.with_file_name("log");
+    let mut server = Server::spawn(command.stderr(std::fs::File::create(&log).unwrap()));
+    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+    let health = TcpStream::connect(&server.address).unwrap();
+    std::fs::write(order, "").unwrap();
+    let asked_at = Instant::now();
+    let (status, body) = server.post("text/plain", "the [MASK] .");
+    let took = asked_at.elapsed();
+    assert_eq!(status, 500, "{body}");
+    assert_is_down(health);
+    assert_eq!(server.wait().code(), Some(1));
+    let told = std::fs::read_to_string(&log).unwrap();
+    let expected = format!("cloze: the model is lost: {reason}");
+    assert!(
+        told.contains(&expected) && told.contains("; start the server again"),
+        "{told}"
+    );
+    took
+}
+
 #[test]
 fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
     if !can_lose_devices() || !has_adapter() {
@@ -68,24 +92,8 @@ fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
         "--max-batch-tokens",
         "64",
     ]);
-    // A file, since nobody reads a pipe before the end and a full one would stop the server.
-    let log = folder.path().join("log");
-    command
-        .env("CLOZE_TEST_LOSE_GPU", &order)
-        .stderr(std::fs::File::create(&log).unwrap());
-    let mut server = Server::spawn(&mut command);
-    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
-    let health = TcpStream::connect(&server.address).unwrap();
-    std::fs::write(&order, "").unwrap();
-    let (status, body) = server.post("text/plain", "the [MASK] .");
-    assert_eq!(status, 500, "{body}");
-    assert_is_down(health);
-    assert_eq!(server.wait().code(), Some(1));
-    let told = std::fs::read_to_string(&log).unwrap();
-    assert!(
-        told.contains("cloze: the model is lost: the GPU was lost") && told.contains("start the server again"),
-        "{told}"
-    );
+    command.env("CLOZE_TEST_LOSE_GPU", &order);
+    assert_ends(&mut command, &order, "the GPU was lost");
 }
 
 #[test]
@@ -94,30 +102,17 @@ fn a_device_that_hangs_is_told_takes_health_down_and_ends_the_process() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (order, log) = (folder.path().join("hang"), folder.path().join("log"));
+    let order = folder.path().join("hang");
     let model = golden("uncased-tied");
     let mut command = command(&["--backend", "gpu", "--model", &model, "--max-batch-tokens", "64"]);
     // A software driver may take seconds beside other tests.
     command
         .args(["--batch-timeout-ms", "10000"])
-        .env("CLOZE_TEST_HANG_GPU", &order)
-        .stderr(std::fs::File::create(&log).unwrap());
-    let mut server = Server::spawn(&mut command);
-    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
-    let health = TcpStream::connect(&server.address).unwrap();
-    std::fs::write(&order, "").unwrap();
-    let asked_at = Instant::now();
-    let (status, body) = server.post("text/plain", "the [MASK] .");
-    assert_eq!(status, 500, "{body}");
-    assert!(asked_at.elapsed() >= Duration::from_secs(9), "{:?}", asked_at.elapsed());
-    assert_is_down(health);
+        .env("CLOZE_TEST_HANG_GPU", &order);
     // It ends although its worker still waits.
-    assert_eq!(server.wait().code(), Some(1));
-    let told = std::fs::read_to_string(&log).unwrap();
-    assert!(
-        told.contains("cloze: the model is lost: the device has not come back with a batch for 10 s; it hangs; start the server again"),
-        "{told}"
-    );
+    let reason = "the device has not come back with a batch for 10 s; it hangs";
+    let took = assert_ends(&mut command, &order, reason);
+    assert!(took >= Duration::from_secs(9), "{took:?}");
 }
 
 #[test]
@@ -130,7 +125,7 @@ fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
         return eprintln!("SKIPPED: a real card's memory is not ours to exhaust");
     }
     let folder = tempfile::tempdir().unwrap();
-    let (order, log) = (folder.path().join("exhaust"), folder.path().join("log"));
+    let order = folder.path().join("exhaust");
     // A software driver takes the process's own memory, and the shell limits that.
     let mut command = Command::new("sh");
     command
@@ -150,21 +145,8 @@ fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
             "64",
         ])
         .args(["--model", &golden("uncased-tied")])
-        .env("CLOZE_TEST_EXHAUST_GPU", &order)
-        .stderr(std::fs::File::create(&log).unwrap());
-    let mut server = Server::spawn(&mut command);
-    assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
-    let health = TcpStream::connect(&server.address).unwrap();
-    std::fs::write(&order, "").unwrap();
-    let (status, body) = server.post("text/plain", "the [MASK] .");
-    assert_eq!(status, 500, "{body}");
-    assert_is_down(health);
-    assert_eq!(server.wait().code(), Some(1));
-    let told = std::fs::read_to_string(&log).unwrap();
-    assert!(
-        told.contains("cloze: the model is lost: the GPU is out of memory; start the server again"),
-        "{told}"
-    );
+        .env("CLOZE_TEST_EXHAUST_GPU", &order);
+    assert_ends(&mut command, &order, "the GPU is out of memory");
 }
 
 #[test]
