@@ -7,11 +7,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::finish::{Finish, Place};
 use crate::level::for_each_level;
 use crate::math::exp;
 use crate::pack::{self, Blocks, COLUMNS, GROUP, Line, ROWS_MAX, Rows, bf16_bits, rounded_bf16};
 use crate::rows::Disjoint;
-use crate::tile::{Block, Sums, Words, tile};
+use crate::tile::{Block, Product, Words, ZERO_SUMS};
 use crate::{Context, Level, Precision, at_least};
 
 /// A sequence's rows among those of a packed batch.
@@ -114,7 +115,7 @@ pub fn attention(
             scratch.attend_all(context.level, head, query, key_value, |row, dimension, count| {
                 let start = (segment.queries.start + row) * hidden + head.start + dimension;
                 // SAFETY: a task has its own columns of its segment's rows, which no other segment has.
-                unsafe { shared.slice(start..start + count) }
+                unsafe { Place::new(&shared, start, hidden, count) }
             });
         });
     });
@@ -129,15 +130,15 @@ pub fn product_words(level: Level, precision: Precision) -> Words {
 }
 
 impl Scratch {
-    /// Computes a head of a segment, whose rows `query` and `key_value` are, and writes each row's parts to
-    /// `place(row, first dimension, how many)`.
+    /// Computes a head of a segment, whose rows `query` and `key_value` are, and writes parts of some rows to
+    /// `place(first row, first dimension, how many)`.
     pub fn attend_all<'a>(
         &mut self,
         level: Level,
         head: Head,
         query: &[f32],
         key_value: &[f32],
-        place: impl Fn(usize, usize, usize) -> &'a mut [f32],
+        place: impl Fn(usize, usize, usize) -> Place<'a>,
     ) {
         self.pack(level, head, key_value);
         for (index, query) in query.chunks(COLUMNS * head.hidden).enumerate() {
@@ -194,7 +195,7 @@ impl Scratch {
         level: Level,
         head: Head,
         query: &[f32],
-        place: impl Fn(usize, usize, usize) -> &'a mut [f32],
+        place: impl Fn(usize, usize, usize) -> Place<'a>,
     ) {
         let Head {
             hidden,
@@ -227,8 +228,14 @@ impl Scratch {
         for index in 0..blocks.count() {
             let keys = blocks.range(index);
             let block = &self.keys[keys.start * row_words..keys.end * row_words];
-            let sums = &mut pack::as_rows(scores)[keys.start..];
-            tile(level, words, Block::ByRow(block, keys.len()), queries, &[], sums);
+            let product = Product {
+                level,
+                words,
+                block: Block::ByRow(block, keys.len()),
+                panel: queries,
+                ahead: &[],
+            };
+            product.sums(&mut pack::as_rows(scores)[keys.start..]);
         }
         let scores = &mut scores[..tokens * 2];
         let scale = 1.0 / (size as f32).sqrt();
@@ -242,20 +249,21 @@ impl Scratch {
             }
             _ => scores,
         };
-        let mut sums: Sums = [[0; COLUMNS]; ROWS_MAX];
+        let mut room = ZERO_SUMS;
         let blocks = Blocks::even(rows, ROWS_MAX);
         let panels = self.values.chunks_exact(probabilities.len());
         for (panel, first) in panels.zip((0..size).step_by(COLUMNS)) {
             for index in 0..blocks.count() {
                 let range = blocks.range(index);
-                let block = Block::Columns(probabilities, range.start, range.len());
-                tile(level, words, block, panel, &[], &mut sums);
-                for (row, sums) in range.zip(&sums) {
-                    let output = place(row, first, (size - first).min(COLUMNS));
-                    for (output, sum) in output.iter_mut().zip(sums) {
-                        *output = f32::from_bits(*sum) * factors[row];
-                    }
-                }
+                let product = Product {
+                    level,
+                    words,
+                    block: Block::Columns(probabilities, range.start, range.len()),
+                    panel,
+                    ahead: &[],
+                };
+                let place = place(range.start, first, (size - first).min(COLUMNS));
+                product.finish(&Finish::Factors(&factors[range]), None, place, &mut room);
             }
         }
     }

@@ -7,11 +7,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::amx::TileSums;
-use crate::finish;
+use crate::finish::Place;
 use crate::pack::{self, Blocks, COLUMNS, GROUP, ROWS_MAX, Rows};
 use crate::rows::{Disjoint, Norm, layer_norm, normalize_rows};
-use crate::tile::{Block, Words, tile};
+use crate::tile::{Block, Product, Words, ZERO_SUMS};
 use crate::{Activation, Context, Linear, at_least};
 
 /// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
@@ -123,27 +122,20 @@ impl FeedForward<'_> {
         let inner = at_least(inner, down.depth().words(rows), 0);
         if words == Words::Int8 {
             let wide = at_least(wide, rows * width, 0.0);
-            let all = Disjoint::new(wide);
-            multiply(context, up, packed, blocks, |rows, panel, sums| {
-                let first = panel * COLUMNS;
-                let how = up.finish(panel, self.activation, &units[rows.clone()]);
-                let (start, columns) = (rows.start * width + first, (width - first).min(COLUMNS));
-                finish::finish(level, sums, how);
-                // SAFETY: one tile after the other, by one thread.
-                unsafe { finish::write_rows(level, &all, start, width, columns, sums) };
-            });
+            multiply(context, up, packed, units, blocks, self.activation, wide);
             pack_blocks(context, words, wide, width, blocks, inner, units);
         } else {
             let group = GROUP * words.values();
-            multiply(context, up, packed, blocks, |rows, panel, sums| {
+            let mut values = ZERO_SUMS;
+            for_each_tile(context, up, packed, blocks, |rows, panel, product| {
+                product.values(&up.finish(panel, &[]), self.activation, &mut values);
                 let first = panel * COLUMNS;
                 let columns = (width - first).min(COLUMNS);
-                finish::finish(level, sums, up.finish(panel, self.activation, &[]));
                 let groups = first / group..(first + columns).div_ceil(group);
                 let place = &mut inner[down.depth().words_of(rows.clone(), groups)];
                 let count = rows.len();
                 let rows = Rows {
-                    x: pack::as_f32(sums),
+                    x: pack::as_f32(&values),
                     stride: COLUMNS,
                     inputs: columns,
                     count,
@@ -152,15 +144,54 @@ impl FeedForward<'_> {
                 pack::pack_rows(level, words, rows, place, &mut []);
             });
         }
-        let y = Disjoint::new(y);
-        multiply(context, down, inner, blocks, |rows, panel, sums| {
-            let first = panel * COLUMNS;
-            let how = down.finish(panel, None, &units[rows.clone()]);
-            let (start, columns) = (rows.start * hidden + first, (hidden - first).min(COLUMNS));
-            finish::finish(level, sums, how);
-            // SAFETY: one tile after the other, by one thread.
-            unsafe { finish::write_rows(level, &y, start, hidden, columns, sums) };
-        });
+        multiply(context, down, inner, units, blocks, None, y);
+    }
+}
+
+/// Writes a layer's outputs of packed rows to `y`.
+fn multiply(
+    context: Context<'_>,
+    linear: &Linear,
+    packed: &[u32],
+    units: &[f32],
+    blocks: Blocks,
+    activation: Option<Activation>,
+    y: &mut [f32],
+) {
+    let outputs = linear.outputs();
+    let y = Disjoint::new(y);
+    let mut room = ZERO_SUMS;
+    for_each_tile(context, linear, packed, blocks, |rows, panel, product| {
+        let first = panel * COLUMNS;
+        let columns = (outputs - first).min(COLUMNS);
+        // SAFETY: one tile after the other, by one thread.
+        let place = unsafe { Place::new(&y, rows.start * outputs + first, outputs, columns) };
+        product.finish(&linear.finish(panel, &units[rows]), activation, place, &mut room);
+    });
+}
+
+/// Hands the product of each block with each panel to `finish(rows, panel, product)`.
+fn for_each_tile(
+    context: Context<'_>,
+    linear: &Linear,
+    packed: &[u32],
+    blocks: Blocks,
+    mut finish: impl FnMut(Range<usize>, usize, Product<'_>),
+) {
+    let (depth, words) = (linear.depth(), linear.precision().words());
+    for panel in 0..linear.outputs().div_ceil(COLUMNS) {
+        for index in 0..blocks.count() {
+            let rows = blocks.range(index);
+            let product = Product {
+                level: context.level,
+                words,
+                block: Block::ByRow(&packed[depth.words_of(rows.clone(), 0..depth.units)], rows.len()),
+                panel: linear.panel(panel),
+                // Each block fetches its part of the next panel meanwhile.
+                ahead: linear.part_of_panel(panel + 1, index, blocks.count()),
+            };
+            finish(rows, panel, product);
+        }
     }
 }
 
@@ -187,27 +218,5 @@ fn pack_blocks(
             stored: count,
         };
         pack::pack_rows(context.level, words, rows, packed, units);
-    }
-}
-
-/// Hands the sums of each block with each panel to `finish(rows, panel, sums)`.
-fn multiply(
-    context: Context<'_>,
-    linear: &Linear,
-    packed: &[u32],
-    blocks: Blocks,
-    mut finish: impl FnMut(Range<usize>, usize, &mut [[u32; COLUMNS]]),
-) {
-    let (depth, words) = (linear.depth(), linear.precision().words());
-    let mut sums = TileSums::ZERO;
-    for panel in 0..linear.outputs().div_ceil(COLUMNS) {
-        for index in 0..blocks.count() {
-            let rows = blocks.range(index);
-            let block = Block::ByRow(&packed[depth.words_of(rows.clone(), 0..depth.units)], rows.len());
-            // Each block fetches its part of the next panel meanwhile.
-            let ahead = linear.part_of_panel(panel + 1, index, blocks.count());
-            tile(context.level, words, block, linear.panel(panel), ahead, &mut sums.0);
-            finish(rows.clone(), panel, &mut sums.0[..rows.len()]);
-        }
     }
 }

@@ -6,16 +6,18 @@ use crate::pack::COLUMNS;
 use crate::rows::Disjoint;
 use crate::{Activation, Level};
 
-/// What becomes of the sums of a tile: `activation(unit · scale · (sum - zero point) + bias)` for 8 bits, else
-/// `activation(sum + bias)`.
+/// What becomes of the sums of a tile, before an activation.
 #[derive(Clone, Copy)]
-pub struct Finish<'a> {
-    pub bias: &'a [f32; COLUMNS],
-    pub activation: Option<Activation>,
-    pub int8: Option<FinishInt8<'a>>,
+pub enum Finish<'a> {
+    /// `sum + bias` of its column.
+    Bias(&'a [f32; COLUMNS]),
+    /// `sum · factor` of its row.
+    Factors(&'a [f32]),
+    /// Of 8-bit products.
+    Int8(FinishInt8<'a>),
 }
 
-/// What sums of 8-bit products stand for.
+/// `unit · scale · (sum - zero point) + bias`.
 #[derive(Clone, Copy)]
 pub struct FinishInt8<'a> {
     /// What each column's sums are too large by.
@@ -24,33 +26,57 @@ pub struct FinishInt8<'a> {
     pub units: &'a [f32],
     /// Of each column.
     pub scales: &'a [f32; COLUMNS],
+    /// Of each column.
+    pub bias: &'a [f32; COLUMNS],
+}
+
+impl Finish<'_> {
+    /// Whether it says what becomes of so many rows.
+    #[inline(always)]
+    pub fn fits(self, rows: usize) -> bool {
+        match self {
+            Self::Bias(_) => true,
+            Self::Factors(of_rows) | Self::Int8(FinishInt8 { units: of_rows, .. }) => of_rows.len() >= rows,
+        }
+    }
 }
 
 /// Turns the sums of a tile's rows into what becomes of them, in place: the bits of f32.
 pub fn finish(level: Level, sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) {
-    assert!(finish.int8.is_none_or(|int8| int8.units.len() >= sums.len()));
+    assert!(finish.fits(sums.len()));
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx512 {
         // SAFETY: the level says that the CPU has the instructions.
-        unsafe { avx512::add_bias(sums, finish) };
-        return activate(level, sums.as_flattened_mut(), finish.activation);
+        return unsafe { avx512::finish(sums, finish) };
     }
-    add_bias(level, sums, finish);
-    activate(level, sums.as_flattened_mut(), finish.activation);
+    finish_sums(level, sums, finish);
 }
 
 #[inline(always)]
-fn bias_body(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) {
+fn finish_body(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) {
     for (index, row) in sums.iter_mut().enumerate() {
-        let unit = finish.int8.map_or(0.0, |int8| int8.units[index]);
         for (n, bits) in row.iter_mut().enumerate() {
-            let value = match finish.int8 {
-                None => f32::from_bits(*bits),
-                Some(int8) => (*bits as i32 - int8.zero_point[n]) as f32 * (unit * int8.scales[n]),
+            let sum = f32::from_bits(*bits);
+            let value = match finish {
+                Finish::Bias(bias) => sum + bias[n],
+                Finish::Factors(factors) => sum * factors[index],
+                Finish::Int8(int8) => {
+                    let sum = (*bits as i32 - int8.zero_point[n]) as f32;
+                    sum * (int8.units[index] * int8.scales[n]) + int8.bias[n]
+                }
             };
-            *bits = (value + finish.bias[n]).to_bits();
+            *bits = value.to_bits();
         }
     }
+}
+
+for_each_level! {
+    fn finish_sums(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) = finish_body
+}
+
+/// The activation of finished values, the bits of f32, in place.
+pub fn activate(level: Level, values: &mut [[u32; COLUMNS]], activation: Option<Activation>) {
+    activate_all(level, values.as_flattened_mut(), activation);
 }
 
 /// One loop for each, over all values in one piece, so that each becomes vector code with its constants in registers.
@@ -73,63 +99,54 @@ fn each(values: &mut [u32], function: impl Fn(f32) -> f32) {
 }
 
 for_each_level! {
-    fn add_bias(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) = bias_body
-}
-for_each_level! {
-    fn activate(values: &mut [u32], activation: Option<Activation>) = fused activate_body
+    fn activate_all(values: &mut [u32], activation: Option<Activation>) = fused activate_body
 }
 
-/// [`bias_body`], of which the compiler makes vectors of rows instead of columns.
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::*;
+/// Where the values of a tile's rows go: `columns` of each, the first from `start` on, the others `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    y: &'a Disjoint<'a, f32>,
+    start: usize,
+    stride: usize,
+    columns: usize,
+}
 
-    use super::{COLUMNS, Finish};
-
-    /// 16 of a panel's columns.
-    #[target_feature(enable = "avx512f")]
-    fn load<T>(columns: &[T; COLUMNS], half: usize) -> __m512 {
-        const { assert!(size_of::<T>() == size_of::<f32>()) };
-        // SAFETY: one half of the 32 values of 32 bits.
-        unsafe { _mm512_loadu_ps(columns.as_ptr().cast::<f32>().add(16 * half)) }
+impl<'a> Place<'a> {
+    /// # Safety
+    /// While this lives, nobody else reads or writes those values of the rows that are written.
+    pub unsafe fn new(y: &'a Disjoint<'a, f32>, start: usize, stride: usize, columns: usize) -> Self {
+        Self {
+            y,
+            start,
+            stride,
+            columns,
+        }
     }
 
-    #[target_feature(enable = "avx512f")]
-    pub fn add_bias(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) {
-        for half in 0..2 {
-            let bias = load(finish.bias, half);
-            // SAFETY: one half of a row's 32 words.
-            let write = |row: &mut [u32; COLUMNS], value| unsafe {
-                _mm512_storeu_ps(row.as_mut_ptr().cast::<f32>().add(16 * half), value);
-            };
-            match finish.int8 {
-                None => {
-                    for row in sums.iter_mut() {
-                        let sum = load(row, half);
-                        write(row, _mm512_add_ps(sum, bias));
-                    }
-                }
-                Some(int8) => {
-                    let zero_point = _mm512_castps_si512(load(int8.zero_point, half));
-                    let scale = load(int8.scales, half);
-                    for (row, unit) in sums.iter_mut().zip(int8.units) {
-                        let sum = _mm512_castps_si512(load(row, half));
-                        let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, zero_point));
-                        let scale = _mm512_mul_ps(_mm512_set1_ps(*unit), scale);
-                        write(row, _mm512_add_ps(_mm512_mul_ps(sum, scale), bias));
-                    }
-                }
-            }
-        }
+    /// Where the first of `rows` whole rows goes, and values from one to the next; nothing when rows are not whole.
+    ///
+    /// # Panics
+    /// When there is no room for so many.
+    #[inline(always)]
+    pub fn whole_rows(self, rows: usize) -> Option<(*mut f32, usize)> {
+        let end = self.start + (rows - 1) * self.stride + COLUMNS;
+        // SAFETY: by the promise of `new`.
+        let place = || unsafe { self.y.slice(self.start..end) };
+        (self.columns == COLUMNS).then(|| (place().as_mut_ptr(), self.stride))
+    }
+
+    #[inline(always)]
+    fn row(&mut self, index: usize) -> &mut [f32] {
+        let start = self.start + index * self.stride;
+        // SAFETY: by the promise of `new`.
+        unsafe { self.y.slice(start..start + self.columns) }
     }
 }
 
 #[inline(always)]
-fn write_body(y: &Disjoint<'_, f32>, start: usize, stride: usize, columns: usize, rows: &[[u32; COLUMNS]]) {
-    for (row, values) in rows.iter().enumerate() {
-        let start = start + row * stride;
-        // SAFETY: the caller of `write_rows` has these columns of these rows for itself.
-        let y = unsafe { y.slice(start..start + columns) };
+fn write_body(mut place: Place<'_>, rows: &[[u32; COLUMNS]]) {
+    for (index, values) in rows.iter().enumerate() {
+        let y = place.row(index);
         match y.first_chunk_mut::<COLUMNS>() {
             // In two loops, so that the first is of a size that the compiler knows.
             Some(whole) => whole
@@ -145,24 +162,79 @@ fn write_body(y: &Disjoint<'_, f32>, start: usize, stride: usize, columns: usize
 }
 
 for_each_level! {
-    fn write_values(
-        y: &Disjoint<'_, f32>, start: usize, stride: usize, columns: usize, rows: &[[u32; COLUMNS]],
-    ) = write_body
+    /// Writes rows of values, the bits of f32, to their place.
+    pub fn write_rows(place: Place<'_>, rows: &[[u32; COLUMNS]]) = write_body
 }
 
-/// Writes `columns` values of each row, the bits of f32, to `y`: the first from `start` on, the others `stride` apart.
-///
-/// # Safety
-/// Nobody else reads or writes those values meanwhile.
-pub unsafe fn write_rows(
-    level: Level,
-    y: &Disjoint<'_, f32>,
-    start: usize,
-    stride: usize,
-    columns: usize,
-    rows: &[[u32; COLUMNS]],
-) {
-    write_values(level, y, start, stride, columns, rows);
+/// [`finish_body`] over registers; from memory, the compiler makes vectors of rows instead of columns.
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{COLUMNS, Finish};
+
+    /// 16 of a panel's columns.
+    #[target_feature(enable = "avx512f")]
+    pub fn load<T>(columns: &[T; COLUMNS], half: usize) -> __m512 {
+        const { assert!(size_of::<T>() == size_of::<f32>()) };
+        // SAFETY: one half of the 32 values of 32 bits.
+        unsafe { _mm512_loadu_ps(columns.as_ptr().cast::<f32>().add(16 * half)) }
+    }
+
+    /// Hands to `$put(row, half, value)` what becomes of the sums `$sum` of a half of a row's columns, for `$rows` rows. A macro,
+    /// since a function would get the sums through memory. It is safe where the finish fits so many rows.
+    macro_rules! finish_rows {
+        ($finish:expr, $rows:expr, |$row:ident, $half:ident| $sum:expr, $put:expr) => {
+            match $finish {
+                Finish::Bias(bias) => {
+                    let bias = [load(bias, 0), load(bias, 1)];
+                    for $row in 0..$rows {
+                        for $half in 0..2 {
+                            $put($row, $half, _mm512_add_ps(_mm512_castsi512_ps($sum), bias[$half]));
+                        }
+                    }
+                }
+                Finish::Factors(factors) => {
+                    for $row in 0..$rows {
+                        // SAFETY: it fits.
+                        let factor = _mm512_set1_ps(unsafe { *factors.get_unchecked($row) });
+                        for $half in 0..2 {
+                            $put($row, $half, _mm512_mul_ps(_mm512_castsi512_ps($sum), factor));
+                        }
+                    }
+                }
+                Finish::Int8(int8) => {
+                    let zero_point = [load(int8.zero_point, 0), load(int8.zero_point, 1)];
+                    let scales = [load(int8.scales, 0), load(int8.scales, 1)];
+                    let bias = [load(int8.bias, 0), load(int8.bias, 1)];
+                    for $row in 0..$rows {
+                        // SAFETY: as above.
+                        let unit = _mm512_set1_ps(unsafe { *int8.units.get_unchecked($row) });
+                        for $half in 0..2 {
+                            let zero_point = _mm512_castps_si512(zero_point[$half]);
+                            let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32($sum, zero_point));
+                            let scale = _mm512_mul_ps(unit, scales[$half]);
+                            $put($row, $half, _mm512_add_ps(_mm512_mul_ps(sum, scale), bias[$half]));
+                        }
+                    }
+                }
+            }
+        };
+    }
+    pub(crate) use finish_rows;
+
+    /// As [`finish`](super::finish), which has seen that the finish fits.
+    #[target_feature(enable = "avx512f")]
+    pub fn finish(sums: &mut [[u32; COLUMNS]], finish: Finish<'_>) {
+        let rows = sums.len();
+        let place = sums.as_mut_ptr().cast::<f32>();
+        let half_of = |row: usize, half: usize| place.wrapping_add(row * COLUMNS + 16 * half);
+        // SAFETY: a half of a row.
+        let get = |row, half| unsafe { _mm512_castps_si512(_mm512_loadu_ps(half_of(row, half))) };
+        // SAFETY: as here.
+        let put = |row, half, value| unsafe { _mm512_storeu_ps(half_of(row, half), value) };
+        finish_rows!(finish, rows, |row, half| get(row, half), put);
+    }
 }
 
 #[cfg(test)]
@@ -174,12 +246,7 @@ mod tests {
         for (y, x) in outputs.chunks_mut(COLUMNS).zip(inputs.chunks(COLUMNS)) {
             let mut sums = [[0; COLUMNS]];
             sums[0].iter_mut().zip(x).for_each(|(sum, x)| *sum = x.to_bits());
-            let how = Finish {
-                bias: &[0.0; COLUMNS],
-                activation: Some(kind),
-                int8: None,
-            };
-            finish(level, &mut sums, how);
+            activate(level, &mut sums, Some(kind));
             y.iter_mut()
                 .zip(sums[0])
                 .for_each(|(y, bits)| *y = f32::from_bits(bits));

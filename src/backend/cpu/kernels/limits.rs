@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::pack::{COLUMNS, GROUP, Line, ROWS_MAX};
 use crate::plan::Depth;
-use crate::tile::{Block, tile};
+use crate::tile::{Block, Product};
 use crate::{Context, Level, Linear, Precision, amx};
 
 /// Tries of which the best counts.
@@ -37,8 +37,14 @@ pub fn peak_flops(context: Context<'_>, precision: Precision) -> f64 {
                 match &tiles {
                     Some(tiles) => amx::tile(tiles, words, block, &panel, &[], false, &mut sums),
                     None => {
-                        let block = Block::ByRow(block, rows);
-                        tile(context.level, words, block, &panel, &[], &mut sums.0);
+                        let product = Product {
+                            level: context.level,
+                            words,
+                            block: Block::ByRow(block, rows),
+                            panel: &panel,
+                            ahead: &[],
+                        };
+                        product.sums(&mut sums.0);
                     }
                 }
             }

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::amx::{self, Configured, TileSums};
-use crate::finish::{self, Finish, FinishInt8};
+use crate::finish::{self, Finish, FinishInt8, Place};
 use crate::pack::{self, Blocks, COLUMNS, Line, ROWS_MAX, Rows, word_of};
 use crate::plan::{Depth, Plan};
 use crate::rows::Disjoint;
-use crate::tile::{Block, Words, tile, zero_point_share};
+use crate::tile::{Block, Product, Words, zero_point_share};
 use crate::{Context, Level, at_least};
 
 /// Rows from which packing the activations is shared out.
@@ -129,16 +129,16 @@ impl Linear {
     }
 
     /// What becomes of a panel's sums; `units` are those of the rows, for 8 bits.
-    pub(crate) fn finish<'a>(&'a self, panel: usize, activation: Option<Activation>, units: &'a [f32]) -> Finish<'a> {
-        let int8 = || FinishInt8 {
-            zero_point: &self.zero_point[panel],
-            units,
-            scales: &self.scales[panel],
-        };
-        Finish {
-            bias: &self.bias[panel],
-            activation,
-            int8: (self.precision == Precision::Int8).then(int8),
+    pub(crate) fn finish<'a>(&'a self, panel: usize, units: &'a [f32]) -> Finish<'a> {
+        let bias = &self.bias[panel];
+        match self.precision {
+            Precision::F32 | Precision::Bf16 => Finish::Bias(bias),
+            Precision::Int8 => Finish::Int8(FinishInt8 {
+                zero_point: &self.zero_point[panel],
+                units,
+                scales: &self.scales[panel],
+                bias,
+            }),
         }
     }
 
@@ -178,20 +178,6 @@ impl Linear {
         let panels = self.lines.len() / depth.panel_lines();
         let plan = Plan::new(depth, panels, blocks, context.pool.threads());
         let y = Disjoint::new(y);
-        let finish = |rows: Range<usize>, panel: usize, sums: &mut [[u32; COLUMNS]]| {
-            let first = panel * COLUMNS;
-            let columns = (outputs - first).min(COLUMNS);
-            let units = match words {
-                Words::Int8 => &packed.scales[rows.clone()],
-                _ => &[],
-            };
-            let how = self.finish(panel, activation, units);
-            let start = rows.start * outputs + first;
-            let sums = &mut sums[..rows.len()];
-            finish::finish(context.level, sums, how);
-            // SAFETY: a task has its own rows and columns.
-            unsafe { finish::write_rows(context.level, &y, start, outputs, columns, sums) };
-        };
         // Sums that begin behind the first unit of depth go on from those that are there.
         let multiply = |tiles: Option<&Configured>,
                         index: usize,
@@ -202,15 +188,32 @@ impl Linear {
             let rows = blocks.range(index);
             let block = &packed.words[depth.words_of(rows.clone(), slice.clone())];
             let lines = &self.lines[depth.lines_of(panel, slice.clone())];
-            match tiles {
-                Some(tiles) => amx::tile(tiles, words, block, lines, ahead, slice.start > 0, sums),
-                None => {
-                    let block = Block::ByRow(block, rows.len());
-                    tile(context.level, words, block, lines, ahead, &mut sums.0);
-                }
-            }
+            let first = panel * COLUMNS;
+            let columns = (outputs - first).min(COLUMNS);
+            // SAFETY: a task has its own rows and columns.
+            let place = unsafe { Place::new(&y, rows.start * outputs + first, outputs, columns) };
+            let units = match words {
+                Words::Int8 => &packed.scales[rows.clone()],
+                _ => &[],
+            };
+            let how = self.finish(panel, units);
+            let Some(tiles) = tiles else {
+                let product = Product {
+                    level: context.level,
+                    words,
+                    block: Block::ByRow(block, rows.len()),
+                    panel: lines,
+                    ahead,
+                };
+                let room = sums.0.first_chunk_mut().expect("room for the largest block");
+                return product.finish(&how, activation, place, room);
+            };
+            amx::tile(tiles, words, block, lines, ahead, slice.start > 0, sums);
             if slice.end == depth.units {
-                finish(rows, panel, &mut sums.0);
+                let sums = &mut sums.0[..rows.len()];
+                finish::finish(context.level, sums, how);
+                finish::activate(context.level, sums, activation);
+                finish::write_rows(context.level, place, sums);
             }
         };
         let stream = |tiles: Option<&Configured>, group: Range<usize>, sums: &mut Vec<TileSums>| {

@@ -6,13 +6,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::amx::TileSums;
 use crate::attention::{Head, Scratch, Segment, product_words};
-use crate::finish;
+use crate::finish::Place;
 use crate::linear::PackedRows;
 use crate::pack::{Blocks, COLUMNS, ROWS_MAX};
 use crate::rows::Disjoint;
-use crate::tile::{Block, tile};
+use crate::tile::{Block, Product, ZERO_SUMS};
 use crate::{Context, Level, Linear, Precision, at_least};
 
 /// Rows of a task at most, but for a text that is longer: weights are read once for all of them.
@@ -156,7 +155,7 @@ impl SelfAttention<'_> {
                 size,
             ));
         let mut next = work.clone().skip(1);
-        let mut sums = TileSums::ZERO;
+        let mut room = ZERO_SUMS;
         for ((linear, input, blocks), panel, (rows, start), stride, column) in work {
             let (depth, words) = (linear.depth(), linear.precision().words());
             let following = next.next();
@@ -167,17 +166,21 @@ impl SelfAttention<'_> {
                     None => &[],
                 };
                 let words_of = depth.words_of(range.clone(), 0..depth.units);
-                let block = Block::ByRow(&input.packed.words[words_of], range.len());
-                tile(level, words, block, linear.panel(panel), ahead, &mut sums.0);
+                let product = Product {
+                    level,
+                    words,
+                    block: Block::ByRow(&input.packed.words[words_of], range.len()),
+                    panel: linear.panel(panel),
+                    ahead,
+                };
                 let units = match linear.precision() {
                     Precision::Int8 => &input.packed.scales[range.clone()],
                     _ => &[],
                 };
-                let sums = &mut sums.0[..range.len()];
-                finish::finish(level, sums, linear.finish(panel, None, units));
                 let place = (range.start - start) * stride + column;
                 // SAFETY: one tile after the other, by one thread.
-                unsafe { finish::write_rows(level, rows, place, stride, COLUMNS, sums) };
+                let place = unsafe { Place::new(rows, place, stride, COLUMNS) };
+                product.finish(&linear.finish(panel, units), None, place, &mut room);
             }
         }
     }
@@ -219,7 +222,7 @@ impl SelfAttention<'_> {
             scratch.attend_all(level, of_head, query, key_value, |row, dimension, count| {
                 let start = (segment.queries.start + row) * hidden + head * size + dimension;
                 // SAFETY: a task has its own columns of its segments' rows, which no other segment has.
-                unsafe { output.slice(start..start + count) }
+                unsafe { Place::new(output, start, hidden, count) }
             });
         }
     }

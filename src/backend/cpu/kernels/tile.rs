@@ -3,11 +3,15 @@
 //! The sums of all rows and columns stay in registers over the whole inner dimension: with both operands packed,
 //! they are read once from front to back, and the caches need no further blocking.
 
-use crate::Level;
+use crate::finish::{self, Finish, Place};
 use crate::pack::{COLUMNS, GROUP, Line, ROWS_MAX, ZERO_POINT};
+use crate::{Activation, Level};
 
 /// The sums of a block: f32, or i32 in the same words for 8-bit operands.
 pub type Sums = [[u32; COLUMNS]; ROWS_MAX];
+
+/// Room for the sums of a block.
+pub const ZERO_SUMS: Sums = [[0; COLUMNS]; ROWS_MAX];
 
 /// What the words are; see [`pack`](crate::pack).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,72 +44,125 @@ pub enum Block<'a> {
     Columns(&'a [Line], usize, usize),
 }
 
-/// Writes into `sums`, for each row of `block`, its products with the columns of `panel` (`[steps][2]` lines). Meanwhile
-/// `ahead`, which the caller will read soon, is fetched into the cache.
-///
-/// # Panics
-/// When the sizes do not fit together.
-pub fn tile(level: Level, words: Words, block: Block<'_>, panel: &[Line], ahead: &[Line], sums: &mut [[u32; COLUMNS]]) {
-    let sums: &mut Sums = sums.first_chunk_mut().expect("room for the largest block");
-    let steps = panel.len() / 2;
-    assert!(panel.len() == steps * 2);
-    let rows = match block {
-        Block::ByRow(all, rows) => {
-            assert!(all.len() == steps.div_ceil(GROUP) * rows * GROUP);
-            rows
-        }
-        Block::Columns(lines, first, rows) => {
-            assert!(lines.len() == steps * 2 && first + rows <= COLUMNS);
-            rows
-        }
-    };
-    assert!(0 < rows && rows <= ROWS_MAX);
-    macro_rules! by_rows {
-        ($function:ident) => {
-            match rows {
-                1 => avx512::$function::<1>,
-                2 => avx512::$function::<2>,
-                3 => avx512::$function::<3>,
-                4 => avx512::$function::<4>,
-                5 => avx512::$function::<5>,
-                6 => avx512::$function::<6>,
-                7 => avx512::$function::<7>,
-                8 => avx512::$function::<8>,
-                9 => avx512::$function::<9>,
-                10 => avx512::$function::<10>,
-                11 => avx512::$function::<11>,
-                _ => avx512::$function::<12>,
+impl Block<'_> {
+    /// How many rows it has.
+    ///
+    /// # Panics
+    /// When it does not fit a panel of so many steps.
+    #[inline(always)]
+    fn rows(self, steps: usize) -> usize {
+        let rows = match self {
+            Self::ByRow(all, rows) => {
+                assert!(all.len() == steps.div_ceil(GROUP) * rows * GROUP);
+                rows
+            }
+            Self::Columns(lines, first, rows) => {
+                assert!(lines.len() == steps * 2 && first + rows <= COLUMNS);
+                rows
             }
         };
+        assert!(0 < rows && rows <= ROWS_MAX);
+        rows
     }
-    #[cfg(target_arch = "x86_64")]
-    {
-        match (level, words) {
-            (Level::Avx512Bf16 | Level::Amx, Words::Bf16) => {
-                // SAFETY: the level says that the CPU has the instructions; the sizes were checked above, and `rows` is
-                // the number in the type.
-                return unsafe { by_rows!(bf16s)(block, panel, ahead, sums) };
+}
+
+/// The product of a block with a panel.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    pub level: Level,
+    pub words: Words,
+    pub block: Block<'a>,
+    /// `[steps][2]` lines.
+    pub panel: &'a [Line],
+    /// Fetched into the cache meanwhile, since the caller will read it soon.
+    pub ahead: &'a [Line],
+}
+
+impl Product<'_> {
+    /// Writes the sums of each row to `sums`.
+    ///
+    /// # Panics
+    /// When the sizes do not fit together.
+    pub fn sums(&self, sums: &mut [[u32; COLUMNS]]) {
+        let sums: &mut Sums = sums.first_chunk_mut().expect("room for the largest block");
+        let &Self {
+            level,
+            words,
+            block,
+            panel,
+            ..
+        } = self;
+        let rows = block.rows(panel.len() / 2);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::has(level, words) {
+                let to = sums.as_mut_ptr().cast();
+                // SAFETY: the level has the instructions, and there is room for all rows.
+                return unsafe { avx512::run(self, rows, None, to, COLUMNS) };
             }
-            (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, Words::F32) => {
+            match level {
+                Level::Portable => {}
+                // SAFETY: the level says that the CPU has the instructions.
+                Level::Avx2 => return unsafe { vectorized::avx2(words, block, panel, sums) },
                 // SAFETY: as above.
-                return unsafe { by_rows!(f32s)(block, panel, ahead, sums) };
+                _ => return unsafe { vectorized::avx512(words, block, panel, sums) },
             }
-            (Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, Words::Int8) => {
-                // SAFETY: as above.
-                return unsafe { by_rows!(int8s)(block, panel, ahead, sums) };
-            }
-            _ => {}
         }
-        match level {
-            Level::Portable => {}
-            // SAFETY: the level says that the CPU has the instructions.
-            Level::Avx2 => return unsafe { vectorized::avx2(words, block, panel, sums) },
-            // SAFETY: as above.
-            _ => return unsafe { vectorized::avx512(words, block, panel, sums) },
-        }
+        let _ = (level, rows);
+        generic::<false>(words, block, panel, sums);
     }
-    let _ = (level, ahead);
-    generic::<false>(words, block, panel, sums);
+
+    /// Writes to `values` what becomes of the sums of each row: the bits of f32.
+    ///
+    /// # Panics
+    /// When the sizes do not fit together.
+    #[inline(always)]
+    pub fn values(&self, how: &Finish<'_>, activation: Option<Activation>, values: &mut Sums) {
+        let rows = self.block.rows(self.panel.len() / 2);
+        // SAFETY: there is room for the largest block.
+        if !unsafe { self.write(rows, how, values.as_mut_ptr().cast(), COLUMNS) } {
+            self.sums(values);
+            finish::finish(self.level, &mut values[..rows], *how);
+        }
+        finish::activate(self.level, &mut values[..rows], activation);
+    }
+
+    /// The same to `place`, for which `values` is room that is used if need be.
+    ///
+    /// # Panics
+    /// When the sizes do not fit together.
+    #[inline(always)]
+    pub fn finish(&self, how: &Finish<'_>, activation: Option<Activation>, place: Place<'_>, values: &mut Sums) {
+        let rows = self.block.rows(self.panel.len() / 2);
+        if activation.is_none()
+            && let Some((to, stride)) = place.whole_rows(rows)
+        {
+            // SAFETY: there is room for whole rows.
+            if unsafe { self.write(rows, how, to, stride) } {
+                return;
+            }
+        }
+        self.values(how, activation, values);
+        finish::write_rows(self.level, place, &values[..rows]);
+    }
+
+    /// Writes what becomes of the sums straight from the registers, if there are instructions for it: 32 values of each row to
+    /// `to`, `stride` apart.
+    ///
+    /// # Safety
+    /// There is room for so many rows.
+    #[inline(always)]
+    unsafe fn write(&self, rows: usize, how: &Finish<'_>, to: *mut f32, stride: usize) -> bool {
+        assert!(how.fits(rows));
+        #[cfg(target_arch = "x86_64")]
+        if avx512::has(self.level, self.words) {
+            // SAFETY: the level has the instructions, there is room for all rows, and it is said what becomes of them.
+            unsafe { avx512::run(self, rows, Some(how), to, stride) };
+            return true;
+        }
+        let _ = (to, stride);
+        false
+    }
 }
 
 /// A few rows at a time, so that their sums fit the 16 registers of AVX2; the compiler turns the inner loops into vector
@@ -255,7 +312,56 @@ mod vectorized {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Block, COLUMNS, GROUP, Line, Sums};
+    use super::{Block, COLUMNS, GROUP, Line, Product, Words};
+    use crate::Level;
+    use crate::finish::Finish;
+    use crate::finish::avx512::{finish_rows, load};
+
+    /// Whether the level has what these kernels need.
+    pub fn has(level: Level, words: Words) -> bool {
+        level
+            >= match words {
+                Words::F32 => Level::Avx512,
+                Words::Int8 => Level::Avx512Vnni,
+                Words::Bf16 => Level::Avx512Bf16,
+            }
+    }
+
+    /// Computes the sums of the block's `rows` rows and writes them, or what becomes of them, to `to`: 32 words of each row,
+    /// `stride` words apart.
+    ///
+    /// # Safety
+    /// The level [has](has) these words, the block has so many rows and as many steps as the panel, there is room for all
+    /// rows, and the finish says what becomes of as many.
+    #[inline(always)]
+    pub unsafe fn run(product: &Product<'_>, rows: usize, finish: Option<&Finish<'_>>, to: *mut f32, stride: usize) {
+        macro_rules! by_rows {
+            ($function:ident) => {
+                match rows {
+                    1 => $function::<1>,
+                    2 => $function::<2>,
+                    3 => $function::<3>,
+                    4 => $function::<4>,
+                    5 => $function::<5>,
+                    6 => $function::<6>,
+                    7 => $function::<7>,
+                    8 => $function::<8>,
+                    9 => $function::<9>,
+                    10 => $function::<10>,
+                    11 => $function::<11>,
+                    _ => $function::<12>,
+                }
+            };
+        }
+        // SAFETY: by the caller's promise; `rows` is the number in the type.
+        unsafe {
+            match product.words {
+                Words::F32 => by_rows!(f32s)(product, finish, to, stride),
+                Words::Bf16 => by_rows!(bf16s)(product, finish, to, stride),
+                Words::Int8 => by_rows!(int8s)(product, finish, to, stride),
+            }
+        }
+    }
 
     /// The same bits as pairs of bf16.
     #[inline(always)]
@@ -269,9 +375,14 @@ mod avx512 {
             $(#[$doc])*
             ///
             /// # Safety
-            /// `block` has `M` rows and as many steps as `panel`.
+            /// As [`run`], with `M` rows.
             #[target_feature(enable = $features)]
-            pub unsafe fn $name<const M: usize>(block: Block<'_>, panel: &[Line], ahead: &[Line], sums: &mut Sums) {
+            unsafe fn $name<const M: usize>(
+                product: &Product<'_>,
+                finish: Option<&Finish<'_>>,
+                to: *mut f32,
+                stride: usize,
+            ) {
                 /// Steps, the words from one row to the next, and from one step to the next, being constants.
                 ///
                 /// # Safety
@@ -307,6 +418,7 @@ mod avx512 {
                     }
                     acc
                 }
+                let &Product { block, panel, ahead, .. } = product;
                 let mut acc = [[$zero; 2]; M];
                 let all = panel.len() / 2;
                 // Lines of `ahead` to ask for in a step: all of it, spread evenly.
@@ -333,11 +445,21 @@ mod avx512 {
                         acc = unsafe { steps::<M, 1, COLUMNS>(acc, a, b, all, next, lines) };
                     }
                 }
-                for m in 0..M {
-                    for n in 0..2 {
-                        let $out = acc[m][n];
-                        // SAFETY: a row of sums is 32 words.
-                        unsafe { _mm512_storeu_si512(sums[m].as_mut_ptr().add(16 * n).cast(), $bits) };
+                // SAFETY: there is room.
+                let put = |row: usize, half: usize, value| unsafe {
+                    _mm512_storeu_ps(to.add(row * stride + 16 * half), value);
+                };
+                match finish {
+                    Some(finish) => {
+                        finish_rows!(finish, M, |row, half| { let $out = acc[row][half]; $bits }, put);
+                    }
+                    None => {
+                        for row in 0..M {
+                            for half in 0..2 {
+                                let $out = acc[row][half];
+                                put(row, half, _mm512_castsi512_ps($bits));
+                            }
+                        }
                     }
                 }
             }

@@ -21,12 +21,26 @@ fn line(packed: &mut [u32], stored: usize, group: usize, row: usize) -> &mut [u3
 
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn bf16(rows: Rows<'_>, packed: &mut [u32]) {
+    let put = |place: &mut [u32; GROUP], low, high| {
+        let pairs = _mm512_cvtne2ps_pbh(high, low);
+        // SAFETY: 64 bytes in which every bit pattern is valid.
+        *place = unsafe { std::mem::transmute::<__m512bh, [u32; GROUP]>(pairs) };
+    };
     for (row, values) in rows.iter().enumerate() {
-        for (group, start) in (0..values.len()).step_by(2 * GROUP).enumerate() {
-            let pairs = _mm512_cvtne2ps_pbh(load(values, start + GROUP), load(values, start));
-            let line = line(packed, rows.stored, group, row);
-            // SAFETY: 64 bytes in which every bit pattern is valid.
-            *line = unsafe { std::mem::transmute::<__m512bh, [u32; GROUP]>(pairs) };
+        let (whole, rest) = values.as_chunks::<{ 2 * GROUP }>();
+        for (group, values) in whole.iter().enumerate() {
+            // SAFETY: two halves of 32 values.
+            let (low, high) = unsafe {
+                (
+                    _mm512_loadu_ps(values.as_ptr()),
+                    _mm512_loadu_ps(values.as_ptr().add(GROUP)),
+                )
+            };
+            put(line(packed, rows.stored, group, row), low, high);
+        }
+        if !rest.is_empty() {
+            let place = line(packed, rows.stored, whole.len(), row);
+            put(place, load(rest, 0), load(rest, GROUP));
         }
     }
 }
@@ -34,39 +48,61 @@ pub fn bf16(rows: Rows<'_>, packed: &mut [u32]) {
 /// As [`scale_of`](super::scale_of).
 #[target_feature(enable = "avx512f")]
 fn scale_of(values: &[f32]) -> f32 {
-    let mut largest = [_mm512_setzero_ps(); 4];
-    let mut is_number = true;
-    let infinity = _mm512_set1_ps(f32::INFINITY);
-    for start in (0..values.len()).step_by(4 * GROUP) {
+    // As integers, the bits of magnitudes are in the same order, with infinity and what is no number above all others.
+    let mut largest = [_mm512_setzero_si512(); 4];
+    let magnitude = _mm512_set1_epi32(i32::MAX);
+    let (lines, rest) = values.as_chunks::<{ 4 * GROUP }>();
+    for line in lines {
         for (part, largest) in largest.iter_mut().enumerate() {
-            let magnitude = _mm512_abs_ps(load(values, start + part * GROUP));
-            is_number &= _mm512_cmp_ps_mask::<_CMP_LT_OQ>(magnitude, infinity) == !0;
-            *largest = _mm512_max_ps(*largest, magnitude);
+            let bits = _mm512_castps_si512(whole(line, part));
+            *largest = _mm512_max_epu32(*largest, _mm512_and_si512(bits, magnitude));
         }
     }
-    let [a, b, c, d] = largest;
-    match _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))) {
-        _ if !is_number => f32::NAN,
-        0.0 => 1.0,
-        largest => largest / INT8_MAX,
+    for (part, largest) in largest.iter_mut().enumerate() {
+        let bits = _mm512_castps_si512(load(rest, part * GROUP));
+        *largest = _mm512_max_epu32(*largest, _mm512_and_si512(bits, magnitude));
     }
+    let [a, b, c, d] = largest;
+    let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(a, b), _mm512_max_epu32(c, d)));
+    match f32::from_bits(largest) {
+        0.0 => 1.0,
+        largest if largest.is_finite() => largest / INT8_MAX,
+        _ => f32::NAN,
+    }
+}
+
+/// 16 of a line's 64 values.
+#[target_feature(enable = "avx512f")]
+fn whole(line: &[f32; 4 * GROUP], part: usize) -> __m512 {
+    // SAFETY: `part` is below 4.
+    unsafe { _mm512_loadu_ps(line.as_ptr().add(part * GROUP)) }
 }
 
 #[target_feature(enable = "avx512f")]
 pub fn int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
     let round = _mm512_set1_ps(ROUND + ZERO_POINT as f32);
+    // Not fused, as elsewhere: the same values at every level.
+    let bytes = |values: __m512, inverse: __m512| {
+        let bits = _mm512_castps_si512(_mm512_add_ps(_mm512_mul_ps(values, inverse), round));
+        _mm512_cvtepi32_epi8(bits)
+    };
     for (row, values) in rows.iter().enumerate() {
         let scale = scale_of(values);
         scales[row] = scale;
         let inverse = _mm512_set1_ps(1.0 / scale);
-        for (group, start) in (0..values.len()).step_by(4 * GROUP).enumerate() {
+        let (lines, rest) = values.as_chunks::<{ 4 * GROUP }>();
+        for (group, values) in lines.iter().enumerate() {
             let (quarters, _) = line(packed, rows.stored, group, row).as_chunks_mut::<4>();
             for (part, quarter) in quarters.iter_mut().enumerate() {
-                // Not fused, as elsewhere: the same values at every level.
-                let scaled = _mm512_mul_ps(load(values, start + part * GROUP), inverse);
-                let bits = _mm512_castps_si512(_mm512_add_ps(scaled, round));
                 // SAFETY: four words are 16 bytes.
-                unsafe { _mm_storeu_si128(quarter.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(bits)) };
+                unsafe { _mm_storeu_si128(quarter.as_mut_ptr().cast(), bytes(whole(values, part), inverse)) };
+            }
+        }
+        if !rest.is_empty() {
+            let (quarters, _) = line(packed, rows.stored, lines.len(), row).as_chunks_mut::<4>();
+            for (part, quarter) in quarters.iter_mut().enumerate() {
+                // SAFETY: as above.
+                unsafe { _mm_storeu_si128(quarter.as_mut_ptr().cast(), bytes(load(rest, part * GROUP), inverse)) };
             }
         }
     }
