@@ -108,6 +108,23 @@ pub struct LayerNorm<B: Backend> {
     pub eps: f64,
 }
 
+/// The layers of an encoder layer that follow its attention, under the names of checkpoints:
+/// `output_norm(x + output(hidden_act(intermediate(x))))` of `x = attention_norm(residual + attention_output(attended))`.
+pub struct AfterAttention<B: BertBackend> {
+    /// From the hidden width to the same.
+    pub attention_output: B::Linear,
+    /// After the residual has been added.
+    pub attention_norm: LayerNorm<B>,
+    /// From the hidden width to the inner one.
+    pub intermediate: B::Linear,
+    /// After that.
+    pub hidden_act: Activation,
+    /// And back.
+    pub output: B::Linear,
+    /// After `x` has been added.
+    pub output_norm: LayerNorm<B>,
+}
+
 /// A dense layer's weights in the form that its backend computes with.
 pub trait LinearOp<B: BertBackend>: Sized + Send + 'static {
     /// Takes `weight` `[out, in]` (the row-major layout of checkpoints) and `bias` `[out]`; once, at load. A backend
@@ -189,17 +206,17 @@ pub trait BertBackend: Backend {
         precision: Precision,
     ) -> Tensor<Self, 2>;
 
-    /// The feed-forward part of a layer, `norm(x + down(activation(up(x))))`, each row on its own: `[rows, hidden]` to
-    /// `[rows, hidden]`.
-    fn feed_forward(
-        x: Tensor<Self, 2>,
-        up: &Self::Linear,
-        activation: Activation,
-        down: &Self::Linear,
-        norm: &LayerNorm<Self>,
+    /// What follows attention in a layer, each row on its own: `attended` and `residual` `[rows, hidden]` to `[rows, hidden]`.
+    fn after_attention(
+        attended: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        layers: &AfterAttention<Self>,
     ) -> Tensor<Self, 2> {
-        let inner = up.forward(x.clone(), Some(activation));
-        down.forward_normalized(inner, x, norm)
+        let x = layers
+            .attention_output
+            .forward_normalized(attended, residual, &layers.attention_norm);
+        let inner = layers.intermediate.forward(x.clone(), Some(layers.hidden_act));
+        layers.output.forward_normalized(inner, x, &layers.output_norm)
     }
 
     /// Layer normalization of `x`, or of `x + residual`; both `[rows, hidden]`.

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision};
+use crate::backend::{AfterAttention, BertBackend, Precision};
 
 use super::BertConfig;
 use super::weights::{WeightError, Weights};
@@ -12,13 +12,8 @@ use super::weights::{WeightError, Weights};
 pub(super) struct EncoderLayer<B: BertBackend> {
     query: B::Linear,
     key_value: B::Linear,
-    attention_output: B::Linear,
-    attention_norm: LayerNorm<B>,
-    intermediate: B::Linear,
-    output: B::Linear,
-    output_norm: LayerNorm<B>,
+    after_attention: AfterAttention<B>,
     heads: usize,
-    hidden_act: Activation,
     /// Of what attention computes.
     precision: Precision,
 }
@@ -36,13 +31,19 @@ impl<B: BertBackend> EncoderLayer<B> {
         Ok(Self {
             query: weights.linear(&name("attention.self.query"), hidden, hidden)?,
             key_value: weights.stacked_linear(&[&key, &value], hidden, hidden)?,
-            attention_output: weights.linear(&name("attention.output.dense"), hidden, hidden)?,
-            attention_norm: weights.layer_norm(&name("attention.output.LayerNorm"), hidden, config.layer_norm_eps)?,
-            intermediate: weights.linear(&name("intermediate.dense"), inner, hidden)?,
-            output: weights.linear(&name("output.dense"), hidden, inner)?,
-            output_norm: weights.layer_norm(&name("output.LayerNorm"), hidden, config.layer_norm_eps)?,
+            after_attention: AfterAttention {
+                attention_output: weights.linear(&name("attention.output.dense"), hidden, hidden)?,
+                attention_norm: weights.layer_norm(
+                    &name("attention.output.LayerNorm"),
+                    hidden,
+                    config.layer_norm_eps,
+                )?,
+                intermediate: weights.linear(&name("intermediate.dense"), inner, hidden)?,
+                hidden_act: config.hidden_act,
+                output: weights.linear(&name("output.dense"), hidden, inner)?,
+                output_norm: weights.layer_norm(&name("output.LayerNorm"), hidden, config.layer_norm_eps)?,
+            },
             heads: config.num_attention_heads,
-            hidden_act: config.hidden_act,
             precision,
         })
     }
@@ -50,7 +51,7 @@ impl<B: BertBackend> EncoderLayer<B> {
     /// The new hidden states of the rows `asking` `[query rows, hidden]`, which attend to `all`
     /// `[token rows, hidden]` within their spans. Everywhere but in the last layer the two are the same.
     pub fn forward(&self, asking: Tensor<B, 2>, all: Tensor<B, 2>, spans: &B::Segments) -> Tensor<B, 2> {
-        let context = B::attend(
+        let attended = B::attend(
             asking.clone(),
             all,
             &self.query,
@@ -59,15 +60,6 @@ impl<B: BertBackend> EncoderLayer<B> {
             self.heads,
             self.precision,
         );
-        let attended = self
-            .attention_output
-            .forward_normalized(context, asking, &self.attention_norm);
-        B::feed_forward(
-            attended,
-            &self.intermediate,
-            self.hidden_act,
-            &self.output,
-            &self.output_norm,
-        )
+        B::after_attention(attended, asking, &self.after_attention)
     }
 }

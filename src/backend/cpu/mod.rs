@@ -12,13 +12,13 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, FeedForward, Heads, Level, Linear, Norm, Pool, Segment, SelfAttention};
+use cloze_kernels::{Context, Heads, Level, Linear, Norm, Pool, Segment, SelfAttention};
 use ndarray::{ArcArray, IxDyn};
 
 pub use cloze_kernels::give_back_freed_memory;
 
 use super::summary::row_len;
-use super::{Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
+use super::{Activation, AfterAttention, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
 
 /// The backend of `--backend cpu`.
 pub type Cpu = NdArray<f32>;
@@ -160,14 +160,12 @@ impl BertBackend for Cpu {
         with_context(|context| self_attend(context, asking, all, [query, key_value], spans, heads, precision))
     }
 
-    fn feed_forward(
-        x: Tensor<Self, 2>,
-        up: &CpuLinear,
-        activation: Activation,
-        down: &CpuLinear,
-        norm: &LayerNorm<Self>,
+    fn after_attention(
+        attended: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        layers: &AfterAttention<Self>,
     ) -> Tensor<Self, 2> {
-        with_context(|context| feed_forward(context, x, up, activation, down, norm))
+        with_context(|context| after_attention(context, attended, residual, layers))
     }
 
     fn residual_layer_norm(
@@ -240,31 +238,53 @@ fn self_attend(
     tensor(mixed, rows, hidden)
 }
 
-fn feed_forward(
+fn after_attention(
     context: Context<'_>,
-    x: Tensor<Cpu, 2>,
-    up: &CpuLinear,
-    activation: Activation,
-    down: &CpuLinear,
-    norm: &LayerNorm<Cpu>,
+    attended: Tensor<Cpu, 2>,
+    residual: Tensor<Cpu, 2>,
+    layers: &AfterAttention<Cpu>,
 ) -> Tensor<Cpu, 2> {
-    let [rows, hidden] = x.dims();
-    let x = values(x);
-    let (gamma, beta) = (values(norm.gamma.clone()), values(norm.beta.clone()));
-    let layers = FeedForward {
-        up: &up.0,
-        activation: Some(kernel_activation(activation)),
-        down: &down.0,
-        norm: Norm {
-            gamma: slice(&gamma),
-            beta: slice(&beta),
-            eps: norm.eps as f32,
-        },
-    };
+    let [rows, hidden] = residual.dims();
+    let (attended, residual) = (values(attended), values(residual));
+    let [output_parameters, parameters] = [&layers.attention_norm, &layers.output_norm].map(Parameters::of);
     let mut y = buffers::take(rows * hidden);
-    layers.apply(context, slice(&x), &mut y);
-    buffers::give_back(x);
+    let layers = cloze_kernels::AfterAttention {
+        output: &layers.attention_output.0,
+        output_norm: output_parameters.norm(),
+        up: &layers.intermediate.0,
+        activation: Some(kernel_activation(layers.hidden_act)),
+        down: &layers.output.0,
+        norm: parameters.norm(),
+    };
+    layers.apply(context, slice(&attended), slice(&residual), &mut y);
+    buffers::give_back(attended);
+    buffers::give_back(residual);
     tensor(y, rows, hidden)
+}
+
+/// A layer normalization's parameters as slices.
+struct Parameters {
+    gamma: SharedArray<f32>,
+    beta: SharedArray<f32>,
+    eps: f32,
+}
+
+impl Parameters {
+    fn of(norm: &LayerNorm<Cpu>) -> Self {
+        Self {
+            gamma: values(norm.gamma.clone()),
+            beta: values(norm.beta.clone()),
+            eps: norm.eps as f32,
+        }
+    }
+
+    fn norm(&self) -> Norm<'_> {
+        Norm {
+            gamma: slice(&self.gamma),
+            beta: slice(&self.beta),
+            eps: self.eps,
+        }
+    }
 }
 
 fn normalize(
@@ -275,14 +295,9 @@ fn normalize(
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = x.dims();
     let residual = residual.map(values);
-    let (gamma, beta) = (values(norm.gamma.clone()), values(norm.beta.clone()));
+    let parameters = Parameters::of(norm);
     let mut x = owned(values(x));
-    let norm = Norm {
-        gamma: slice(&gamma),
-        beta: slice(&beta),
-        eps: norm.eps as f32,
-    };
-    cloze_kernels::layer_norm(context, &mut x, residual.as_ref().map(slice), norm);
+    cloze_kernels::layer_norm(context, &mut x, residual.as_ref().map(slice), parameters.norm());
     residual.into_iter().for_each(buffers::give_back);
     tensor(x, rows, hidden)
 }

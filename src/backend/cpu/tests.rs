@@ -9,7 +9,7 @@ use cloze_kernels::{Context, Level, Pool};
 use super::{Cpu, CpuLinear, TOP_MAX, attend, buffers, normalize, slice, summarize, tensor, values};
 use crate::backend::plain::{self, PlainLinear};
 use crate::backend::summary::{Row, STATISTICS, row_len};
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
+use crate::backend::{Activation, AfterAttention, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -285,7 +285,7 @@ fn self_attention() {
 }
 
 #[test]
-fn feed_forward() {
+fn after_attention() {
     let pools = pools();
     // Few rows, which share each layer, and more than several tasks take.
     for rows in [1, 13, 100, 600] {
@@ -293,29 +293,40 @@ fn feed_forward() {
             if rows * hidden * inner > 15_000_000 {
                 continue;
             }
-            let x = matrix(rows, hidden, 1);
+            let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
             // So that sums stay around one, as in a model.
             let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
-            let (up, down) = (weight(inner, hidden, 2), weight(hidden, inner, 3));
-            let (up_bias, down_bias) = (vector(inner, 4), vector(hidden, 5));
-            let norm = LayerNorm {
-                gamma: vector(hidden, 6),
-                beta: vector(hidden, 7),
+            let square = (weight(hidden, hidden, 8), vector(hidden, 9));
+            let up = (weight(inner, hidden, 2), vector(inner, 4));
+            let down = (weight(hidden, inner, 3), vector(hidden, 5));
+            let norm = |seed| LayerNorm {
+                gamma: vector(hidden, seed),
+                beta: vector(hidden, seed + 1),
                 eps: 1e-12,
             };
-            let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>| {
-                PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32)
+            let plain = |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>), x: Tensor<Cpu, 2>, activation| {
+                let layer = PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32);
+                layer.forward(x, activation)
             };
-            let wide = plain(&up, &up_bias).forward(x.clone(), Some(Activation::Gelu));
-            let sums = plain(&down, &down_bias).forward(wide, None);
-            let expected = plain::layer_norm(sums, Some(x.clone()), &norm);
+            let sums = plain(&square, attended.clone(), None);
+            let x = plain::layer_norm(sums, Some(residual.clone()), &norm(10));
+            let wide = plain(&up, x.clone(), Some(Activation::Gelu));
+            let expected = plain::layer_norm(plain(&down, wide, None), Some(x), &norm(6));
             for context in contexts(&pools) {
                 for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                 {
-                    let up = layer(context, &up, &up_bias, precision);
-                    let down = layer(context, &down, &down_bias, precision);
+                    let layer =
+                        |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>)| layer(context, weight, bias, precision);
+                    let layers = AfterAttention {
+                        attention_output: layer(&square),
+                        attention_norm: norm(10),
+                        intermediate: layer(&up),
+                        hidden_act: Activation::Gelu,
+                        output: layer(&down),
+                        output_norm: norm(6),
+                    };
                     assert_within(
-                        super::feed_forward(context, x.clone(), &up, Activation::Gelu, &down, &norm),
+                        super::after_attention(context, attended.clone(), residual.clone(), &layers),
                         expected.clone(),
                         error_max,
                         &format!(

@@ -10,7 +10,7 @@
 //! | `amx` | the same for 32 rows with Intel's AMX, and what lies otherwise for it |
 //! | `plan` | how the work of a dense layer is cut into tasks |
 //! | `linear` | dense layers |
-//! | `feed_forward` | two of them with what belongs to them, a few dozen rows at a time |
+//! | `after_attention` | those of a layer after its attention with what belongs to them, a few dozen rows at a time |
 //! | `attention` | softmax attention |
 //! | `self_attention` | the same from its projections on, a head at a time |
 //! | `logits` | the softmax of the head, and the likeliest tokens |
@@ -23,12 +23,12 @@
 //!
 //! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
 
+mod after_attention;
 mod allocator;
 mod amx;
 mod attention;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
 pub mod emulator;
-mod feed_forward;
 mod finish;
 mod level;
 mod limits;
@@ -42,9 +42,9 @@ mod rows;
 mod self_attention;
 mod tile;
 
+pub use after_attention::AfterAttention;
 pub use allocator::give_back_freed_memory;
 pub use attention::{Heads, Segment, attention};
-pub use feed_forward::FeedForward;
 pub use level::Level;
 pub use limits::{memory_bandwidth, peak_flops};
 pub use linear::{Activation, Linear, Precision};

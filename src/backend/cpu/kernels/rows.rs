@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::level::for_each_level;
-use crate::math::sum;
+use crate::math::sum_of;
 
 /// Rows a task takes at once, so that the hand-over costs less than the work.
 const ROWS_PER_TASK: usize = 16;
@@ -46,19 +46,11 @@ fn normalize_body(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) {
             let added = &residual[i * width..][..width];
             row.iter_mut().zip(added).for_each(|(x, r)| *x += r);
         }
-        let mean = sum(row) / width as f32;
-        row.iter_mut().for_each(|x| *x -= mean);
-        let mut lanes = [0.0f32; 16];
-        let mut chunks = row.chunks_exact(16);
-        for chunk in &mut chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane += x * x;
-            }
-        }
-        let squares = lanes.iter().sum::<f32>() + chunks.remainder().iter().map(|x| x * x).sum::<f32>();
+        let mean = sum_of(row, |x| x) / width as f32;
+        let squares = sum_of(row, |x| (x - mean) * (x - mean));
         let scale = 1.0 / (squares / width as f32 + norm.eps).sqrt();
         for ((x, g), b) in row.iter_mut().zip(norm.gamma).zip(norm.beta) {
-            *x = *x * scale * g + b;
+            *x = (*x - mean) * scale * g + b;
         }
     }
 }

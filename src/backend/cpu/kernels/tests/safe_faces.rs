@@ -3,8 +3,8 @@
 //! compared where the backend is (`src/backend/cpu/tests.rs`).
 
 use cloze_kernels::{
-    Activation, Context, FeedForward, Heads, Level, Linear, Norm, Pool, Precision, Segment, SelfAttention, attention,
-    layer_norm, summarize_logits,
+    Activation, AfterAttention, Context, Heads, Level, Linear, Norm, Pool, Precision, Segment, SelfAttention,
+    attention, layer_norm, summarize_logits,
 };
 
 /// Numbers between -1 and 1.
@@ -216,31 +216,38 @@ fn self_attention_is_attention_over_its_projections() {
 
 /// That it computes the right thing is compared where plain Burn is; here, that it reads and writes what it may.
 #[test]
-fn feed_forward_is_its_layers() {
+fn what_follows_attention_is_its_layers() {
     let pools = pools();
     let (hidden, inner) = (33, 1000);
+    let square = random(hidden * hidden, 0);
     let (up, down) = (random(inner * hidden, 1), random(hidden * inner, 2));
     let (wide, narrow) = (random(inner, 3), random(hidden, 4));
     for rows in [1, 40, 700] {
-        let x = random(rows * hidden, 5);
+        let (attended, residual) = (random(rows * hidden, 5), random(rows * hidden, 6));
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             for context in contexts(&pools) {
+                let output = Linear::new(context.level, &square, &narrow, hidden, precision);
                 let up = Linear::new(context.level, &up, &wide, hidden, precision);
                 let down = Linear::new(context.level, &down, &narrow, inner, precision);
-                let norm = Norm {
-                    gamma: &narrow,
+                let norm = |gamma, eps| Norm {
+                    gamma,
                     beta: &narrow,
-                    eps: 1e-5,
+                    eps,
                 };
+                let (output_norm, norm) = (norm(&wide[..hidden], 1e-3), norm(&narrow, 1e-5));
                 let activation = Some(Activation::Gelu);
-                let layers = FeedForward {
+                let layers = AfterAttention {
+                    output: &output,
+                    output_norm,
                     up: &up,
                     activation,
                     down: &down,
                     norm,
                 };
-                let mut y = vec![f32::NAN; x.len()];
-                layers.apply(context, &x, &mut y);
+                let mut y = vec![f32::NAN; residual.len()];
+                layers.apply(context, &attended, &residual, &mut y);
+                let mut x = apply(&output, context, &attended, rows, None);
+                layer_norm(context, &mut x, Some(&residual), output_norm);
                 let between = apply(&up, context, &x, rows, activation);
                 let mut expected = apply(&down, context, &between, rows, None);
                 layer_norm(context, &mut expected, Some(&x), norm);

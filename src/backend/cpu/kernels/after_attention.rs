@@ -1,8 +1,9 @@
-//! The feed-forward part of an encoder layer: two dense layers, the residual and its normalization.
+//! What follows attention in an encoder layer: its output, then the feed-forward part, each with its residual and its
+//! normalization.
 //!
-//! Between the two, a row is four times as wide as everywhere else. With many rows, a task takes some dozens of them all the
-//! way, so that what is in between stays in its core's second-level cache, already in the order that the second layer
-//! reads; only weights pass through that cache.
+//! Every row goes its own way here. With many rows, a task takes some dozens of them all the way, so that what is in between,
+//! four times as wide as everywhere else before the last layer, stays in its core's second-level cache, already in the order
+//! that the next layer reads; only weights pass through that cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,27 +20,33 @@ const TASK_BYTES: usize = 432 * 1024;
 /// Rows that go through both layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
 const PART_ROWS: usize = 512;
 
-/// `norm(x + down(activation(up(x))))`.
+/// `norm(x + down(activation(up(x))))` of `x = output_norm(residual + output(attended))`.
 #[derive(Clone, Copy)]
-pub struct FeedForward<'a> {
+pub struct AfterAttention<'a> {
+    /// From the hidden width to the same.
+    pub output: &'a Linear,
+    /// After the residual has been added.
+    pub output_norm: Norm<'a>,
     /// From the hidden width to the inner one.
     pub up: &'a Linear,
     /// Between the two.
     pub activation: Option<Activation>,
     /// And back.
     pub down: &'a Linear,
-    /// After the residual has been added.
+    /// After `x` has been added.
     pub norm: Norm<'a>,
 }
 
 /// What a thread needs, kept so that nothing allocates.
 #[derive(Default)]
 struct Scratch {
-    /// A task's rows, packed for the first layer.
+    /// Rows as wide as the hidden width, packed.
     packed: Vec<u32>,
-    /// The same for the second.
+    /// Rows of the inner width, packed.
     inner: Vec<u32>,
-    /// What is between the layers, as it is.
+    /// What goes into the feed-forward part.
+    narrow: Vec<f32>,
+    /// What is between its layers, as it is.
     wide: Vec<f32>,
     /// What a unit of each row's 8-bit activations stands for.
     units: Vec<f32>,
@@ -49,26 +56,32 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl FeedForward<'_> {
-    /// Writes what becomes of `x` to `y`, both `[rows, hidden]`.
+impl AfterAttention<'_> {
+    /// Writes what becomes of `attended` and `residual` to `y`, all three `[rows, hidden]`.
     ///
     /// # Panics
     /// When the sizes do not fit together, or as [`Linear::apply`].
-    pub fn apply(self, context: Context<'_>, x: &[f32], y: &mut [f32]) {
-        let Self { up, down, norm, .. } = self;
+    pub fn apply(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32]) {
+        let Self { output, up, down, .. } = self;
         let hidden = up.inputs();
-        assert!(up.outputs() == down.inputs() && down.outputs() == hidden && norm.gamma.len() == hidden);
-        assert!(norm.beta.len() == hidden && x.len() == y.len() && x.len().is_multiple_of(hidden));
-        let rows = x.len() / hidden;
+        assert!(output.inputs() == hidden && output.outputs() == hidden);
+        assert!(up.outputs() == down.inputs() && down.outputs() == hidden);
+        for norm in [self.output_norm, self.norm] {
+            assert!(norm.gamma.len() == hidden && norm.beta.len() == hidden);
+        }
+        assert!(attended.len() == y.len() && residual.len() == y.len() && y.len().is_multiple_of(hidden));
+        let rows = y.len() / hidden;
         let threads = context.pool.threads();
         // 8 bits can be packed when a row is known to its end.
         let values = if self.words() == Words::Bf16 { 2 } else { 1 };
         let fit = TASK_BYTES * values / (size_of::<f32>() * up.outputs());
         // In whole blocks: a few rows more would be one more block for every panel.
         let task_rows = (fit / ROWS_MAX).max(1) * ROWS_MAX;
-        let is_alike = up.precision() == down.precision() && !up.is_tiled() && !down.is_tiled();
+        let is_alike = [output, up, down]
+            .iter()
+            .all(|layer| layer.precision() == up.precision() && !layer.is_tiled());
         if !is_alike || rows < threads * task_rows / 2 {
-            return self.layer_by_layer(context, x, y);
+            return self.layer_by_layer(context, attended, residual, y);
         }
         // As even as can be, and for all threads alike.
         let tasks = Blocks::parts(rows, rows.div_ceil(task_rows).next_multiple_of(threads));
@@ -76,11 +89,10 @@ impl FeedForward<'_> {
         context.pool.run(tasks.count(), |task| {
             let rows = tasks.range(task);
             let place = rows.start * hidden..rows.end * hidden;
-            let x = &x[place.clone()];
+            let (attended, residual) = (&attended[place.clone()], &residual[place.clone()]);
             // SAFETY: a task has its own rows.
             let y = unsafe { y.slice(place) };
-            SCRATCH.with_borrow_mut(|scratch| self.rows(context, x, y, scratch));
-            normalize_rows(context.level, y, Some(x), norm);
+            SCRATCH.with_borrow_mut(|scratch| self.rows(context, attended, residual, y, scratch));
         });
     }
 
@@ -89,35 +101,44 @@ impl FeedForward<'_> {
     }
 
     /// All threads share each layer.
-    fn layer_by_layer(self, context: Context<'_>, x: &[f32], y: &mut [f32]) {
+    fn layer_by_layer(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32]) {
         let part = PART_ROWS * self.up.inputs();
-        for (x, y) in x.chunks(part).zip(y.chunks_mut(part)) {
-            let rows = x.len() / self.up.inputs();
+        let inputs = attended.chunks(part).zip(residual.chunks(part));
+        for ((attended, residual), y) in inputs.zip(y.chunks_mut(part)) {
+            let rows = y.len() / self.up.inputs();
             // Not borrowed while the pool works, since its tasks borrow theirs.
-            let mut wide = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.wide));
-            let inner = at_least(&mut wide, rows * self.up.outputs(), 0.0);
+            let mut scratch = SCRATCH.take();
+            let x = at_least(&mut scratch.narrow, y.len(), 0.0);
+            let inner = at_least(&mut scratch.wide, rows * self.up.outputs(), 0.0);
+            self.output.apply(context, attended, rows, None, x);
+            layer_norm(context, x, Some(residual), self.output_norm);
             self.up.apply(context, x, rows, self.activation, inner);
             self.down.apply(context, inner, rows, None, y);
-            SCRATCH.with_borrow_mut(|scratch| scratch.wide = wide);
+            layer_norm(context, y, Some(x), self.norm);
+            SCRATCH.set(scratch);
         }
-        layer_norm(context, y, Some(x), self.norm);
     }
 
-    /// Both layers of a task's rows.
-    fn rows(self, context: Context<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
-        let Self { up, down, .. } = self;
+    /// All layers of a task's rows.
+    fn rows(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+        let Self { output, up, down, .. } = self;
         let (level, words) = (context.level, self.words());
         let (hidden, width) = (up.inputs(), up.outputs());
-        let rows = x.len() / hidden;
+        let rows = y.len() / hidden;
         let blocks = Blocks::even(rows, ROWS_MAX);
         let Scratch {
             packed,
             inner,
+            narrow,
             wide,
             units,
         } = scratch;
         let units = at_least(units, rows, 0.0);
         let packed = at_least(packed, up.depth().words(rows), 0);
+        pack_blocks(context, words, attended, hidden, blocks, packed, units);
+        let x = at_least(narrow, rows * hidden, 0.0);
+        multiply(context, output, packed, units, blocks, None, x);
+        normalize_rows(level, x, Some(residual), self.output_norm);
         pack_blocks(context, words, x, hidden, blocks, packed, units);
         let inner = at_least(inner, down.depth().words(rows), 0);
         if words == Words::Int8 {
@@ -145,6 +166,7 @@ impl FeedForward<'_> {
             });
         }
         multiply(context, down, inner, units, blocks, None, y);
+        normalize_rows(level, y, Some(x), self.norm);
     }
 }
 
