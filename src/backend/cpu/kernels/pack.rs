@@ -246,6 +246,7 @@ pub fn pack_rows(level: Level, words: Words, rows: Rows<'_>, packed: &mut [u32],
     let groups = rows.inputs.div_ceil(GROUP * words.values());
     assert!(rows.count <= rows.stored && packed.len() == groups * rows.stored * GROUP);
     match words {
+        Words::F32 if level >= Level::Avx512 => pack_f32_whole(rows, packed),
         Words::F32 => pack_f32(level, rows, packed),
         Words::Bf16 if level >= Level::Avx512Bf16 => pack_bf16_whole(rows, packed),
         Words::Bf16 => pack_bf16(level, rows, packed),
@@ -320,6 +321,17 @@ for_each_level! {
 }
 for_each_level! {
     fn pack_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) = rows_int8
+}
+
+/// [`pack_f32`], writing from front to back.
+fn pack_f32_whole(rows: Rows<'_>, packed: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: called for levels that have AVX-512 alone.
+    unsafe {
+        avx512::f32(rows, packed);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    rows_f32(rows, packed);
 }
 
 /// [`pack_bf16`] with the instruction that rounds 32 values at once. It takes denormal numbers for zero, as the

@@ -19,6 +19,19 @@ fn line(packed: &mut [u32], stored: usize, group: usize, row: usize) -> &mut [u3
     place.first_chunk_mut().expect("a line of a row")
 }
 
+/// From front to back: row by row, lines that follow each other lie far apart.
+#[target_feature(enable = "avx512f")]
+pub fn f32(rows: Rows<'_>, packed: &mut [u32]) {
+    for (group, start) in (0..rows.inputs).step_by(GROUP).enumerate() {
+        let (lines, _) = packed[group * rows.stored * GROUP..].as_chunks_mut::<GROUP>();
+        for (values, line) in rows.iter().zip(lines) {
+            let values = load(values, start);
+            // SAFETY: a line is 64 bytes.
+            unsafe { _mm512_storeu_ps(line.as_mut_ptr().cast(), values) };
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn bf16(rows: Rows<'_>, packed: &mut [u32]) {
     let put = |place: &mut [u32; GROUP], low, high| {
