@@ -212,7 +212,7 @@ impl Linear {
             if slice.end == depth.units {
                 let sums = &mut sums.0[..rows.len()];
                 finish::finish(context.level, sums, how);
-                finish::activate(context.level, sums, activation);
+                finish::activate(context.level, sums, activation, words != Words::F32);
                 finish::write_rows(context.level, place, sums);
             }
         };

@@ -124,7 +124,8 @@ impl Product<'_> {
             self.sums(values);
             finish::finish(self.level, &mut values[..rows], *how);
         }
-        finish::activate(self.level, &mut values[..rows], activation);
+        let is_coarse = self.words != Words::F32;
+        finish::activate(self.level, &mut values[..rows], activation, is_coarse);
     }
 
     /// The same to `place`, for which `values` is room that is used if need be.
