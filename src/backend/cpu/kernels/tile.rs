@@ -332,7 +332,7 @@ mod avx512 {
     /// `stride` words apart.
     ///
     /// # Safety
-    /// The level [has](has) these words, the block has so many rows and as many steps as the panel, there is room for all
+    /// The level [has] these words, the block has so many rows and as many steps as the panel, there is room for all
     /// rows, and the finish says what becomes of as many.
     #[inline(always)]
     pub unsafe fn run(product: &Product<'_>, rows: usize, finish: Option<&Finish<'_>>, to: *mut f32, stride: usize) {
