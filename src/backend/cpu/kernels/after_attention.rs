@@ -17,7 +17,7 @@ use crate::{Activation, Context, Linear, at_least};
 /// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
 /// weights pass through it too.
 const TASK_BYTES: usize = 432 * 1024;
-/// Rows that go through both layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
+/// Rows that go through all layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
 const PART_ROWS: usize = 512;
 
 /// `norm(x + down(activation(up(x))))` of `x = output_norm(residual + output(attended))`.
