@@ -17,6 +17,8 @@ use crate::{Activation, Context, Linear, at_least};
 /// Rows of a task times bytes of what is between the layers: less than half of the second-level cache, since panels of
 /// weights pass through it too.
 const TASK_BYTES: usize = 432 * 1024;
+/// Rows of a task from which it is worthwhile that every thread reads all weights: found by measuring, on two cores.
+const TASK_ROWS_MIN: usize = 16;
 /// Rows that go through all layers at once where tasks are cut out of the layers instead. Bounds the memory that it takes.
 const PART_ROWS: usize = 512;
 
@@ -80,7 +82,7 @@ impl AfterAttention<'_> {
         let is_alike = [output, up, down]
             .iter()
             .all(|layer| layer.precision() == up.precision() && !layer.is_tiled());
-        if !is_alike || rows < threads * task_rows / 2 {
+        if !is_alike || rows < threads * TASK_ROWS_MIN {
             return self.layer_by_layer(context, attended, residual, y);
         }
         // As even as can be, and for all threads alike.

@@ -12,7 +12,7 @@ use crate::tile::{Block, Product, Words, zero_point_share};
 use crate::{Context, Level, at_least};
 
 /// Rows from which packing the activations is shared out.
-const SHARED_PACKING_ROWS: usize = 4 * ROWS_MAX;
+const SHARED_PACKING_ROWS: usize = ROWS_MAX + 1;
 
 /// The activation of a layer; what each means is said where it is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,17 +216,20 @@ impl Linear {
                 finish::write_rows(context.level, place, sums);
             }
         };
-        let stream = |tiles: Option<&Configured>, group: Range<usize>, sums: &mut Vec<TileSums>| {
-            let sums = &mut at_least(sums, 1, TileSums::ZERO)[0];
-            let whole = || 0..depth.units;
-            for panel in group {
-                for index in 0..blocks.count() {
-                    // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
-                    let ahead = self.part_of_panel(panel + 1, index, blocks.count());
-                    multiply(tiles, index, panel, whole(), ahead, sums);
+        // `then` is the first panel of the thread's next task.
+        let stream =
+            |tiles: Option<&Configured>, group: Range<usize>, then: Option<usize>, sums: &mut Vec<TileSums>| {
+                let sums = &mut at_least(sums, 1, TileSums::ZERO)[0];
+                let whole = || 0..depth.units;
+                let following = group.clone().skip(1).map(Some).chain([then]);
+                for (panel, next) in group.zip(following) {
+                    for index in 0..blocks.count() {
+                        // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
+                        let ahead = next.map_or(&[][..], |next| self.part_of_panel(next, index, blocks.count()));
+                        multiply(tiles, index, panel, whole(), ahead, sums);
+                    }
                 }
-            }
-        };
+            };
         let reuse = |tiles: Option<&Configured>, group: Range<usize>, chunk: Range<usize>, sums: &mut Vec<TileSums>| {
             // Sums that do not go on from one slice to the next need no place of their own.
             let is_sliced = plan.slice < depth.units;
@@ -248,11 +251,12 @@ impl Linear {
                 }
             }
         };
-        context.pool.run(plan.tasks(), |task| {
+        context.pool.run_with_next(plan.tasks(), |task, next| {
             let tiles = depth.is_tiled.then(Configured::new);
             let (group, chunk) = plan.task(task);
+            let then = next.map(|next| plan.task(next).0.start);
             SUMS.with_borrow_mut(|sums| match plan.is_streaming {
-                true => stream(tiles.as_ref(), group, sums),
+                true => stream(tiles.as_ref(), group, then, sums),
                 false => reuse(tiles.as_ref(), group, chunk, sums),
             });
         });

@@ -8,8 +8,9 @@ use crate::tile::Words;
 
 /// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
 const GROUP_BYTES: usize = 512 * 1024;
-/// Up to so many blocks of rows, weights are used for all of them while they come from memory.
-const STREAMING_BLOCKS: usize = 4;
+/// Up to so many blocks of rows, weights are used for all of them while they come from memory: as long as the second-level
+/// cache keeps most of the rows while panels pass by.
+const STREAMING_BLOCKS: usize = 12;
 
 /// With AMX, the same; its blocks have 32 rows, and its products catch up with memory at about twice that.
 const AMX_STREAMING_BLOCKS: usize = 2;
@@ -98,7 +99,7 @@ pub struct Plan {
     chunk: usize,
     /// Units of depth that a task takes for all its blocks and panels, before it takes the next.
     pub slice: usize,
-    /// Few rows wait for the weights to come from memory: a task takes one panel after the other for all blocks.
+    /// Weights come from memory while they are used: a task takes one panel after the other for all blocks.
     pub is_streaming: bool,
 }
 

@@ -28,12 +28,14 @@ struct Helper {
     handle: Option<JoinHandle<()>>,
 }
 
-/// A job: `run(context, index)` for each index below `tasks`.
+/// A job: `run(context, index, next)` for each index below `tasks`.
 #[derive(Clone, Copy)]
 struct Job {
-    run: unsafe fn(*const (), usize),
+    run: unsafe fn(*const (), usize, Option<usize>),
     context: *const (),
     tasks: usize,
+    /// Threads take their next task before they are at the present one, which is told of it.
+    tells_next: bool,
 }
 
 struct Shared {
@@ -96,21 +98,36 @@ impl Pool {
     /// # Panics
     /// When a task does.
     pub fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: F) {
+        self.share(tasks, false, |index, _| task(index));
+    }
+
+    /// The same, and each task is also told the one that its thread takes next, whose operands it may ask for: `task(index, next)`.
+    ///
+    /// No other thread can take that one any more, so tasks are to be short and alike.
+    ///
+    /// # Panics
+    /// When a task does.
+    pub fn run_with_next<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, task: F) {
+        self.share(tasks, true, task);
+    }
+
+    fn share<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, tells_next: bool, task: F) {
         if self.threads == 1 || tasks <= 1 {
-            (0..tasks).for_each(task);
+            (0..tasks).for_each(|index| task(index, Some(index + 1).filter(|&next| next < tasks)));
             return;
         }
         /// # Safety
         /// `context` is an `F` that lives during the call.
-        unsafe fn call<F: Fn(usize) + Sync>(context: *const (), index: usize) {
+        unsafe fn call<F: Fn(usize, Option<usize>) + Sync>(context: *const (), index: usize, next: Option<usize>) {
             // SAFETY: the caller's promise.
-            unsafe { (*context.cast::<F>())(index) }
+            unsafe { (*context.cast::<F>())(index, next) }
         }
         let helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
         let job = Job {
             run: call::<F>,
             context: (&raw const task).cast(),
             tasks,
+            tells_next,
         };
         let shared = &*self.shared;
         // SAFETY: the lock is held and the last job has ended, so no helper looks at it now.
@@ -153,13 +170,13 @@ impl Drop for Pool {
 /// Takes tasks until there are none. A panic is noted and ends this thread's share.
 fn take_tasks(shared: &Shared, job: Job) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let index = shared.next.fetch_add(1, Ordering::Relaxed);
-            if index >= job.tasks {
-                break;
-            }
+        let take = || Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < job.tasks);
+        let mut task = take();
+        while let Some(index) = task {
+            let next = if job.tells_next { take() } else { None };
             // SAFETY: `context` belongs to the call of `run` that waits for this one.
-            unsafe { (job.run)(job.context, index) };
+            unsafe { (job.run)(job.context, index, next) };
+            task = if job.tells_next { next } else { take() };
         }
     }));
     if outcome.is_err() {
@@ -203,6 +220,9 @@ fn wait(shared: &Shared, seen: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::thread::ThreadId;
+
     use super::*;
 
     #[test]
@@ -217,6 +237,29 @@ mod tests {
                     });
                 }
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_goes_on_with_the_task_it_was_told_of() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for tasks in [0, 1, 2, 7, 100] {
+                // What each thread was at and told of.
+                let told = Mutex::new(HashMap::<ThreadId, Vec<(usize, Option<usize>)>>::new());
+                pool.run_with_next(tasks, |index, next| {
+                    let mut told = told.lock().unwrap();
+                    told.entry(std::thread::current().id()).or_default().push((index, next));
+                });
+                let told = told.into_inner().unwrap();
+                let mut run: Vec<usize> = told.values().flatten().map(|&(index, _)| index).collect();
+                run.sort_unstable();
+                assert!(run.into_iter().eq(0..tasks));
+                for steps in told.values() {
+                    let went_on = steps.iter().skip(1).map(|&(index, _)| Some(index)).chain([None]);
+                    assert!(steps.iter().map(|&(_, next)| next).eq(went_on), "{steps:?}");
+                }
             }
         }
     }

@@ -120,18 +120,27 @@ impl SelfAttention<'_> {
             }
             let (asked, known) = (if is_same { &*known } else { &*asked }, &*known);
             let output = Disjoint::new(output);
-            context.pool.run(groups.len() * heads, |task| {
+            context.pool.run_with_next(groups.len() * heads, |task, next| {
                 let (group, head) = (&groups[task / heads], task % heads);
+                let next = next.map(|next| next % heads);
                 PROJECTED.with_borrow_mut(|projected| {
-                    self.project(context.level, group, head, [asked, known], projected);
+                    self.project(context.level, group, head, next, [asked, known], projected);
                     self.attend(context.level, group, head, projected, &output);
                 });
             });
         });
     }
 
-    /// The queries, keys and values of a head.
-    fn project(self, level: Level, group: &Group<'_>, head: usize, inputs: [&Input; 2], projected: &mut Projected) {
+    /// The queries, keys and values of a head; `next_head` is the one of the thread's next task.
+    fn project(
+        self,
+        level: Level,
+        group: &Group<'_>,
+        head: usize,
+        next_head: Option<usize>,
+        inputs: [&Input; 2],
+        projected: &mut Projected,
+    ) {
         let size = self.hidden() / self.heads;
         let panels = size / COLUMNS;
         let value_panels = self.hidden() / COLUMNS;
@@ -154,7 +163,12 @@ impl SelfAttention<'_> {
                 2 * size,
                 size,
             ));
-        let mut next = work.clone().skip(1);
+        let then = next_head.map(|head| (self.query, head * panels));
+        let mut next = work
+            .clone()
+            .skip(1)
+            .map(|((linear, ..), panel, ..)| (linear, panel))
+            .chain(then);
         let mut room = ZERO_SUMS;
         for ((linear, input, blocks), panel, (rows, start), stride, column) in work {
             let (depth, words) = (linear.depth(), linear.precision().words());
@@ -162,7 +176,7 @@ impl SelfAttention<'_> {
             for (index, range) in blocks.iter().enumerate() {
                 // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
                 let ahead = match following {
-                    Some(((linear, ..), panel, ..)) => linear.part_of_panel(panel, index, blocks.len()),
+                    Some((linear, panel)) => linear.part_of_panel(panel, index, blocks.len()),
                     None => &[],
                 };
                 let words_of = depth.words_of(range.clone(), 0..depth.units);

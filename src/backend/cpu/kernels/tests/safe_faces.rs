@@ -46,7 +46,7 @@ fn apply(layer: &Linear, context: Context<'_>, x: &[f32], rows: usize, activatio
 #[test]
 fn dense_layers() {
     let pools = pools();
-    for rows in [0, 1, 2, 5, 12, 13, 50] {
+    for rows in [0, 1, 2, 5, 12, 13, 150] {
         for (inputs, outputs) in [(1, 1), (3, 5), (32, 33), (101, 70)] {
             let (x, weight, bias) = (
                 random(rows * inputs, 1),
