@@ -245,9 +245,8 @@ fn after_attention(
     layers: &AfterAttention<Cpu>,
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = residual.dims();
-    let (attended, residual) = (values(attended), values(residual));
+    let (mut attended, residual) = (owned(values(attended)), values(residual));
     let [output_parameters, parameters] = [&layers.attention_norm, &layers.output_norm].map(Parameters::of);
-    let mut y = buffers::take(rows * hidden);
     let layers = cloze_kernels::AfterAttention {
         output: &layers.attention_output.0,
         output_norm: output_parameters.norm(),
@@ -256,10 +255,9 @@ fn after_attention(
         down: &layers.output.0,
         norm: parameters.norm(),
     };
-    layers.apply(context, slice(&attended), slice(&residual), &mut y);
-    buffers::give_back(attended);
+    layers.apply(context, &mut attended, slice(&residual));
     buffers::give_back(residual);
-    tensor(y, rows, hidden)
+    tensor(attended, rows, hidden)
 }
 
 /// A layer normalization's parameters as slices.

@@ -59,11 +59,11 @@ thread_local! {
 }
 
 impl AfterAttention<'_> {
-    /// Writes what becomes of `attended` and `residual` to `y`, all three `[rows, hidden]`.
+    /// Puts what becomes of `rows` `[rows, hidden]`, which attention gave, and `residual`, of the same shape, in their place.
     ///
     /// # Panics
     /// When the sizes do not fit together, or as [`Linear::apply`].
-    pub fn apply(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32]) {
+    pub fn apply(self, context: Context<'_>, rows: &mut [f32], residual: &[f32]) {
         let Self { output, up, down, .. } = self;
         let hidden = up.inputs();
         assert!(output.inputs() == hidden && output.outputs() == hidden);
@@ -71,8 +71,8 @@ impl AfterAttention<'_> {
         for norm in [self.output_norm, self.norm] {
             assert!(norm.gamma.len() == hidden && norm.beta.len() == hidden);
         }
-        assert!(attended.len() == y.len() && residual.len() == y.len() && y.len().is_multiple_of(hidden));
-        let rows = y.len() / hidden;
+        assert!(residual.len() == rows.len() && rows.len().is_multiple_of(hidden));
+        let count = rows.len() / hidden;
         let threads = context.pool.threads();
         // 8 bits can be packed when a row is known to its end.
         let values = if self.words() == Words::Bf16 { 2 } else { 1 };
@@ -82,19 +82,19 @@ impl AfterAttention<'_> {
         let is_alike = [output, up, down]
             .iter()
             .all(|layer| layer.precision() == up.precision() && !layer.is_tiled());
-        if !is_alike || rows < threads * TASK_ROWS_MIN {
-            return self.layer_by_layer(context, attended, residual, y);
+        if !is_alike || count < threads * TASK_ROWS_MIN {
+            return self.layer_by_layer(context, rows, residual);
         }
         // As even as can be, and for all threads alike.
-        let tasks = Blocks::parts(rows, rows.div_ceil(task_rows).next_multiple_of(threads));
-        let y = Disjoint::new(y);
+        let tasks = Blocks::parts(count, count.div_ceil(task_rows).next_multiple_of(threads));
+        let rows = Disjoint::new(rows);
         context.pool.run(tasks.count(), |task| {
-            let rows = tasks.range(task);
-            let place = rows.start * hidden..rows.end * hidden;
-            let (attended, residual) = (&attended[place.clone()], &residual[place.clone()]);
+            let range = tasks.range(task);
+            let place = range.start * hidden..range.end * hidden;
+            let residual = &residual[place.clone()];
             // SAFETY: a task has its own rows.
-            let y = unsafe { y.slice(place) };
-            SCRATCH.with_borrow_mut(|scratch| self.rows(context, attended, residual, y, scratch));
+            let rows = unsafe { rows.slice(place) };
+            SCRATCH.with_borrow_mut(|scratch| self.task(context, rows, residual, scratch));
         });
     }
 
@@ -103,31 +103,30 @@ impl AfterAttention<'_> {
     }
 
     /// All threads share each layer.
-    fn layer_by_layer(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32]) {
+    fn layer_by_layer(self, context: Context<'_>, rows: &mut [f32], residual: &[f32]) {
         let part = PART_ROWS * self.up.inputs();
-        let inputs = attended.chunks(part).zip(residual.chunks(part));
-        for ((attended, residual), y) in inputs.zip(y.chunks_mut(part)) {
-            let rows = y.len() / self.up.inputs();
+        for (rows, residual) in rows.chunks_mut(part).zip(residual.chunks(part)) {
+            let count = rows.len() / self.up.inputs();
             // Not borrowed while the pool works, since its tasks borrow theirs.
             let mut scratch = SCRATCH.take();
-            let x = at_least(&mut scratch.narrow, y.len(), 0.0);
-            let inner = at_least(&mut scratch.wide, rows * self.up.outputs(), 0.0);
-            self.output.apply(context, attended, rows, None, x);
+            let x = at_least(&mut scratch.narrow, rows.len(), 0.0);
+            let inner = at_least(&mut scratch.wide, count * self.up.outputs(), 0.0);
+            self.output.apply(context, rows, count, None, x);
             layer_norm(context, x, Some(residual), self.output_norm);
-            self.up.apply(context, x, rows, self.activation, inner);
-            self.down.apply(context, inner, rows, None, y);
-            layer_norm(context, y, Some(x), self.norm);
+            self.up.apply(context, x, count, self.activation, inner);
+            self.down.apply(context, inner, count, None, rows);
+            layer_norm(context, rows, Some(x), self.norm);
             SCRATCH.set(scratch);
         }
     }
 
     /// All layers of a task's rows.
-    fn rows(self, context: Context<'_>, attended: &[f32], residual: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+    fn task(self, context: Context<'_>, rows: &mut [f32], residual: &[f32], scratch: &mut Scratch) {
         let Self { output, up, down, .. } = self;
         let (level, words) = (context.level, self.words());
         let (hidden, width) = (up.inputs(), up.outputs());
-        let rows = y.len() / hidden;
-        let blocks = Blocks::even(rows, ROWS_MAX);
+        let count = rows.len() / hidden;
+        let blocks = Blocks::even(count, ROWS_MAX);
         let Scratch {
             packed,
             inner,
@@ -135,16 +134,16 @@ impl AfterAttention<'_> {
             wide,
             units,
         } = scratch;
-        let units = at_least(units, rows, 0.0);
-        let packed = at_least(packed, up.depth().words(rows), 0);
-        pack_blocks(context, words, attended, hidden, blocks, packed, units);
-        let x = at_least(narrow, rows * hidden, 0.0);
+        let units = at_least(units, count, 0.0);
+        let packed = at_least(packed, up.depth().words(count), 0);
+        pack_blocks(context, words, rows, hidden, blocks, packed, units);
+        let x = at_least(narrow, rows.len(), 0.0);
         multiply(context, output, packed, units, blocks, None, x);
         normalize_rows(level, x, Some(residual), self.output_norm);
         pack_blocks(context, words, x, hidden, blocks, packed, units);
-        let inner = at_least(inner, down.depth().words(rows), 0);
+        let inner = at_least(inner, down.depth().words(count), 0);
         if words == Words::Int8 {
-            let wide = at_least(wide, rows * width, 0.0);
+            let wide = at_least(wide, count * width, 0.0);
             multiply(context, up, packed, units, blocks, self.activation, wide);
             pack_blocks(context, words, wide, width, blocks, inner, units);
         } else {
@@ -167,8 +166,8 @@ impl AfterAttention<'_> {
                 pack::pack_rows(level, words, rows, place, &mut []);
             });
         }
-        multiply(context, down, inner, units, blocks, None, y);
-        normalize_rows(level, y, Some(x), self.norm);
+        multiply(context, down, inner, units, blocks, None, rows);
+        normalize_rows(level, rows, Some(x), self.norm);
     }
 }
 

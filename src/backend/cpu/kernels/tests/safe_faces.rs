@@ -244,8 +244,8 @@ fn what_follows_attention_is_its_layers() {
                     down: &down,
                     norm,
                 };
-                let mut y = vec![f32::NAN; residual.len()];
-                layers.apply(context, &attended, &residual, &mut y);
+                let mut y = attended.clone();
+                layers.apply(context, &mut y, &residual);
                 let mut x = apply(&output, context, &attended, rows, None);
                 layer_norm(context, &mut x, Some(&residual), output_norm);
                 let between = apply(&up, context, &x, rows, activation);
