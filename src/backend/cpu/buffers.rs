@@ -17,6 +17,11 @@ pub fn take(len: usize) -> Vec<f32> {
     let spare = SPARES.with_borrow_mut(|spares| {
         let fits = (0..spares.len()).filter(|&index| spares[index].capacity() >= len);
         let best = fits.min_by_key(|&index| spares[index].capacity());
+        if best.is_none() {
+            // One that is large enough takes its place, else batches that grow would leave one of every size.
+            let largest = (0..spares.len()).max_by_key(|&index| spares[index].capacity());
+            largest.map(|index| spares.swap_remove(index));
+        }
         best.map(|index| spares.swap_remove(index))
     });
     match spare {
@@ -64,8 +69,17 @@ mod tests {
         for len in [10, 30, 20] {
             give_back(array(len));
         }
-        assert_eq!((take(11).len(), take(31).len()), (11, 31));
+        assert_eq!(take(11).len(), 11);
         assert_eq!(spares(), [10, 30]);
+    }
+
+    #[test]
+    fn a_larger_one_takes_the_place_of_the_largest() {
+        for len in [10, 30, 20] {
+            give_back(array(len));
+        }
+        assert_eq!(take(31).len(), 31);
+        assert_eq!(spares(), [10, 20]);
     }
 
     #[test]
