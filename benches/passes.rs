@@ -1,4 +1,4 @@
-//! Cloze's side of `side_by_side.py`: passes of one checkpoint, timed as they are asked for.
+//! Cloze's side of `gpu/side_by_side.py` and `cpu/side_by_side.py`: passes of one checkpoint, timed as they are asked for.
 //!
 //! Arguments are a model's folder, `gpu` or `cpu`, and where they are wanted `--gpu-device` and `--dtype` as the server takes them.
 //! A request is a line of JSON on standard input, `{"texts": [[ids]], "masks": [[positions]], "rounds": n}`; its answer is one on
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .filter(|argument| argument != "--bench")
         .collect();
     let [folder, backend, rest @ ..] = &arguments[..] else {
-        println!("one side of benches/gpu/run, which see; there is nothing to measure here");
+        println!("one side of benches/gpu/run and benches/cpu/side_by_side.py, which see; there is nothing to measure here");
         return Ok(());
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
