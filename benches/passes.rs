@@ -43,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .filter(|argument| argument != "--bench")
         .collect();
     let [folder, backend, rest @ ..] = &arguments[..] else {
-        println!("one side of benches/gpu/run and benches/cpu/side_by_side.py, which see; there is nothing to measure here");
+        println!(
+            "one side of benches/gpu/run and benches/cpu/side_by_side.py, which see; there is nothing to measure here"
+        );
         return Ok(());
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
