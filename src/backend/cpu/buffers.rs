@@ -71,15 +71,9 @@ mod tests {
         }
         assert_eq!(take(11).len(), 11);
         assert_eq!(spares(), [10, 30]);
-    }
-
-    #[test]
-    fn a_larger_one_takes_the_place_of_the_largest() {
-        for len in [10, 30, 20] {
-            give_back(array(len));
-        }
+        // Where none does, a new one takes the largest's place.
         assert_eq!(take(31).len(), 31);
-        assert_eq!(spares(), [10, 20]);
+        assert_eq!(spares(), [10]);
     }
 
     #[test]

@@ -173,10 +173,10 @@ fn take_tasks(shared: &Shared, job: Job) {
         let take = || Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < job.tasks);
         let mut task = take();
         while let Some(index) = task {
-            let next = if job.tells_next { take() } else { None };
+            let next = job.tells_next.then(take).flatten();
             // SAFETY: `context` belongs to the call of `run` that waits for this one.
             unsafe { (job.run)(job.context, index, next) };
-            task = if job.tells_next { next } else { take() };
+            task = next.or_else(take);
         }
     }));
     if outcome.is_err() {
