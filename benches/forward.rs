@@ -6,9 +6,6 @@
 //! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, bert-base
 //! sizes only at the smallest shape.
 
-// Criterion's macro makes a public function.
-#![allow(missing_docs)]
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,6 @@
 //!
 //! Server and clients share the machine's cores, as they do when the peers are measured.
 
-// Criterion's macro makes a public function.
-#![allow(missing_docs)]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -107,7 +107,7 @@ fn answer(request: &FillMaskRequest) {
     static FILL_MASK: LazyLock<FillMask> = LazyLock::new(|| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = folder.join(if folder.ends_with("fuzz") { ".." } else { "." });
-        let checkpoint = Checkpoint::open(&folder.join("tests/golden/uncased-tied")).expect("it is whole");
+        let checkpoint = Checkpoint::open(&folder.join("tests/fixtures/golden/uncased-tied")).expect("it is whole");
         FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256)
     });
     match prepare(&FILL_MASK, request, TEXTS_MAX) {

@@ -3,8 +3,7 @@
 
 #![cfg(all(feature = "cpu", target_arch = "x86_64", target_os = "linux"))]
 
-#[path = "golden/check.rs"]
-mod check;
+mod common;
 
 use std::process::Command;
 
@@ -12,6 +11,7 @@ use cloze::backend::Precision;
 use cloze::backend::cpu::{Compute, Cpu, FEATURES_VARIABLE};
 use cloze::bert::{PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use common::golden;
 
 /// Where a process that computes without AMX leaves its states; the same test makes it and reads them.
 const STATES_FILE: &str = "CLOZE_TEST_STATES_FILE";
@@ -37,8 +37,8 @@ fn has_amx() -> bool {
 fn answers_are_those_of_transformers() {
     if has_amx() {
         // Every emulated instruction takes microseconds; the batch has all cases.
-        check::check_cases(BackendKind::Cpu, Precision::F32, 10);
-        check::check_one_batch(BackendKind::Cpu, Precision::F32);
+        golden::check_cases(BackendKind::Cpu, Precision::F32, 10);
+        golden::check_one_batch(BackendKind::Cpu, Precision::F32);
     }
 }
 

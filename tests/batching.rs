@@ -1,11 +1,13 @@
 //! A text's scores do not depend on what it is computed with: alone, in any batch, in any order.
 
-use std::path::Path;
+mod common;
+
 use std::sync::Mutex;
 
 use cloze::backend::Precision;
 use cloze::bert::{MaskedLm, PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
+use common::fixtures::golden;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -80,9 +82,9 @@ fn same_alone_and_together(model: &mut dyn MaskedLm, case: (Vec<Text>, Vec<usize
 
 #[test]
 fn a_text_has_the_same_scores_alone_and_in_any_batch() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    let folder = golden("uncased-tied");
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let mut checkpoint = Checkpoint::open(&folder).unwrap();
+        let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
         let placement = Placement {
             precision: Some(precision),
             ..Placement::new(BackendKind::Cpu, 2)
@@ -107,8 +109,8 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
 /// More rows than go through a feed-forward layer at once.
 #[test]
 fn a_batch_of_many_rows_is_cut_unseen() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
-    let mut checkpoint = Checkpoint::open(&folder).unwrap();
+    let folder = golden("uncased-tied");
+    let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
     let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
         Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
         loaded => loaded.unwrap().model,
@@ -131,8 +133,8 @@ fn a_batch_of_many_rows_is_cut_unseen() {
 /// are, and there are more such masks than are read at once.
 #[test]
 fn a_mask_gets_what_it_asks_for_whatever_others_ask_for() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
-    let mut checkpoint = Checkpoint::open(&folder).unwrap();
+    let folder = golden("uncased-tied");
+    let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
     let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
         Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
         loaded => loaded.unwrap().model,

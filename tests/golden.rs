@@ -1,14 +1,13 @@
 //! Cloze against transformers itself: the same tokens and strings, the same scores.
 //!
-//! `tests/golden/` holds small random-weight checkpoints and what transformers' fill-mask pipeline said of
+//! `tests/fixtures/golden/` holds small random-weight checkpoints and what transformers' fill-mask pipeline said of
 //! them (`make.py` there made both); `model/golden.json` is the same for the demo model.
 
-#[path = "golden/check.rs"]
-mod check;
+mod common;
 
-use check::{check_cases, check_one_batch};
 use cloze::backend::Precision;
 use cloze::checkpoint::BackendKind;
+use common::golden::{check_cases, check_one_batch};
 
 #[test]
 fn answers_are_those_of_transformers_on_ndarray() {

@@ -3,9 +3,7 @@
 
 #![cfg(feature = "gpu")]
 
-#[path = "http/server.rs"]
-#[allow(dead_code)]
-mod server;
+mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use cloze::bert::{PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
-use server::{Server, command, golden};
+use common::fixtures::golden;
+use common::server::{Server, command};
 
 fn has_adapter() -> bool {
     let found = !cloze::backend::gpu::adapters().is_empty();

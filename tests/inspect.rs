@@ -1,7 +1,10 @@
 //! `cloze inspect`, `cloze devices`, and what clap makes of the flags.
 
+mod common;
+
 use std::process::{Command, Output};
 
+use common::fixtures::golden;
 use serde_json::Value;
 
 fn cloze(arguments: &[&str]) -> Output {
@@ -30,7 +33,7 @@ fn a_sound_model_is_told_from_all_sides() {
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/uncased-tied");
+    let folder = &golden("uncased-tied");
     let report: Value = serde_json::from_slice(&cloze(&["inspect", folder, "--json"]).stdout).unwrap();
     assert_eq!(report["name"], "uncased-tied");
     assert_eq!(report["architecture"]["layers"], 2);
@@ -60,8 +63,7 @@ fn a_sound_model_is_told_from_all_sides() {
 #[test]
 fn every_fault_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/uncased-tied");
-    for entry in std::fs::read_dir(golden).unwrap() {
+    for entry in std::fs::read_dir(golden("uncased-tied")).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }

@@ -1,6 +1,8 @@
 //! What a collector of OpenTelemetry gets of the `cloze` binary, and that it may be missing.
 #![cfg(all(feature = "otel", unix))]
 
+mod common;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use common::fixtures::tls as file;
 
 /// A field of a protobuf message, read here without the crate that wrote it.
 enum Field<'a> {
@@ -142,11 +146,6 @@ fn read_request(stream: impl Read + Write) -> Option<(String, Vec<u8>)> {
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         .unwrap();
     Some((head, body))
-}
-
-/// A file of `tests/tls`.
-fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn tls() -> Arc<ServerConfig> {

@@ -184,7 +184,7 @@ mod tests {
     use crate::checkpoint::Checkpoint;
 
     fn golden() -> impl Iterator<Item = PathBuf> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.is_dir())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-// The mutex too: `tests/interleavings` runs this file with another.
+// The mutex too: `tools/interleavings` runs this file with another.
 use super::{EngineError, Input, Limits, Mutex, Scores, Spans, Stats, Timing};
 
 /// How long a full queue is not looked through again after nobody was found to have left, for each text in it: many

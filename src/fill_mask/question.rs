@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_refused_by_its_tokens_not_by_its_bytes() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/uncased-tied");
         let checkpoint = Checkpoint::open(&folder).unwrap();
         let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.config, 64);
         let wanted = fill_mask.wanted(&Parameters::default()).unwrap();

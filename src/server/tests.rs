@@ -30,7 +30,7 @@ impl<F: FnMut(&PackedBatch) + Send> MaskedLm for Fake<F> {
 }
 
 pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/uncased-tied");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/uncased-tied");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let limits = Limits {
         batch_tokens_max: 256,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::server::{Server, golden, read_response};
+use crate::common::fixtures::golden;
+use crate::common::server::{Server, read_response};
 
 const MAX: usize = 1 << 20;
 const JSON: &str = "application/json";

@@ -1,12 +1,13 @@
 //! Connections: how long each may take its time, how many there may be, and what happens when the system has no more.
 //!
-//! Timers are set to fractions of a second; what they are by default is `tests/stress`' to see.
+//! Timers are set to fractions of a second; what they are by default is `tools/stress`' to see.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::server::{Server, golden};
+use crate::common::fixtures::golden;
+use crate::common::server::Server;
 
 /// Longer than any timer in these tests, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::server::{command, golden};
+use crate::common::fixtures::golden;
+use crate::common::server::command;
 
 const WEIGHTS: &str = "model.safetensors";
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::server::{Server, command};
+use crate::common::server::{Server, command};
 
 const KEY: &str = "a-very-secret-key-1";
 

@@ -10,11 +10,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::server::{Server, command, golden};
-
-fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::fixtures::{golden, tls as file};
+use crate::common::server::{Server, command};
 
 fn start(flags: &[&str]) -> Server {
     let model = golden("uncased-tied");

@@ -10,6 +10,8 @@ use poem::{Body, Request, Response, Server};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::common::fixtures::golden;
+
 /// The only commit there is.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// The only model there is.
@@ -97,7 +99,7 @@ impl FakeHub {
 
     /// A golden checkpoint as the model.
     pub fn golden(name: &str) -> Self {
-        Self::start(golden(name))
+        Self::start(files_of(name))
     }
 
     pub fn endpoint(&self) -> String {
@@ -131,9 +133,8 @@ impl Drop for FakeHub {
 }
 
 /// The files of a golden checkpoint.
-pub fn golden(name: &str) -> HashMap<String, Vec<u8>> {
-    let folder = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+pub fn files_of(name: &str) -> HashMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(golden(name)).unwrap().map(|entry| {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         (name, std::fs::read(path).unwrap())

@@ -10,12 +10,9 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::downloads::start;
 use super::fake::{FakeHub, NAME};
-use super::start;
-
-fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::fixtures::tls as file;
 
 /// Takes off the TLS of what comes in, and passes it on to `port`, for as long as the process lives. Gives its own port.
 fn terminate_tls(port: u16) -> u16 {

@@ -1,7 +1,7 @@
 //! The OpenAPI document at `/openapi.json`, and `/docs`, which draws it.
 //!
 //! The document is a file, written by hand: a schema made from the types could not say what a status means, nor
-//! which errors there are. Tests hold it against the routes and against real answers; `tests/clients` lets
+//! which errors there are. Tests hold it against the routes and against real answers; `e2e/clients` lets
 //! schemathesis look for what it does not say. What depends on the model and on the flags is filled in here.
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ const SHARED_PACKING_ROWS: usize = ROWS_MAX + 1;
 
 /// The activation of a layer; what each means is said where it is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Activation {
     Gelu,
     GeluTanh,

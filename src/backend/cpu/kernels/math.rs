@@ -86,7 +86,7 @@ pub fn coarse_gelu<const FMA: bool>(x: f32) -> f32 {
 
 /// `(Φ(x) - 1/2) / x` is even, so a polynomial in `t = 2 (x / end)² - 1`, with `x` held within the ends, beyond which `Φ` is 0 or 1
 /// but for less than the error. It takes no division and no exponential. The coefficients make the largest error of `x · Φ(x)`
-/// smallest: `docs/gelu.py` finds them. They are those of the even and of the odd powers of `t`, the highest first: two chains,
+/// smallest: `tools/gelu.py` finds them. They are those of the even and of the odd powers of `t`, the highest first: two chains,
 /// which run side by side.
 #[inline(always)]
 fn gelu_within<const FMA: bool>(x: f32, end: f32, even_powers: &[f32], odd_powers: &[f32]) -> f32 {

@@ -12,8 +12,6 @@
 //! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |
 //! | `attention` | biases and softmax attention of all segments and heads at once |
 
-// The launch functions that CubeCL's macro makes are public and undocumented.
-#![allow(missing_docs)]
 // A kernel's arguments are its buffers and sizes, one by one.
 #![allow(clippy::too_many_arguments)]
 

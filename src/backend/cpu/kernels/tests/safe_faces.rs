@@ -1,5 +1,5 @@
 //! Every safe function over every set of instructions, odd sizes and one or several threads, against plain loops in
-//! f64. Small and without dependencies, so that sanitizers can run it (`tests/sanitizers.sh`); what Burn computes is
+//! f64. Small and without dependencies, so that sanitizers can run it (`tools/sanitizers.sh`); what Burn computes is
 //! compared where the backend is (`src/backend/cpu/tests.rs`).
 
 use cloze_kernels::{

@@ -1,15 +1,14 @@
 //! Models of the hub, downloaded from a server that speaks its endpoints.
 
-mod fake;
-mod secure;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cloze::checkpoint::hub::{Hub, ModelName, Progress, Settings};
 use cloze::checkpoint::{Checkpoint, Source};
-use fake::{COMMIT, FakeHub, Faults, NAME, golden};
 use tempfile::TempDir;
+
+use super::fake::{COMMIT, FakeHub, Faults, NAME, files_of};
+use crate::common::fixtures::golden;
 
 /// What the download told of itself.
 #[derive(Default)]
@@ -93,7 +92,7 @@ fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
         let blob = folder.join("blobs").join(link.file_name().unwrap());
         assert_eq!(
             std::fs::read(blob).unwrap(),
-            golden("uncased-tied")["model.safetensors"]
+            files_of("uncased-tied")["model.safetensors"]
         );
     }
     // The token is for the hub alone.
@@ -200,7 +199,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
         ..Faults::default()
     });
     let error = open(&hub, &cache).err().unwrap();
-    let whole = golden("uncased-tied")["model.safetensors"].len();
+    let whole = files_of("uncased-tied")["model.safetensors"].len();
     let says = format!("model.safetensors broke off at 7000 of {whole} bytes (status 503); start again");
     assert!(error.contains(&says), "{error}");
     hub.set(Faults::default());
@@ -298,12 +297,12 @@ fn what_the_hub_refuses_is_told_with_what_to_do() {
 #[test]
 fn what_cannot_run_is_refused_before_its_weights_come() {
     let renamed = |from: &str, to: &str| {
-        let mut files = golden("uncased-tied");
+        let mut files = files_of("uncased-tied");
         let content = files.remove(from).unwrap();
         files.insert(to.to_owned(), content);
         files
     };
-    let mut roberta = golden("uncased-tied");
+    let mut roberta = files_of("uncased-tied");
     let config = String::from_utf8(roberta.remove("config.json").unwrap()).unwrap();
     let config = config.replace("\"model_type\": \"bert\"", "\"model_type\": \"roberta\"");
     roberta.insert("config.json".to_owned(), config.into_bytes());
@@ -332,7 +331,7 @@ fn what_cannot_run_is_refused_before_its_weights_come() {
 }
 
 /// Starts the server on a model and tells how that ended, or that it serves.
-fn start(cache: &Path, variables: &[(&str, &str)], model: &str) -> Result<String, String> {
+pub fn start(cache: &Path, variables: &[(&str, &str)], model: &str) -> Result<String, String> {
     use std::io::{BufRead, BufReader, Read};
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloze"));
     command.args(["--port", "0", "--model", model]).env("HF_HOME", cache);
@@ -396,7 +395,7 @@ fn the_server_starts_on_a_model_of_the_hub() {
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     // A folder that is here is meant, whatever the hub has.
-    let folder = format!("{}/tests/golden/uncased-tied", env!("CARGO_MANIFEST_DIR"));
+    let folder = golden("uncased-tied");
     let revision = [("HF_ENDPOINT", endpoint.as_str()), ("CLOZE_REVISION", "v1")];
     assert!(start(empty.path(), &online, &folder).unwrap().contains("uncased-tied"));
     assert!(

@@ -1,6 +1,6 @@
 """Where more cores and more workers stop helping: texts' tokens a second of bert-base's encoder, on paper.
 
-    python3 docs/workers.py [GB/s of the machine]
+    python3 tools/workers.py [GB/s of the machine]
 
 A layer's product is cut into tasks of some panels of 32 outputs, so more threads than tasks find nothing to do. Every
 worker reads all weights once for each of its batches, and the workers share the memory and the texts that wait.

@@ -9,6 +9,8 @@ use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Que
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::fixtures::golden_checkpoints;
+
 /// Of a score.
 const TOLERANCE: f32 = 1e-5;
 /// With AMX, where f32 is computed with as two bf16, which hold 16 bits of it.
@@ -85,15 +87,14 @@ fn goldens(folder: &Path) -> Vec<Case> {
 
 /// All golden checkpoints on a backend, or `None` where it has no device that computes so.
 fn subjects(backend: BackendKind, precision: Precision) -> Option<Vec<Subject>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let entries = std::fs::read_dir(root.join("tests/golden")).unwrap();
+    let entries = std::fs::read_dir(golden_checkpoints()).unwrap();
     let mut folders: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_dir())
         .collect();
     folders.sort();
     assert!(folders.len() >= 8, "the golden checkpoints are missing: {folders:?}");
-    folders.push(root.join("model"));
+    folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("model"));
     let mut subjects = Vec::new();
     for folder in folders {
         let mut checkpoint = Checkpoint::open(&folder).unwrap();

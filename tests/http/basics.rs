@@ -1,19 +1,13 @@
-//! The `cloze` binary as a user runs it: started, asked over HTTP, stopped by a signal.
-
-mod bad_input;
-mod connections;
-mod faults;
-mod operations;
-mod server;
-mod tls;
-mod waiting;
+//! First requests, concurrent clients, several workers, and a clean stop.
 
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
-use server::{Server, golden, read_response};
+
+use crate::common::fixtures::golden;
+use crate::common::server::{Server, read_response};
 
 #[test]
 fn the_first_minute_of_a_new_user() {

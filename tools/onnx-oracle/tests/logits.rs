@@ -8,7 +8,7 @@ use cloze::backend::cpu::Cpu;
 use cloze::bert::{PackedBatch, Selection};
 use cloze::checkpoint::Checkpoint;
 
-const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/uncased-tied");
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/golden/uncased-tied");
 
 /// The logits lie between -14 and 14, where torch and onnxruntime differ by 1e-5 as well; a weight that is off by 1e-3
 /// moves a logit by 3e-3.

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 HERE = pathlib.Path(__file__).resolve().parent
-CHECKPOINT = HERE.parent / "golden" / "uncased-tied"
+CHECKPOINT = HERE.parents[1] / "tests" / "fixtures" / "golden" / "uncased-tied"
 ONNX = HERE / "bert.onnx"
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The long runs whose figures are in docs/reliability.md, with the limits on time. Give the machine nothing else to do.
 #
-#   tests/stress/long.sh              60 s of overload, connections held open, and 30 minutes of soak
-#   tests/stress/long.sh SECONDS      with a soak of so many seconds
+#   tools/stress/long.sh              60 s of overload, connections held open, and 30 minutes of soak
+#   tools/stress/long.sh SECONDS      with a soak of so many seconds
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target="${CARGO_TARGET_DIR:-target}"

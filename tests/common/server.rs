@@ -102,7 +102,3 @@ pub fn read_response(stream: &mut TcpStream) -> (u16, String) {
         .unwrap_or_else(|| panic!("no whole response, {end:?}: {response:?}"));
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
-
-pub fn golden(name: &str) -> String {
-    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
-}

@@ -2,8 +2,8 @@
 # The safe functions of the CPU's kernels under AddressSanitizer, ThreadSanitizer and Miri. All `unsafe` of the project is
 # behind them.
 #
-#   tests/sanitizers.sh               all three; Miri where a nightly toolchain has it
-#   tests/sanitizers.sh address       one of address, thread, miri
+#   tools/sanitizers.sh               all three; Miri where a nightly toolchain has it
+#   tools/sanitizers.sh address       one of address, thread, miri
 #
 # For AddressSanitizer the stable toolchain does, told to allow what nightly allows. The others want a nightly toolchain
 # with the standard library's source (`rustup +nightly component add miri rust-src`): ThreadSanitizer must see how its locks

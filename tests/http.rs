@@ -1,0 +1,13 @@
+//! The `cloze` binary as a user runs it: started, sent requests over HTTP, stopped by a signal.
+
+mod common;
+
+mod http {
+    mod bad_input;
+    mod basics;
+    mod connections;
+    mod faults;
+    mod operations;
+    mod tls;
+    mod waiting;
+}

@@ -1,0 +1,9 @@
+//! Models of the hub, downloaded from a stand-in server that has the hub's endpoints.
+
+mod common;
+
+mod hub {
+    mod downloads;
+    mod fake;
+    mod secure;
+}
