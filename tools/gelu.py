@@ -1,4 +1,4 @@
-"""The coefficients of GELU in src/backend/cpu/kernels/math.rs, exact and coarse: python tools/gelu.py (needs numpy).
+"""The coefficients of GELU in crates/kernels/src/math.rs, exact and coarse: python tools/gelu.py (needs numpy).
 
 x * Phi(x) is x * (1/2 + x * p(t)) with t = 2 (x / END)^2 - 1, so p approximates (Phi(x) - 1/2) / x, which is even. Weighted least
 squares over Chebyshev's nodes, the weights going where the error is largest (Lawson's iteration), end close to the
