@@ -2,9 +2,12 @@
 //!
 //! The demo model is measured as it is; bert-base sizes with weights drawn here, since speed does not depend
 //! on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
-//! with the last layer and the head at the masks alone; the limit is what the innermost loop reaches inside the first-level cache.
+//! with the last layer and the head at the masks alone; the limit is the rate of a dense layer whose operands stay in cache.
 //! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, bert-base
 //! sizes only at the smallest shape.
+
+#[cfg(feature = "cpu")]
+mod roofline;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -156,17 +159,11 @@ fn announce(name: &str, loaded: Result<LoadedModel, LoadError>) -> Option<Loaded
     }
 }
 
-/// Threads as the model has them.
-#[cfg(feature = "cpu")]
-fn compute(threads: usize) -> std::sync::Arc<cloze::backend::cpu::Compute> {
-    cloze::backend::cpu::Compute::new(threads).expect("threads start")
-}
-
-/// The kernels' limit in `precision`.
+/// The rate that the products in `precision` reach at best.
 fn limit(placement: &Placement, precision: Precision) -> f64 {
     match placement.backend {
         #[cfg(feature = "cpu")]
-        BackendKind::Cpu => compute(placement.threads).peak_flops(precision),
+        BackendKind::Cpu => roofline::Machine::new(placement.threads).flops(precision),
         _ => 0.0,
     }
 }
@@ -224,7 +221,7 @@ fn forward(criterion: &mut Criterion) {
     #[cfg(feature = "cpu")]
     println!(
         "\nreading memory: {:.1} GB/s",
-        compute(threads).memory_bandwidth() / 1e9
+        roofline::Machine::new(threads).memory_bandwidth() / 1e9
     );
 }
 

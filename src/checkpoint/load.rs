@@ -8,7 +8,7 @@ use super::{Checkpoint, CheckpointError};
 use crate::backend;
 use crate::backend::Precision;
 #[cfg(feature = "cpu")]
-use crate::backend::cpu::{Compute, give_back_freed_memory};
+use crate::backend::cpu::Compute;
 #[cfg(feature = "cpu")]
 use crate::bert::OnThreads;
 use crate::bert::{Bert, BertConfig, MaskedLm, WeightSource};
@@ -159,7 +159,7 @@ fn on_cpu(config: &BertConfig, source: &mut dyn WeightSource, placement: &Placem
     let all = Compute::new(threads).map_err(LoadError::Threads)?;
     let model = all.run(|| Bert::load(config, source, &Default::default(), precision));
     let model = Arc::new(model.map_err(CheckpointError::Weights)?);
-    give_back_freed_memory();
+    cloze_allocator::trim();
     let features = all.features();
     let mut shares = vec![all];
     if workers > 1 {

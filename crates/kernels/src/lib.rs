@@ -1,71 +1,67 @@
-//! The CPU kernels of Cloze, over plain slices: packed dense layers, attention within segments, layer
-//! normalization, what is kept of logits.
+//! CPU kernels over plain slices: packed dense layers, attention within sequences, layer normalization, and the readout
+//! of logits. The crate knows no model and no framework.
 //!
-//! | file | what it is |
+//! Modules, each using only those above it:
+//!
+//! | module | subject |
 //! |---|---|
-//! | `level` | which instructions this CPU has, and which of them are used |
-//! | `pool` | the threads that compute |
-//! | `pack` | weights and activations in the order that a tile reads them |
-//! | `tile` | the product of a few rows with 32 columns: the inner loop, once for each set of instructions |
-//! | `amx` | the same for 32 rows with Intel's AMX, and what lies otherwise for it |
-//! | `plan` | how the work of a dense layer is cut into tasks |
+//! | `layout` | packed layout of operands: panels, row blocks, K-blocks, precision |
+//! | `disjoint` | output matrices that several threads write |
+//! | `scratch` | buffers that a thread keeps |
+//! | `detect` | detection of AMX |
+//! | `isa` | instruction sets; functions compiled once for each |
+//! | `pool` | threads |
+//! | `context` | threads and instruction set, the argument of every kernel |
+//! | `math` | exp and GELU in a form that the compiler vectorizes |
+//! | `rounding` | rounding to bf16 and 8-bit integers |
+//! | `pack` | packing of weights |
+//! | `epilogue` | dequantize, add bias, activate, store |
+//! | `kernel` | the interface of a micro-kernel |
+//! | `arch` | the micro-kernels, one file for each instruction set |
+//! | `gemm` | a tile: micro-kernel, epilogue, activation, store |
+//! | `schedule` | the tasks of a dense layer |
 //! | `linear` | dense layers |
-//! | `after_attention` | those of a layer after its attention with what belongs to them, a few dozen rows at a time |
+//! | `layer_norm` | layer normalization |
 //! | `attention` | softmax attention |
-//! | `self_attention` | the same from its projections on, a head at a time |
-//! | `logits` | the softmax of the head, and the likeliest tokens |
-//! | `finish` | what becomes of a tile's sums: bias, scales, activation |
-//! | `rows` | work along rows: layer normalization |
-//! | `allocator` | memory that glibc keeps |
-//! | `limits` | what the machine can do at best |
-//! | `math` | exp and GELU that the compiler can vectorize |
-//! | `emulator` | AMX where there is none, for tests |
+//! | `self_attention` | query, key and value projections with attention, one head at a time |
+//! | `encoder_tail` | an encoder layer after its attention: output, norm, feed-forward, norm |
+//! | `logits` | softmax sums and the largest logits |
 //!
-//! Every `unsafe` block of the project is in this package, behind safe functions that check their sizes.
+//! Every function is safe and checks sizes. How to add an instruction set: a file in `arch` with a [`MicroKernel`] for
+//! each precision, and a line in `arch::micro_kernel`.
+//!
+//! [`MicroKernel`]: kernel::MicroKernel
 
-mod after_attention;
-mod allocator;
-mod amx;
+mod arch;
 mod attention;
-#[cfg(all(target_arch = "x86_64", target_os = "linux", any(test, feature = "amx-emulator")))]
-pub mod emulator;
-mod finish;
-mod level;
-mod limits;
+mod context;
+mod detect;
+mod disjoint;
+mod encoder_tail;
+mod epilogue;
+mod gemm;
+mod isa;
+mod kernel;
+mod layer_norm;
+mod layout;
 mod linear;
 mod logits;
 mod math;
 mod pack;
-mod plan;
 mod pool;
-mod rows;
+mod rounding;
+mod schedule;
+mod scratch;
 mod self_attention;
-mod tile;
 
-pub use after_attention::AfterAttention;
-pub use allocator::give_back_freed_memory;
-pub use attention::{Heads, Segment, attention};
-pub use level::Level;
-pub use limits::{memory_bandwidth, peak_flops};
-pub use linear::{Activation, Linear, Precision};
+pub use attention::{Heads, Sequence, attention};
+pub use context::Context;
+pub use encoder_tail::EncoderTail;
+pub use epilogue::Activation;
+pub use isa::Isa;
+pub use layer_norm::{Norm, layer_norm};
+pub use layout::Precision;
+pub use linear::Linear;
 pub use logits::summarize_logits;
 pub use pool::Pool;
-pub use rows::{Norm, layer_norm};
 pub use self_attention::SelfAttention;
-
-/// How a kernel runs: on these threads, with these instructions.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The threads.
-    pub pool: &'a Pool,
-    /// The instructions.
-    pub level: Level,
-}
-
-/// Grows a buffer that is kept to `len` at least and gives that much of it.
-fn at_least<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, zero);
-    }
-    &mut buffer[..len]
-}

@@ -1,7 +1,7 @@
-//! Elementary functions in f32, free of branches and calls so that the compiler turns loops over them into
-//! vector code. Errors are stated against f64 and checked in the tests below.
+//! Elementary functions in f32 without branches and calls, so that the compiler vectorizes loops over them. Errors are
+//! stated against f64; the tests check them.
 
-/// `a · b + c`, in one instruction where `FMA` says that the CPU has one.
+/// `a · b + c`, in one instruction if `FMA`, which says that the CPU has it.
 #[inline(always)]
 fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
@@ -9,13 +9,13 @@ fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// `e^x`, relative error below 2e-7; 0 below -87.3 and clamped to `e^88.3` above.
 ///
-/// Cody and Waite's reduction to `[-ln2/2, ln2/2]`, then the polynomial of Cephes' `expf`
+/// Cody and Waite's reduction to `[-ln2/2, ln2/2]`, then the polynomial of `expf` in Cephes
 /// (<https://www.netlib.org/cephes/>).
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.3);
     let rounded = fused::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
@@ -28,7 +28,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fused::<FMA>(p, r, 1.666_666_5e-1);
     p = fused::<FMA>(p, r, 0.5);
     let e = fused::<FMA>(p * r, r, r) + 1.0;
-    // The low bits of `rounded` are the integer: moved into the exponent, and its bias added, they are 2^n.
+    // The low bits of `rounded` are the integer n. Shifted into the exponent, with the bias added, they are 2^n.
     let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.3 { 0.0 } else { e * scale }
 }
@@ -70,9 +70,9 @@ pub fn gelu<const FMA: bool>(x: f32) -> f32 {
     gelu_within::<FMA>(x, 5.5, &EVEN, &ODD)
 }
 
-/// The same with an error below 2e-5, a hundredth of what is lost when it is rounded to bf16 or 8 bits.
+/// `x · Φ(x)` with an error below 2e-5, a hundredth of the error of rounding to bf16 or 8 bits.
 #[inline(always)]
-pub fn coarse_gelu<const FMA: bool>(x: f32) -> f32 {
+pub fn gelu_low_precision<const FMA: bool>(x: f32) -> f32 {
     const EVEN: [f32; 5] = [
         3.998_897_5e-3,
         1.125_707_2e-2,
@@ -84,14 +84,16 @@ pub fn coarse_gelu<const FMA: bool>(x: f32) -> f32 {
     gelu_within::<FMA>(x, 4.5, &EVEN, &ODD)
 }
 
-/// `(Φ(x) - 1/2) / x` is even, so a polynomial in `t = 2 (x / end)² - 1`, with `x` held within the ends, beyond which `Φ` is 0 or 1
-/// but for less than the error. It takes no division and no exponential. The coefficients make the largest error of `x · Φ(x)`
-/// smallest: `tools/gelu.py` finds them. They are those of the even and of the odd powers of `t`, the highest first: two chains,
-/// which run side by side.
+/// GELU by a polynomial, without a division or an exponential.
+///
+/// `(Φ(x) - 1/2) / x` is even, hence a polynomial in `t = 2 (x / end)² - 1`. `x` is clamped to `-end..end`; beyond that,
+/// `Φ` is 0 or 1 to within the stated error. The coefficients minimize the largest error of `x · Φ(x)` (`tools/gelu.py`
+/// computes them). They belong to the even and to the odd powers of `t`, the highest first: two chains that the CPU
+/// evaluates in parallel.
 #[inline(always)]
 fn gelu_within<const FMA: bool>(x: f32, end: f32, even_powers: &[f32], odd_powers: &[f32]) -> f32 {
-    let held = x.clamp(-end, end);
-    let t = fused::<FMA>(held * held, 2.0 / (end * end), -1.0);
+    let clamped = x.clamp(-end, end);
+    let t = fused::<FMA>(clamped * clamped, 2.0 / (end * end), -1.0);
     let t2 = t * t;
     let (mut even, mut odd) = (even_powers[0], odd_powers[0]);
     for coefficient in &even_powers[1..] {
@@ -100,7 +102,7 @@ fn gelu_within<const FMA: bool>(x: f32, end: f32, even_powers: &[f32], odd_power
     for coefficient in &odd_powers[1..] {
         odd = fused::<FMA>(odd, t2, *coefficient);
     }
-    x * fused::<FMA>(held, fused::<FMA>(odd, t, even), 0.5)
+    x * fused::<FMA>(clamped, fused::<FMA>(odd, t, even), 0.5)
 }
 
 /// `0.5 x (1 + tanh(u))` is `x · sigmoid(2u)`.
@@ -110,7 +112,8 @@ pub fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     x * sigmoid::<FMA>(TWO_SQRT_2_OVER_PI * fused::<FMA>(0.044_715 * x * x, x, x))
 }
 
-/// The sum of what `of` makes of each value, in 64 lanes: four registers of AVX-512, so that no addition waits for the one before.
+/// The sum of `of(value)` over all values, in 64 lanes: four registers of AVX-512, so that additions do not wait for each
+/// other.
 #[inline(always)]
 pub fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; 64];

@@ -1,8 +1,7 @@
-//! The threads that compute: a few, kept for good, woken within a microsecond or so while work keeps coming.
+//! The thread pool: a fixed number of threads that wake within about a microsecond while jobs keep coming.
 //!
-//! A forward pass hands out work some hundred times, often only tens of microseconds of it, so a thread that has
-//! nothing to do looks for more for a moment before it sleeps. General-purpose pools sleep sooner, and schedule
-//! more than is needed here.
+//! A forward pass starts some hundred jobs, often of only tens of microseconds, so an idle thread spins for a moment
+//! before it sleeps. General-purpose pools sleep sooner and schedule more than is needed here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks for the next job before it sleeps.
+/// An idle thread spins for so long before it sleeps.
 const SPIN_TIME: Duration = Duration::from_micros(100);
-/// Looks between two looks at the clock.
+/// Checks for a job between two readings of the clock.
 const SPINS_PER_CLOCK: u32 = 64;
 
 /// A fixed number of threads, the calling one included.
 pub struct Pool {
     shared: Arc<Shared>,
-    /// The threads beside the calling one; also a lock, so that one job runs at a time.
+    /// The threads besides the calling one. The lock also makes jobs run one at a time.
     helpers: Mutex<Vec<Helper>>,
     threads: usize,
 }
@@ -28,31 +27,31 @@ struct Helper {
     handle: Option<JoinHandle<()>>,
 }
 
-/// A job: `run(context, index, next)` for each index below `tasks`.
+/// A job: `run(context, index, prefetch)` for each index below `tasks`.
 #[derive(Clone, Copy)]
 struct Job {
     run: unsafe fn(*const (), usize, Option<usize>),
     context: *const (),
     tasks: usize,
-    /// Threads take their next task before they are at the present one, which is told of it.
-    tells_next: bool,
+    /// Threads take their next task before they run the current one and pass its index along.
+    with_prefetch: bool,
 }
 
 struct Shared {
-    /// Goes up by one with each job.
+    /// The number of jobs so far.
     generation: AtomicUsize,
     job: std::cell::UnsafeCell<Option<Job>>,
     /// The next task to take.
     next: AtomicUsize,
-    /// Helpers that have not finished the present job.
+    /// Helpers that have not finished the current job.
     busy: AtomicUsize,
     /// A task panicked.
     panicked: AtomicBool,
     stop: AtomicBool,
 }
 
-// SAFETY: `job` is written by `Pool::run` alone, under its lock and while `busy` is zero, that is, while no helper
-// reads it; helpers read it after having seen the new `generation` (release, acquire).
+// SAFETY: only `Pool::run` writes `job`, under its lock and while `busy` is zero, that is, while no helper reads it;
+// helpers read it after they have seen the new `generation` (release, acquire).
 unsafe impl Sync for Shared {}
 // SAFETY: the pointers in `job` are used only while the call of `Pool::run` that made them waits.
 unsafe impl Send for Shared {}
@@ -61,7 +60,7 @@ impl Pool {
     /// Starts `threads - 1` threads beside the calling one.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             generation: AtomicUsize::new(0),
@@ -88,7 +87,7 @@ impl Pool {
         })
     }
 
-    /// How many threads compute.
+    /// The number of threads, including the calling one.
     pub fn threads(&self) -> usize {
         self.threads
     }
@@ -96,41 +95,42 @@ impl Pool {
     /// Runs `task(0)` to `task(tasks - 1)`, in any order and on any thread, and returns when all are done.
     ///
     /// # Panics
-    /// When a task does.
+    /// If a task panics.
     pub fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: F) {
         self.share(tasks, false, |index, _| task(index));
     }
 
-    /// The same, and each task is also told the one that its thread takes next, whose operands it may ask for: `task(index, next)`.
+    /// As [`run`](Self::run), with the index of the thread's next task, whose operands the task may prefetch:
+    /// `task(index, prefetch)`.
     ///
-    /// No other thread can take that one any more, so tasks are to be short and alike.
+    /// No other thread can take that next task, so tasks should be short and of equal size.
     ///
     /// # Panics
-    /// When a task does.
-    pub fn run_with_next<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, task: F) {
+    /// If a task panics.
+    pub fn run_with_prefetch<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, task: F) {
         self.share(tasks, true, task);
     }
 
-    fn share<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, tells_next: bool, task: F) {
+    fn share<F: Fn(usize, Option<usize>) + Sync>(&self, tasks: usize, with_prefetch: bool, task: F) {
         if self.threads == 1 || tasks <= 1 {
             (0..tasks).for_each(|index| task(index, Some(index + 1).filter(|&next| next < tasks)));
             return;
         }
         /// # Safety
         /// `context` is an `F` that lives during the call.
-        unsafe fn call<F: Fn(usize, Option<usize>) + Sync>(context: *const (), index: usize, next: Option<usize>) {
-            // SAFETY: the caller's promise.
-            unsafe { (*context.cast::<F>())(index, next) }
+        unsafe fn call<F: Fn(usize, Option<usize>) + Sync>(context: *const (), index: usize, prefetch: Option<usize>) {
+            // SAFETY: by the caller's promise.
+            unsafe { (*context.cast::<F>())(index, prefetch) }
         }
         let helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
         let job = Job {
             run: call::<F>,
             context: (&raw const task).cast(),
             tasks,
-            tells_next,
+            with_prefetch,
         };
         let shared = &*self.shared;
-        // SAFETY: the lock is held and the last job has ended, so no helper looks at it now.
+        // SAFETY: the lock is held and the last job has ended, so no helper reads it now.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
         shared.busy.store(helpers.len(), Ordering::Relaxed);
@@ -160,23 +160,23 @@ impl Drop for Pool {
         for helper in helpers {
             helper.thread.unpark();
             if let Some(handle) = helper.handle.take() {
-                // A helper catches the panics of its tasks, so it ends in order.
+                // A helper catches the panics of its tasks, so it does not panic itself.
                 let _ = handle.join();
             }
         }
     }
 }
 
-/// Takes tasks until there are none. A panic is noted and ends this thread's share.
+/// Runs tasks until none are left. A panic is recorded and ends this thread's share.
 fn take_tasks(shared: &Shared, job: Job) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let take = || Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < job.tasks);
         let mut task = take();
         while let Some(index) = task {
-            let next = job.tells_next.then(take).flatten();
+            let prefetch = job.with_prefetch.then(take).flatten();
             // SAFETY: `context` belongs to the call of `run` that waits for this one.
-            unsafe { (job.run)(job.context, index, next) };
-            task = next.or_else(take);
+            unsafe { (job.run)(job.context, index, prefetch) };
+            task = prefetch.or_else(take);
         }
     }));
     if outcome.is_err() {
@@ -189,14 +189,14 @@ fn help(shared: &Shared) {
     loop {
         let Some(generation) = wait(shared, seen) else { return };
         seen = generation;
-        // SAFETY: the new generation was seen, and this helper counts as busy until it says otherwise.
+        // SAFETY: the new generation was seen, and this helper counts as busy until it decrements `busy`.
         let job = unsafe { *shared.job.get() };
         take_tasks(shared, job.expect("a generation has a job"));
         shared.busy.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Waits for a generation other than `seen`; `None` when the pool ends.
+/// Waits for a generation other than `seen`; `None` if the pool ends.
 fn wait(shared: &Shared, seen: usize) -> Option<usize> {
     let mut until = None;
     loop {
@@ -212,7 +212,7 @@ fn wait(shared: &Shared, seen: usize) -> Option<usize> {
         }
         let now = Instant::now();
         if now >= *until.get_or_insert_with(|| now + SPIN_TIME) {
-            // An unpark that came since the last look makes this return at once.
+            // Returns at once if an unpark came since the last check.
             std::thread::park();
         }
     }
@@ -242,23 +242,26 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_goes_on_with_the_task_it_was_told_of() {
+    fn a_thread_continues_with_the_task_it_prefetched() {
         for threads in [1, 2, 3, 5] {
             let pool = Pool::new(threads).unwrap();
             for tasks in [0, 1, 2, 7, 100] {
-                // What each thread was at and told of.
-                let told = Mutex::new(HashMap::<ThreadId, Vec<(usize, Option<usize>)>>::new());
-                pool.run_with_next(tasks, |index, next| {
-                    let mut told = told.lock().unwrap();
-                    told.entry(std::thread::current().id()).or_default().push((index, next));
+                // By thread: tasks with the tasks to prefetch.
+                let taken = Mutex::new(HashMap::<ThreadId, Vec<(usize, Option<usize>)>>::new());
+                pool.run_with_prefetch(tasks, |index, prefetch| {
+                    let mut taken = taken.lock().unwrap();
+                    taken
+                        .entry(std::thread::current().id())
+                        .or_default()
+                        .push((index, prefetch));
                 });
-                let told = told.into_inner().unwrap();
-                let mut run: Vec<usize> = told.values().flatten().map(|&(index, _)| index).collect();
+                let taken = taken.into_inner().unwrap();
+                let mut run: Vec<usize> = taken.values().flatten().map(|&(index, _)| index).collect();
                 run.sort_unstable();
                 assert!(run.into_iter().eq(0..tasks));
-                for steps in told.values() {
-                    let went_on = steps.iter().skip(1).map(|&(index, _)| Some(index)).chain([None]);
-                    assert!(steps.iter().map(|&(_, next)| next).eq(went_on), "{steps:?}");
+                for steps in taken.values() {
+                    let continued = steps.iter().skip(1).map(|&(index, _)| Some(index)).chain([None]);
+                    assert!(steps.iter().map(|&(_, prefetch)| prefetch).eq(continued), "{steps:?}");
                 }
             }
         }

@@ -1,51 +1,51 @@
-//! Attention from its projections on: the queries, keys and values of a head are computed where the head is.
+//! Self-attention from its projections on, one head at a time.
 //!
-//! A task is a head of some texts. What it computes of queries, keys and values is as wide as the head, so it stays in the
-//! task's core's second-level cache, and neither a matrix of them nor a second packing of the layer's input is ever there.
+//! A task is one head of some sequences. Its queries, keys and values are as wide as the head and stay in the
+//! second-level cache of the core, so no matrix of them exists, and the input of the layer is packed once.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::attention::{Head, Scratch, Segment, product_words};
-use crate::finish::Place;
-use crate::linear::PackedRows;
-use crate::pack::{Blocks, COLUMNS, ROWS_MAX};
-use crate::rows::Disjoint;
-use crate::tile::{Block, Product, ZERO_SUMS};
-use crate::{Context, Level, Linear, Precision, at_least};
+use crate::attention::{Head, Scratch, Sequence, attention_gemm};
+use crate::context::Context;
+use crate::disjoint::{Disjoint, OutputTile};
+use crate::kernel::{Block, Operands};
+use crate::layout::{MR, NR, RowBlocks, ZERO_TILE};
+use crate::linear::{Linear, PackedRows};
+use crate::scratch::grow_to;
 
-/// Rows of a task at most, but for a text that is longer: weights are read once for all of them.
-const TASK_ROWS: usize = 128;
+/// Most rows of a task, except for a longer sequence. Weights are read once for all rows of a task.
+const TASK_ROWS_MAX: usize = 128;
 
-/// `softmax(query(asking) · key(all)ᵀ / √size) · value(all)` for each head.
+/// `softmax(query(query_states) · key(kv_states)ᵀ / √size) · value(kv_states)` for each head.
 #[derive(Clone, Copy)]
 pub struct SelfAttention<'a> {
-    /// From the hidden width to the same.
+    /// `[hidden, hidden]`.
     pub query: &'a Linear,
-    /// From the hidden width to twice that, keys first.
+    /// `[2 * hidden, hidden]`, keys first.
     pub key_value: &'a Linear,
-    /// Heads, side by side.
     pub heads: usize,
 }
 
-/// Texts that are one task for each head.
+/// Sequences that form one task for each head.
 struct Group<'a> {
-    segments: &'a [Segment],
+    sequences: &'a [Sequence],
     queries: Range<usize>,
     tokens: Range<usize>,
-    /// Of the rows, those of the queries and those of the tokens.
+    /// Blocks of the query rows.
     query_blocks: Range<usize>,
+    /// Blocks of the token rows.
     token_blocks: Range<usize>,
 }
 
-/// A layer's input in blocks of rows, as tiles read them; no block has rows of two groups.
+/// The packed input of the layer; no block has rows of two groups.
 #[derive(Default)]
 struct Input {
     packed: PackedRows,
     blocks: Vec<Range<usize>>,
 }
 
-/// What a thread needs for a task, kept so that nothing allocates.
+/// Buffers of a thread.
 #[derive(Default)]
 struct Projected {
     query: Vec<f32>,
@@ -63,146 +63,120 @@ impl SelfAttention<'_> {
         self.query.outputs()
     }
 
-    /// Whether [`apply`](Self::apply) can compute it, and has work for all threads: else attention is better computed from whole
-    /// projections.
-    pub fn is_worthwhile(self, context: Context<'_>, segments: &[Segment]) -> bool {
+    /// Whether [`apply`](Self::apply) supports these layers and has work for all threads. If not, compute the
+    /// projections and [`attention`](crate::attention()).
+    pub fn is_worthwhile(self, context: Context<'_>, sequences: &[Sequence]) -> bool {
         let Self {
             query,
             key_value,
             heads,
         } = self;
-        let is_alike = query.precision() == key_value.precision() && !query.is_tiled() && !key_value.is_tiled();
-        let has_whole_panels = (self.hidden() / heads).is_multiple_of(COLUMNS);
-        let tasks = heads * cut(segments).count();
+        let is_alike = query.precision() == key_value.precision() && !query.is_amx() && !key_value.is_amx();
+        let has_whole_panels = (self.hidden() / heads).is_multiple_of(NR);
+        let tasks = heads * groups(sequences).count();
         let rounds = tasks.div_ceil(context.pool.threads());
         is_alike && has_whole_panels && tasks * 10 >= rounds * context.pool.threads() * 9
     }
 
-    /// Writes `[query rows, hidden]` to `output`; `asking` is `[query rows, hidden]` and `all` `[token rows, hidden]`. Where the
-    /// two are the same slice, it is packed once.
+    /// Writes `[query rows, hidden]` to `output`; `query_states` is `[query rows, hidden]` and `kv_states`
+    /// `[token rows, hidden]`. If they are the same slice, it is packed once.
     ///
     /// # Panics
-    /// When the sizes do not fit together, the segments' rows are not all rows, one after the other, or it is not
+    /// If the sizes do not match, if the rows of the sequences are not all rows, in order, or if it is not
     /// [worthwhile](Self::is_worthwhile).
-    pub fn apply(self, context: Context<'_>, asking: &[f32], all: &[f32], segments: &[Segment], output: &mut [f32]) {
+    pub fn apply(
+        self,
+        context: Context<'_>,
+        query_states: &[f32],
+        kv_states: &[f32],
+        sequences: &[Sequence],
+        output: &mut [f32],
+    ) {
         let (hidden, heads) = (self.hidden(), self.heads);
         assert!(self.query.inputs() == hidden && self.key_value.inputs() == hidden);
-        assert!(self.key_value.outputs() == 2 * hidden && hidden.is_multiple_of(heads * COLUMNS));
-        assert!(self.is_worthwhile(context, segments) && output.len() == asking.len());
+        assert!(self.key_value.outputs() == 2 * hidden && hidden.is_multiple_of(heads * NR));
+        assert!(self.is_worthwhile(context, sequences) && output.len() == query_states.len());
         let (mut queries, mut tokens) = (0, 0);
-        for segment in segments {
-            assert!(segment.queries.start == queries && segment.queries.end >= queries);
-            assert!(segment.tokens.start == tokens && segment.tokens.end >= tokens);
-            (queries, tokens) = (segment.queries.end, segment.tokens.end);
+        for sequence in sequences {
+            assert!(sequence.queries.start == queries && sequence.queries.end >= queries);
+            assert!(sequence.tokens.start == tokens && sequence.tokens.end >= tokens);
+            (queries, tokens) = (sequence.queries.end, sequence.tokens.end);
         }
-        assert!(asking.len() == queries * hidden && all.len() == tokens * hidden);
-        let is_same = std::ptr::eq(asking, all);
-        INPUTS.with_borrow_mut(|[asked, known]| {
-            asked.blocks.clear();
-            known.blocks.clear();
-            let groups: Vec<Group<'_>> = cut(segments)
-                .map(|segments| {
-                    let (first, last) = (&segments[0], &segments[segments.len() - 1]);
+        assert!(query_states.len() == queries * hidden && kv_states.len() == tokens * hidden);
+        let is_same = std::ptr::eq(query_states, kv_states);
+        INPUTS.with_borrow_mut(|[query_input, kv_input]| {
+            query_input.blocks.clear();
+            kv_input.blocks.clear();
+            let groups: Vec<Group<'_>> = groups(sequences)
+                .map(|sequences| {
+                    let (first, last) = (&sequences[0], &sequences[sequences.len() - 1]);
                     let queries = first.queries.start..last.queries.end;
                     let tokens = first.tokens.start..last.tokens.end;
                     Group {
-                        segments,
-                        query_blocks: asked.add_blocks(queries.clone()),
-                        token_blocks: known.add_blocks(tokens.clone()),
+                        sequences,
+                        query_blocks: query_input.add_blocks(queries.clone()),
+                        token_blocks: kv_input.add_blocks(tokens.clone()),
                         queries,
                         tokens,
                     }
                 })
                 .collect();
-            known.pack(context, self.key_value, all);
+            kv_input.pack(context, self.key_value, kv_states);
             if !is_same {
-                asked.pack(context, self.query, asking);
+                query_input.pack(context, self.query, query_states);
             }
-            let (asked, known) = (if is_same { &*known } else { &*asked }, &*known);
+            let kv_input = &*kv_input;
+            let query_input = if is_same { kv_input } else { &*query_input };
             let output = Disjoint::new(output);
-            context.pool.run_with_next(groups.len() * heads, |task, next| {
+            context.pool.run_with_prefetch(groups.len() * heads, |task, prefetch| {
                 let (group, head) = (&groups[task / heads], task % heads);
-                let next = next.map(|next| next % heads);
+                let next_head = prefetch.map(|task| task % heads);
                 PROJECTED.with_borrow_mut(|projected| {
-                    self.project(context.level, group, head, next, [asked, known], projected);
-                    self.attend(context.level, group, head, projected, &output);
+                    self.project(context, group, head, next_head, [query_input, kv_input], projected);
+                    self.attend(context, group, head, projected, &output);
                 });
             });
         });
     }
 
-    /// The queries, keys and values of a head; `next_head` is the one of the thread's next task.
+    /// Computes the queries, keys and values of a head. `next_head` is that of the thread's next task.
     fn project(
         self,
-        level: Level,
+        context: Context<'_>,
         group: &Group<'_>,
         head: usize,
         next_head: Option<usize>,
-        inputs: [&Input; 2],
+        [query_input, kv_input]: [&Input; 2],
         projected: &mut Projected,
     ) {
         let size = self.hidden() / self.heads;
-        let panels = size / COLUMNS;
-        let value_panels = self.hidden() / COLUMNS;
-        let [asked, known] = inputs;
-        let query = (self.query, asked, &asked.blocks[group.query_blocks.clone()]);
-        let key_value = (self.key_value, known, &known.blocks[group.token_blocks.clone()]);
-        let query_rows = Disjoint::new(at_least(&mut projected.query, group.queries.len() * size, 0.0));
-        let key_value_rows = Disjoint::new(at_least(&mut projected.key_value, group.tokens.len() * 2 * size, 0.0));
-        let first = head * panels;
-        // Where each panel's part of a row lies.
-        let of = |part, first: usize, rows, stride: usize, column: usize| {
-            (0..panels).map(move |panel| (part, first + panel, rows, stride, column + panel * COLUMNS))
+        let panels = size / NR;
+        let part = |linear, input, blocks: &Range<usize>, rows: &Range<usize>, first_output, first_column| Part {
+            linear,
+            input,
+            blocks: blocks.clone(),
+            first_row: rows.start,
+            first_panel: first_output / NR + head * panels,
+            first_column,
         };
-        let work = of(query, first, (&query_rows, group.queries.start), size, 0)
-            .chain(of(key_value, first, (&key_value_rows, group.tokens.start), 2 * size, 0))
-            .chain(of(
-                key_value,
-                value_panels + first,
-                (&key_value_rows, group.tokens.start),
-                2 * size,
-                size,
-            ));
-        let then = next_head.map(|head| (self.query, head * panels));
-        let mut next = work
-            .clone()
-            .skip(1)
-            .map(|((linear, ..), panel, ..)| (linear, panel))
-            .chain(then);
-        let mut room = ZERO_SUMS;
-        for ((linear, input, blocks), panel, (rows, start), stride, column) in work {
-            let (depth, words) = (linear.depth(), linear.precision().words());
-            let following = next.next();
-            for (index, range) in blocks.iter().enumerate() {
-                // Memory is what few rows wait for: each block fetches its part of the next panel meanwhile.
-                let ahead = match following {
-                    Some((linear, panel)) => linear.part_of_panel(panel, index, blocks.len()),
-                    None => &[],
-                };
-                let words_of = depth.words_of(range.clone(), 0..depth.units);
-                let product = Product {
-                    level,
-                    words,
-                    block: Block::ByRow(&input.packed.words[words_of], range.len()),
-                    panel: linear.panel(panel),
-                    ahead,
-                };
-                let units = match linear.precision() {
-                    Precision::Int8 => &input.packed.scales[range.clone()],
-                    _ => &[],
-                };
-                let place = (range.start - start) * stride + column;
-                // SAFETY: one tile after the other, by one thread.
-                let place = unsafe { Place::new(rows, place, stride, COLUMNS) };
-                product.finish(&linear.finish(panel, units), None, place, &mut room);
-            }
-        }
+        let (kv_blocks, tokens) = (&group.token_blocks, &group.tokens);
+        let query = part(self.query, query_input, &group.query_blocks, &group.queries, 0, 0);
+        let key = part(self.key_value, kv_input, kv_blocks, tokens, 0, 0);
+        let value = part(self.key_value, kv_input, kv_blocks, tokens, self.hidden(), size);
+        let after_key = (value.linear, value.first_panel);
+        let after_query = (key.linear, key.first_panel);
+        let after_value = next_head.map(|head| (self.query, head * panels));
+        let rows = grow_to(&mut projected.query, group.queries.len() * size, 0.0);
+        query.project(context, panels, Some(after_query), rows, size);
+        let rows = grow_to(&mut projected.key_value, tokens.len() * 2 * size, 0.0);
+        key.project(context, panels, Some(after_key), rows, 2 * size);
+        value.project(context, panels, after_value, rows, 2 * size);
     }
 
-    /// What the head's queries see.
+    /// Computes the attention of a head.
     fn attend(
         self,
-        level: Level,
+        context: Context<'_>,
         group: &Group<'_>,
         head: usize,
         projected: &mut Projected,
@@ -210,42 +184,107 @@ impl SelfAttention<'_> {
     ) {
         let hidden = self.hidden();
         let size = hidden / self.heads;
-        for segment in group.segments {
-            let row = |range: &Range<usize>, first: usize| range.start - first..range.end - first;
-            let (queries, tokens) = (
-                row(&segment.queries, group.queries.start),
-                row(&segment.tokens, group.tokens.start),
-            );
-            let of_head = Head {
+        let gemm = attention_gemm(context.isa, self.query.precision());
+        let Projected {
+            query,
+            key_value,
+            scratch,
+        } = projected;
+        for sequence in group.sequences {
+            let relative = |range: &Range<usize>, first: usize| range.start - first..range.end - first;
+            let queries = relative(&sequence.queries, group.queries.start);
+            let tokens = relative(&sequence.tokens, group.tokens.start);
+            if queries.is_empty() {
+                continue;
+            }
+            let columns = Head {
                 hidden: size,
                 start: 0,
                 size,
                 tokens: tokens.len(),
-                words: product_words(level, self.query.precision()),
             };
-            if queries.is_empty() {
-                continue;
-            }
-            let Projected {
-                query,
-                key_value,
-                scratch,
-            } = projected;
             let query = &query[queries.start * size..queries.end * size];
             let key_value = &key_value[tokens.start * 2 * size..tokens.end * 2 * size];
-            scratch.attend_all(level, of_head, query, key_value, |row, dimension, count| {
-                let start = (segment.queries.start + row) * hidden + head * size + dimension;
-                // SAFETY: a task has its own columns of its segments' rows, which no other segment has.
-                unsafe { Place::new(output, start, hidden, count) }
-            });
+            scratch.attend(
+                context.isa,
+                gemm,
+                columns,
+                query,
+                key_value,
+                |row, dimension, columns| {
+                    let start = (sequence.queries.start + row) * hidden + head * size + dimension;
+                    // SAFETY: each task has its own columns of the rows of its sequences, which no other sequence has.
+                    unsafe { OutputTile::shared(output, start, hidden, columns) }
+                },
+            );
+        }
+    }
+}
+
+/// The queries, the keys or the values of a head.
+struct Part<'a> {
+    linear: &'a Linear,
+    input: &'a Input,
+    /// Blocks of the input.
+    blocks: Range<usize>,
+    /// The row of the input that becomes the first row of the output.
+    first_row: usize,
+    first_panel: usize,
+    /// The column of the output.
+    first_column: usize,
+}
+
+impl Part<'_> {
+    /// Writes the projection of `panels` panels to `rows`, `stride` values apart. `next` is the layer and panel that the
+    /// thread reads next.
+    fn project(
+        &self,
+        context: Context<'_>,
+        panels: usize,
+        next: Option<(&Linear, usize)>,
+        rows: &mut [f32],
+        stride: usize,
+    ) {
+        let Self { linear, input, .. } = *self;
+        let gemm = linear.gemm(context.isa);
+        let layout = linear.layout();
+        let blocks = &input.blocks[self.blocks.clone()];
+        let mut tile = ZERO_TILE;
+        for index in 0..panels {
+            let panel = self.first_panel + index;
+            let next = if index + 1 < panels {
+                Some((linear, panel + 1))
+            } else {
+                next
+            };
+            for (block, range) in blocks.iter().enumerate() {
+                // Few rows wait for memory, so each block prefetches its part of the next panel.
+                let prefetch = match next {
+                    Some((linear, panel)) => linear.part_of_panel(panel, block, blocks.len()),
+                    None => &[],
+                };
+                let elements = layout.element_range(range.clone(), 0..layout.k_blocks);
+                let operands = Operands {
+                    block: Block::Rows {
+                        elements: &input.packed.elements[elements],
+                        rows: range.len(),
+                    },
+                    panel: linear.panel(panel),
+                    prefetch,
+                };
+                let epilogue = linear.epilogue(panel, input.packed.scales_of(linear.precision(), range.clone()));
+                let first = (range.start - self.first_row) * stride + self.first_column + index * NR;
+                let output = OutputTile::new(rows, first, stride, NR);
+                gemm.store(&operands, &epilogue, None, output, &mut tile);
+            }
         }
     }
 }
 
 impl Input {
-    /// Cuts rows into blocks of up to 12, and says which of all blocks these are.
+    /// Cuts rows into blocks and returns their indices among all blocks.
     fn add_blocks(&mut self, rows: Range<usize>) -> Range<usize> {
-        let (first, even) = (self.blocks.len(), Blocks::even(rows.len(), ROWS_MAX));
+        let (first, even) = (self.blocks.len(), RowBlocks::even(rows.len(), MR));
         let blocks = (0..even.count()).map(|index| even.range(index));
         self.blocks
             .extend(blocks.map(|block| rows.start + block.start..rows.start + block.end));
@@ -254,18 +293,18 @@ impl Input {
 
     fn pack(&mut self, context: Context<'_>, linear: &Linear, x: &[f32]) {
         let Self { packed, blocks } = self;
-        packed.fill_blocks(context, linear, x, blocks.len(), |index| blocks[index].clone());
+        packed.fill(context, linear, x, blocks.len(), |index| blocks[index].clone());
     }
 }
 
-/// Texts one after the other, as many as a task takes.
-fn cut(segments: &[Segment]) -> impl Iterator<Item = &[Segment]> {
-    let mut rest = segments;
+/// Adjacent sequences, as many as a task takes.
+fn groups(sequences: &[Sequence]) -> impl Iterator<Item = &[Sequence]> {
+    let mut rest = sequences;
     std::iter::from_fn(move || {
         let mut rows = 0;
-        let fits = |segment: &&Segment| {
-            rows += segment.tokens.len();
-            rows <= TASK_ROWS
+        let fits = |sequence: &&Sequence| {
+            rows += sequence.tokens.len();
+            rows <= TASK_ROWS_MAX
         };
         let count = rest.iter().take_while(fits).count().max(1);
         let (group, others) = rest.split_at_checked(count)?;

@@ -12,10 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, Heads, Level, Linear, Norm, Pool, Segment, SelfAttention};
+use cloze_kernels::{Context, EncoderTail, Heads, Isa, Linear, Norm, Pool, SelfAttention, Sequence};
 use ndarray::{ArcArray, IxDyn};
-
-pub use cloze_kernels::give_back_freed_memory;
 
 use super::summary::row_len;
 use super::{Activation, AfterAttention, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
@@ -35,7 +33,7 @@ pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
 /// Burn's operations take no such thing along, so a worker's thread [carries](Self::run) it.
 pub struct Compute {
     pool: Pool,
-    level: Level,
+    isa: Isa,
 }
 
 thread_local! {
@@ -49,14 +47,14 @@ impl Compute {
     /// # Errors
     /// When the threads cannot be started or the CPU lacks the instructions; one sentence.
     pub fn new(threads: usize) -> Result<Arc<Self>, String> {
-        let level = match std::env::var(FEATURES_VARIABLE) {
+        let isa = match std::env::var(FEATURES_VARIABLE) {
             Ok(name) if !name.is_empty() => {
-                Level::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}"))?
+                Isa::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}"))?
             }
-            _ => Level::detected(),
+            _ => Isa::detected(),
         };
         let pool = Pool::new(threads).map_err(|e| e.to_string())?;
-        Ok(Arc::new(Self { pool, level }))
+        Ok(Arc::new(Self { pool, isa }))
     }
 
     /// Runs `work`; whatever it computes on this backend is computed here.
@@ -73,23 +71,13 @@ impl Compute {
     }
 
     fn context(&self) -> Context<'_> {
-        let Self { pool, level } = self;
-        Context { pool, level: *level }
+        let Self { pool, isa } = self;
+        Context { pool, isa: *isa }
     }
 
     /// The vector instructions in use, in words.
     pub fn features(&self) -> String {
-        self.level.to_string()
-    }
-
-    /// Multiply-adds a second, times two, that the threads reach in `precision` at best.
-    pub fn peak_flops(&self, precision: Precision) -> f64 {
-        cloze_kernels::peak_flops(self.context(), kernel_precision(precision))
-    }
-
-    /// Bytes a second that the threads read from memory at best.
-    pub fn memory_bandwidth(&self) -> f64 {
-        cloze_kernels::memory_bandwidth(self.context())
+        self.isa.to_string()
     }
 }
 
@@ -102,7 +90,7 @@ fn with_context<R>(work: impl FnOnce(Context<'_>) -> R) -> R {
         None => {
             let alone = || Compute {
                 pool: Pool::new(1).expect("the calling thread is there"),
-                level: Level::detected(),
+                isa: Isa::detected(),
             };
             work(ALONE.get_or_init(alone).context())
         }
@@ -111,7 +99,7 @@ fn with_context<R>(work: impl FnOnce(Context<'_>) -> R) -> R {
 
 /// The best vector instructions that this CPU has, in words.
 pub fn cpu_features() -> String {
-    Level::detected().to_string()
+    Isa::detected().to_string()
 }
 
 impl BertBackend for Cpu {
@@ -205,9 +193,9 @@ fn attend(
     tensor(mixed, rows, hidden)
 }
 
-fn segments_of(spans: &Spans) -> Vec<Segment> {
+fn segments_of(spans: &Spans) -> Vec<Sequence> {
     let segments = spans.iter();
-    segments.map(|(queries, tokens)| Segment { queries, tokens }).collect()
+    segments.map(|(queries, tokens)| Sequence { queries, tokens }).collect()
 }
 
 fn self_attend(
@@ -247,7 +235,7 @@ fn after_attention(
     let [rows, hidden] = residual.dims();
     let (mut attended, residual) = (owned(values(attended)), values(residual));
     let [output_parameters, parameters] = [&layers.attention_norm, &layers.output_norm].map(Parameters::of);
-    let layers = cloze_kernels::AfterAttention {
+    let layers = EncoderTail {
         output: &layers.attention_output.0,
         output_norm: output_parameters.norm(),
         up: &layers.intermediate.0,
@@ -346,7 +334,7 @@ impl LinearOp<Cpu> for CpuLinear {
         let (weight, bias) = (values(weight), values(bias));
         let precision = kernel_precision(precision);
         Self(with_context(|context| {
-            Linear::new(context.level, slice(&weight), slice(&bias), inputs, precision)
+            Linear::new(context.isa, slice(&weight), slice(&bias), inputs, precision)
         }))
     }
 

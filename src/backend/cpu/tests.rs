@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Tensor, TensorData};
 
-use cloze_kernels::{Context, Level, Pool};
+use cloze_kernels::{Context, Isa, Pool};
 
 use super::{Cpu, CpuLinear, TOP_MAX, attend, buffers, normalize, slice, summarize, tensor, values};
 use crate::backend::plain::{self, PlainLinear};
@@ -52,10 +52,10 @@ fn assert_within(fast: Tensor<Cpu, 2>, plain: Tensor<Cpu, 2>, error_max: f32, ca
 
 /// Every way that this CPU can compute, on one thread and on several.
 fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
-    let levels = || Level::available();
+    let isas = || Isa::available();
     pools
         .iter()
-        .flat_map(move |pool| levels().map(move |level| Context { pool, level }))
+        .flat_map(move |pool| isas().map(move |isa| Context { pool, isa }))
 }
 
 fn pools() -> [Pool; 2] {
@@ -108,10 +108,10 @@ fn linear() {
                 let expected = activations.map(|(activation, _)| plain.forward(rounded_x.clone(), activation));
                 let before_activation = &expected[0];
                 for context in contexts(&pools) {
-                    let (level, threads) = (context.level, context.pool.threads());
-                    let layer = cloze_kernels::Linear::new(level, &weight, &bias, inputs, precision);
+                    let (isa, threads) = (context.isa, context.pool.threads());
+                    let layer = cloze_kernels::Linear::new(isa, &weight, &bias, inputs, precision);
                     // Where f32 is two bf16, it has 16 bits.
-                    let error_max = if matches!(level, Level::Amx { .. }) && precision == F32 {
+                    let error_max = if matches!(isa, Isa::Amx { .. }) && precision == F32 {
                         2e-5
                     } else {
                         4e-6
@@ -131,14 +131,14 @@ fn linear() {
                             expected.clone(),
                             error_max + coarse_max,
                             &format!(
-                                "{level} x{threads} {precision:?}: {rows} rows, {inputs} to {outputs}, {activation:?}"
+                                "{isa} x{threads} {precision:?}: {rows} rows, {inputs} to {outputs}, {activation:?}"
                             ),
                         );
                     }
                     assert_close(
                         tensor(layer.rows(&ids), ids.len(), inputs),
                         expected_rows.clone(),
-                        &format!("{level} {precision:?} weight rows"),
+                        &format!("{isa} {precision:?} weight rows"),
                     );
                 }
             }
@@ -178,7 +178,7 @@ fn a_value_that_is_not_a_number_stays_one() {
             let mut x = random(2 * 20, 3);
             x[27] = bad;
             for context in contexts(&pools) {
-                let layer = cloze_kernels::Linear::new(context.level, &weight, &bias, 20, precision);
+                let layer = cloze_kernels::Linear::new(context.isa, &weight, &bias, 20, precision);
                 let mut y = vec![0.0; 2 * 5];
                 layer.apply(context, &x, 2, None, &mut y);
                 let (good, broken) = y.split_at(5);
@@ -219,7 +219,7 @@ fn attention() {
                             attend(context, query, key_value, &spans, heads, precision),
                             expected.clone(),
                             error_max,
-                            &format!("{} {precision:?} {heads} heads of {size}, {spans:?}", context.level),
+                            &format!("{} {precision:?} {heads} heads of {size}, {spans:?}", context.isa),
                         );
                     }
                 }
@@ -234,13 +234,7 @@ fn layer(context: Context<'_>, weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, p
     let (weight, bias) = (values(weight.clone()), values(bias.clone()));
     let precision = super::kernel_precision(precision);
     let (weight, bias) = (slice(&weight), slice(&bias));
-    CpuLinear(cloze_kernels::Linear::new(
-        context.level,
-        weight,
-        bias,
-        inputs,
-        precision,
-    ))
+    CpuLinear(cloze_kernels::Linear::new(context.isa, weight, bias, inputs, precision))
 }
 
 #[test]
@@ -286,8 +280,8 @@ fn self_attention() {
                         let key_value = layer(context, &key_value, &key_value_bias, precision);
                         let (asking, all, projections) = (asking.clone(), all.clone(), [&query, &key_value]);
                         let fast = super::self_attend(context, asking, all, projections, &spans, heads, precision);
-                        let (level, threads) = (context.level, context.pool.threads());
-                        let case = format!("{level} x{threads} {precision:?} {heads} heads of {size}, {spans:?}");
+                        let (isa, threads) = (context.isa, context.pool.threads());
+                        let case = format!("{isa} x{threads} {precision:?} {heads} heads of {size}, {spans:?}");
                         assert_within(fast, expected.clone(), error_max, &case);
                     }
                 }
@@ -341,10 +335,7 @@ fn after_attention() {
                         super::after_attention(context, attended.clone(), residual.clone(), &layers),
                         expected.clone(),
                         error_max,
-                        &format!(
-                            "{} {precision:?} {rows} rows of {hidden}, {inner} between",
-                            context.level
-                        ),
+                        &format!("{} {precision:?} {rows} rows of {hidden}, {inner} between", context.isa),
                     );
                 }
             }
@@ -370,7 +361,7 @@ fn layer_norm() {
                     assert_close(
                         normalize(context, x.clone(), residual.clone(), &norm),
                         expected.clone(),
-                        &format!("{} {rows} rows of {hidden}", context.level),
+                        &format!("{} {rows} rows of {hidden}", context.isa),
                     );
                 }
             }
@@ -408,7 +399,7 @@ fn summary_of_logits() {
                     let expected = plain::summarize(logits.clone(), &wanted).into_data();
                     let expected = expected.as_slice::<f32>().unwrap();
                     for context in contexts(&pools) {
-                        let case = format!("{} {rows} rows of {vocab}, times {spread}, {top}", context.level);
+                        let case = format!("{} {rows} rows of {vocab}, times {spread}, {top}", context.isa);
                         let summary = summarize(context, logits.clone(), &wanted).into_data();
                         let summary = summary.as_slice::<f32>().unwrap();
                         assert_eq!(summary.len(), expected.len(), "{case}");
@@ -466,7 +457,7 @@ fn a_row_of_logits_that_is_not_finite_is_broken_and_no_other() {
                 );
                 for context in contexts(&pools) {
                     let ours = is_broken(summarize(context, logits.clone(), &wanted));
-                    assert_eq!(ours, expected, "{}: {case}", context.level);
+                    assert_eq!(ours, expected, "{}: {case}", context.isa);
                 }
             }
         }

@@ -1,8 +1,8 @@
-//! A thread's tiles, and what the instructions do to them (Intel's Software Developer's Manual, volume 2).
+//! The tile registers of a thread and the operations on them (Intel's Software Developer's Manual, volume 2).
 
-use super::products::{WORDS, dot_bf16, dot_int8};
+use super::products::{ELEMENTS, dot_bf16, dot_int8};
 
-/// What a decoded instruction does; addresses are absolute, tiles are numbered.
+/// A decoded instruction; addresses are absolute, tiles are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// `ldtilecfg`
@@ -27,7 +27,7 @@ pub enum Operation {
     },
 }
 
-/// Why an instruction would have raised an exception.
+/// An exception that an instruction raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// #GP
@@ -46,7 +46,7 @@ struct Shape {
     bytes: usize,
 }
 
-type Tile = [[u32; WORDS]; ROWS];
+type Tile = [[u32; ELEMENTS]; ROWS];
 
 /// The tiles of palette 1: eight of 16 rows of 64 bytes.
 pub struct Tiles {
@@ -58,10 +58,9 @@ impl Tiles {
     /// Not configured.
     pub const NONE: Self = Self {
         shapes: None,
-        data: [[[0; WORDS]; ROWS]; TILES],
+        data: [[[0; ELEMENTS]; ROWS]; TILES],
     };
 
-    #[cfg(test)]
     pub fn is_configured(&self) -> bool {
         self.shapes.is_some()
     }
@@ -72,7 +71,7 @@ impl Tiles {
     pub unsafe fn execute(&mut self, operation: Operation) -> Result<(), Fault> {
         match operation {
             Operation::Configure { from } => {
-                // SAFETY: the caller's promise.
+                // SAFETY: by the caller's promise.
                 let bytes = unsafe { (from as *const [u8; 64]).read_unaligned() };
                 *self = Self {
                     shapes: shapes(&bytes)?,
@@ -82,14 +81,14 @@ impl Tiles {
             Operation::Release => *self = Self::NONE,
             Operation::Zero { tile } => {
                 self.shape(tile)?;
-                self.data[tile] = [[0; WORDS]; ROWS];
+                self.data[tile] = [[0; ELEMENTS]; ROWS];
             }
             Operation::Load { tile, from, stride } => {
                 let shape = self.shape(tile)?;
-                let mut rows = [[0; WORDS]; ROWS];
+                let mut rows = [[0; ELEMENTS]; ROWS];
                 for (i, row) in rows[..shape.rows].iter_mut().enumerate() {
                     let place = from.wrapping_add(i.wrapping_mul(stride)) as *const u8;
-                    // SAFETY: the caller's promise; a row holds 64 bytes, and no shape has more.
+                    // SAFETY: by the caller's promise; a row has 64 bytes, and no shape has more.
                     unsafe { place.copy_to_nonoverlapping(row.as_mut_ptr().cast(), shape.bytes) };
                 }
                 self.data[tile] = rows;
@@ -120,21 +119,22 @@ impl Tiles {
             return Err(Fault::Undefined("the tile has no rows"));
         }
         if !shape.bytes.is_multiple_of(4) {
-            return Err(Fault::Undefined("a row of the tile is no whole number of words"));
+            return Err(Fault::Undefined("a row of the tile is not a multiple of 4 bytes"));
         }
         Ok(shape)
     }
 
-    /// Adds products to `sums`. `add` gets a row of sums and one of `a`, and the rows of `b`, as many as `a` has words.
+    /// Adds products to `sums`. `add` takes a row of sums, a row of `a` and the rows of `b`, one for each element of the row
+    /// of `a`.
     fn dot(
         &mut self,
         sums: usize,
         a: usize,
         b: usize,
-        add: impl Fn(&mut [u32; WORDS], &[u32], &[[u32; WORDS]]),
+        add: impl Fn(&mut [u32; ELEMENTS], &[u32], &[[u32; ELEMENTS]]),
     ) -> Result<(), Fault> {
         if sums == a || sums == b || a == b {
-            return Err(Fault::Undefined("the three tiles are not three"));
+            return Err(Fault::Undefined("the three tiles are not distinct"));
         }
         let (sums_shape, a_shape, b_shape) = (self.shape(sums)?, self.shape(a)?, self.shape(b)?);
         if sums_shape.rows != a_shape.rows {
@@ -147,7 +147,7 @@ impl Tiles {
             return Err(Fault::Undefined("the factors differ in depth"));
         }
         let depth = b_shape.rows;
-        let mut result = [[0; WORDS]; ROWS];
+        let mut result = [[0; ELEMENTS]; ROWS];
         for (i, row) in result[..sums_shape.rows].iter_mut().enumerate() {
             *row = self.data[sums][i];
             add(row, &self.data[a][i][..depth], &self.data[b][..depth]);
@@ -158,7 +158,7 @@ impl Tiles {
     }
 }
 
-/// What `ldtilecfg` makes of its 64 bytes.
+/// The configuration that `ldtilecfg` reads from 64 bytes.
 fn shapes(bytes: &[u8; 64]) -> Result<Option<[Shape; TILES]>, Fault> {
     let is_zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|&byte| byte == 0);
     match bytes[0] {
@@ -169,7 +169,7 @@ fn shapes(bytes: &[u8; 64]) -> Result<Option<[Shape; TILES]>, Fault> {
     if !(is_zero(2..16) && is_zero(32..48) && is_zero(56..64)) {
         return Err(Fault::Protection("reserved bytes are not zero"));
     }
-    // Not a fault of the CPU's, but nothing here continues an interrupted load.
+    // Not a fault on a CPU, but the emulator does not continue interrupted loads.
     if bytes[1] != 0 {
         return Err(Fault::Protection("a row to start with is not emulated"));
     }
@@ -179,7 +179,7 @@ fn shapes(bytes: &[u8; 64]) -> Result<Option<[Shape; TILES]>, Fault> {
             rows: usize::from(bytes[48 + tile]),
             bytes: usize::from(u16::from_le_bytes([bytes[16 + 2 * tile], bytes[17 + 2 * tile]])),
         };
-        if shape.rows > ROWS || shape.bytes > 4 * WORDS {
+        if shape.rows > ROWS || shape.bytes > 4 * ELEMENTS {
             return Err(Fault::Protection("a tile is too large"));
         }
         if (shape.rows == 0) != (shape.bytes == 0) {
@@ -250,7 +250,7 @@ mod tests {
             ("depth", [(2, 8), (2, 8), (3, 8)], dot(0, 1, 2)),
             ("rows", [(1, 8), (2, 12), (3, 8)], dot(0, 1, 2)),
             ("columns", [(2, 12), (2, 12), (3, 8)], dot(0, 1, 2)),
-            ("half a word", [(2, 6), (2, 12), (3, 6)], dot(0, 1, 2)),
+            ("half an element", [(2, 6), (2, 12), (3, 6)], dot(0, 1, 2)),
             ("not in use", fits, dot(0, 1, 3)),
             ("zero, not in use", fits, Operation::Zero { tile: 7 }),
         ] {
@@ -268,7 +268,7 @@ mod tests {
         let mut tiles = configured(&[(2, 8)]);
         let from: [u32; 6] = [1, 2, 3, 4, 5, 6];
         let mut to = [9u32; 6];
-        tiles.data[0] = [[7; WORDS]; ROWS];
+        tiles.data[0] = [[7; ELEMENTS]; ROWS];
         let address = from.as_ptr() as usize;
         execute(
             &mut tiles,

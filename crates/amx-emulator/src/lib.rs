@@ -1,14 +1,14 @@
-//! AMX on a CPU that has none, for tests: every tile instruction raises SIGILL there, and the handler does what it
-//! would have done.
+//! AMX on CPUs without AMX, for tests. Every tile instruction raises SIGILL there; the signal handler computes its result.
 //!
-//! | file | what it is |
+//! | file | subject |
 //! |---|---|
-//! | `decode` | from the bytes of an instruction to an operation |
-//! | `tiles` | the tiles of a thread, and what each operation does to them or what fault it raises |
+//! | `decode` | decoding of instructions |
+//! | `tiles` | the tile registers of a thread; operations and their faults |
 //! | `products` | the arithmetic of a row |
 //!
-//! A fault, or an illegal instruction that is none of these, ends the process with a message. One instruction takes a
-//! few microseconds.
+//! A fault, or another illegal instruction, ends the process with a message. An instruction takes a few microseconds.
+
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod decode;
 mod products;
@@ -20,50 +20,43 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::tiles::Tiles;
-use crate::Level;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    // Neither made nor dropped by code, so a signal handler may use it.
+    // A constant without a destructor, so a signal handler may use it.
     static TILES: RefCell<Tiles> = const { RefCell::new(Tiles::NONE) };
 }
 
-/// Makes [`Level::Amx`] available in this process, by emulation where the CPU lacks it. `false` where the CPU lacks what
-/// else belongs to that level.
+/// Emulates AMX in this process from now on, then calls `assume_amx`, which may rely on that.
+///
+/// Only for CPUs without AMX; it does no harm on others.
 ///
 /// # Panics
-/// When the system refuses the signal handler.
-pub fn install() -> bool {
+/// If the system refuses the signal handler.
+pub fn install(assume_amx: unsafe fn()) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if Level::detected() != Level::Avx512Bf16 {
-            return;
-        }
-        // SAFETY: all zeros are a valid `sigaction`: no flags, no signals blocked, which the next lines fill in.
+        // SAFETY: all zeros are a valid `sigaction`: no flags, no blocked signals. The next lines set the fields.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_flags = libc::SA_SIGINFO;
         action.sa_sigaction = on_illegal_instruction as *const () as usize;
-        // SAFETY: the handler has the signature that SA_SIGINFO asks for.
+        // SAFETY: the handler has the signature that SA_SIGINFO requires.
         let outcome = unsafe { libc::sigaction(libc::SIGILL, &raw const action, std::ptr::null_mut()) };
         assert_eq!(outcome, 0, "no handler for SIGILL: {}", std::io::Error::last_os_error());
         INSTALLED.store(true, Ordering::Release);
     });
-    Level::detected() == Level::Amx
+    // SAFETY: tile instructions execute in this process: the handler emulates them.
+    unsafe { assume_amx() };
 }
 
-/// Whether the instructions are emulated.
-pub fn is_installed() -> bool {
-    INSTALLED.load(Ordering::Acquire)
+/// Whether the tiles of this thread are configured; `None` if AMX is not emulated.
+pub fn tiles_are_configured() -> Option<bool> {
+    let is_installed = INSTALLED.load(Ordering::Acquire);
+    is_installed.then(|| TILES.with_borrow(Tiles::is_configured))
 }
 
-/// Whether this thread's tiles are configured: `None` where the CPU has AMX, and so is not asked.
-#[cfg(test)]
-pub fn is_configured() -> Option<bool> {
-    is_installed().then(|| TILES.with_borrow(Tiles::is_configured))
-}
-
-/// The registers' places in a signal's context, in the order of their numbers.
+/// The indices of the general registers in a signal's context, in the order of their numbers.
 const REGISTERS: [libc::c_int; 16] = [
     libc::REG_RAX,
     libc::REG_RCX,
@@ -84,24 +77,24 @@ const REGISTERS: [libc::c_int; 16] = [
 ];
 
 extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: what the kernel hands to a handler with SA_SIGINFO, alone ours until it returns.
+    // SAFETY: the kernel passes a context to a handler with SA_SIGINFO, for its exclusive use until it returns.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let rip = registers[libc::REG_RIP as usize] as usize as *const u8;
-    // SAFETY: the CPU has just fetched the instruction from there; no byte behind its end is asked for.
+    // SAFETY: the CPU has just fetched the instruction from there; no byte beyond its end is read.
     let mut code = (0..15).map(|i| unsafe { rip.add(i).read() });
     let register = |number: usize| registers[REGISTERS[number] as usize] as usize;
     let Some((operation, length)) = decode::decode(&mut code, register) else {
-        end("an illegal instruction that is none of AMX's");
+        end("an illegal instruction that is not one of AMX");
     };
-    // SAFETY: the addresses are those that the instruction would have used; where they are bad, so is the program, and
-    // reading them ends it as it would have.
+    // SAFETY: the addresses are those that the instruction uses. If they are invalid, so is the program, and it ends as it
+    // would without the emulator.
     if let Err(fault) = TILES.with_borrow_mut(|tiles| unsafe { tiles.execute(operation) }) {
         end(&format!("{operation:x?}: {fault:?}"));
     }
     registers[libc::REG_RIP as usize] += length as libc::greg_t;
 }
 
-/// Past the test harness, which would keep it to itself.
+/// Writes to standard error directly, since the test harness captures the output of macros.
 fn end(reason: &str) -> ! {
     let _ = writeln!(std::io::stderr(), "the AMX emulator: {reason}");
     std::process::abort();

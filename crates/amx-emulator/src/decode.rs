@@ -2,8 +2,8 @@
 
 use super::tiles::Operation;
 
-/// The instruction that `code` begins with, and its length; `register` gives what is in a general register. `None`
-/// for what is none of the tile instructions, or addresses memory in a way that the kernels do not.
+/// The instruction at the start of `code`, and its length. `register` returns the value of a general register. `None` for
+/// instructions other than those of tiles, and for addressing modes that the kernels do not use.
 pub fn decode(code: &mut dyn Iterator<Item = u8>, register: impl Fn(usize) -> usize) -> Option<(Operation, usize)> {
     let mut length = 0;
     let mut next = || {
@@ -45,7 +45,7 @@ pub fn decode(code: &mut dyn Iterator<Item = u8>, register: impl Fn(usize) -> us
         (0x4b, _, false) if rm == 4 && vvvv == 0 => {
             let Address { start, stride } = address(&mut next, &register, mode, rm, x, b)?;
             match prefix {
-                // The second is `tileloaddt1`, which differs in what it does to the caches.
+                // The second is `tileloaddt1`, which differs only in its use of the caches.
                 Prefix::F2 | Prefix::P66 => Operation::Load {
                     tile: reg,
                     from: start,
@@ -85,14 +85,14 @@ enum Prefix {
     F2,
 }
 
-/// Of a tile in memory.
+/// The address of a tile in memory.
 struct Address {
     start: usize,
     /// Bytes from one row to the next: the index register, scaled.
     stride: usize,
 }
 
-/// What a ModRM byte and what follows it say. `x` and `b` extend the index and the base.
+/// Decodes the address that a ModRM byte begins. `x` and `b` extend the index and the base.
 fn address(
     next: &mut dyn FnMut() -> Option<u8>,
     register: &dyn Fn(usize) -> usize,
@@ -101,9 +101,9 @@ fn address(
     x: usize,
     b: usize,
 ) -> Option<Address> {
-    /// In `rm`: a SIB byte follows. As an index: there is none.
+    /// In `rm`: a SIB byte follows. As an index: no index.
     const SIB: usize = 4;
-    /// With mode 0: no base, but a displacement of four bytes, which no kernel needs.
+    /// With mode 0: no base but a displacement of four bytes, which no kernel uses.
     const NO_BASE: usize = 5;
     let (base, stride) = match rm {
         SIB => {
@@ -132,12 +132,12 @@ fn address(
 mod tests {
     use super::*;
 
-    /// Each register holds a hundred times its number.
+    /// Each register has a hundred times its number.
     fn decoded(code: &[u8]) -> Option<(Operation, usize)> {
         decode(&mut code.iter().copied(), |number| 100 * number)
     }
 
-    /// The bytes are GNU as's for the mnemonics beside them (in AT&T's order: the destination last).
+    /// The bytes are the output of GNU as for the mnemonics (in AT&T order: the destination last).
     #[test]
     fn the_encodings_are_those_of_the_assembler() {
         let dot_int8 = |sums, a, b, a_is_signed, b_is_signed| Operation::DotInt8 {

@@ -1,20 +1,31 @@
-//! Whether AMX can be used.
+//! Detection of AMX: CPU, operating system, permission.
 
-/// Whether the CPU has AMX with bf16 and 8-bit integers, and the system lets this process use it, for which it is asked
-/// once.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub fn is_usable() -> bool {
-    #[cfg(any(test, feature = "amx-emulator"))]
-    if crate::emulator::is_installed() {
-        return true;
-    }
-    static USABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *USABLE.get_or_init(|| has_instructions() && system_keeps_tiles() && system_permits())
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+static AMX_ASSUMED: AtomicBool = AtomicBool::new(false);
+
+/// Makes [`amx_is_usable`] true whatever the CPU has.
+///
+/// # Safety
+/// From now on AMX instructions execute in this process, by the CPU or by an emulator.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub unsafe fn assume_amx() {
+    AMX_ASSUMED.store(true, Ordering::Release);
 }
 
-/// Elsewhere nobody has tried how to ask for it.
+/// Whether the CPU has AMX with bf16 and 8-bit integers and the system lets this process use it. The system is asked once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub fn amx_is_usable() -> bool {
+    static USABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    AMX_ASSUMED.load(Ordering::Acquire)
+        || *USABLE.get_or_init(|| has_instructions() && system_saves_tiles() && system_permits())
+}
+
+/// Only Linux's way to request AMX is implemented.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub fn is_usable() -> bool {
+pub fn amx_is_usable() -> bool {
     false
 }
 
@@ -30,7 +41,7 @@ fn has_instructions() -> bool {
 
 /// Whether the system saves the tiles when it switches threads.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-fn system_keeps_tiles() -> bool {
+fn system_saves_tiles() -> bool {
     use std::arch::x86_64::{__cpuid, _xgetbv};
     const OSXSAVE: u32 = 1 << 27;
     /// Configuration and data.
@@ -40,19 +51,19 @@ fn system_keeps_tiles() -> bool {
         // SAFETY: register 0 exists wherever the instruction does.
         unsafe { _xgetbv(0) }
     }
-    // SAFETY: OSXSAVE says that the instruction is there and the system has switched it on.
+    // SAFETY: OSXSAVE says that the CPU has the instruction and the system has enabled it.
     __cpuid(1).ecx & OSXSAVE != 0 && unsafe { enabled_states() } & TILE_STATES == TILE_STATES
 }
 
-/// Asks Linux, which gives each process that does the room to keep its tiles. It refuses where a thread's stack for
-/// signals is too small to hold them.
+/// Requests permission from Linux, which enlarges the area where it saves this process's registers. It refuses if a
+/// thread's alternate signal stack is too small to hold the tiles.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn system_permits() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
     const TILE_DATA: u64 = 18;
     let outcome: i64;
-    // SAFETY: the call takes two numbers and touches no memory; the kernel clobbers what is named.
+    // SAFETY: the call takes two numbers and touches no memory; the registers that the kernel clobbers are named.
     unsafe {
         std::arch::asm!(
             "syscall",

@@ -1,10 +1,10 @@
-//! Every safe function over every set of instructions, odd sizes and one or several threads, against plain loops in
-//! f64. Small and without dependencies, so that sanitizers can run it (`tools/sanitizers.sh`); what Burn computes is
-//! compared where the backend is (`src/backend/cpu/tests.rs`).
+//! Every public function on every instruction set of the CPU, over odd sizes, with one and several threads, against plain
+//! loops in f64. Small and without dependencies, so that sanitizers can run it. The tests of the CPU backend compare with
+//! Burn.
 
 use cloze_kernels::{
-    Activation, AfterAttention, Context, Heads, Level, Linear, Norm, Pool, Precision, Segment, SelfAttention,
-    attention, layer_norm, summarize_logits,
+    Activation, Context, EncoderTail, Heads, Isa, Linear, Norm, Pool, Precision, SelfAttention, Sequence, attention,
+    layer_norm, summarize_logits,
 };
 
 /// Numbers between -1 and 1.
@@ -25,8 +25,8 @@ fn pools() -> [Pool; 2] {
 }
 
 fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
-    let levels = Level::available();
-    levels.flat_map(|level| pools.iter().map(move |pool| Context { pool, level }))
+    let isas = Isa::available();
+    isas.flat_map(|isa| pools.iter().map(move |pool| Context { pool, isa }))
 }
 
 fn assert_close(ours: &[f32], expected: &[f64], error_max: f64, case: &str) {
@@ -71,12 +71,12 @@ fn dense_layers() {
                 (Precision::Int8, 0.02 * inputs as f64),
             ] {
                 for context in contexts(&pools) {
-                    let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
-                    let case = format!("{} {precision:?} {rows} rows, {inputs} to {outputs}", context.level);
+                    let layer = Linear::new(context.isa, &weight, &bias, inputs, precision);
+                    let case = format!("{} {precision:?} {rows} rows, {inputs} to {outputs}", context.isa);
                     let y = apply(&layer, context, &x, rows, Some(Activation::Relu));
                     assert_close(&y, &expected, error_max, &case);
                 }
-                let layer = Linear::new(Level::detected(), &weight, &bias, inputs, precision);
+                let layer = Linear::new(Isa::detected(), &weight, &bias, inputs, precision);
                 let last = layer.rows(&[outputs as u32 - 1]);
                 let stored: Vec<f64> = weight[(outputs - 1) * inputs..]
                     .iter()
@@ -90,17 +90,17 @@ fn dense_layers() {
 }
 
 #[test]
-fn attention_within_segments() {
+fn attention_within_sequences() {
     let pools = pools();
     for (heads, size) in [(1, 1), (2, 8), (3, 12), (2, 33)] {
         let hidden = heads * size;
         for lengths in [&[1][..], &[2, 1, 5], &[17, 40, 3]] {
-            let mut segments = Vec::new();
+            let mut sequences = Vec::new();
             let (mut asked, mut tokens) = (0, 0);
             for (index, length) in lengths.iter().enumerate() {
-                // All of every other segment ask, of the rest one row or none.
+                // All of every other sequence ask, of the rest one row or none.
                 let rows = [*length, 1, 0][index % 3];
-                segments.push(Segment {
+                sequences.push(Sequence {
                     queries: asked..asked + rows,
                     tokens: tokens..tokens + length,
                 });
@@ -108,14 +108,14 @@ fn attention_within_segments() {
             }
             let (query, key_value) = (random(asked * hidden, 4), random(tokens * 2 * hidden, 5));
             let mut expected = vec![0.0; asked * hidden];
-            for segment in &segments {
-                for (row, head) in segment
+            for sequence in &sequences {
+                for (row, head) in sequence
                     .queries
                     .clone()
                     .flat_map(|row| (0..heads).map(move |head| (row, head)))
                 {
                     let columns = head * size..(head + 1) * size;
-                    let weights: Vec<f64> = segment
+                    let weights: Vec<f64> = sequence
                         .tokens
                         .clone()
                         .map(|token| {
@@ -129,7 +129,7 @@ fn attention_within_segments() {
                     let sum: f64 = weights.iter().sum();
                     for column in columns {
                         let value = |token: usize| f64::from(key_value[token * 2 * hidden + hidden + column]);
-                        let weighted = segment
+                        let weighted = sequence
                             .tokens
                             .clone()
                             .zip(&weights)
@@ -146,8 +146,8 @@ fn attention_within_segments() {
                         hidden,
                         precision,
                     };
-                    attention(context, all, &query, &key_value, &segments, &mut y);
-                    let case = format!("{} {precision:?} {heads} heads of {size}, {lengths:?}", context.level);
+                    attention(context, all, &query, &key_value, &sequences, &mut y);
+                    let case = format!("{} {precision:?} {heads} heads of {size}, {lengths:?}", context.isa);
                     assert_close(&y, &expected, error_max, &case);
                 }
             }
@@ -163,12 +163,12 @@ fn self_attention_is_attention_over_its_projections() {
     let bias = random(3 * hidden, 2);
     let (query, key_value) = weight.split_at(hidden * hidden);
     let (query_bias, key_value_bias) = bias.split_at(hidden);
-    let segment = |queries, tokens| Segment { queries, tokens };
+    let sequence = |queries, tokens| Sequence { queries, tokens };
     // Of one task for each head, and of several; in the second, not all rows ask.
-    for (segments, rows, asked) in [
-        (vec![segment(0..5, 0..5), segment(5..18, 5..18)], 18, 18),
+    for (sequences, rows, asked) in [
+        (vec![sequence(0..5, 0..5), sequence(5..18, 5..18)], 18, 18),
         (
-            vec![segment(0..0, 0..1), segment(0..1, 1..140), segment(1..3, 140..150)],
+            vec![sequence(0..0, 0..1), sequence(0..1, 1..140), sequence(1..3, 140..150)],
             150,
             3,
         ),
@@ -181,16 +181,16 @@ fn self_attention_is_attention_over_its_projections() {
         };
         for context in contexts(&pools) {
             for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-                let query = Linear::new(context.level, query, query_bias, hidden, precision);
-                let key_value = Linear::new(context.level, key_value, key_value_bias, hidden, precision);
+                let query = Linear::new(context.isa, query, query_bias, hidden, precision);
+                let key_value = Linear::new(context.isa, key_value, key_value_bias, hidden, precision);
                 let joint = SelfAttention {
                     query: &query,
                     key_value: &key_value,
                     heads,
                 };
-                if !joint.is_worthwhile(context, &segments) {
+                if !joint.is_worthwhile(context, &sequences) {
                     // With AMX, whose blocks are others.
-                    assert!(matches!(context.level, Level::Amx { .. }), "{}", context.level);
+                    assert!(matches!(context.isa, Isa::Amx { .. }), "{}", context.isa);
                     continue;
                 }
                 let mut expected = vec![0.0; asked * hidden];
@@ -203,12 +203,12 @@ fn self_attention_is_attention_over_its_projections() {
                     hidden,
                     precision,
                 };
-                attention(context, count, &apart, &known, &segments, &mut expected);
+                attention(context, count, &apart, &known, &sequences, &mut expected);
                 let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
                 let asking = if asked == rows { &all } else { &asking };
                 let mut y = vec![f32::NAN; asked * hidden];
-                joint.apply(context, asking, &all, &segments, &mut y);
-                assert_close(&y, &expected, 1e-6, &format!("{} {precision:?}", context.level));
+                joint.apply(context, asking, &all, &sequences, &mut y);
+                assert_close(&y, &expected, 1e-6, &format!("{} {precision:?}", context.isa));
             }
         }
     }
@@ -226,9 +226,9 @@ fn what_follows_attention_is_its_layers() {
         let (attended, residual) = (random(rows * hidden, 5), random(rows * hidden, 6));
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             for context in contexts(&pools) {
-                let output = Linear::new(context.level, &square, &narrow, hidden, precision);
-                let up = Linear::new(context.level, &up, &wide, hidden, precision);
-                let down = Linear::new(context.level, &down, &narrow, inner, precision);
+                let output = Linear::new(context.isa, &square, &narrow, hidden, precision);
+                let up = Linear::new(context.isa, &up, &wide, hidden, precision);
+                let down = Linear::new(context.isa, &down, &narrow, inner, precision);
                 let norm = |gamma, eps| Norm {
                     gamma,
                     beta: &narrow,
@@ -236,7 +236,7 @@ fn what_follows_attention_is_its_layers() {
                 };
                 let (output_norm, norm) = (norm(&wide[..hidden], 1e-3), norm(&narrow, 1e-5));
                 let activation = Some(Activation::Gelu);
-                let layers = AfterAttention {
+                let layers = EncoderTail {
                     output: &output,
                     output_norm,
                     up: &up,
@@ -251,7 +251,7 @@ fn what_follows_attention_is_its_layers() {
                 let between = apply(&up, context, &x, rows, activation);
                 let mut expected = apply(&down, context, &between, rows, None);
                 layer_norm(context, &mut expected, Some(&x), norm);
-                assert!(y == expected, "{} {precision:?} {rows} rows", context.level);
+                assert!(y == expected, "{} {precision:?} {rows} rows", context.isa);
             }
         }
     }
@@ -285,12 +285,7 @@ fn layer_normalization() {
                     eps: 1e-5,
                 };
                 layer_norm(context, &mut y, Some(&residual), norm);
-                assert_close(
-                    &y,
-                    &expected,
-                    1e-4,
-                    &format!("{} {rows} rows of {hidden}", context.level),
-                );
+                assert_close(&y, &expected, 1e-4, &format!("{} {rows} rows of {hidden}", context.isa));
             }
         }
     }
@@ -329,7 +324,7 @@ fn summaries_of_logits() {
             }
             let len = 4 + 2 * top;
             for context in contexts(&pools) {
-                let case = format!("{} {rows} rows of {columns}, the {top} largest", context.level);
+                let case = format!("{} {rows} rows of {columns}, the {top} largest", context.isa);
                 let mut summaries = vec![f32::NAN; rows * len];
                 summarize_logits(context, &logits, columns, top, &mut summaries);
                 for (summary, (largest, sum, pairs)) in summaries.chunks_exact(len).zip(&expected) {
@@ -359,8 +354,8 @@ fn logits_that_are_not_finite_are_counted() {
                 let mut summaries = vec![0.0; 2 * (4 + 2 * top)];
                 summarize_logits(context, &logits, 100, top, &mut summaries);
                 let (first, second) = summaries.split_at(4 + 2 * top);
-                assert_eq!((first[3], second[3]), (count, 0.0), "{} {bad}", context.level);
-                assert_eq!(first[1].is_finite(), count == 0.0, "{} {bad}: {first:?}", context.level);
+                assert_eq!((first[3], second[3]), (count, 0.0), "{} {bad}", context.isa);
+                assert_eq!(first[1].is_finite(), count == 0.0, "{} {bad}: {first:?}", context.isa);
                 assert!(second.iter().all(|number| number.is_finite()));
             }
         }
@@ -377,9 +372,9 @@ fn sizes_that_do_not_fit_are_refused() {
         assert!(call.is_err(), "{what} was not refused");
     };
     refused("a weight of another size", &|| {
-        drop(Linear::new(context.level, &[0.0; 5], &[0.0; 2], 3, Precision::F32))
+        drop(Linear::new(context.isa, &[0.0; 5], &[0.0; 2], 3, Precision::F32))
     });
-    let layer = Linear::new(context.level, &[0.0; 6], &[0.0; 2], 3, Precision::F32);
+    let layer = Linear::new(context.isa, &[0.0; 6], &[0.0; 2], 3, Precision::F32);
     refused("an input of another size", &|| {
         drop(apply(&layer, context, &[0.0; 5], 2, None))
     });
@@ -387,48 +382,48 @@ fn sizes_that_do_not_fit_are_refused() {
         layer.apply(context, &[0.0; 6], 2, None, &mut [0.0; 5])
     });
     refused("a row that is not there", &|| drop(layer.rows(&[2])));
-    let attend = |segments: &[Segment], heads: usize| {
+    let attend = |sequences: &[Sequence], heads: usize| {
         let y = &mut [0.0; 4 * 6];
         let heads = Heads {
             count: heads,
             hidden: 6,
             precision: Precision::F32,
         };
-        attention(context, heads, &[0.0; 4 * 6], &[0.0; 4 * 12], segments, y);
+        attention(context, heads, &[0.0; 4 * 6], &[0.0; 4 * 12], sequences, y);
     };
-    let segment = |queries, tokens| Segment { queries, tokens };
-    attend(&[segment(0..2, 0..2), segment(2..4, 2..4)], 2);
-    refused("queries of two segments", &|| {
-        attend(&[segment(0..3, 0..2), segment(2..4, 2..4)], 2)
+    let sequence = |queries, tokens| Sequence { queries, tokens };
+    attend(&[sequence(0..2, 0..2), sequence(2..4, 2..4)], 2);
+    refused("queries of two sequences", &|| {
+        attend(&[sequence(0..3, 0..2), sequence(2..4, 2..4)], 2)
     });
-    refused("segments out of order", &|| {
-        attend(&[segment(2..4, 0..2), segment(0..2, 2..4)], 2)
+    refused("sequences out of order", &|| {
+        attend(&[sequence(2..4, 0..2), sequence(0..2, 2..4)], 2)
     });
-    refused("queries that are not there", &|| attend(&[segment(0..5, 0..2)], 2));
-    refused("tokens that are not there", &|| attend(&[segment(0..2, 0..5)], 2));
-    refused("heads that do not divide", &|| attend(&[segment(0..2, 0..2)], 4));
-    let square = Linear::new(context.level, &[0.0; 32 * 32], &[0.0; 32], 32, Precision::F32);
-    let double = Linear::new(context.level, &[0.0; 64 * 32], &[0.0; 64], 32, Precision::F32);
+    refused("queries that are not there", &|| attend(&[sequence(0..5, 0..2)], 2));
+    refused("tokens that are not there", &|| attend(&[sequence(0..2, 0..5)], 2));
+    refused("heads that do not divide", &|| attend(&[sequence(0..2, 0..2)], 4));
+    let square = Linear::new(context.isa, &[0.0; 32 * 32], &[0.0; 32], 32, Precision::F32);
+    let double = Linear::new(context.isa, &[0.0; 64 * 32], &[0.0; 64], 32, Precision::F32);
     let alone = Context {
         pool: &pools[0],
-        level: context.level,
+        isa: context.isa,
     };
-    let attend = |key_value: &Linear, segments: &[Segment], rows: usize| {
+    let attend = |key_value: &Linear, sequences: &[Sequence], rows: usize| {
         let joint = SelfAttention {
             query: &square,
             key_value,
             heads: 1,
         };
         let x = vec![0.0; rows * 32];
-        joint.apply(alone, &x, &x, segments, &mut vec![0.0; rows * 32]);
+        joint.apply(alone, &x, &x, sequences, &mut vec![0.0; rows * 32]);
     };
-    if !matches!(context.level, Level::Amx { .. }) {
-        attend(&double, &[segment(0..2, 0..2)], 2);
+    if !matches!(context.isa, Isa::Amx { .. }) {
+        attend(&double, &[sequence(0..2, 0..2)], 2);
     }
-    refused("keys without values", &|| attend(&square, &[segment(0..2, 0..2)], 2));
-    refused("rows of no segment", &|| attend(&double, &[segment(0..2, 0..2)], 3));
-    refused("a gap between segments", &|| {
-        attend(&double, &[segment(0..1, 0..1), segment(1..3, 2..3)], 3)
+    refused("keys without values", &|| attend(&square, &[sequence(0..2, 0..2)], 2));
+    refused("rows of no sequence", &|| attend(&double, &[sequence(0..2, 0..2)], 3));
+    refused("a gap between sequences", &|| {
+        attend(&double, &[sequence(0..1, 0..1), sequence(1..3, 2..3)], 3)
     });
     let norm = |width: usize, rest: usize| {
         let (gamma, beta) = (vec![1.0; width], vec![0.0; width]);
@@ -454,15 +449,15 @@ fn sizes_that_do_not_fit_are_refused() {
 #[test]
 fn many_callers_share_a_pool() {
     let pools = pools();
-    let level = Level::detected();
-    let layer = Linear::new(level, &random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
+    let isa = Isa::detected();
+    let layer = Linear::new(isa, &random(40 * 70, 1), &random(70, 2), 40, Precision::F32);
     let x = random(13 * 40, 3);
-    let alone = apply(&layer, Context { pool: &pools[0], level }, &x, 13, None);
+    let alone = apply(&layer, Context { pool: &pools[0], isa }, &x, 13, None);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    let y = apply(&layer, Context { pool: &pools[1], level }, &x, 13, None);
+                    let y = apply(&layer, Context { pool: &pools[1], isa }, &x, 13, None);
                     assert_eq!(y, alone);
                 }
             });

@@ -1,21 +1,29 @@
 //! Dense layers through AMX, or through its emulator, against f64 and exact integers over odd sizes.
 
-use super::{Configured, TILE, TileSums, group_values, parts, tile};
-use crate::pack::{self, COLUMNS, Line};
-use crate::tile::Words;
-use crate::{Activation, Context, Level, Linear, Pool, Precision, emulator};
+use cloze_amx_emulator as emulator;
+
+use super::amx::{Configured, TileSums, multiply};
+use crate::context::Context;
+use crate::epilogue::Activation;
+use crate::gemm::Gemm;
+use crate::isa::Isa;
+use crate::kernel::Rows;
+use crate::layout::{K_BLOCK, KLayout, Line, NR, Packing, Precision, panel_element};
+use crate::linear::Linear;
+use crate::pack;
+use crate::pool::Pool;
+use crate::rounding::bf16_bits;
 
 const ROWS: [usize; 9] = [1, 2, 15, 16, 17, 31, 33, 65, 100];
-/// Inputs and outputs; the last three have several slices of depth in some precision or in all.
+/// Inputs and outputs; the last three have several slices of K in some precision or in all.
 const SIZES: [(usize, usize); 7] = [(1, 1), (3, 5), (32, 33), (100, 17), (257, 130), (300, 70), (1030, 33)];
 
-/// Whether AMX is there, in the CPU or emulated; says so where it is not.
-fn has_amx() -> bool {
-    let has = emulator::install();
-    if !has {
-        eprintln!("SKIPPED: neither AMX nor the AVX-512 that its emulator needs beside it");
+/// Makes AMX available, by emulation on a CPU that lacks only that.
+fn require_amx() {
+    if Isa::detected() == Isa::Avx512Bf16 {
+        emulator::install(Isa::assume_amx);
     }
-    has
+    assert_eq!(Isa::detected(), Isa::Amx, "AMX or AVX-512 with bf16 is required");
 }
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
@@ -30,7 +38,7 @@ fn random(count: usize, seed: u32) -> Vec<f32> {
 }
 
 fn rounded(values: &[f32]) -> Vec<f32> {
-    let round = |&value: &f32| f32::from_bits(pack::bf16_bits(value) << 16);
+    let round = |&value: &f32| f32::from_bits(bf16_bits(value) << 16);
     values.iter().map(round).collect()
 }
 
@@ -44,7 +52,7 @@ fn reference(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize) -> Vec<f64>
     x.chunks_exact(inputs).flat_map(row).collect()
 }
 
-/// The norm of the difference, relative to that of what is expected.
+/// The norm of the difference, relative to that of `expected`.
 fn error(y: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(y.len(), expected.len());
     let difference: f64 = y.iter().zip(expected).map(|(&y, e)| (f64::from(y) - e).powi(2)).sum();
@@ -58,22 +66,20 @@ fn over_sizes(mut check: impl FnMut(Context<'_>, usize, usize, usize)) {
         let pool = Pool::new(threads).unwrap();
         let context = Context {
             pool: &pool,
-            level: Level::Amx,
+            isa: Isa::Amx,
         };
         for rows in ROWS {
             for (inputs, outputs) in SIZES {
                 check(context, rows, inputs, outputs);
             }
         }
-        // Nobody keeps the tiles.
-        pool.run(50, |_| assert_ne!(emulator::is_configured(), Some(true)));
+        // No thread keeps its tiles configured.
+        pool.run(50, |_| assert_ne!(emulator::tiles_are_configured(), Some(true)));
     }
 }
 
 fn check_against_f64(precision: Precision, operands: impl Fn(&[f32]) -> Vec<f32>, error_max: f64) {
-    if !has_amx() {
-        return;
-    }
+    require_amx();
     let mut largest: f64 = 0.0;
     over_sizes(|context, rows, inputs, outputs| {
         let (x, weight, bias) = (
@@ -81,7 +87,7 @@ fn check_against_f64(precision: Precision, operands: impl Fn(&[f32]) -> Vec<f32>
             random(outputs * inputs, 2),
             random(outputs, 3),
         );
-        let layer = Linear::new(context.level, &weight, &bias, inputs, precision);
+        let layer = Linear::new(context.isa, &weight, &bias, inputs, precision);
         let y = apply(&layer, context, &x, rows, None);
         let error = error(&y, &reference(&operands(&x), &operands(&weight), &bias, inputs));
         assert!(error < error_max, "{rows} rows, {inputs} to {outputs}: {error:e}");
@@ -91,42 +97,44 @@ fn check_against_f64(precision: Precision, operands: impl Fn(&[f32]) -> Vec<f32>
 }
 
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn f32_to_five_digits() {
     check_against_f64(Precision::F32, <[f32]>::to_vec, 1e-5);
 }
 
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn bf16_is_exact_but_for_the_sums() {
     check_against_f64(Precision::Bf16, rounded, 1e-6);
 }
 
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn int8_sums_are_exact() {
-    if !has_amx() {
-        return;
-    }
+    require_amx();
     for rows in [1, 15, 16, 17, 32] {
         for inputs in [1, 63, 64, 65, 300] {
-            let (x, weight) = (random(rows * inputs, 4), random(COLUMNS * inputs, 5));
-            let groups = inputs.div_ceil(group_values(Words::Int8));
-            let (panel, _) = pack::panels_int8(&weight, COLUMNS, inputs, groups * TILE);
-            let stored = rows.next_multiple_of(TILE);
-            let mut block = vec![0; groups * parts(Words::Int8) * stored * TILE];
+            let (x, weight) = (random(rows * inputs, 4), random(NR * inputs, 5));
+            let layout = KLayout::new(Precision::Int8, Packing::AmxTiles, inputs);
+            let (panel, _) = pack::panels_int8(&weight, NR, inputs, layout.panel_lines() / 2);
+            let stored = layout.stored_rows(rows);
+            let mut block = vec![0; layout.elements(rows)];
             let scales = &mut vec![0.0; rows];
-            let all = pack::Rows {
+            let all = Rows {
                 x: &x,
                 stride: inputs,
                 inputs,
                 count: rows,
                 stored,
             };
-            pack::pack_rows(Level::Amx, Words::Int8, all, &mut block, scales);
+            Gemm::new(Isa::Amx, Precision::Int8).pack_rows(all, &mut block, scales);
             let mut sums = TileSums::ZERO;
-            // Once for the products, once more onto them.
-            for (keep, times) in [(false, 1), (true, 2)] {
-                tile(&Configured::new(), Words::Int8, &block, &panel, &[], keep, &mut sums);
+            // Once from zero, once more onto those sums.
+            for (accumulate, times) in [(false, 1), (true, 2)] {
+                let tiles = Configured::new();
+                multiply(&tiles, Precision::Int8, &block, &panel, &[], accumulate, &mut sums);
                 for row in 0..rows {
-                    for column in 0..COLUMNS {
+                    for column in 0..NR {
                         let sum = int8_sum(&block, &panel, stored, row, column);
                         let what = format!("{rows} rows, {inputs} inputs: {row}, {column}, {times} times");
                         assert_eq!(i64::from(sums.0[row][column] as i32), times * sum, "{what}");
@@ -143,12 +151,12 @@ fn apply(layer: &Linear, context: Context<'_>, x: &[f32], rows: usize, activatio
     y
 }
 
-/// What a sum must be, from where the layout is said to hold the bytes.
+/// A sum computed from the documented positions of the bytes.
 fn int8_sum(block: &[u32], panel: &[Line], stored_rows: usize, row: usize, column: usize) -> i64 {
     let mut sum = 0;
     for step in 0..panel.len() / 2 {
-        let activations = block[(step / TILE * stored_rows + row) * TILE + step % TILE].to_le_bytes();
-        let weights = pack::word_of(panel, step, column).to_le_bytes();
+        let activations = block[(step / K_BLOCK * stored_rows + row) * K_BLOCK + step % K_BLOCK].to_le_bytes();
+        let weights = panel_element(panel, step, column).to_le_bytes();
         for (activation, weight) in activations.into_iter().zip(weights) {
             sum += i64::from(activation) * i64::from(weight as i8);
         }
@@ -156,42 +164,35 @@ fn int8_sum(block: &[u32], panel: &[Line], stored_rows: usize, row: usize, colum
     sum
 }
 
-/// The same integers, so the same bits as without AMX.
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn int8_layers_are_those_of_avx512() {
-    if !has_amx() {
-        return;
-    }
+    require_amx();
     over_sizes(|context, rows, inputs, outputs| {
         let (x, weight, bias) = (
             random(rows * inputs, 6),
             random(outputs * inputs, 7),
             random(outputs, 8),
         );
-        let at = |level| {
-            let layer = Linear::new(level, &weight, &bias, inputs, Precision::Int8);
-            apply(&layer, Context { level, ..context }, &x, rows, Some(Activation::Gelu))
+        let at = |isa| {
+            let layer = Linear::new(isa, &weight, &bias, inputs, Precision::Int8);
+            apply(&layer, Context { isa, ..context }, &x, rows, Some(Activation::Gelu))
         };
-        assert_eq!(
-            at(Level::Amx),
-            at(Level::Avx512Bf16),
-            "{rows} rows, {inputs} to {outputs}"
-        );
+        assert_eq!(at(Isa::Amx), at(Isa::Avx512Bf16), "{rows} rows, {inputs} to {outputs}");
     });
 }
 
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn activations_and_bad_values_are_those_of_avx512() {
-    if !has_amx() {
-        return;
-    }
+    require_amx();
     let pool = Pool::new(2).unwrap();
     let (rows, inputs, outputs) = (33, 70, 40);
     let (weight, bias) = (random(outputs * inputs, 9), random(outputs, 10));
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let layers = [Level::Amx, Level::Avx512Bf16].map(|level| {
-            let layer = Linear::new(level, &weight, &bias, inputs, precision);
-            (layer, Context { pool: &pool, level })
+        let layers = [Isa::Amx, Isa::Avx512Bf16].map(|isa| {
+            let layer = Linear::new(isa, &weight, &bias, inputs, precision);
+            (layer, Context { pool: &pool, isa })
         });
         let outcomes = |x: &[f32], activation| {
             layers
@@ -226,14 +227,13 @@ fn activations_and_bad_values_are_those_of_avx512() {
 }
 
 #[test]
+#[ignore = "needs AVX-512 with bf16"]
 fn weight_rows_come_back() {
-    if !has_amx() {
-        return;
-    }
+    require_amx();
     let (inputs, outputs) = (75, 70);
     let weight = random(outputs * inputs, 12);
     for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 3e-3), (Precision::Int8, 1e-2)] {
-        let layer = Linear::new(Level::Amx, &weight, &vec![0.0; outputs], inputs, precision);
+        let layer = Linear::new(Isa::Amx, &weight, &vec![0.0; outputs], inputs, precision);
         let ids = [69, 0, 31, 32, 0];
         let expected: Vec<f64> = ids
             .iter()
@@ -246,25 +246,24 @@ fn weight_rows_come_back() {
 }
 
 #[test]
-fn amx_is_one_level_more_and_can_be_forced_down() {
-    if !has_amx() {
-        return;
-    }
-    assert_eq!(Level::detected(), Level::Amx);
-    assert_eq!(Level::available().collect::<Vec<_>>(), Level::ALL);
-    for level in Level::ALL {
-        assert_eq!(Level::named(level.name()), Ok(level));
+#[ignore = "needs AVX-512 with bf16"]
+fn amx_is_detected_and_smaller_instruction_sets_can_be_chosen() {
+    require_amx();
+    assert_eq!(Isa::detected(), Isa::Amx);
+    assert_eq!(Isa::available().collect::<Vec<_>>(), Isa::ALL);
+    for isa in Isa::ALL {
+        assert_eq!(Isa::named(isa.name()), Ok(isa));
     }
 }
 
 #[test]
-#[should_panic(expected = "packed for other instructions")]
-fn a_layer_knows_what_it_is_packed_for() {
+#[should_panic(expected = "packed for another instruction set")]
+fn a_layer_packed_for_another_instruction_set_is_refused() {
     let pool = Pool::new(1).unwrap();
-    let layer = Linear::new(Level::Amx, &[1.0], &[0.0], 1, Precision::F32);
+    let layer = Linear::new(Isa::Amx, &[1.0], &[0.0], 1, Precision::F32);
     let context = Context {
         pool: &pool,
-        level: Level::Portable,
+        isa: Isa::Portable,
     };
     apply(&layer, context, &[1.0], 1, None);
 }

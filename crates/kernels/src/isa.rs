@@ -1,34 +1,37 @@
-//! Which vector instructions are used.
+//! Instruction sets: detection, names, and functions compiled once for each.
 
 use std::fmt;
 
-/// Sets of instructions, each containing the ones before it.
+use crate::detect::amx_is_usable;
+
+/// Instruction sets, each a superset of the ones before it.
 ///
-/// Nobody outside can make one beyond the portable: who has one had it from a function here, which asked the CPU.
+/// Other crates cannot construct a variant beyond `Portable`: every other value comes from a function here, which has
+/// checked the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Whatever every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
+pub enum Isa {
+    /// What every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
     Portable,
-    /// AVX2 and FMA: 8 values at once.
+    /// AVX2 and FMA: 8 lanes of f32.
     #[non_exhaustive]
     Avx2,
-    /// AVX-512 F, BW, DQ and VL: 16 values at once.
+    /// AVX-512 F, BW, DQ and VL: 16 lanes of f32.
     #[non_exhaustive]
     Avx512,
-    /// And `avx512_vnni`: four 8-bit products an instruction and lane.
+    /// Also `avx512_vnni`: four 8-bit products an instruction and lane.
     #[non_exhaustive]
     Avx512Vnni,
-    /// And `avx512_bf16`: two bf16 products an instruction and lane.
+    /// Also `avx512_bf16`: two bf16 products an instruction and lane.
     #[non_exhaustive]
     Avx512Bf16,
-    /// And Intel's AMX with bf16 and 8-bit integers: products of whole tiles.
+    /// Also AMX with bf16 and 8-bit integers: products of tiles.
     #[non_exhaustive]
     Amx,
 }
 
-impl Level {
-    /// All, the least first.
-    pub(crate) const ALL: [Self; 6] = [
+impl Isa {
+    /// All instruction sets, the smallest first.
+    pub const ALL: [Self; 6] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
@@ -49,7 +52,7 @@ impl Level {
         }
     }
 
-    /// The best that this CPU has and the system lets this process use.
+    /// The largest that the CPU has and the system lets this process use.
     #[cfg(target_arch = "x86_64")]
     pub fn detected() -> Self {
         use std::arch::is_x86_feature_detected as has;
@@ -61,62 +64,75 @@ impl Level {
             Self::Avx512
         } else if !has!("avx512bf16") {
             Self::Avx512Vnni
-        } else if !crate::amx::is_usable() {
+        } else if !amx_is_usable() {
             Self::Avx512Bf16
         } else {
             Self::Amx
         }
     }
 
-    /// The best that this CPU has.
+    /// The largest that the CPU has.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn detected() -> Self {
+        let _ = amx_is_usable();
         Self::Portable
     }
 
-    /// All that this CPU has, the least first.
+    /// All that the CPU has, the smallest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        let best = Self::detected();
-        Self::ALL.into_iter().filter(move |&level| level <= best)
+        let largest = Self::detected();
+        Self::ALL.into_iter().filter(move |&isa| isa <= largest)
     }
 
-    /// The level called `name`.
+    /// The instruction set called `name`.
     ///
     /// # Errors
-    /// One sentence, when there is no such level or this CPU lacks it.
+    /// One sentence, if there is no such instruction set or the CPU lacks it.
     pub fn named(name: &str) -> Result<Self, String> {
         let names: Vec<&str> = Self::available().map(Self::name).collect();
-        match Self::ALL.into_iter().find(|level| level.name() == name) {
-            Some(level) if level <= Self::detected() => Ok(level),
+        match Self::ALL.into_iter().find(|isa| isa.name() == name) {
+            Some(isa) if isa <= Self::detected() => Ok(isa),
             Some(_) => Err(format!("this CPU has no {name}; it has {}", names.join(", "))),
             None => Err(format!("\"{name}\" is none of {}", names.join(", "))),
         }
     }
+
+    /// Makes [`detected`](Self::detected) report AMX on a CPU that has everything below it but not AMX. For tests that
+    /// run AMX in an emulator.
+    ///
+    /// # Safety
+    /// From now on AMX instructions execute in this process.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub unsafe fn assume_amx() {
+        // SAFETY: the caller's promise.
+        unsafe { crate::detect::assume_amx() };
+    }
 }
 
-impl fmt::Display for Level {
+impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let neon = cfg!(target_arch = "aarch64") && *self == Self::Portable;
         f.write_str(if neon { "neon" } else { self.name() })
     }
 }
 
-/// Defines `$name(level, arguments)`, which runs `$body(arguments)` compiled for the instructions of the level.
-/// The body must be `#[inline(always)]`, so that each copy is compiled anew. A body after `fused` is told by a constant
-/// whether the CPU multiplies and adds in one instruction, which Rust never does by itself.
-macro_rules! for_each_level {
+/// Defines `$name(isa, arguments)`, which runs a copy of `$body(arguments)` that is compiled for the instruction set.
+///
+/// The body must be `#[inline(always)]`, so that it is compiled as part of each copy. A body after `fused` has a constant
+/// parameter: whether multiply and add are one instruction, which Rust never fuses by itself.
+macro_rules! for_each_isa {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = fused $body:ident) => {
-        $crate::level::for_each_level! {
+        $crate::isa::for_each_isa! {
             @ $(#[$doc])* $visible $name ($($argument: $kind),*) ($body::<{ cfg!(target_arch = "aarch64") }>) ($body::<true>)
         }
     };
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = $body:path) => {
-        $crate::level::for_each_level! { @ $(#[$doc])* $visible $name ($($argument: $kind),*) ($body) ($body) }
+        $crate::isa::for_each_isa! { @ $(#[$doc])* $visible $name ($($argument: $kind),*) ($body) ($body) }
     };
     (@ $(#[$doc:meta])* $visible:vis $name:ident ($($argument:ident: $kind:ty),*) ($portable:expr) ($vector:expr)) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
-        $visible fn $name(level: $crate::Level, $($argument: $kind),*) {
+        $visible fn $name(isa: $crate::isa::Isa, $($argument: $kind),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
@@ -129,20 +145,20 @@ macro_rules! for_each_level {
                 fn avx512($($argument: $kind),*) {
                     $vector($($argument),*)
                 }
-                match level {
-                    $crate::Level::Portable => $portable($($argument),*),
-                    // SAFETY: a level above the portable one exists only where the CPU was found to have it (see `Level`).
-                    $crate::Level::Avx2 => unsafe { avx2($($argument),*) },
+                match isa {
+                    $crate::isa::Isa::Portable => $portable($($argument),*),
+                    // SAFETY: an `Isa` beyond `Portable` exists only if the CPU has the instructions.
+                    $crate::isa::Isa::Avx2 => unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
                     _ => unsafe { avx512($($argument),*) },
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
             {
-                let _ = level;
+                let _ = isa;
                 $portable($($argument),*)
             }
         }
     };
 }
-pub(crate) use for_each_level;
+pub(crate) use for_each_isa;

@@ -1,10 +1,10 @@
-//! The products of a row of a tile with another tile, as the instructions round and sum them (Intel's Software Developer's
-//! Manual, volume 2).
+//! The product of a row of a tile with another tile, rounded and summed as the instructions do (Intel's Software
+//! Developer's Manual, volume 2).
 
-/// Words of a tile's row.
-pub const WORDS: usize = 16;
+/// 32-bit elements of a row of a tile.
+pub const ELEMENTS: usize = 16;
 
-/// A denormal number as the zero that it is treated as, at the way in and at the way out.
+/// Denormal operands and results are treated as zero.
 #[inline(always)]
 fn flushed(value: f32) -> f32 {
     match value.abs() < f32::MIN_POSITIVE {
@@ -13,45 +13,45 @@ fn flushed(value: f32) -> f32 {
     }
 }
 
-/// The bf16 in the low or high half of a word.
+/// The bf16 in the low or high half of an element.
 #[inline(always)]
-fn half(word: u32, half: usize) -> f32 {
-    flushed(f32::from_bits(word >> (16 * half) << 16))
+fn half(element: u32, half: usize) -> f32 {
+    flushed(f32::from_bits(element >> (16 * half) << 16))
 }
 
-/// `tdpbf16ps` on a row: even and odd products are summed apart, each with one rounding (to the nearest, ties to even),
-/// then together, and then with what was there.
-pub fn dot_bf16(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
+/// `tdpbf16ps` on a row: even and odd products are summed separately, each with one rounding (to nearest, ties to even),
+/// then added to each other, and then to the previous sum.
+pub fn dot_bf16(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]]) {
     #[inline(always)]
-    fn plain(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
-        let mut products = [[0.0f32; WORDS]; 2];
+    fn plain(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]]) {
+        let mut products = [[0.0f32; ELEMENTS]; 2];
         for (&a, b) in a.iter().zip(b) {
             for (i, products) in products.iter_mut().enumerate() {
                 let a = half(a, i);
-                for n in 0..WORDS {
+                for n in 0..ELEMENTS {
                     products[n] = flushed(a.mul_add(half(b[n], i), products[n]));
                 }
             }
         }
-        for n in 0..WORDS {
+        for n in 0..ELEMENTS {
             let product = flushed(products[0][n] + products[1][n]);
             sums[n] = flushed(flushed(f32::from_bits(sums[n])) + product).to_bits();
         }
     }
     #[target_feature(enable = "avx512f")]
-    fn vectorized(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]]) {
+    fn vectorized(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]]) {
         plain(sums, a, b);
     }
     match is_x86_feature_detected!("avx512f") {
-        // SAFETY: the CPU has just been asked.
+        // SAFETY: the CPU has the instructions, as just checked.
         true => unsafe { vectorized(sums, a, b) },
-        // The emulator is not installed there, but its tests run.
+        // The kernels do not use AMX there, but the tests of the emulator run.
         false => plain(sums, a, b),
     }
 }
 
-/// `tdpb[su][su]d` on a row: four products a word, summed without saturation.
-pub fn dot_int8(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]], a_is_signed: bool, b_is_signed: bool) {
+/// `tdpb[su][su]d` on a row: four products an element, summed without saturation.
+pub fn dot_int8(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]], a_is_signed: bool, b_is_signed: bool) {
     let value = |byte: u8, is_signed: bool| match is_signed {
         true => i32::from(byte as i8),
         false => i32::from(byte),
@@ -70,21 +70,21 @@ pub fn dot_int8(sums: &mut [u32; WORDS], a: &[u32], b: &[[u32; WORDS]], a_is_sig
 pub mod tests {
     use super::*;
 
-    /// Two bf16 in a word, which they fit exactly.
+    /// Two values that are exact in bf16, as one element.
     pub fn pair(low: f32, high: f32) -> u32 {
         assert!((low.to_bits() | high.to_bits()) & 0xffff == 0);
         low.to_bits() >> 16 | high.to_bits()
     }
 
-    /// One word of each factor, and a sum.
-    fn bf16_of_one_word(sum: f32, a: u32, b: u32) -> f32 {
-        let mut sums = [sum.to_bits(); WORDS];
-        dot_bf16(&mut sums, &[a], &[[b; WORDS]]);
-        assert_eq!(sums, [sums[0]; WORDS]);
+    /// One element of each factor, and a sum.
+    fn bf16_of_one_element(sum: f32, a: u32, b: u32) -> f32 {
+        let mut sums = [sum.to_bits(); ELEMENTS];
+        dot_bf16(&mut sums, &[a], &[[b; ELEMENTS]]);
+        assert_eq!(sums, [sums[0]; ELEMENTS]);
         f32::from_bits(sums[0])
     }
 
-    /// By hand, along the manual's pseudo code.
+    /// Computed by hand from the pseudo code in the manual.
     #[test]
     fn bf16_products_by_hand() {
         let tiny = f32::from_bits(0x0040_0000);
@@ -125,7 +125,7 @@ pub mod tests {
                 0.0,
             ),
         ] {
-            assert_eq!(bf16_of_one_word(sum, a, b), expected, "{name}");
+            assert_eq!(bf16_of_one_element(sum, a, b), expected, "{name}");
         }
     }
 
@@ -142,10 +142,10 @@ pub mod tests {
             (false, true, -128 + 10 - 384 + 255),
             (false, false, 128 * 255 + 10 + 384 + 255),
         ] {
-            let mut sums = [-1000i32 as u32; WORDS];
-            dot_int8(&mut sums, &[a], &[[b; WORDS]], a_is_signed, b_is_signed);
+            let mut sums = [-1000i32 as u32; ELEMENTS];
+            dot_int8(&mut sums, &[a], &[[b; ELEMENTS]], a_is_signed, b_is_signed);
             let kind = format!("signed: {a_is_signed}, {b_is_signed}");
-            assert_eq!(sums.map(|sum| sum as i32), [expected - 1000; WORDS], "{kind}");
+            assert_eq!(sums.map(|sum| sum as i32), [expected - 1000; ELEMENTS], "{kind}");
         }
     }
 }

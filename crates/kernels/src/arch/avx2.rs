@@ -1,0 +1,377 @@
+//! Micro-kernels of AVX2 and FMA: micro-tiles of 6 rows by 16 columns, whose sums take 12 of the 16 registers.
+//!
+//! AVX2 has products of f32 and of 16-bit integers. So bf16 weights are widened to f32 and 8-bit weights to 16 bits as they
+//! are loaded, and activations are packed [widened](Packing::Widened). The 8-bit sums are exact, as those of VNNI are.
+//! (`vpmaddubsw`, which multiplies 8-bit integers, saturates at 16 bits, and its sums need `vpmaddwd` all the same.)
+
+use std::arch::x86_64::*;
+
+use super::generic::{pack_f32, quantized, write_k_blocks};
+use crate::epilogue::Epilogue;
+use crate::kernel::{Block, MicroKernel, Operands, Rows};
+use crate::layout::{K_BLOCK, Line, NR, Packing, RowBlocks};
+use crate::rounding::{bf16_bits, int8_scale};
+
+pub struct F32;
+pub struct Bf16;
+pub struct Int8;
+
+/// Rows of a micro-tile.
+const MICRO_ROWS: usize = 6;
+/// Lanes of a register.
+const LANES: usize = 8;
+
+/// Values of the constant parameter `KIND`.
+const KIND_F32: u8 = 0;
+const KIND_BF16: u8 = 1;
+const KIND_INT8: u8 = 2;
+
+impl MicroKernel for F32 {
+    unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], _: &mut [f32]) {
+        // SAFETY: the CPU has the instructions by the caller's promise.
+        unsafe { pack_rows_f32(rows, packed) }
+    }
+
+    unsafe fn run(
+        &self,
+        operands: &Operands<'_>,
+        rows: usize,
+        epilogue: Option<&Epilogue<'_>>,
+        to: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match operands.block {
+                Block::Rows { .. } => tile::<KIND_F32, K_BLOCK, 1>(operands, rows, epilogue, to, stride),
+                Block::Columns { .. } => tile::<KIND_F32, 1, NR>(operands, rows, epilogue, to, stride),
+            }
+        }
+    }
+}
+
+impl MicroKernel for Bf16 {
+    fn packing(&self) -> Packing {
+        Packing::Widened
+    }
+
+    unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], _: &mut [f32]) {
+        // SAFETY: the CPU has the instructions by the caller's promise.
+        unsafe { pack_rows_bf16(rows, packed) }
+    }
+
+    unsafe fn run(
+        &self,
+        operands: &Operands<'_>,
+        rows: usize,
+        epilogue: Option<&Epilogue<'_>>,
+        to: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: by the caller's promise. Widened activations are never columns of a panel (see `Block::rows`).
+        unsafe { tile::<KIND_BF16, { 2 * K_BLOCK }, 2>(operands, rows, epilogue, to, stride) }
+    }
+}
+
+impl MicroKernel for Int8 {
+    fn packing(&self) -> Packing {
+        Packing::Widened
+    }
+
+    unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+        // SAFETY: the CPU has the instructions by the caller's promise.
+        unsafe { pack_rows_int8(rows, packed, scales) }
+    }
+
+    unsafe fn run(
+        &self,
+        operands: &Operands<'_>,
+        rows: usize,
+        epilogue: Option<&Epilogue<'_>>,
+        to: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: by the caller's promise. Widened activations are never columns of a panel (see `Block::rows`).
+        unsafe { tile::<KIND_INT8, { 2 * K_BLOCK }, 2>(operands, rows, epilogue, to, stride) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn pack_rows_f32(rows: Rows<'_>, packed: &mut [u32]) {
+    pack_f32(rows, packed);
+}
+
+/// Values rounded to bf16, as f32: two for each element of the weights.
+#[target_feature(enable = "avx2,fma")]
+fn pack_rows_bf16(rows: Rows<'_>, packed: &mut [u32]) {
+    const ELEMENTS: usize = 2 * K_BLOCK;
+    for (index, values) in rows.iter().enumerate() {
+        let packed = &mut packed[index * ELEMENTS..];
+        write_k_blocks::<ELEMENTS, ELEMENTS>(values, rows.stored, packed, |values| {
+            values.map(|value| bf16_bits(value) << 16)
+        });
+    }
+}
+
+/// Values as unsigned 8-bit integers in 16 bits: the first and third of four in one element, the second and fourth in the
+/// next, as the weights are widened.
+#[target_feature(enable = "avx2,fma")]
+fn pack_rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+    const ELEMENTS: usize = 2 * K_BLOCK;
+    for (index, values) in rows.iter().enumerate() {
+        let scale = int8_scale(values);
+        scales[index] = scale;
+        let packed = &mut packed[index * ELEMENTS..];
+        write_k_blocks::<{ 4 * K_BLOCK }, ELEMENTS>(values, rows.stored, packed, |values| {
+            let bytes = quantized(values, 1.0 / scale);
+            let mut elements = [0; ELEMENTS];
+            for (bytes, elements) in bytes.as_chunks::<4>().0.iter().zip(elements.as_chunks_mut::<2>().0) {
+                let four = u32::from_le_bytes(*bytes);
+                *elements = [four & 0x00ff_00ff, four >> 8 & 0x00ff_00ff];
+            }
+            elements
+        });
+    }
+}
+
+/// Multiplies a block with a panel, micro-tile by micro-tile and part by part of K: the part of a panel's half that one
+/// micro-tile has loaded stays in the first-level cache for the next one. Sums of a part are kept in the output.
+///
+/// `ROW` and `STEP` are the elements from one row of activations to the next and from one K-step to the next.
+///
+/// # Safety
+/// As [`MicroKernel::run`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const KIND: u8, const ROW: usize, const STEP: usize>(
+    operands: &Operands<'_>,
+    rows: usize,
+    epilogue: Option<&Epilogue<'_>>,
+    to: *mut f32,
+    stride: usize,
+) {
+    /// K-steps of a part.
+    const PART: usize = 256;
+    let &Operands { block, panel, prefetch } = operands;
+    let (a, row_step) = match block {
+        Block::Rows { elements, .. } => (elements.as_ptr(), rows * ROW),
+        // From one K-block to the next.
+        Block::Columns { panel, first, .. } => (panel.as_ptr().cast::<u32>().wrapping_add(first), K_BLOCK * STEP),
+    };
+    let steps = panel.len() / 2;
+    let blocks = RowBlocks::even(rows, MICRO_ROWS);
+    let k_blocks = steps.div_ceil(K_BLOCK) * 2 * blocks.count();
+    let mut pass = Pass {
+        a,
+        k_block_elements: row_step,
+        b: panel.as_ptr(),
+        steps: 0,
+        prefetch: prefetch.as_ptr(),
+        // All lines, spread evenly.
+        prefetch_lines: prefetch.len().div_ceil(k_blocks),
+        is_first: false,
+    };
+    for start in (0..steps).step_by(PART) {
+        pass.steps = PART.min(steps - start);
+        pass.is_first = start == 0;
+        let epilogue = epilogue.filter(|_| start + pass.steps == steps);
+        for half in 0..2 {
+            pass.b = panel.as_ptr().wrapping_add(start * 2 + half);
+            for index in 0..blocks.count() {
+                let rows = blocks.range(index);
+                pass.a = a.wrapping_add(start / K_BLOCK * row_step + rows.start * ROW);
+                let first_row = rows.start;
+                // SAFETY: these rows and columns may be written, by the caller's promise.
+                let to = unsafe { to.add(first_row * stride + half * 2 * LANES) };
+                let run = match rows.len() {
+                    1 => micro_tile::<KIND, 1, ROW, STEP>,
+                    2 => micro_tile::<KIND, 2, ROW, STEP>,
+                    3 => micro_tile::<KIND, 3, ROW, STEP>,
+                    4 => micro_tile::<KIND, 4, ROW, STEP>,
+                    5 => micro_tile::<KIND, 5, ROW, STEP>,
+                    _ => micro_tile::<KIND, 6, ROW, STEP>,
+                };
+                // SAFETY: the number of rows is that in the type; the pass lies within the operands.
+                unsafe { run(&pass, epilogue, first_row, half, to, stride) };
+                let lines = pass.prefetch_lines * pass.steps.div_ceil(K_BLOCK);
+                pass.prefetch = pass.prefetch.wrapping_add(lines);
+            }
+        }
+    }
+}
+
+/// The operands of a micro-tile over a part of K.
+struct Pass {
+    /// The first element of the first row.
+    a: *const u32,
+    /// Elements from one K-block of activations to the next.
+    k_block_elements: usize,
+    /// The first line of the panel's half. Lines of a half are two apart.
+    b: *const Line,
+    steps: usize,
+    prefetch: *const Line,
+    /// Lines to prefetch in a K-block.
+    prefetch_lines: usize,
+    /// Whether sums begin at zero instead of those in the output.
+    is_first: bool,
+}
+
+/// Multiplies `M` rows with one half of a panel's columns over a part of K.
+///
+/// # Safety
+/// The pass lies within the operands; `to` may be written for 16 values of `M` rows, `stride` values apart; the epilogue
+/// fits the rows from `first_row` on.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn micro_tile<const KIND: u8, const M: usize, const ROW: usize, const STEP: usize>(
+    pass: &Pass,
+    epilogue: Option<&Epilogue<'_>>,
+    first_row: usize,
+    half: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    let position = |row: usize, n: usize| to.wrapping_add(row * stride + n * LANES).cast::<__m256i>();
+    let mut acc = [[_mm256_setzero_si256(); 2]; M];
+    if !pass.is_first {
+        for (row, acc) in acc.iter_mut().enumerate() {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: an earlier pass has written the sums there.
+                *acc = unsafe { _mm256_loadu_si256(position(row, n)) };
+            }
+        }
+    }
+    let (mut a, mut b, mut prefetch, mut left) = (pass.a, pass.b, pass.prefetch, pass.steps);
+    while left > 0 {
+        let steps = left.min(K_BLOCK);
+        for line in 0..pass.prefetch_lines {
+            // A prefetch of any address is harmless.
+            _mm_prefetch::<_MM_HINT_T0>(prefetch.wrapping_add(line).cast());
+        }
+        // SAFETY: a K-block of the rows, and as many K-steps of the panel.
+        acc = unsafe { k_steps::<KIND, M, ROW, STEP>(acc, a, b, steps) };
+        a = a.wrapping_add(pass.k_block_elements);
+        b = b.wrapping_add(2 * steps);
+        prefetch = prefetch.wrapping_add(pass.prefetch_lines);
+        left -= steps;
+    }
+    // SAFETY: by the caller's promise.
+    let put = |row: usize, n: usize, value: __m256i| unsafe { _mm256_storeu_si256(position(row, n), value) };
+    let as_f32 = |value: __m256i| _mm256_castsi256_ps(value);
+    let bits = |value: __m256| _mm256_castps_si256(value);
+    match epilogue {
+        None => {
+            for (row, acc) in acc.iter().enumerate() {
+                for (n, acc) in acc.iter().enumerate() {
+                    put(row, n, *acc);
+                }
+            }
+        }
+        Some(Epilogue::Bias(bias)) => {
+            let bias = [load(bias, half, 0), load(bias, half, 1)];
+            for (row, acc) in acc.iter().enumerate() {
+                for (n, acc) in acc.iter().enumerate() {
+                    put(row, n, bits(_mm256_add_ps(as_f32(*acc), bias[n])));
+                }
+            }
+        }
+        Some(Epilogue::RowFactors(factors)) => {
+            for (row, acc) in acc.iter().enumerate() {
+                let factor = _mm256_set1_ps(factors[first_row + row]);
+                for (n, acc) in acc.iter().enumerate() {
+                    put(row, n, bits(_mm256_mul_ps(as_f32(*acc), factor)));
+                }
+            }
+        }
+        Some(Epilogue::Dequantize(int8)) => {
+            let zero_point = [load(int8.zero_point, half, 0), load(int8.zero_point, half, 1)];
+            let scales = [load(int8.weight_scales, half, 0), load(int8.weight_scales, half, 1)];
+            let bias = [load(int8.bias, half, 0), load(int8.bias, half, 1)];
+            for (row, acc) in acc.iter().enumerate() {
+                let activation_scale = _mm256_set1_ps(int8.activation_scales[first_row + row]);
+                for (n, acc) in acc.iter().enumerate() {
+                    let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(*acc, bits(zero_point[n])));
+                    let scale = _mm256_mul_ps(activation_scale, scales[n]);
+                    // Not fused, as elsewhere, so that every instruction set gives the same values.
+                    put(row, n, bits(_mm256_add_ps(_mm256_mul_ps(sum, scale), bias[n])));
+                }
+            }
+        }
+    }
+}
+
+/// 8 of a panel's columns: register `n` of a half.
+#[target_feature(enable = "avx2")]
+fn load<T>(columns: &[T; NR], half: usize, n: usize) -> __m256 {
+    const { assert!(size_of::<T>() == size_of::<f32>()) };
+    let columns = &columns[half * 2 * LANES + n * LANES..][..LANES];
+    // SAFETY: 8 values of 32 bits.
+    unsafe { _mm256_loadu_ps(columns.as_ptr().cast()) }
+}
+
+/// Adds the products of some K-steps to the sums.
+///
+/// # Safety
+/// `a` points to the elements of `M` rows and `steps` K-steps, `b` to one of two lines for each K-step.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn k_steps<const KIND: u8, const M: usize, const ROW: usize, const STEP: usize>(
+    mut acc: [[__m256i; 2]; M],
+    mut a: *const u32,
+    mut b: *const Line,
+    steps: usize,
+) -> [[__m256i; 2]; M] {
+    let as_f32 = |value: __m256i| _mm256_castsi256_ps(value);
+    for _ in 0..steps {
+        // SAFETY: a line is two registers.
+        let weights = unsafe {
+            [
+                _mm256_load_si256(b.cast()),
+                _mm256_load_si256(b.cast::<__m256i>().add(1)),
+            ]
+        };
+        match KIND {
+            KIND_F32 => {
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: an element of each row.
+                    let a = unsafe { _mm256_broadcast_ss(&*a.add(m * ROW).cast()) };
+                    for (acc, b) in acc.iter_mut().zip(weights) {
+                        *acc = _mm256_castps_si256(_mm256_fmadd_ps(a, as_f32(b), as_f32(*acc)));
+                    }
+                }
+            }
+            KIND_BF16 => {
+                let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
+                for part in 0..2 {
+                    let widened = weights.map(|b| match part {
+                        0 => _mm256_slli_epi32::<16>(b),
+                        _ => _mm256_and_si256(b, high),
+                    });
+                    for (m, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: two elements of each row.
+                        let a = unsafe { _mm256_broadcast_ss(&*a.add(m * ROW + part).cast()) };
+                        for (acc, b) in acc.iter_mut().zip(widened) {
+                            *acc = _mm256_castps_si256(_mm256_fmadd_ps(a, as_f32(b), as_f32(*acc)));
+                        }
+                    }
+                }
+            }
+            _ => {
+                for part in 0..2 {
+                    // The first and third of four bytes, then the second and fourth, with their signs.
+                    let widened = weights.map(|b| match part {
+                        0 => _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+                        _ => _mm256_srai_epi16::<8>(b),
+                    });
+                    for (m, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: two elements of each row.
+                        let a = unsafe { _mm256_set1_epi32(*a.add(m * ROW + part) as i32) };
+                        for (acc, b) in acc.iter_mut().zip(widened) {
+                            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, b));
+                        }
+                    }
+                }
+            }
+        }
+        (a, b) = (a.wrapping_add(STEP), b.wrapping_add(2));
+    }
+    acc
+}

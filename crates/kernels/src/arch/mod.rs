@@ -1,0 +1,54 @@
+//! Micro-kernels, one file for each instruction set.
+//!
+//! | file | instruction set |
+//! |---|---|
+//! | `generic` | any CPU: loops that the compiler vectorizes |
+//! | `avx2` | AVX2 and FMA |
+//! | `avx512` | AVX-512, with VNNI for 8 bits and `avx512_bf16` for bf16 |
+//! | `amx` | tiles of AMX; dense layers only, with their own packing |
+
+pub mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_tests;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod generic;
+
+use crate::epilogue::{self, Epilogue};
+use crate::isa::Isa;
+use crate::kernel::MicroKernel;
+use crate::layout::{NR, Precision};
+
+/// The micro-kernel for `precision`: the best that `isa` has instructions for.
+pub fn micro_kernel(isa: Isa, precision: Precision) -> &'static dyn MicroKernel {
+    #[cfg(target_arch = "x86_64")]
+    match precision {
+        Precision::F32 if isa >= Isa::Avx512 => return &avx512::F32,
+        Precision::Bf16 if isa >= Isa::Avx512Bf16 => return &avx512::Bf16,
+        Precision::Int8 if isa >= Isa::Avx512Vnni => return &avx512::Int8,
+        Precision::F32 if isa >= Isa::Avx2 => return &avx2::F32,
+        Precision::Bf16 if isa >= Isa::Avx2 => return &avx2::Bf16,
+        Precision::Int8 if isa >= Isa::Avx2 => return &avx2::Int8,
+        _ => {}
+    }
+    let _ = isa;
+    match precision {
+        Precision::F32 => &generic::F32,
+        Precision::Bf16 => &generic::Bf16,
+        Precision::Int8 => &generic::Int8,
+    }
+}
+
+/// Applies an epilogue to sums in memory, in place; the results are bits of f32.
+pub fn apply_epilogue(isa: Isa, sums: &mut [[u32; NR]], epilogue: &Epilogue<'_>) {
+    assert!(epilogue.fits(sums.len()));
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: an `Isa` beyond `Portable` exists only if the CPU has the instructions.
+        return unsafe { avx512::apply_epilogue(sums, epilogue) };
+    }
+    let _ = isa;
+    epilogue::apply(sums, epilogue);
+}

@@ -1,0 +1,243 @@
+//! An encoder layer after its attention: output projection, residual and norm, feed-forward, residual and norm.
+//!
+//! Every row is independent here. With many rows, a task takes some dozens of rows through all layers, so that the
+//! intermediate values, four times as wide as the others, stay in the second-level cache of its core, already packed for
+//! the next layer. Only weights pass through that cache.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::context::Context;
+use crate::disjoint::{Disjoint, OutputTile};
+use crate::epilogue::Activation;
+use crate::gemm::Gemm;
+use crate::kernel::{Block, Operands, Rows};
+use crate::layer_norm::{Norm, layer_norm, normalize_rows};
+use crate::layout::{K_BLOCK, MR, NR, Precision, RowBlocks, ZERO_TILE, as_f32};
+use crate::linear::Linear;
+use crate::scratch::grow_to;
+
+/// Rows of a task times bytes of their intermediate values: less than half of the second-level cache, since weights pass
+/// through it too.
+const TASK_BYTES_MAX: usize = 432 * 1024;
+/// With so many rows for each thread it pays that every thread reads all weights. Measured on two cores.
+const TASK_ROWS_MIN: usize = 16;
+/// Rows that go through all layers at once if the threads share each layer. Bounds the memory.
+const PART_ROWS_MAX: usize = 512;
+
+/// `norm(x + down(activation(up(x))))` of `x = output_norm(residual + output(attended))`.
+#[derive(Clone, Copy)]
+pub struct EncoderTail<'a> {
+    /// `[hidden, hidden]`.
+    pub output: &'a Linear,
+    pub output_norm: Norm<'a>,
+    /// `[inner, hidden]`.
+    pub up: &'a Linear,
+    pub activation: Option<Activation>,
+    /// `[hidden, inner]`.
+    pub down: &'a Linear,
+    pub norm: Norm<'a>,
+}
+
+/// Buffers of a thread.
+#[derive(Default)]
+struct Scratch {
+    /// Rows of the hidden width, packed.
+    packed: Vec<u32>,
+    /// Rows of the inner width, packed.
+    inner: Vec<u32>,
+    /// The input of the feed-forward part.
+    narrow: Vec<f32>,
+    /// Rows of the inner width, not packed.
+    wide: Vec<f32>,
+    /// Scales of 8-bit rows.
+    scales: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl EncoderTail<'_> {
+    /// Replaces `rows` `[rows, hidden]`, the result of the attention, by the output of the layer. `residual`, of the same
+    /// shape, is the input of the layer.
+    ///
+    /// # Panics
+    /// If the sizes do not match, or as [`Linear::apply`].
+    pub fn apply(self, context: Context<'_>, rows: &mut [f32], residual: &[f32]) {
+        let Self { output, up, down, .. } = self;
+        let hidden = up.inputs();
+        assert!(output.inputs() == hidden && output.outputs() == hidden);
+        assert!(up.outputs() == down.inputs() && down.outputs() == hidden);
+        for norm in [self.output_norm, self.norm] {
+            assert!(norm.gamma.len() == hidden && norm.beta.len() == hidden);
+        }
+        assert!(residual.len() == rows.len() && rows.len().is_multiple_of(hidden));
+        let count = rows.len() / hidden;
+        let threads = context.pool.threads();
+        // 8-bit rows are packed when they are complete, so their intermediate values are f32 too.
+        let values = if self.precision() == Precision::Bf16 { 2 } else { 1 };
+        let fit = TASK_BYTES_MAX * values / (size_of::<f32>() * up.outputs());
+        // Whole blocks, since a few rows more would be one more block for every panel.
+        let task_rows = (fit / MR).max(1) * MR;
+        let is_alike = [output, up, down]
+            .iter()
+            .all(|layer| layer.precision() == up.precision() && !layer.is_amx());
+        if !is_alike || count < threads * TASK_ROWS_MIN {
+            return self.layer_by_layer(context, rows, residual);
+        }
+        // Tasks of equal size, as many for each thread.
+        let tasks = RowBlocks::parts(count, count.div_ceil(task_rows).next_multiple_of(threads));
+        let rows = Disjoint::new(rows);
+        context.pool.run(tasks.count(), |task| {
+            let range = tasks.range(task);
+            let values = range.start * hidden..range.end * hidden;
+            let residual = &residual[values.clone()];
+            // SAFETY: each task has its own rows.
+            let rows = unsafe { rows.slice(values) };
+            SCRATCH.with_borrow_mut(|scratch| self.task(context, rows, residual, scratch));
+        });
+    }
+
+    fn precision(self) -> Precision {
+        self.down.precision()
+    }
+
+    /// The threads share each layer.
+    fn layer_by_layer(self, context: Context<'_>, rows: &mut [f32], residual: &[f32]) {
+        let part = PART_ROWS_MAX * self.up.inputs();
+        for (rows, residual) in rows.chunks_mut(part).zip(residual.chunks(part)) {
+            let count = rows.len() / self.up.inputs();
+            // Not borrowed while the pool works, since its tasks borrow theirs.
+            let mut scratch = SCRATCH.take();
+            let x = grow_to(&mut scratch.narrow, rows.len(), 0.0);
+            let inner = grow_to(&mut scratch.wide, count * self.up.outputs(), 0.0);
+            self.output.apply(context, rows, count, None, x);
+            layer_norm(context, x, Some(residual), self.output_norm);
+            self.up.apply(context, x, count, self.activation, inner);
+            self.down.apply(context, inner, count, None, rows);
+            layer_norm(context, rows, Some(x), self.norm);
+            SCRATCH.set(scratch);
+        }
+    }
+
+    /// A task takes its rows through all layers.
+    fn task(self, context: Context<'_>, rows: &mut [f32], residual: &[f32], scratch: &mut Scratch) {
+        let Self { output, up, down, .. } = self;
+        let isa = context.isa;
+        let gemm = down.gemm(isa);
+        let (hidden, width) = (up.inputs(), up.outputs());
+        let count = rows.len() / hidden;
+        let blocks = RowBlocks::even(count, MR);
+        let Scratch {
+            packed,
+            inner,
+            narrow,
+            wide,
+            scales,
+        } = scratch;
+        let scales = grow_to(scales, count, 0.0);
+        let packed = grow_to(packed, up.layout().elements(count), 0);
+        pack_blocks(gemm, rows, hidden, blocks, packed, scales);
+        let x = grow_to(narrow, rows.len(), 0.0);
+        multiply(gemm, output, packed, scales, blocks, None, x);
+        normalize_rows(isa, x, Some(residual), self.output_norm);
+        pack_blocks(gemm, x, hidden, blocks, packed, scales);
+        let inner = grow_to(inner, down.layout().elements(count), 0);
+        if self.precision() == Precision::Int8 {
+            let wide = grow_to(wide, count * width, 0.0);
+            multiply(gemm, up, packed, scales, blocks, self.activation, wide);
+            pack_blocks(gemm, wide, width, blocks, inner, scales);
+        } else {
+            self.up_packed(gemm, packed, blocks, inner);
+        }
+        multiply(gemm, down, inner, scales, blocks, None, rows);
+        normalize_rows(isa, rows, Some(x), self.norm);
+    }
+
+    /// Computes `activation(up(x))` and packs it for `down`, tile by tile.
+    fn up_packed(self, gemm: Gemm, packed: &[u32], blocks: RowBlocks, inner: &mut [u32]) {
+        let (layout, width) = (self.down.layout(), self.up.outputs());
+        let k_block_values = K_BLOCK * gemm.precision().values_per_element();
+        let mut tile = ZERO_TILE;
+        for_each_tile(self.up, packed, blocks, |rows, panel, operands| {
+            gemm.values(operands, &self.up.epilogue(panel, &[]), self.activation, &mut tile);
+            let first = panel * NR;
+            let columns = (width - first).min(NR);
+            let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+            let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
+            let rows = Rows {
+                x: as_f32(&tile),
+                stride: NR,
+                inputs: columns,
+                count: rows.len(),
+                stored: rows.len(),
+            };
+            gemm.pack_rows(rows, elements, &mut []);
+        });
+    }
+}
+
+/// Writes the outputs of a layer for packed rows to `y`.
+fn multiply(
+    gemm: Gemm,
+    linear: &Linear,
+    packed: &[u32],
+    scales: &[f32],
+    blocks: RowBlocks,
+    activation: Option<Activation>,
+    y: &mut [f32],
+) {
+    let outputs = linear.outputs();
+    let mut tile = ZERO_TILE;
+    for_each_tile(linear, packed, blocks, |rows, panel, operands| {
+        let first = panel * NR;
+        let columns = (outputs - first).min(NR);
+        let output = OutputTile::new(y, rows.start * outputs + first, outputs, columns);
+        let epilogue = linear.epilogue(panel, &scales[rows]);
+        gemm.store(operands, &epilogue, activation, output, &mut tile);
+    });
+}
+
+/// Calls `compute(rows, panel, operands)` for each panel and block.
+fn for_each_tile(
+    linear: &Linear,
+    packed: &[u32],
+    blocks: RowBlocks,
+    mut compute: impl FnMut(Range<usize>, usize, &Operands<'_>),
+) {
+    let layout = linear.layout();
+    for panel in 0..linear.outputs().div_ceil(NR) {
+        for index in 0..blocks.count() {
+            let rows = blocks.range(index);
+            let operands = Operands {
+                block: Block::Rows {
+                    elements: &packed[layout.element_range(rows.clone(), 0..layout.k_blocks)],
+                    rows: rows.len(),
+                },
+                panel: linear.panel(panel),
+                // Each block prefetches its part of the next panel.
+                prefetch: linear.part_of_panel(panel + 1, index, blocks.count()),
+            };
+            compute(rows, panel, &operands);
+        }
+    }
+}
+
+/// Packs rows of `width` values, block by block.
+fn pack_blocks(gemm: Gemm, x: &[f32], width: usize, blocks: RowBlocks, packed: &mut [u32], scales: &mut [f32]) {
+    let row_elements = packed.len() / (x.len() / width);
+    for index in 0..blocks.count() {
+        let rows = blocks.range(index);
+        let packed = &mut packed[rows.start * row_elements..rows.end * row_elements];
+        let scales = &mut scales[rows.clone()];
+        let rows = Rows {
+            x: &x[rows.start * width..],
+            stride: width,
+            inputs: width,
+            count: rows.len(),
+            stored: rows.len(),
+        };
+        gemm.pack_rows(rows, packed, scales);
+    }
+}

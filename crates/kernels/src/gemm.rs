@@ -1,0 +1,119 @@
+//! One tile of a matrix product: micro-kernel, epilogue, activation, store.
+//!
+//! The sums stay in registers over the whole of K, or over a part of it that the micro-kernel chooses: both operands are
+//! packed and read from front to back.
+
+use crate::arch;
+use crate::disjoint::OutputTile;
+use crate::epilogue::{self, Activation, Epilogue};
+use crate::isa::Isa;
+use crate::kernel::{MicroKernel, Operands, Rows};
+use crate::layout::{KLayout, NR, Packing, Precision, Tile};
+
+/// The micro-kernel of an instruction set and a precision, behind functions that check sizes.
+#[derive(Clone, Copy)]
+pub struct Gemm {
+    isa: Isa,
+    precision: Precision,
+    kernel: &'static dyn MicroKernel,
+}
+
+impl Gemm {
+    pub fn new(isa: Isa, precision: Precision) -> Self {
+        Self {
+            isa,
+            precision,
+            kernel: arch::micro_kernel(isa, precision),
+        }
+    }
+
+    pub fn precision(self) -> Precision {
+        self.precision
+    }
+
+    pub fn packing(self) -> Packing {
+        self.kernel.packing()
+    }
+
+    /// The K dimension of `inputs` values.
+    pub fn layout(self, inputs: usize) -> KLayout {
+        KLayout::new(self.precision, self.packing(), inputs)
+    }
+
+    /// Packs rows into `[K-blocks][stored][row elements]`. For 8 bits, `scales` receives the scale of each row.
+    ///
+    /// # Panics
+    /// If the sizes do not match.
+    pub fn pack_rows(self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+        let KLayout {
+            k_blocks, row_elements, ..
+        } = self.layout(rows.inputs);
+        assert!(rows.count <= rows.stored && packed.len() == k_blocks * rows.stored * row_elements);
+        // SAFETY: `micro_kernel` returns what the CPU has instructions for; the size was checked.
+        unsafe { self.kernel.pack_rows(rows, packed, scales) };
+    }
+
+    fn rows(self, operands: &Operands<'_>) -> usize {
+        let KLayout { row_elements, .. } = self.layout(1);
+        operands.block.rows(operands.panel.len() / 2, row_elements)
+    }
+
+    /// Writes the sums of each row to `sums`.
+    ///
+    /// # Panics
+    /// If the sizes do not match.
+    pub fn sums(self, operands: &Operands<'_>, sums: &mut [[u32; NR]]) {
+        let rows = self.rows(operands);
+        assert!(rows <= sums.len());
+        // SAFETY: the CPU has the instructions; the sizes were checked; `sums` has all rows.
+        unsafe { self.kernel.run(operands, rows, None, sums.as_mut_ptr().cast(), NR) };
+    }
+
+    /// Writes `activation(epilogue(sums))` of each row to `values`, as bits of f32.
+    ///
+    /// # Panics
+    /// If the sizes do not match.
+    #[inline(always)]
+    pub fn values(
+        self,
+        operands: &Operands<'_>,
+        epilogue: &Epilogue<'_>,
+        activation: Option<Activation>,
+        values: &mut Tile,
+    ) {
+        let rows = self.rows(operands);
+        assert!(epilogue.fits(rows));
+        // SAFETY: the CPU has the instructions; the sizes were checked; a tile has the rows of the largest block.
+        unsafe {
+            self.kernel
+                .run(operands, rows, Some(epilogue), values.as_mut_ptr().cast(), NR);
+        }
+        let low_precision = self.precision != Precision::F32;
+        epilogue::activate(self.isa, &mut values[..rows], activation, low_precision);
+    }
+
+    /// Stores `activation(epilogue(sums))` of each row in `output`. `scratch` may be overwritten.
+    ///
+    /// # Panics
+    /// If the sizes do not match.
+    #[inline(always)]
+    pub fn store(
+        self,
+        operands: &Operands<'_>,
+        epilogue: &Epilogue<'_>,
+        activation: Option<Activation>,
+        mut output: OutputTile<'_>,
+        scratch: &mut Tile,
+    ) {
+        if activation.is_none() && output.columns() == NR {
+            let rows = self.rows(operands);
+            assert!(epilogue.fits(rows));
+            let (to, stride) = (output.pointer(rows), output.stride());
+            // SAFETY: the CPU has the instructions; the sizes were checked; the output has all columns of these rows.
+            return unsafe { self.kernel.run(operands, rows, Some(epilogue), to, stride) };
+        }
+        let rows = self.rows(operands);
+        self.values(operands, epilogue, activation, scratch);
+        epilogue::store(self.isa, &mut output, &scratch[..rows]);
+    }
+}

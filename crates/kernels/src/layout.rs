@@ -1,0 +1,265 @@
+//! The packed layout of GEMM operands: constants, element types, row blocks and K-blocks.
+//!
+//! A micro-kernel walks along K, the inner dimension, in *K-steps*. In a K-step each of [`NR`] columns has one *packed
+//! element* of weights, 32 bits: one f32, two bf16 or four 8-bit integers. [`K_BLOCK`] K-steps are a *K-block*. All
+//! precisions share one layout:
+//!
+//! - weights: panels of [`NR`] columns, each `[K-steps][32]` elements, two cache lines a K-step; columns and K-steps
+//!   beyond the end are zero;
+//! - activations: blocks of rows, each `[K-blocks][rows][row elements]`. A row has 16 elements in a K-block (a cache
+//!   line), or 32 where the instruction set needs them [widened](Packing::Widened).
+//!
+//! A micro-kernel reads both from front to back, which suits the hardware prefetcher.
+
+use std::ops::Range;
+
+/// Columns of a panel.
+pub const NR: usize = 32;
+/// Most rows of a block, but for AMX. 12 rows of two 16-lane registers take 24 of the 32 registers of AVX-512.
+pub const MR: usize = 12;
+/// K-steps of a K-block.
+pub const K_BLOCK: usize = 16;
+/// Cache lines of a K-block in a panel.
+pub const K_BLOCK_LINES: usize = 2 * K_BLOCK;
+/// Most rows of a block with AMX: two tiles.
+pub const AMX_MR: usize = 2 * K_BLOCK;
+/// Added to 8-bit activations to make them unsigned, as the instructions require.
+pub const ZERO_POINT: i32 = 128;
+/// The largest magnitude of an 8-bit weight or activation.
+pub const INT8_MAX: f32 = 127.0;
+
+/// The sums or values of a block with a panel: f32, or i32 in the same 32 bits.
+pub type Tile = [[u32; NR]; MR];
+
+/// A tile of zeros.
+pub const ZERO_TILE: Tile = [[0; NR]; MR];
+
+/// Storage and multiplication precision of a dense layer. Sums are f32, or exact i32 for 8-bit products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// Weights and activations rounded to bf16.
+    Bf16,
+    /// 8-bit weights with a scale for each output, 8-bit activations with a scale for each row of each call.
+    Int8,
+}
+
+impl Precision {
+    /// Values in a packed element.
+    pub(crate) fn values_per_element(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+}
+
+/// How activations are packed for a micro-kernel, and weights for AMX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// One element of activations for each element of weights.
+    Plain,
+    /// Two elements of activations for each element of weights: two f32 for two bf16, and two pairs of 16-bit integers
+    /// for four 8-bit ones. For instruction sets without products of the narrow type.
+    Widened,
+    /// Tiles of AMX. Rows are padded to whole tiles of 16, and an f32 is two bf16, `high + low`: a K-block of weights or
+    /// activations has two parts, the high halves and the low halves.
+    AmxTiles,
+}
+
+/// One cache line: half a K-step of a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; 16]);
+
+/// A line of zeros.
+pub const ZERO_LINE: Line = Line([0; 16]);
+
+/// The K-steps of a panel as rows of f32.
+pub fn f32_rows_mut(lines: &mut [Line]) -> &mut [[f32; NR]] {
+    let steps = lines.len() / 2;
+    // SAFETY: two lines are 32 elements without padding between them, every bit pattern is a valid f32, and a line is
+    // aligned more strictly than an f32; the borrow passes on.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
+}
+
+/// The K-steps of a panel as rows of elements.
+pub fn rows_mut(lines: &mut [Line]) -> &mut [[u32; NR]] {
+    let steps = lines.len() / 2;
+    // SAFETY: two lines are 32 elements without padding between them, aligned more strictly than an element; the borrow
+    // passes on.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
+}
+
+/// Rows of f32 bits as f32.
+pub fn as_f32(rows: &[[u32; NR]]) -> &[f32] {
+    let elements = rows.as_flattened();
+    // SAFETY: an f32 has the size and alignment of a u32, and every bit pattern is valid; the borrow passes on.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), elements.len()) }
+}
+
+/// The element at `column` of a panel's K-step.
+#[inline(always)]
+pub fn panel_element(panel: &[Line], step: usize, column: usize) -> u32 {
+    panel[step * 2 + column / 16].0[column % 16]
+}
+
+/// How rows are cut into blocks: as few blocks as possible, either of equal size (±1) or full except for the last.
+#[derive(Clone, Copy, Debug)]
+pub struct RowBlocks {
+    rows: usize,
+    count: usize,
+    /// Rows of a full block, for blocks that are not of equal size.
+    full: Option<usize>,
+}
+
+impl RowBlocks {
+    /// Blocks of equal size, up to `max` rows.
+    pub fn even(rows: usize, max: usize) -> Self {
+        Self::parts(rows, rows.div_ceil(max))
+    }
+
+    /// Blocks of `size` rows and a remainder.
+    pub fn full(rows: usize, size: usize) -> Self {
+        Self {
+            rows,
+            count: rows.div_ceil(size),
+            full: Some(size),
+        }
+    }
+
+    /// `count` blocks of equal size.
+    pub fn parts(rows: usize, count: usize) -> Self {
+        Self {
+            rows,
+            count,
+            full: None,
+        }
+    }
+
+    pub fn count(self) -> usize {
+        self.count
+    }
+
+    /// The first row of block `index`; for `index == count`, the number of rows.
+    pub fn start(self, index: usize) -> usize {
+        if let Some(size) = self.full {
+            return self.rows.min(index * size);
+        }
+        let (size, larger) = (self.rows / self.count, self.rows % self.count);
+        index * size + index.min(larger)
+    }
+
+    pub fn range(self, index: usize) -> Range<usize> {
+        self.start(index)..self.start(index + 1)
+    }
+}
+
+/// The K dimension of a dense layer in panels and blocks.
+#[derive(Clone, Copy)]
+pub struct KLayout {
+    pub k_blocks: usize,
+    /// Lines of a K-block in a panel.
+    pub block_lines: usize,
+    /// Elements of a row in a K-block.
+    pub row_elements: usize,
+    pub packing: Packing,
+}
+
+impl KLayout {
+    pub fn new(precision: Precision, packing: Packing, inputs: usize) -> Self {
+        let values = K_BLOCK * precision.values_per_element();
+        let (values, lines, row_elements) = match (packing, precision) {
+            (Packing::AmxTiles, Precision::F32) => (2 * K_BLOCK, 2 * K_BLOCK_LINES, 2 * K_BLOCK),
+            (Packing::Widened, Precision::Bf16 | Precision::Int8) => (values, K_BLOCK_LINES, 2 * K_BLOCK),
+            _ => (values, K_BLOCK_LINES, K_BLOCK),
+        };
+        Self {
+            k_blocks: inputs.div_ceil(values),
+            block_lines: lines,
+            row_elements,
+            packing,
+        }
+    }
+
+    pub fn is_amx(self) -> bool {
+        self.packing == Packing::AmxTiles
+    }
+
+    /// Lines of a panel.
+    pub fn panel_lines(self) -> usize {
+        self.k_blocks * self.block_lines
+    }
+
+    /// How `rows` rows are cut into blocks.
+    pub fn row_blocks(self, rows: usize) -> RowBlocks {
+        match self.is_amx() {
+            true => RowBlocks::full(rows, AMX_MR),
+            false => RowBlocks::even(rows, MR),
+        }
+    }
+
+    /// Rows of a block of `rows` rows after padding.
+    pub fn stored_rows(self, rows: usize) -> usize {
+        match self.is_amx() {
+            true => rows.next_multiple_of(K_BLOCK),
+            false => rows,
+        }
+    }
+
+    /// Elements of all blocks of `rows` rows.
+    pub fn elements(self, rows: usize) -> usize {
+        self.stored_rows(rows) * self.k_blocks * self.row_elements
+    }
+
+    /// The elements of a range of K-blocks of the block with these `rows`, among the elements of all blocks.
+    pub fn element_range(self, rows: Range<usize>, k_blocks: Range<usize>) -> Range<usize> {
+        let stored = self.stored_rows(rows.len());
+        let position = |k_block: usize| (rows.start * self.k_blocks + stored * k_block) * self.row_elements;
+        position(k_blocks.start)..position(k_blocks.end)
+    }
+
+    /// The lines of a range of K-blocks of a panel, among the lines of all panels.
+    pub fn line_range(self, panel: usize, k_blocks: Range<usize>) -> Range<usize> {
+        let position = |k_block: usize| (panel * self.k_blocks + k_block) * self.block_lines;
+        position(k_blocks.start)..position(k_blocks.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_blocks_differ_by_one_row_and_cover_all_rows() {
+        for rows in 1..100 {
+            let blocks = RowBlocks::even(rows, MR);
+            let sizes: Vec<usize> = (0..blocks.count()).map(|i| blocks.range(i).len()).collect();
+            assert_eq!(sizes.iter().sum::<usize>(), rows);
+            let (min, max) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            assert!(max - min <= 1 && *max <= MR, "{rows} rows: {sizes:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_and_panels_fill_their_elements_and_lines() {
+        for packing in [Packing::Plain, Packing::Widened, Packing::AmxTiles] {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let layout = KLayout::new(precision, packing, 100);
+                for rows in [1, 15, 33, 100] {
+                    let blocks = layout.row_blocks(rows);
+                    let mut end = 0;
+                    for index in 0..blocks.count() {
+                        let range = layout.element_range(blocks.range(index), 0..layout.k_blocks);
+                        assert_eq!(range.start, end);
+                        end = range.end;
+                    }
+                    assert_eq!(end, layout.elements(rows));
+                }
+                assert_eq!(layout.line_range(2, 0..layout.k_blocks).start, 2 * layout.panel_lines());
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The tasks of a dense layer, and the order of the work within a task.
+
+use std::ops::Range;
+
+use crate::layout::{AMX_MR, KLayout, Line, RowBlocks};
+
+/// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
+const PANELS_BYTES_MAX: usize = 512 * 1024;
+/// Up to so many row blocks, weights are used for all of them as they arrive from memory: as long as the second-level
+/// cache keeps most of the rows while panels pass.
+const STREAMING_BLOCKS_MAX: usize = 12;
+
+/// The same for AMX, whose blocks have 32 rows and whose products keep up with memory at about twice that.
+const AMX_STREAMING_BLOCKS_MAX: usize = 2;
+/// Bytes of a block's activations that an AMX task keeps in the first-level cache while panels pass: a third of it, so
+/// that two threads of a core, arriving weights and the sums fit too.
+const AMX_BLOCK_BYTES_MAX: usize = 16 * 1024;
+/// Most panels and blocks of an AMX task. Each panel's slice of K passes all blocks: 8 slices (128 KiB) and the sums of
+/// all blocks (512 KiB) stay in the second-level cache, and data from beyond it is used 8 or 16 times.
+const AMX_PANELS_MAX: usize = 8;
+const AMX_BLOCKS_MAX: usize = 16;
+
+/// The tasks of a layer: each takes some panels and some row blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    panels: usize,
+    blocks: usize,
+    panels_per_task: usize,
+    blocks_per_task: usize,
+    /// K-blocks that a task computes for all its blocks and panels before it goes on to the next K-blocks.
+    pub k_blocks: usize,
+    /// Weights are used as they arrive from memory: a task takes one panel after the other, each for all blocks.
+    pub is_streaming: bool,
+}
+
+impl Schedule {
+    pub fn new(layout: KLayout, panels: usize, blocks: RowBlocks, threads: usize) -> Self {
+        let blocks = blocks.count();
+        let streaming_blocks = if layout.is_amx() {
+            AMX_STREAMING_BLOCKS_MAX
+        } else {
+            STREAMING_BLOCKS_MAX
+        };
+        let is_streaming = blocks <= streaming_blocks;
+        let (panels_max, blocks_max, k_blocks_max) = if layout.is_amx() && !is_streaming {
+            let k_block_bytes = AMX_MR * layout.row_elements * size_of::<u32>();
+            (AMX_PANELS_MAX, AMX_BLOCKS_MAX, AMX_BLOCK_BYTES_MAX / k_block_bytes)
+        } else {
+            let panels = PANELS_BYTES_MAX / (layout.panel_lines() * size_of::<Line>());
+            (panels.max(1), blocks, layout.k_blocks)
+        };
+        let even = |count: usize, max: usize| count.div_ceil(count.div_ceil(max));
+        let blocks_per_task = even(blocks, blocks_max);
+        // At least four tasks a thread.
+        let share = (panels * blocks.div_ceil(blocks_per_task)).div_ceil(4 * threads);
+        Self {
+            panels,
+            blocks,
+            panels_per_task: panels_max.min(share),
+            blocks_per_task,
+            k_blocks: even(layout.k_blocks, k_blocks_max),
+            is_streaming,
+        }
+    }
+
+    fn block_groups(self) -> usize {
+        self.blocks.div_ceil(self.blocks_per_task)
+    }
+
+    pub fn tasks(self) -> usize {
+        self.panels.div_ceil(self.panels_per_task) * self.block_groups()
+    }
+
+    /// The panels and blocks of a task. Tasks with the same panels are adjacent.
+    pub fn task(self, index: usize) -> (Range<usize>, Range<usize>) {
+        let part = |index: usize, size: usize, end: usize| index * size..end.min((index + 1) * size);
+        let groups = self.block_groups();
+        (
+            part(index / groups, self.panels_per_task, self.panels),
+            part(index % groups, self.blocks_per_task, self.blocks),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Packing, Precision};
+
+    #[test]
+    fn every_panel_meets_every_block_once() {
+        for packing in [Packing::Plain, Packing::Widened, Packing::AmxTiles] {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                for (inputs, panels) in [(5, 1), (768, 24), (3072, 24), (768, 96), (768, 954)] {
+                    for (rows, threads) in [(1, 1), (33, 2), (64, 2), (65, 3), (1000, 2), (16_384, 8)] {
+                        let layout = KLayout::new(precision, packing, inputs);
+                        let blocks = layout.row_blocks(rows);
+                        let schedule = Schedule::new(layout, panels, blocks, threads);
+                        let mut met = vec![0; panels * blocks.count()];
+                        for task in 0..schedule.tasks() {
+                            let (panels, task_blocks) = schedule.task(task);
+                            assert!(!panels.is_empty() && !task_blocks.is_empty(), "{schedule:?}: {task}");
+                            for panel in panels {
+                                for block in task_blocks.clone() {
+                                    met[panel * blocks.count() + block] += 1;
+                                }
+                            }
+                        }
+                        assert!(met.iter().all(|&count| count == 1), "{schedule:?}");
+                        let takes_all_of_k = schedule.k_blocks == layout.k_blocks;
+                        assert!(
+                            schedule.k_blocks > 0 && (takes_all_of_k || layout.is_amx()),
+                            "{schedule:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
