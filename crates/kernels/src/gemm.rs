@@ -117,3 +117,81 @@ impl Gemm {
         epilogue::store(self.isa, &mut output, &scratch[..rows]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Block;
+    use crate::layout::{MR, ZERO_TILE};
+    use crate::pack;
+
+    /// Values in -1..1 (xorshift).
+    fn random(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// The sums of `rows` rows with one panel.
+    fn sums(isa: Isa, precision: Precision, x: &[f32], weight: &[f32], rows: usize, inputs: usize) -> Tile {
+        let gemm = Gemm::new(isa, precision);
+        let layout = gemm.layout(inputs);
+        let steps = layout.panel_lines() / 2;
+        let panel = match precision {
+            Precision::F32 => pack::panels_f32(weight, NR, inputs, steps),
+            Precision::Bf16 => pack::panels_bf16(weight, NR, inputs, steps),
+            Precision::Int8 => pack::panels_int8(weight, NR, inputs, steps).0,
+        };
+        let mut elements = vec![u32::MAX; layout.elements(rows)];
+        let packed = Rows {
+            x,
+            stride: inputs,
+            inputs,
+            count: rows,
+            stored: rows,
+        };
+        gemm.pack_rows(packed, &mut elements, &mut vec![0.0; rows]);
+        let mut tile = ZERO_TILE;
+        let operands = Operands {
+            block: Block::Rows {
+                elements: &elements,
+                rows,
+            },
+            panel: &panel,
+            prefetch: &panel[..panel.len() / 2],
+        };
+        gemm.sums(&operands, &mut tile);
+        tile
+    }
+
+    /// Every micro-kernel against the portable one, for every number of rows and for one and several parts of K.
+    #[test]
+    fn micro_kernels_agree() {
+        for inputs in [1, 3, 16, 17, 64, 65, 255, 256, 257, 1030, 1100] {
+            let weight = random(NR * inputs, 1);
+            for rows in 1..=MR {
+                let x = random(rows * inputs, 2);
+                for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                    let expected = sums(Isa::Portable, precision, &x, &weight, rows, inputs);
+                    for isa in Isa::available() {
+                        let ours = sums(isa, precision, &x, &weight, rows, inputs);
+                        let case = format!("{isa} {precision:?}: {rows} rows, {inputs} inputs");
+                        if precision == Precision::Int8 {
+                            assert!(ours == expected, "{case}");
+                            continue;
+                        }
+                        for (&ours, &expected) in ours.as_flattened().iter().zip(expected.as_flattened()) {
+                            let (ours, expected) = (f32::from_bits(ours), f32::from_bits(expected));
+                            assert!((ours - expected).abs() < 1e-4, "{case}: {ours}, not {expected}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

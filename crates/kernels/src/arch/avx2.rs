@@ -4,6 +4,7 @@
 //! are loaded, and activations are packed [widened](Packing::Widened). The 8-bit sums are exact, as those of VNNI are.
 //! (`vpmaddubsw`, which multiplies 8-bit integers, saturates at 16 bits, and its sums need `vpmaddwd` all the same.)
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::generic::{pack_f32, quantized, write_k_blocks};
@@ -16,8 +17,6 @@ pub struct F32;
 pub struct Bf16;
 pub struct Int8;
 
-/// Rows of a micro-tile.
-const MICRO_ROWS: usize = 6;
 /// Lanes of a register.
 const LANES: usize = 8;
 
@@ -25,6 +24,15 @@ const LANES: usize = 8;
 const KIND_F32: u8 = 0;
 const KIND_BF16: u8 = 1;
 const KIND_INT8: u8 = 2;
+
+/// Most rows of a micro-tile. With 8 bits, both widened halves of the weights and the products need registers too.
+const fn micro_rows(kind: u8) -> usize {
+    match kind {
+        KIND_F32 => 6,
+        KIND_BF16 => 6,
+        _ => 6,
+    }
+}
 
 impl MicroKernel for F32 {
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], _: &mut [f32]) {
@@ -158,7 +166,7 @@ unsafe fn tile<const KIND: u8, const ROW: usize, const STEP: usize>(
         Block::Columns { panel, first, .. } => (panel.as_ptr().cast::<u32>().wrapping_add(first), K_BLOCK * STEP),
     };
     let steps = panel.len() / 2;
-    let blocks = RowBlocks::even(rows, MICRO_ROWS);
+    let blocks = RowBlocks::even(rows, micro_rows(KIND));
     let k_blocks = steps.div_ceil(K_BLOCK) * 2 * blocks.count();
     let mut pass = Pass {
         a,
@@ -321,57 +329,66 @@ unsafe fn k_steps<const KIND: u8, const M: usize, const ROW: usize, const STEP: 
 ) -> [[__m256i; 2]; M] {
     let as_f32 = |value: __m256i| _mm256_castsi256_ps(value);
     for _ in 0..steps {
-        // SAFETY: a line is two registers.
-        let weights = unsafe {
-            [
-                _mm256_load_si256(b.cast()),
-                _mm256_load_si256(b.cast::<__m256i>().add(1)),
-            ]
-        };
-        match KIND {
-            KIND_F32 => {
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: an element of each row.
-                    let a = unsafe { _mm256_broadcast_ss(&*a.add(m * ROW).cast()) };
-                    for (acc, b) in acc.iter_mut().zip(weights) {
-                        *acc = _mm256_castps_si256(_mm256_fmadd_ps(a, as_f32(b), as_f32(*acc)));
-                    }
-                }
-            }
-            KIND_BF16 => {
-                let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
-                for part in 0..2 {
-                    let widened = weights.map(|b| match part {
-                        0 => _mm256_slli_epi32::<16>(b),
-                        _ => _mm256_and_si256(b, high),
-                    });
-                    for (m, acc) in acc.iter_mut().enumerate() {
-                        // SAFETY: two elements of each row.
-                        let a = unsafe { _mm256_broadcast_ss(&*a.add(m * ROW + part).cast()) };
-                        for (acc, b) in acc.iter_mut().zip(widened) {
-                            *acc = _mm256_castps_si256(_mm256_fmadd_ps(a, as_f32(b), as_f32(*acc)));
-                        }
-                    }
-                }
-            }
-            _ => {
-                for part in 0..2 {
-                    // The first and third of four bytes, then the second and fourth, with their signs.
-                    let widened = weights.map(|b| match part {
-                        0 => _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
-                        _ => _mm256_srai_epi16::<8>(b),
-                    });
-                    for (m, acc) in acc.iter_mut().enumerate() {
-                        // SAFETY: two elements of each row.
-                        let a = unsafe { _mm256_set1_epi32(*a.add(m * ROW + part) as i32) };
-                        for (acc, b) in acc.iter_mut().zip(widened) {
-                            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, b));
-                        }
-                    }
+        for part in 0..if KIND == KIND_F32 { 1 } else { 2 } {
+            // Loaded again for the second part, since registers are few.
+            let b = if part == 0 { b } else { opaque(b) };
+            // SAFETY: a line is two registers.
+            let weights = unsafe {
+                [
+                    _mm256_load_si256(b.cast()),
+                    _mm256_load_si256(b.cast::<__m256i>().add(1)),
+                ]
+            };
+            let weights = weights.map(|b| match (KIND, part) {
+                (KIND_F32, _) => b,
+                // The first of two bf16, then the second.
+                (KIND_BF16, 0) => _mm256_slli_epi32::<16>(b),
+                (KIND_BF16, _) => _mm256_blend_epi16::<0b1010_1010>(_mm256_setzero_si256(), b),
+                // The first and third of four bytes, then the second and fourth, with their signs.
+                (_, 0) => _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+                _ => _mm256_srai_epi16::<8>(b),
+            });
+            for (m, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: an element of each row for each part.
+                let a = unsafe { _mm256_set1_epi32(*a.add(m * ROW + part) as i32) };
+                for (acc, b) in acc.iter_mut().zip(weights) {
+                    *acc = match KIND {
+                        KIND_INT8 => add_products(*acc, a, b),
+                        _ => _mm256_castps_si256(_mm256_fmadd_ps(as_f32(a), as_f32(b), as_f32(*acc))),
+                    };
                 }
             }
         }
         (a, b) = (a.wrapping_add(STEP), b.wrapping_add(2));
+    }
+    acc
+}
+
+/// The same pointer, of which the compiler does not know that it is the same, so that it does not keep what was loaded
+/// from there.
+#[inline(always)]
+fn opaque(mut pointer: *const Line) -> *const Line {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    pointer
+}
+
+/// Adds the products of pairs of 16-bit integers. In assembly, since the compiler otherwise adds the products of two K-steps
+/// to each other first and runs out of registers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_products(mut acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: two instructions of AVX2 on registers.
+    unsafe {
+        asm!(
+            "vpmaddwd {products}, {a}, {b}",
+            "vpaddd {acc}, {acc}, {products}",
+            products = out(ymm_reg) _,
+            a = in(ymm_reg) a,
+            b = in(ymm_reg) b,
+            acc = inout(ymm_reg) acc,
+            options(pure, nomem, nostack, preserves_flags),
+        );
     }
     acc
 }
