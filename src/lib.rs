@@ -8,10 +8,9 @@
 //! - [`fill_mask`]: from text to token ids and from scores to sentences.
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
 //! - [`bert`]: the architecture, once, generic over the backend.
-//! - `crypto`: what TLS computes with.
-//! - `memory`: how much of it the machine has.
-//! - `panics`: what a caught panic says.
 //! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
+//! - [`hub`]: the Hugging Face hub's cache and downloads.
+//! - [`sys`]: memory, CPU, file descriptors, panics, the crypto provider of TLS.
 //!
 //! `ARCHITECTURE.md` follows a request through them.
 
@@ -23,9 +22,8 @@ compile_error!("enable at least one of the features `cpu` and `gpu`: without a b
 pub mod backend;
 pub mod bert;
 pub mod checkpoint;
-pub mod crypto;
 pub mod engine;
 pub mod fill_mask;
-pub mod memory;
-mod panics;
+pub mod hub;
 pub mod server;
+pub mod sys;

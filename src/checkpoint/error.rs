@@ -1,7 +1,7 @@
 //! Why a checkpoint cannot be used.
 
-use super::hub::HubError;
 use crate::bert::WeightError;
+use crate::hub::HubError;
 
 /// One sentence that names the file and what to do, by what kind of thing went wrong.
 #[derive(Debug, thiserror::Error)]

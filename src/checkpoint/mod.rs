@@ -6,27 +6,25 @@
 //! | `config` | `config.json`, and what of it is not supported |
 //! | `tokenizer` | `tokenizer.json`, or `vocab.txt` with `tokenizer_config.json` |
 //! | `weights` | safetensors files, tensor by tensor, under old and new names |
-//! | `hub` | models of the Hugging Face hub: the cache, the download |
 //! | `inspect` | what is in a checkpoint, and what of it would be refused |
 //! | `load` | the weights onto a backend chosen at run time |
 
-mod config;
+pub(crate) mod config;
 mod error;
-mod files;
-pub mod hub;
+pub(crate) mod files;
 pub mod inspect;
 mod load;
 mod tokenizer;
-mod weights;
+pub(crate) mod weights;
 
 use std::path::Path;
 
 use crate::backend::{BertBackend, Precision};
 use crate::bert::{Bert, BertConfig};
+use crate::hub::{Hub, ModelName, Progress};
 
 pub use error::CheckpointError;
 use files::Files;
-use hub::{Hub, ModelName, Progress};
 pub use load::{BackendKind, LoadError, LoadedModel, Placement, load_model};
 pub use tokenizer::TokenizerFiles;
 use weights::SafetensorsFiles;

@@ -1,8 +1,7 @@
 //! `cloze devices`: what a model can run on here.
 
-use cloze::memory;
+use cloze::sys::{cpu, memory};
 
-use super::machine;
 use super::model::cores;
 use super::print;
 
@@ -15,7 +14,7 @@ pub fn run() -> std::io::Result<()> {
 }
 
 fn describe_cpu(lines: &mut Vec<String>) {
-    let name = machine::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let name = cpu::name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     lines.push(format!("cpu  {name}"));
     lines.push(format!("     cores     {} that this process may use", cores()));
     #[cfg(feature = "cpu")]

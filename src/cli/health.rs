@@ -46,7 +46,7 @@ pub fn run(arguments: &HealthArguments) -> Result<ExitCode, Box<dyn std::error::
     if server.starts_with("https:") {
         // A certificate is made out to another name than the loopback's, and nothing is told or believed here that matters.
         let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(cloze::crypto::provider()?)
+            .unversioned_rustls_crypto_provider(cloze::sys::crypto::provider()?)
             .disable_verification(true);
         config = config.tls_config(tls.build());
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use cloze::checkpoint::inspect::{Architecture, Inspection, WeightsSummary};
-use cloze::memory;
+use cloze::sys::memory;
 use serde::Serialize;
 
 use super::model::locate;

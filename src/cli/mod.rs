@@ -6,7 +6,6 @@
 //! | `predict` | lines of a file in, JSON Lines out |
 //! | `health` | asks a running server whether it is ready |
 //! | `devices`, `inspect` | what a model can run on, what is in one |
-//! | `machine` | the processor, as the system tells it |
 //! | `shell` | shell completions and man pages |
 //! | `model` | which model, and where it runs: flags that several commands share |
 //! | `batch` | how much is computed at once: the same |
@@ -20,7 +19,6 @@ mod devices;
 mod health;
 mod inspect;
 mod log;
-mod machine;
 mod model;
 mod predict;
 mod progress;

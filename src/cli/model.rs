@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
-use cloze::checkpoint::hub::{Hub, ModelName, Settings};
+use cloze::hub::{Hub, ModelName, Settings};
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, Source};
 
 use super::progress::Download;

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use cloze::checkpoint::hub;
+use cloze::hub;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shows downloads.

@@ -105,7 +105,7 @@ impl Client {
             .timeout_global(Some(timeout));
         let wants_tls = |name: &&str| std::env::var(name).is_ok_and(|url| url.starts_with("https:"));
         if ENDPOINTS.iter().any(wants_tls) {
-            config = config.tls_config(cloze::crypto::client()?);
+            config = config.tls_config(cloze::sys::crypto::client()?);
         }
         Ok(Self {
             agent: config.build().new_agent(),

@@ -10,7 +10,7 @@ use super::queue::{Item, Queue, Reply};
 use super::watch::{Clock, Ends};
 use super::{EngineError, Scores, Stats, Timing, spans};
 use crate::bert::{self, MaskedLm, PackedBatch, PredictError, Selection};
-use crate::panics;
+use crate::sys::panics;
 
 /// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
 /// engine no longer calls itself ready.

@@ -11,6 +11,7 @@ use prometheus_client::metrics::info::Info;
 
 use super::App;
 use crate::engine::Buckets;
+use crate::sys::memory;
 
 /// Values of one moment.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl EngineMetrics {
                 (
                     "resident_memory_bytes",
                     "Memory of the process, 0 where the system does not tell",
-                    resident_bytes().unwrap_or(0),
+                    memory::resident().unwrap_or(0),
                 ),
             ],
             histograms: [
@@ -96,12 +97,4 @@ impl Collector for EngineMetrics {
         let encoder = encoder.encode_descriptor("build", "What runs here", None, MetricType::Info)?;
         Info::new(self.info.clone()).encode(encoder)
     }
-}
-
-/// Resident memory, from where Linux tells it.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

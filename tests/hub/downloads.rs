@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cloze::checkpoint::hub::{Hub, ModelName, Progress, Settings};
+use cloze::hub::{Hub, ModelName, Progress, Settings};
 use cloze::checkpoint::{Checkpoint, Source};
 use tempfile::TempDir;
 

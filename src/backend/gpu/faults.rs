@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use burn_wgpu::WgpuDevice;
 
-use crate::panics;
+use crate::sys::panics;
 
 /// Every device's thread by name, and where its panics are kept.
 static THREADS: Mutex<Vec<(String, Faults)>> = Mutex::new(Vec::new());

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::memory;
+use crate::sys::memory;
 
 /// What an adapter has, and what of it nobody uses at the moment; in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Serving: from flags to a running server, and its end.
 
 mod arguments;
-mod descriptors;
 mod http;
 
 use std::error::Error;
@@ -33,7 +32,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "otel")]
     let _traces = arguments.log.start_with_traces()?;
     let options = arguments.http.options()?;
-    descriptors::raise(arguments.http.max_connections.get().into());
+    cloze::sys::descriptors::raise(arguments.http.max_connections.get().into());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
         .enable_all()

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 
-use crate::crypto::{UnsupportedCpu, provider};
+use crate::sys::crypto::{UnsupportedCpu, provider};
 
 /// Why there is no TLS with these files.
 #[derive(Debug, thiserror::Error)]

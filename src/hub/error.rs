@@ -23,7 +23,7 @@ pub enum HubError {
         "{0}, so nothing can be downloaded; download the model elsewhere (hf download ID --local-dir DIR) and pass --model \
          DIR"
     )]
-    Tls(#[from] crate::crypto::ClientError),
+    Tls(#[from] crate::sys::crypto::ClientError),
     /// No answer at all.
     #[error(
         "{endpoint} cannot be reached ({reason}), and {name} is not in the cache; download it where there is a \

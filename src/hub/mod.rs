@@ -23,8 +23,8 @@ mod settings;
 
 use std::path::PathBuf;
 
-use super::files::Files;
-use super::{CheckpointError, config, weights};
+use crate::checkpoint::files::Files;
+use crate::checkpoint::{CheckpointError, config, weights};
 use cache::Cache;
 use client::Client;
 

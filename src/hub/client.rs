@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 
 use super::name::is_part;
 use super::{HubError, ModelName, Settings};
-use crate::crypto;
+use crate::sys::crypto;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is given up and, in a download, resumed.
