@@ -163,16 +163,16 @@ impl Folder {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
                 // Not by their words: of several faults either may tell another.
-                assert!(!inspection.refusals.is_empty(), "inspect does not tell {error}");
+                assert!(!inspection.errors.is_empty(), "inspect does not tell {error}");
                 return;
             }
         };
         let loaded = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 1));
         assert_eq!(
             loaded.is_ok(),
-            inspection.refusals.is_empty(),
+            inspection.errors.is_empty(),
             "{:?}",
-            inspection.refusals
+            inspection.errors
         );
         let Ok(mut loaded) = loaded else { return };
         let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.config, 8);

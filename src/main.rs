@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match cli::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cloze: {error}");
+            eprintln!("cloze: {}", cli::message(&*error));
             ExitCode::FAILURE
         }
     }

@@ -68,9 +68,9 @@ fn assert_ends(command: &mut Command, order: &Path, reason: &str) -> Duration {
     assert_is_down(health);
     assert_eq!(server.wait().code(), Some(1));
     let told = std::fs::read_to_string(&log).unwrap();
-    let expected = format!("cloze: the model is lost: {reason}");
+    let expected = format!("cloze: the model failed: {reason}");
     assert!(
-        told.contains(&expected) && told.contains("; start the server again"),
+        told.contains(&expected) && told.contains("; restart the server"),
         "{told}"
     );
     took
@@ -178,7 +178,7 @@ fn a_device_that_is_lost_between_lines_ends_predict_with_a_sentence() {
     assert!(rest.is_empty(), "{rest}");
     let output = predict.wait_with_output().unwrap();
     let reason = refused(&output);
-    assert!(reason.contains("the model is lost: the GPU was lost"), "{reason}");
+    assert!(reason.contains("the model failed: the GPU was lost"), "{reason}");
 }
 
 #[test]

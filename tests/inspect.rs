@@ -25,7 +25,7 @@ fn a_sound_model_is_told_from_all_sides() {
     let shown = text(&output);
     for part in [
         "demo",
-        "BERT of",
+        "BERT, ",
         "mask [MASK]",
         "model.safetensors",
         "parameters",

@@ -1,9 +1,9 @@
 //! A model on a device that may fail under it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use super::{Begun, MaskedLm, PackedBatch, PredictError, TokenScore};
+use crate::sys::panics;
 
 /// Tells a device's first fault, if there was one.
 type Fault = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -36,9 +36,9 @@ fn check(fault: &Fault) -> Result<(), PredictError> {
 
 /// What `compute` gives, unless there is a fault: then that is the reason, whatever it looked like from above.
 fn checked<T>(fault: &Fault, compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, PredictError> {
-    let outcome = catch_unwind(AssertUnwindSafe(compute));
+    let outcome = panics::catch(compute);
     check(fault)?;
-    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    outcome.unwrap_or_else(|panic| panic.resume())
 }
 
 impl<M: MaskedLm> MaskedLm for Guarded<M> {

@@ -1,13 +1,14 @@
-//! `config.json`: what it must say, what it may, and what is refused by name.
+//! Reads and validates `config.json`.
 
 use serde::Deserialize;
 
 use super::CheckpointError;
-use super::files::Files;
+use super::error::Part;
+use super::files::{CONFIG, Files};
 use crate::backend::Activation;
 use crate::bert::BertConfig;
 
-/// The fields of transformers' `BertConfig` that matter here, with its defaults where it has any.
+/// The fields of transformers' `BertConfig` that are used, with its defaults.
 #[derive(Deserialize)]
 struct ConfigFile {
     model_type: Option<String>,
@@ -51,18 +52,20 @@ fn yes() -> bool {
     true
 }
 
-/// Sizes beyond these are a broken file, not a model: they bound what a hostile one can make us allocate.
+/// Limits on sizes. They bound the memory that a malicious file can make the process allocate.
 const SIZE_MAX: usize = 1 << 24;
 const LAYERS_MAX: usize = 1024;
 
+/// Reads `config.json`.
 pub fn read(files: &Files) -> Result<BertConfig, CheckpointError> {
-    if !files.has("config.json") {
-        return Err(CheckpointError::Missing(format!(
-            "{} is missing; a model folder holds config.json, tokenizer.json (or vocab.txt) and model.safetensors",
-            files.path("config.json")
-        )));
+    if !files.has(CONFIG) {
+        return Err(CheckpointError::Missing {
+            part: Part::Config,
+            location: files.location(),
+            other_weights: None,
+        });
     }
-    parse(&files.read("config.json")?)
+    parse(&files.read(CONFIG)?)
 }
 
 fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
@@ -79,7 +82,7 @@ fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
         ));
     }
     if file.is_decoder {
-        return refuse("is_decoder is true; a decoder sees only what stands before a blank".to_owned());
+        return refuse("is_decoder is true; a decoder does not see the tokens after a mask".to_owned());
     }
     let hidden_act = match file.hidden_act.as_str() {
         "gelu" | "gelu_python" => Activation::Gelu,
@@ -135,7 +138,7 @@ fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
 mod tests {
     use super::*;
 
-    /// bert-base-uncased's own sizes with some fields replaced or added.
+    /// The sizes of bert-base-uncased, with some fields replaced or added.
     fn with(changes: &str) -> Result<BertConfig, String> {
         let mut config: serde_json::Value = serde_json::from_str(
             r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn unsupported_values_are_named_in_the_error() {
         for (changes, named) in [
             (r#"{"model_type": "roberta"}"#, "model_type is \"roberta\""),
             (r#"{"position_embedding_type": "relative_key"}"#, "\"relative_key\""),

@@ -1,37 +1,59 @@
-//! Why a checkpoint cannot be used.
+//! Errors of reading a checkpoint.
 
+use std::fmt;
+
+use super::files::{CONFIG, TOKENIZER, VOCAB, WEIGHTS, WEIGHTS_INDEX};
 use crate::bert::WeightError;
 use crate::hub::HubError;
 
-/// One sentence that names the file and what to do, by what kind of thing went wrong.
+/// An error of reading a checkpoint. Each message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file or the folder cannot be read.
     #[error("{path}: {source}")]
-    Io {
-        /// The file or folder.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
+    Io { path: String, source: std::io::Error },
+    /// The path is a file; a checkpoint is a folder.
+    #[error("{path} is a file, not a folder with {CONFIG}, a tokenizer and weights")]
+    NotAFolder { path: String },
+    /// A part of the checkpoint is not there in any of its formats.
+    #[error("{location} has {}", missing(*.part, *.other_weights))]
+    Missing {
+        part: Part,
+        /// The folder, or the name on the hub.
+        location: String,
+        /// A weight file in a format that is not supported.
+        other_weights: Option<&'static str>,
     },
-    /// A file that every checkpoint needs is not there.
-    #[error("{0}")]
-    Missing(String),
-    /// `config.json` cannot be read, or asks for something that Cloze does not do.
-    #[error("config.json: {0}")]
+    /// `config.json` is not valid, or describes a model that is not supported.
+    #[error("{CONFIG}: {0}")]
     Config(String),
-    /// The tokenizer cannot be read, or does not fit the model.
+    /// The tokenizer is not valid, or does not match the model.
     #[error("{file}: {reason}")]
-    Tokenizer {
-        /// The file at fault.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A weight file or a tensor in it.
+    Tokenizer { file: String, reason: String },
+    /// A weight file, or a tensor in it.
     #[error("{0}")]
     Weights(WeightError),
-    /// A model that is to come from the hub.
+    /// The hub, or the cache of its files.
     #[error(transparent)]
     Hub(#[from] HubError),
+}
+
+/// A part of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Config,
+    Tokenizer,
+    Weights,
+}
+
+fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
+    match (part, other_weights) {
+        (Part::Config, _) => format!("no {CONFIG}; it is not a model in the format of transformers"),
+        (Part::Tokenizer, _) => format!("neither {TOKENIZER} nor {VOCAB}"),
+        (Part::Weights, None) => format!("no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX})"),
+        (Part::Weights, Some(file)) => format!(
+            "its weights only as {file}, and Cloze reads safetensors; use a revision that has them, or convert them: \
+             transformers' save_pretrained writes safetensors"
+        ),
+    }
 }

@@ -1,4 +1,4 @@
-//! Where a checkpoint's bytes are: in a folder, or in this binary.
+//! The files of a checkpoint, read from a folder or from the demo model inside the binary.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek};
@@ -6,41 +6,43 @@ use std::path::{Path, PathBuf};
 
 use super::CheckpointError;
 
-/// Text files (configuration, vocabulary) beyond this size are refused unread.
+pub const CONFIG: &str = "config.json";
+pub const TOKENIZER: &str = "tokenizer.json";
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub const VOCAB: &str = "vocab.txt";
+pub const WEIGHTS: &str = "model.safetensors";
+pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+
+/// Limit on the size of a text file (configuration, vocabulary).
 const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// Something to read weights from.
+/// An open file.
 pub trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
-/// The files of one checkpoint, by name.
+/// The files of one checkpoint.
 pub enum Files {
-    /// A folder on disk.
     Folder(PathBuf),
-    /// The demo model of `model/`.
+    /// Name and content of each file.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
 /// The demo model, as `model/README.md` describes it.
 static DEMO: &[(&str, &[u8])] = &[
-    ("config.json", include_bytes!("../../model/config.json")),
-    ("tokenizer.json", include_bytes!("../../model/tokenizer.json")),
-    (
-        "tokenizer_config.json",
-        include_bytes!("../../model/tokenizer_config.json"),
-    ),
-    ("model.safetensors", include_bytes!("../../model/model.safetensors")),
+    (CONFIG, include_bytes!("../../model/config.json")),
+    (TOKENIZER, include_bytes!("../../model/tokenizer.json")),
+    (TOKENIZER_CONFIG, include_bytes!("../../model/tokenizer_config.json")),
+    (WEIGHTS, include_bytes!("../../model/model.safetensors")),
 ];
 
 impl Files {
-    /// The folder `path`, if it is one.
+    /// The files in a folder. An error if `path` is not a folder.
     pub fn folder(path: &Path) -> Result<Self, CheckpointError> {
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => Ok(Self::Folder(path.to_owned())),
-            Ok(_) => Err(CheckpointError::Missing(format!(
-                "{} is a file; --model wants the folder that holds config.json and the weights",
-                path.display()
-            ))),
+            Ok(_) => Err(CheckpointError::NotAFolder {
+                path: path.display().to_string(),
+            }),
             Err(source) => Err(CheckpointError::Io {
                 path: path.display().to_string(),
                 source,
@@ -53,16 +55,16 @@ impl Files {
         Self::Embedded(DEMO)
     }
 
-    /// Whether there is something of this name; [`open`](Self::open) tells if it is no file.
+    /// True if the name exists, as a file or otherwise; [`open`](Self::open) fails if it is not a file.
     pub fn has(&self, name: &str) -> bool {
         match self {
-            // In a folder that may not be read nothing is known; opening it tells why.
+            // An error counts as present, so that opening the file reports it.
             Self::Folder(folder) => !matches!(folder.join(name).try_exists(), Ok(false)),
             Self::Embedded(files) => files.iter().any(|(known, _)| *known == name),
         }
     }
 
-    /// What to call a file in an error.
+    /// Path of a file, for messages.
     pub fn path(&self, name: &str) -> String {
         match self {
             Self::Folder(folder) => folder.join(name).display().to_string(),
@@ -70,7 +72,15 @@ impl Files {
         }
     }
 
-    /// The whole of a small file.
+    /// Path of the folder, for messages.
+    pub fn location(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.display().to_string(),
+            Self::Embedded(_) => "the embedded model".to_owned(),
+        }
+    }
+
+    /// Reads a text file whole.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: self.path(name),
@@ -78,7 +88,7 @@ impl Files {
         };
         let (file, size) = self.open(name)?;
         if size > TEXT_FILE_BYTES_MAX {
-            let source = std::io::Error::other(format!("{size} bytes, more than a file of this kind can need"));
+            let source = std::io::Error::other(format!("{size} bytes is too large for a file of this kind"));
             return Err(io(source));
         }
         let mut bytes = Vec::with_capacity(size as usize);
@@ -86,7 +96,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// Opens a file and tells its size in bytes.
+    /// Opens a file and returns its size in bytes.
     pub fn open(&self, name: &str) -> Result<(Box<dyn ReadSeek>, u64), CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: self.path(name),
@@ -95,9 +105,9 @@ impl Files {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(name);
-                // Asked before it is opened: that waits without end for a pipe's other end.
+                // Checked first: opening a named pipe blocks until its other end is opened.
                 if !std::fs::metadata(&path).map_err(io)?.is_file() {
-                    return Err(io(std::io::Error::other("it is not a file")));
+                    return Err(io(std::io::Error::other("not a regular file")));
                 }
                 let file = File::open(path).map_err(io)?;
                 let size = file.metadata().map_err(io)?.len();

@@ -1,110 +1,95 @@
-//! What is in a checkpoint, and what of it would be refused: every fault, not the first alone.
+//! Contents of a checkpoint, with every error in it, not only the first.
 
 use std::collections::HashSet;
 
-use serde::Serialize;
-
 use super::weights::SafetensorsFiles;
-use super::{Source, config, tokenizer};
+use super::{CheckpointError, Source, config, tokenizer};
 use crate::backend::Activation;
 use crate::bert::{BertConfig, TensorSpec, WeightSource, is_tied, tensors};
 
-/// A checkpoint from all sides. A part that cannot be read is absent, and `refusals` says why.
-#[derive(Debug, Serialize)]
+/// Contents of a checkpoint. A part that cannot be read is `None`, with the reason in `errors`.
+#[derive(Debug)]
 pub struct Inspection {
     /// The folder's name, the name on the hub, or `demo`.
     pub name: String,
-    /// What `config.json` says.
     pub architecture: Option<Architecture>,
-    /// What the tokenizer's files say.
     pub tokenizer: Option<TokenizerSummary>,
-    /// What the weight files say.
     pub weights: Option<WeightsSummary>,
-    /// Why Cloze does not serve it; empty if it does.
-    pub refusals: Vec<String>,
+    /// The errors for which Cloze refuses the model.
+    pub errors: Vec<CheckpointError>,
 }
 
-/// The sizes of a BERT.
-#[derive(Debug, Serialize)]
+/// Sizes of the model.
+#[derive(Debug)]
 pub struct Architecture {
-    /// Encoder layers.
     pub layers: usize,
-    /// Width of a hidden state.
     pub hidden_size: usize,
-    /// Attention heads.
     pub heads: usize,
-    /// Width of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Their activation.
     pub activation: &'static str,
-    /// Entries of the vocabulary that the model has embeddings for.
+    /// Rows of the word embeddings.
     pub vocab_size: usize,
-    /// The longest text in tokens.
+    /// Longest text in tokens.
     pub max_tokens: usize,
-    /// Numbers that are read from the files.
+    /// Number of parameters that the model uses.
     pub parameters: usize,
-    /// Bytes that they take in memory as f32.
+    /// Bytes of the parameters in f32.
     pub weights_bytes: usize,
-    /// Whether the decoder is the word embeddings.
+    /// True if the decoder's weight is the word embeddings.
     pub tied: bool,
 }
 
-/// The tokenizer.
-#[derive(Debug, Serialize)]
+/// Properties of the tokenizer.
+#[derive(Debug)]
 pub struct TokenizerSummary {
-    /// Where it came from.
+    /// Path of its file.
     pub file: String,
-    /// Entries, added tokens included.
+    /// Size of the vocabulary, with added tokens.
     pub tokens: usize,
-    /// What stands for a blank.
     pub mask_token: String,
-    /// Its id.
     pub mask_id: u32,
 }
 
-/// The weight files.
-#[derive(Debug, Serialize)]
+/// Properties of the weight files.
+#[derive(Debug)]
 pub struct WeightsSummary {
-    /// Their paths.
+    /// Paths.
     pub files: Vec<String>,
-    /// Their tensors, by name.
+    /// Sorted by name.
     pub tensors: Vec<StoredTensor>,
 }
 
-/// A tensor as a file has it.
-#[derive(Debug, Serialize)]
+/// A tensor in a weight file.
+#[derive(Debug)]
 pub struct StoredTensor {
-    /// Its name there.
     pub name: String,
-    /// Its type there.
     pub dtype: String,
-    /// Rows before columns.
     pub shape: Vec<usize>,
-    /// Whether fill-mask needs it.
+    /// True if the model uses it.
     pub used: bool,
 }
 
 impl Inspection {
-    /// Reads everything, the weights' values too, one tensor after the other.
+    /// Reads all files, with the values of every tensor, one tensor at a time.
     pub fn of(source: Source) -> Self {
         let Source { name, files } = source;
-        let mut refusals = Vec::new();
-        let mut keep = |refusal: String| refusals.push(refusal);
-        let config = config::read(&files).map_err(|e| keep(e.to_string())).ok();
-        let tokenizer = tokenizer::read(&files).map_err(|e| keep(e.to_string())).ok();
+        let mut errors = Vec::new();
+        let mut add = |error: CheckpointError| errors.push(error);
+        let config = config::read(&files).map_err(&mut add).ok();
+        let tokenizer = tokenizer::read(&files).map_err(&mut add).ok();
         if let (Some(tokenizer), Some(config)) = (&tokenizer, &config)
             && let Err(error) = tokenizer.check_fits(config)
         {
-            keep(error.to_string());
+            add(error);
         }
-        let mut weights = SafetensorsFiles::open(&files).map_err(|e| keep(e.to_string())).ok();
+        let mut weights = SafetensorsFiles::open(&files).map_err(&mut add).ok();
         let mut used = HashSet::new();
         let architecture = config.map(|config| {
             let mut tied = config.tie_word_embeddings;
             if let Some(weights) = &mut weights {
                 match is_tied(&config, weights) {
                     Ok(known) => tied = known,
-                    Err(error) => keep(error.to_string()),
+                    Err(error) => add(CheckpointError::Weights(error)),
                 }
             }
             let contains = |name: &str| weights.as_ref().is_some_and(|weights| weights.contains(name));
@@ -113,7 +98,7 @@ impl Inspection {
                 for spec in &needed {
                     used.extend(weights.stored_name(&spec.name));
                     if let Err(error) = weights.tensor(&spec.name, &spec.shape) {
-                        keep(error.to_string());
+                        add(CheckpointError::Weights(error));
                     }
                 }
             }
@@ -129,7 +114,7 @@ impl Inspection {
                 mask_id: tokenizer.mask_id,
             }),
             weights: weights.map(|weights| WeightsSummary::of(&weights, &used)),
-            refusals,
+            errors,
         }
     }
 }
@@ -189,15 +174,15 @@ mod tests {
         entries.filter(|path| path.is_dir())
     }
 
-    /// Notes what the model asks for.
-    struct Noting<'a> {
+    /// Records the tensors that the model loads.
+    struct Recorder<'a> {
         weights: &'a mut SafetensorsFiles,
-        asked: HashSet<(String, Vec<usize>)>,
+        requested: HashSet<(String, Vec<usize>)>,
     }
 
-    impl WeightSource for Noting<'_> {
+    impl WeightSource for Recorder<'_> {
         fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-            self.asked.insert((name.to_owned(), shape.to_vec()));
+            self.requested.insert((name.to_owned(), shape.to_vec()));
             self.weights.tensor(name, shape)
         }
         fn contains(&self, name: &str) -> bool {
@@ -207,39 +192,39 @@ mod tests {
 
     #[test]
     #[cfg(feature = "cpu")]
-    fn the_list_of_tensors_is_what_loading_asks_for() {
+    fn the_list_of_tensors_matches_what_loading_reads() {
         for folder in golden() {
             let mut checkpoint = Checkpoint::open(&folder).unwrap();
             let tied = is_tied(&checkpoint.config, &mut checkpoint.weights).unwrap();
             let known = |name: &str| checkpoint.weights.contains(name);
             let listed = tensors(&checkpoint.config, tied, &known);
             let listed: HashSet<_> = listed.into_iter().map(|spec| (spec.name, spec.shape)).collect();
-            let mut noting = Noting {
+            let mut recorder = Recorder {
                 weights: &mut checkpoint.weights,
-                asked: HashSet::new(),
+                requested: HashSet::new(),
             };
             crate::bert::Bert::<crate::backend::cpu::Cpu>::load(
                 &checkpoint.config,
-                &mut noting,
+                &mut recorder,
                 &Default::default(),
                 crate::backend::Precision::F32,
             )
             .unwrap();
             if tied {
-                // It is compared with the embeddings, and not kept.
-                noting
-                    .asked
+                // Loading compares it with the embeddings and drops it.
+                recorder
+                    .requested
                     .retain(|(name, _)| name != "cls.predictions.decoder.weight");
             }
-            assert_eq!(noting.asked, listed, "{}", folder.display());
+            assert_eq!(recorder.requested, listed, "{}", folder.display());
         }
     }
 
     #[test]
-    fn every_golden_checkpoint_is_sound() {
+    fn golden_checkpoints_have_no_errors() {
         for folder in golden() {
             let inspection = Inspection::of(Source::folder(&folder).unwrap());
-            assert!(inspection.refusals.is_empty(), "{:?}", inspection.refusals);
+            assert!(inspection.errors.is_empty(), "{:?}", inspection.errors);
             let weights = inspection.weights.unwrap();
             assert!(weights.tensors.iter().any(|tensor| tensor.used));
             assert!(inspection.tokenizer.unwrap().tokens > 0);

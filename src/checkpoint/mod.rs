@@ -1,21 +1,24 @@
-//! What a model folder holds: `config.json`, a tokenizer, and weights in safetensors files.
+//! Reads model folders: `config.json`, a tokenizer, and weights in safetensors files.
 //!
-//! | file | what it reads |
+//! | file | responsibility |
 //! |---|---|
-//! | `files` | bytes: from a folder, or from the demo model inside the binary |
-//! | `config` | `config.json`, and what of it is not supported |
-//! | `tokenizer` | `tokenizer.json`, or `vocab.txt` with `tokenizer_config.json` |
-//! | `weights` | safetensors files, tensor by tensor, under old and new names |
-//! | `inspect` | what is in a checkpoint, and what of it would be refused |
-//! | `load` | the weights onto a backend chosen at run time |
+//! | `files` | file access: a folder, or the demo model inside the binary |
+//! | `config` | reads and validates `config.json` |
+//! | `tokenizer` | builds the tokenizer from `tokenizer.json`, or from `vocab.txt` |
+//! | `weights` | reads safetensors files, tensor by tensor, under old and new names |
+//! | `download` | the files of a hub model that are needed |
+//! | `inspect` | contents of a checkpoint, with every error in it |
+//! | `load` | loads the weights onto a backend chosen at run time |
+//! | `error` | errors |
 
-pub(crate) mod config;
+mod config;
+mod download;
 mod error;
-pub(crate) mod files;
+mod files;
 pub mod inspect;
 mod load;
 mod tokenizer;
-pub(crate) mod weights;
+mod weights;
 
 use std::path::Path;
 
@@ -23,24 +26,22 @@ use crate::backend::{BertBackend, Precision};
 use crate::bert::{Bert, BertConfig};
 use crate::hub::{Hub, ModelName, Progress};
 
-pub use error::CheckpointError;
+pub use error::{CheckpointError, Part};
 use files::Files;
 pub use load::{BackendKind, LoadError, LoadedModel, Placement, load_model};
 pub use tokenizer::TokenizerFiles;
 use weights::SafetensorsFiles;
 
-/// An opened checkpoint: its configuration and tokenizer read, its weights ready to be.
+/// An open checkpoint. The weights are read when the model is loaded.
 pub struct Checkpoint {
-    /// What to call the model: the folder's name, or `demo`.
+    /// The folder's name, the name on the hub, or `demo`.
     pub name: String,
-    /// The architecture.
     pub config: BertConfig,
-    /// The tokenizer and its settings.
     pub tokenizer: TokenizerFiles,
     weights: SafetensorsFiles,
 }
 
-/// Where a checkpoint is, and what it is called.
+/// Location and name of a checkpoint.
 pub struct Source {
     name: String,
     files: Files,
@@ -50,7 +51,7 @@ impl Source {
     /// A folder in the layout of the Hugging Face hub.
     ///
     /// # Errors
-    /// When it is not a folder.
+    /// [`CheckpointError`] if the path is not a folder.
     pub fn folder(folder: &Path) -> Result<Self, CheckpointError> {
         let name = folder.canonicalize().ok();
         let name = name.as_deref().unwrap_or(folder).file_name();
@@ -64,7 +65,7 @@ impl Source {
         })
     }
 
-    /// The demo model that the binary carries.
+    /// The demo model inside the binary.
     pub fn embedded() -> Self {
         Self {
             name: "demo".to_owned(),
@@ -72,23 +73,24 @@ impl Source {
         }
     }
 
-    /// A model of the hub, downloaded unless the cache has it.
+    /// A model of the hub. Files that the cache lacks are downloaded.
     ///
     /// # Errors
-    /// Whatever a download meets; see [`Hub::fetch`].
+    /// [`CheckpointError::Hub`] if a download fails; an error in `config.json`, which is read before the weights are
+    /// downloaded.
     pub fn hub(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Result<Self, CheckpointError> {
         Ok(Self {
             name: name.id().to_owned(),
-            files: Files::Folder(hub.fetch(name, progress)?),
+            files: Files::Folder(download::download(hub, name, progress)?),
         })
     }
 }
 
 impl Checkpoint {
-    /// Reads the configuration, the tokenizer, and what the weight files say of themselves.
+    /// Reads the configuration, the tokenizer and the headers of the weight files.
     ///
     /// # Errors
-    /// [`CheckpointError`] names the file and what is wrong with it.
+    /// [`CheckpointError`] names the file.
     pub fn read(source: Source) -> Result<Self, CheckpointError> {
         let files = source.files;
         let config = config::read(&files)?;
@@ -106,15 +108,15 @@ impl Checkpoint {
     /// Opens a folder in the layout of the Hugging Face hub.
     ///
     /// # Errors
-    /// As [`Checkpoint::read`], or when it is not a folder.
+    /// As [`Checkpoint::read`]; also if the path is not a folder.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         Self::read(Source::folder(folder)?)
     }
 
-    /// Opens the demo model that the binary carries.
+    /// Opens the demo model inside the binary.
     ///
     /// # Errors
-    /// None unless the build embedded a broken model.
+    /// None for an intact binary.
     pub fn embedded() -> Result<Self, CheckpointError> {
         Self::read(Source::embedded())
     }

@@ -1,6 +1,4 @@
-//! The tokenizer: `tokenizer.json` as it is, or built from `vocab.txt` as transformers builds it.
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+//! Builds the tokenizer: `tokenizer.json` as it is, or from `vocab.txt` as transformers' `BertTokenizerFast` does.
 
 use serde::Deserialize;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
@@ -11,31 +9,28 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::CheckpointError;
-use super::files::Files;
+use super::error::Part;
+use super::files::{Files, TOKENIZER, TOKENIZER_CONFIG, VOCAB};
 use crate::bert::BertConfig;
+use crate::sys::panics;
 
-const CONFIG: &str = "tokenizer_config.json";
-const FULL: &str = "tokenizer.json";
-const VOCAB: &str = "vocab.txt";
-
-/// A tokenizer and the settings that stand beside it.
+/// A tokenizer and its settings from other files.
 pub struct TokenizerFiles {
-    /// Without truncation and padding.
+    /// Truncation and padding are off.
     pub tokenizer: Tokenizer,
-    /// What stands for a blank, `[MASK]` in BERT's own vocabularies.
+    /// `[MASK]` in BERT's own vocabularies.
     pub mask_token: String,
-    /// Its id.
     pub mask_id: u32,
-    /// The id of the padding token, which decoded text leaves out, if there is one.
+    /// Id of the padding token. Decoded text omits it.
     pub pad_id: Option<u32>,
-    /// Whether spaces before punctuation are removed from decoded text beyond what the tokenizer's own
-    /// decoder does (`clean_up_tokenization_spaces`).
+    /// `clean_up_tokenization_spaces`: decoded text has no spaces before punctuation, beyond what the tokenizer's
+    /// decoder removes.
     pub clean_up_spaces: bool,
-    /// Where it came from, for errors.
+    /// Path of the file that it was built from, for messages.
     file: String,
 }
 
-/// The keys of `tokenizer_config.json` that matter here, with transformers' defaults for BERT.
+/// The keys of `tokenizer_config.json` that are used, with transformers' defaults for BERT.
 #[derive(Deserialize)]
 #[serde(default)]
 struct ConfigFile {
@@ -50,7 +45,7 @@ struct ConfigFile {
     mask_token: TokenName,
 }
 
-/// A special token: a string, or an object that holds it.
+/// A special token: a string, or an object with the string in `content`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TokenName {
@@ -83,44 +78,51 @@ impl Default for ConfigFile {
     }
 }
 
+/// Reads `tokenizer_config.json`, and `tokenizer.json` or `vocab.txt`.
 pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
-    let config = match files.has(CONFIG) {
-        true => serde_json::from_slice(&files.read(CONFIG)?).map_err(|e| broken(files, CONFIG, e))?,
+    let config = match files.has(TOKENIZER_CONFIG) {
+        true => {
+            serde_json::from_slice(&files.read(TOKENIZER_CONFIG)?).map_err(|e| invalid(files, TOKENIZER_CONFIG, e))?
+        }
         false => ConfigFile::default(),
     };
-    let (name, mut tokenizer) = if files.has(FULL) {
-        let bytes = files.read(FULL)?;
-        let tokenizer = caught(|| Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()));
-        (FULL, tokenizer.map_err(|reason| broken(files, FULL, reason))?)
+    let (name, mut tokenizer) = if files.has(TOKENIZER) {
+        let bytes = files.read(TOKENIZER)?;
+        let tokenizer = catch(|| Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()));
+        (
+            TOKENIZER,
+            tokenizer.map_err(|reason| invalid(files, TOKENIZER, reason))?,
+        )
     } else if files.has(VOCAB) {
-        let vocab = String::from_utf8(files.read(VOCAB)?).map_err(|e| broken(files, VOCAB, e))?;
-        let tokenizer = caught(|| from_vocab(&vocab, &config));
-        (VOCAB, tokenizer.map_err(|reason| broken(files, VOCAB, reason))?)
+        let vocab = String::from_utf8(files.read(VOCAB)?).map_err(|e| invalid(files, VOCAB, e))?;
+        let tokenizer = catch(|| from_vocab(&vocab, &config));
+        (VOCAB, tokenizer.map_err(|reason| invalid(files, VOCAB, reason))?)
     } else {
-        return Err(CheckpointError::Missing(format!(
-            "{} is missing, and so is {VOCAB}; a model folder needs one of them",
-            files.path(FULL)
-        )));
+        return Err(CheckpointError::Missing {
+            part: Part::Tokenizer,
+            location: files.location(),
+            other_weights: None,
+        });
     };
-    // A text that is too long is refused, never cut; a batch is packed, never padded.
+    // Texts that are too long are refused; batches are packed without padding.
     tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|e| broken(files, name, e))?;
+    tokenizer.with_truncation(None).map_err(|e| invalid(files, name, e))?;
     let mask_token = config.mask_token.as_str().to_owned();
     let mask_id = tokenizer.token_to_id(&mask_token).ok_or_else(|| {
-        broken(
+        invalid(
             files,
             name,
             format!("the mask token {mask_token} is not in the vocabulary"),
         )
     })?;
-    // What it panics on here it would panic on in every request.
+    // A tokenizer that panics here would panic in every request.
     let try_out = || {
         let encoded = tokenizer
             .encode_fast(mask_token.as_str(), true)
             .map_err(|e| e.to_string())?;
         tokenizer.decode(encoded.get_ids(), true).map_err(|e| e.to_string())
     };
-    caught(try_out).map_err(|reason| broken(files, name, reason))?;
+    catch(try_out).map_err(|reason| invalid(files, name, reason))?;
     let pad_id = tokenizer.token_to_id(config.pad_token.as_str());
     Ok(TokenizerFiles {
         tokenizer,
@@ -133,19 +135,19 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
 }
 
 impl TokenizerFiles {
-    /// Where it came from.
+    /// Path of the file that the tokenizer was built from.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// Every id that the tokenizer can give must have an embedding.
+    /// Checks that every token id has an embedding.
     pub fn check_fits(&self, config: &BertConfig) -> Result<(), CheckpointError> {
         let vocabulary = self.tokenizer.get_vocab(true);
         match vocabulary.iter().max_by_key(|(_, id)| **id) {
             Some((token, &id)) if id as usize >= config.vocab_size => Err(CheckpointError::Tokenizer {
                 file: self.file.clone(),
                 reason: format!(
-                    "token \"{token}\" has id {id}, but the model knows only {} tokens (vocab_size in config.json); \
+                    "token \"{token}\" has id {id}, but the model has only {} tokens (vocab_size in config.json); \
                      the tokenizer belongs to another model",
                     config.vocab_size
                 ),
@@ -155,7 +157,7 @@ impl TokenizerFiles {
     }
 }
 
-/// BERT's tokenizer over a vocabulary of one token a line, as transformers' `BertTokenizerFast` sets it up.
+/// A WordPiece tokenizer with the settings of transformers' `BertTokenizerFast`. `vocab` has one token per line.
 fn from_vocab(vocab: &str, config: &ConfigFile) -> Result<Tokenizer, String> {
     let ids = vocab
         .lines()
@@ -197,13 +199,12 @@ fn from_vocab(vocab: &str, config: &ConfigFile) -> Result<Tokenizer, String> {
     Ok(tokenizer)
 }
 
-/// The library panics on some files instead of refusing them.
-fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let panicked = |_| Err("the tokenizer library panicked on it".to_owned());
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+/// The library panics on some invalid files.
+fn catch<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    panics::catch(work).unwrap_or_else(|_| Err("the tokenizer library panicked".to_owned()))
 }
 
-fn broken(files: &Files, name: &str, reason: impl std::fmt::Display) -> CheckpointError {
+fn invalid(files: &Files, name: &str, reason: impl std::fmt::Display) -> CheckpointError {
     CheckpointError::Tokenizer {
         file: files.path(name),
         reason: reason.to_string(),

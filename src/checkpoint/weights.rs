@@ -10,11 +10,12 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::CheckpointError;
-use super::files::{Files, ReadSeek};
+use super::error::Part;
+use super::files::{Files, ReadSeek, WEIGHTS, WEIGHTS_INDEX};
 use crate::bert::{WeightError, WeightSource};
 
-pub const SINGLE: &str = "model.safetensors";
-pub const INDEX: &str = "model.safetensors.index.json";
+/// Weight files of other libraries, for the error that says so.
+pub const OTHER_WEIGHTS: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
 /// The limit of the safetensors format itself.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The length of the header stands in the first eight bytes.
@@ -48,15 +49,16 @@ impl SafetensorsFiles {
             files: Vec::new(),
             tensors: HashMap::new(),
         };
-        if files.has(SINGLE) {
-            all.add(files, SINGLE)?;
+        if files.has(WEIGHTS) {
+            all.add(files, WEIGHTS)?;
             return Ok(all);
         }
-        if !files.has(INDEX) {
-            return Err(CheckpointError::Missing(format!(
-                "{} is missing, and so is {INDEX}; weights are read from safetensors files only",
-                files.path(SINGLE)
-            )));
+        if !files.has(WEIGHTS_INDEX) {
+            return Err(CheckpointError::Missing {
+                part: Part::Weights,
+                location: files.location(),
+                other_weights: OTHER_WEIGHTS.into_iter().find(|file| files.has(file)),
+            });
         }
         for name in shards(files)? {
             all.add(files, &name)?;
@@ -183,8 +185,8 @@ impl WeightSource for SafetensorsFiles {
 
 /// The names of the weight files that the index lists, each once.
 pub fn shards(files: &Files) -> Result<Vec<String>, CheckpointError> {
-    let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(INDEX)));
-    let index: Index = serde_json::from_slice(&files.read(INDEX)?).map_err(|e| broken(e.to_string()))?;
+    let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(WEIGHTS_INDEX)));
+    let index: Index = serde_json::from_slice(&files.read(WEIGHTS_INDEX)?).map_err(|e| broken(e.to_string()))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();
@@ -242,7 +244,7 @@ mod tests {
     fn a_flipped_bit_of_a_header_is_seen() {
         let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny/model.safetensors")).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(SINGLE);
+        let path = folder.path().join(WEIGHTS);
         std::fs::write(&path, &whole).unwrap();
         let sound = tensors(folder.path()).unwrap();
         let header_end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
@@ -253,7 +255,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, bytes).unwrap();
             match tensors(folder.path()) {
-                Err(error) => assert!(error.contains(SINGLE), "bit {bit}: {error}"),
+                Err(error) => assert!(error.contains(WEIGHTS), "bit {bit}: {error}"),
                 Ok(read) => {
                     let other: Vec<_> = read.iter().filter(|tensor| !sound.contains(tensor)).collect();
                     assert_eq!(other.len(), 1, "bit {bit}");

@@ -1,4 +1,4 @@
-//! How much is computed at once.
+//! Flags that limit batches.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -11,33 +11,33 @@ use super::warm_up::WarmUp;
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
 pub struct BatchArguments {
-    /// Tokens computed at once at most
+    /// Maximum number of tokens in a batch
     #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS")]
     pub max_batch_tokens: NonZeroUsize,
 
-    /// Texts computed at once at most
+    /// Maximum number of texts in a batch
     #[arg(long, env = "CLOZE_MAX_BATCH_SIZE", default_value = "64", value_name = "TEXTS")]
     pub max_batch_size: NonZeroUsize,
 
-    /// Tokens of one text at most [default: what the model can take]
+    /// Maximum number of tokens in a text [default: the model's maximum]
     #[arg(long, env = "CLOZE_MAX_INPUT_TOKENS", value_name = "TOKENS")]
     pub max_input_tokens: Option<NonZeroUsize>,
 
-    /// What runs before the first text; a GPU compiles something for each size of batch
+    /// Batches computed before the first request; a GPU compiles kernels for each batch size
     #[arg(long, env = "CLOZE_WARM_UP", value_enum, default_value = "full")]
     pub warm_up: WarmUp,
 
-    /// How long a batch may take before the device counts as hung and the process ends; 0: as long as it likes [default:
-    /// 60000 on a GPU; 0 on the CPU, a software driver, or with --warm-up short, which lets batches compile]
+    /// Time limit of a batch; when it is exceeded, the device is considered hung and the process exits. 0 disables the
+    /// limit [default: 60000 on a GPU; 0 on the CPU, on a software driver, and with --warm-up short]
     #[arg(long, env = "CLOZE_BATCH_TIMEOUT_MS", value_name = "MS")]
     pub batch_timeout_ms: Option<u64>,
 }
 
-/// A card takes milliseconds.
+/// A GPU computes a batch in milliseconds.
 const GPU_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl BatchArguments {
-    /// After which a batch will never come back.
+    /// Time limit of a batch; `None` if there is none.
     pub fn batch_timeout(&self, loaded: &LoadedModel) -> Option<Duration> {
         match (self.batch_timeout_ms, self.warm_up) {
             (Some(0), _) => None,
@@ -47,15 +47,15 @@ impl BatchArguments {
         }
     }
 
-    /// The longest text, of a model that takes `model_max` tokens: no text may be longer than a batch.
+    /// Maximum number of tokens in a text: at most `model_max` and at most the size of a batch.
     pub fn max_input_tokens(&self, model_max: usize) -> Result<usize, String> {
         let batch_max = usize::from(self.max_batch_tokens);
         match self.max_input_tokens.map(usize::from) {
             None => Ok(batch_max.min(model_max)),
-            Some(asked) if asked > batch_max => Err(format!(
-                "--max-input-tokens is {asked}, more than a batch may hold (--max-batch-tokens is {batch_max})"
+            Some(tokens) if tokens > batch_max => Err(format!(
+                "--max-input-tokens is {tokens}, more than a batch can hold (--max-batch-tokens is {batch_max})"
             )),
-            Some(asked) => Ok(asked),
+            Some(tokens) => Ok(tokens),
         }
     }
 }

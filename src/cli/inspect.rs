@@ -1,4 +1,4 @@
-//! `cloze inspect`: what is in a checkpoint, whether it fits, and what would be refused.
+//! `cloze inspect`: the contents of a checkpoint, its memory needs, and every error in it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use cloze::checkpoint::inspect::{Architecture, Inspection, WeightsSummary};
+use cloze::checkpoint::inspect::{Architecture, Inspection, StoredTensor, TokenizerSummary, WeightsSummary};
 use cloze::sys::memory;
 use serde::Serialize;
 
+use super::advice;
 use super::model::locate;
 use super::print;
 
@@ -24,58 +25,52 @@ pub struct InspectArguments {
     #[arg(long, value_name = "REVISION", requires = "model")]
     revision: Option<String>,
 
-    /// Everything as one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 
-    /// Every tensor with its type and shape
+    /// List each tensor with its type and shape
     #[arg(long)]
     tensors: bool,
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Report {
-    #[serde(flatten)]
-    inspection: Inspection,
-    memory: Memory,
-}
-
-/// In bytes; absent where it is not known.
-#[derive(Serialize)]
-struct Memory {
-    /// The weights as f32.
-    needed: Option<u64>,
-    available: Option<u64>,
-    fits: Option<bool>,
-}
-
-/// Prints the inspection. A model that would be refused is a failure.
+/// Prints the inspection. Returns failure for a model with errors.
 pub fn run(arguments: &InspectArguments) -> Result<ExitCode, Box<dyn Error>> {
     let source = locate(arguments.model.as_deref(), arguments.revision.as_deref())?;
     let inspection = Inspection::of(source);
-    let needed = inspection.architecture.as_ref().map(|of| of.weights_bytes as u64);
-    let available = memory::available();
-    let report = Report {
-        memory: Memory {
-            needed,
-            available,
-            fits: needed.zip(available).map(|(needed, available)| needed <= available),
-        },
-        inspection,
-    };
+    let memory = Memory::of(&inspection);
     match arguments.json {
-        true => print(&[serde_json::to_string_pretty(&report)?])?,
-        false => print(&describe(&report, arguments.tensors))?,
+        true => print(&[serde_json::to_string_pretty(&Report::new(&inspection, memory))?])?,
+        false => print(&describe(&inspection, &memory, arguments.tensors))?,
     }
-    Ok(match report.inspection.refusals.is_empty() {
+    Ok(match inspection.errors.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
 }
 
-fn describe(report: &Report, with_tensors: bool) -> Vec<String> {
-    let inspection = &report.inspection;
+/// Memory in bytes; `None` if unknown.
+#[derive(Clone, Copy, Serialize)]
+struct Memory {
+    /// For the weights in f32.
+    needed: Option<u64>,
+    available: Option<u64>,
+    fits: Option<bool>,
+}
+
+impl Memory {
+    fn of(inspection: &Inspection) -> Self {
+        let needed = inspection.architecture.as_ref().map(|of| of.weights_bytes as u64);
+        let available = memory::available();
+        Self {
+            needed,
+            available,
+            fits: needed.zip(available).map(|(needed, available)| needed <= available),
+        }
+    }
+}
+
+fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec<String> {
     let mut lines = vec![inspection.name.clone()];
     if let Some(architecture) = &inspection.architecture {
         describe_architecture(architecture, &mut lines);
@@ -83,31 +78,26 @@ fn describe(report: &Report, with_tensors: bool) -> Vec<String> {
     if let Some(tokenizer) = &inspection.tokenizer {
         let (tokens, mask, id) = (tokenizer.tokens, &tokenizer.mask_token, tokenizer.mask_id);
         lines.push(format!(
-            "  tokenizer     {}: {tokens} tokens, mask {mask} ({id})",
+            "  tokenizer     {}: {tokens} tokens, mask {mask} (id {id})",
             tokenizer.file
         ));
     }
     if let Some(weights) = &inspection.weights {
         describe_weights(weights, with_tensors, &mut lines);
     }
-    let memory = &report.memory;
     if let (Some(needed), Some(available)) = (memory.needed, memory.available) {
-        let verdict = if needed <= available {
-            "it fits"
-        } else {
-            "it does not fit"
-        };
+        let verdict = if needed <= available { "fits" } else { "does not fit" };
         lines.push(format!(
-            "  memory        {} for the weights as f32, {} available: {verdict}",
+            "  memory        {} for the weights in f32, {} available: {verdict}",
             mebibytes(needed),
             mebibytes(available)
         ));
     }
-    match inspection.refusals.as_slice() {
+    match inspection.errors.as_slice() {
         [] => lines.push("  verdict       Cloze serves it".to_owned()),
-        refusals => {
+        errors => {
             lines.push("  verdict       Cloze refuses it:".to_owned());
-            lines.extend(refusals.iter().map(|refusal| format!("    {refusal}")));
+            lines.extend(errors.iter().map(|error| format!("    {}", advice::message(error))));
         }
     }
     lines
@@ -115,12 +105,12 @@ fn describe(report: &Report, with_tensors: bool) -> Vec<String> {
 
 fn describe_architecture(of: &Architecture, lines: &mut Vec<String>) {
     lines.push(format!(
-        "  architecture  BERT of {} layers, {} wide, {} heads, feed-forward {} with {}",
+        "  architecture  BERT, {} layers, hidden size {}, {} heads, feed-forward size {}, activation {}",
         of.layers, of.hidden_size, of.heads, of.intermediate_size, of.activation
     ));
-    let decoder = if of.tied { "the word embeddings" } else { "its own" };
+    let decoder = if of.tied { "tied to the embeddings" } else { "untied" };
     lines.push(format!(
-        "  sizes         vocabulary of {}, texts up to {} tokens, {} parameters, decoder {decoder}",
+        "  sizes         vocabulary size {}, texts up to {} tokens, {} parameters, decoder {decoder}",
         of.vocab_size, of.max_tokens, of.parameters
     ));
 }
@@ -138,14 +128,14 @@ fn describe_weights(weights: &WeightsSummary, with_tensors: bool, lines: &mut Ve
         lines.push(format!("  weights       {file}"));
     }
     lines.push(format!("  tensors       {}", types.join(", ")));
-    let ignored: Vec<&str> = weights
+    let unused: Vec<&str> = weights
         .tensors
         .iter()
         .filter(|tensor| !tensor.used)
         .map(|tensor| tensor.name.as_str())
         .collect();
-    if !ignored.is_empty() {
-        lines.push(format!("  not needed    {}", ignored.join(", ")));
+    if !unused.is_empty() {
+        lines.push(format!("  unused        {}", unused.join(", ")));
     }
     for tensor in weights.tensors.iter().filter(|_| with_tensors) {
         lines.push(format!("    {:5} {:?} {}", tensor.dtype, tensor.shape, tensor.name));
@@ -154,4 +144,112 @@ fn describe_weights(weights: &WeightsSummary, with_tensors: bool, lines: &mut Ve
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The output of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    architecture: Option<ArchitectureReport>,
+    tokenizer: Option<TokenizerReport<'a>>,
+    weights: Option<WeightsReport<'a>>,
+    refusals: Vec<String>,
+    memory: Memory,
+}
+
+#[derive(Serialize)]
+struct ArchitectureReport {
+    layers: usize,
+    hidden_size: usize,
+    heads: usize,
+    intermediate_size: usize,
+    activation: &'static str,
+    vocab_size: usize,
+    max_tokens: usize,
+    parameters: usize,
+    weights_bytes: usize,
+    tied: bool,
+}
+
+#[derive(Serialize)]
+struct TokenizerReport<'a> {
+    file: &'a str,
+    tokens: usize,
+    mask_token: &'a str,
+    mask_id: u32,
+}
+
+#[derive(Serialize)]
+struct WeightsReport<'a> {
+    files: &'a [String],
+    tensors: Vec<TensorReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct TensorReport<'a> {
+    name: &'a str,
+    dtype: &'a str,
+    shape: &'a [usize],
+    used: bool,
+}
+
+impl<'a> Report<'a> {
+    fn new(inspection: &'a Inspection, memory: Memory) -> Self {
+        Self {
+            name: &inspection.name,
+            architecture: inspection.architecture.as_ref().map(ArchitectureReport::new),
+            tokenizer: inspection.tokenizer.as_ref().map(TokenizerReport::new),
+            weights: inspection.weights.as_ref().map(WeightsReport::new),
+            refusals: inspection.errors.iter().map(|error| advice::message(error)).collect(),
+            memory,
+        }
+    }
+}
+
+impl ArchitectureReport {
+    fn new(of: &Architecture) -> Self {
+        Self {
+            layers: of.layers,
+            hidden_size: of.hidden_size,
+            heads: of.heads,
+            intermediate_size: of.intermediate_size,
+            activation: of.activation,
+            vocab_size: of.vocab_size,
+            max_tokens: of.max_tokens,
+            parameters: of.parameters,
+            weights_bytes: of.weights_bytes,
+            tied: of.tied,
+        }
+    }
+}
+
+impl<'a> TokenizerReport<'a> {
+    fn new(of: &'a TokenizerSummary) -> Self {
+        Self {
+            file: &of.file,
+            tokens: of.tokens,
+            mask_token: &of.mask_token,
+            mask_id: of.mask_id,
+        }
+    }
+}
+
+impl<'a> WeightsReport<'a> {
+    fn new(of: &'a WeightsSummary) -> Self {
+        Self {
+            files: &of.files,
+            tensors: of.tensors.iter().map(TensorReport::new).collect(),
+        }
+    }
+}
+
+impl<'a> TensorReport<'a> {
+    fn new(of: &'a StoredTensor) -> Self {
+        Self {
+            name: &of.name,
+            dtype: &of.dtype,
+            shape: &of.shape,
+            used: of.used,
+        }
+    }
 }

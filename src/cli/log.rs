@@ -1,4 +1,4 @@
-//! What is logged, on standard error.
+//! Flags of logging. Log lines go to standard error.
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -13,11 +13,11 @@ use tracing_subscriber::{EnvFilter, Layer, registry};
 /// Flags of every command that logs.
 #[derive(Debug, Args)]
 pub struct LogArguments {
-    /// What is logged: error, warn, info, debug or trace, or a filter such as cloze=debug,poem=warn
+    /// Log filter: error, warn, info, debug, trace, or directives such as cloze=debug,poem=warn
     #[arg(long, env = "CLOZE_LOG", default_value = "info", value_name = "LEVEL")]
     pub log: String,
 
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, env = "CLOZE_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 }
@@ -25,13 +25,13 @@ pub struct LogArguments {
 /// `--log-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people
+    /// Plain text
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
-/// Libraries that speak at info of things that a user did not ask for.
+/// Libraries whose info level is of no use to a user.
 const QUIET: [&str; 6] = [
     "poem=warn",
     "wgpu_core=warn",
@@ -42,13 +42,13 @@ const QUIET: [&str; 6] = [
 ];
 
 impl LogArguments {
-    /// Starts logging, once in a process.
+    /// Starts logging. Call it once per process.
     pub fn start(&self) -> Result<(), Box<dyn Error>> {
         registry().with(self.layer()?).init();
         Ok(())
     }
 
-    /// Starts logging and, where OpenTelemetry's variables say so, traces; they end with what is returned.
+    /// Starts logging and, if OpenTelemetry's variables name a collector, traces. Dropping the result flushes them.
     #[cfg(feature = "otel")]
     pub fn start_with_traces(&self) -> Result<Option<super::traces::Traces>, Box<dyn Error>> {
         let (layer, traces) = super::traces::start()?.unzip();
@@ -63,7 +63,7 @@ impl LogArguments {
         let filter = &self.log;
         let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log \"{filter}\" is not a log filter: {e}"))?;
         let filter = QUIET.into_iter().fold(filter, |filter, directive| {
-            filter.add_directive(directive.parse().expect("a directive of ours"))
+            filter.add_directive(directive.parse().expect("a valid directive"))
         });
         let log = tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())

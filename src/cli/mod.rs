@@ -1,19 +1,22 @@
-//! Flags, logging and which command: everything between the shell and the layers below.
+//! Command line: flags, logging, exit codes, and every message that names a flag.
 //!
-//! | file | what it is |
+//! | file | responsibility |
 //! |---|---|
-//! | `serve` | the default: the server, and its flags |
-//! | `predict` | lines of a file in, JSON Lines out |
-//! | `health` | asks a running server whether it is ready |
-//! | `devices`, `inspect` | what a model can run on, what is in one |
-//! | `shell` | shell completions and man pages |
-//! | `model` | which model, and where it runs: flags that several commands share |
-//! | `batch` | how much is computed at once: the same |
-//! | `warm_up` | what runs before the first text |
-//! | `log` | what is logged: the same |
-//! | `traces` | spans for OpenTelemetry, with the cargo feature `otel` |
-//! | `progress` | bars on a terminal |
+//! | `serve` | `cloze serve`, the default: starts and stops the server |
+//! | `predict` | `cloze predict`: answers the lines of a file as JSON Lines |
+//! | `health` | `cloze health`: checks a running server |
+//! | `devices` | `cloze devices`: lists the CPU and the GPU adapters |
+//! | `inspect` | `cloze inspect`: shows the contents of a model |
+//! | `shell` | `cloze completions` and `cloze man` |
+//! | `advice` | adds to an error the flag or variable that helps |
+//! | `model` | shared flags: model and backend |
+//! | `batch` | shared flags: limits of batches |
+//! | `log` | shared flags: logging |
+//! | `warm_up` | batches that run before the first request |
+//! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
+//! | `progress` | progress bars |
 
+mod advice;
 mod batch;
 mod devices;
 mod health;
@@ -37,9 +40,9 @@ use clap::{Parser, Subcommand};
 
 use serve::ServeArguments;
 
-/// Fills in the blanks of a text with BERT, over HTTP.
+/// Server for masked language models: predicts the masked tokens of a text.
 ///
-/// Without flags it serves the small demo model that it carries, on the CPU, at http://127.0.0.1:8000:
+/// Without flags it serves the embedded demo model on the CPU at http://127.0.0.1:8000:
 /// curl -X POST -d "Paris is the capital of [MASK]." http://localhost:8000/
 #[derive(Debug, Parser)]
 #[command(name = "cloze", version, args_conflicts_with_subcommands = true)]
@@ -47,27 +50,27 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Serving is what happens without a subcommand, so its flags stand here too.
+    /// `cloze` without a subcommand is `cloze serve`, so it has the same flags.
     #[command(flatten)]
     serve: ServeArguments,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answers over HTTP; the same as no subcommand
+    /// Serves the model over HTTP; the default without a subcommand
     Serve(Box<ServeArguments>),
-    /// Answers every line of a file, as JSON Lines in the same order
+    /// Answers each line of a file, as JSON Lines in the same order
     ///
-    /// A line is a text, or a request as the server takes it: {"inputs": ..., "parameters": {"top_k": ..., "targets":
-    /// ...}}. Each line gets one line of output; one that cannot be answered gets {"error": ..., "error_type": ...,
-    /// "line": ...}. The exit code is 0 if every line was answered, 3 if some were not, 1 if it could not go on, 2 for
-    /// wrong flags, and 130 after Ctrl-C.
+    /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"top_k": ..., "targets":
+    /// ...}}. Each line gets one line of output. A line with an error gets {"error": ..., "error_type": ..., "line":
+    /// ...}. Exit codes: 0 all lines answered, 3 some lines with errors, 1 the command failed, 2 invalid flags, 130
+    /// Ctrl-C.
     Predict(Box<predict::PredictArguments>),
-    /// Asks a running server whether it is ready; the exit code says so
+    /// Checks whether a running server is ready; the exit code is the result
     Health(health::HealthArguments),
-    /// Lists what a model can run on here
+    /// Lists the CPU and the GPU adapters of this machine
     Devices,
-    /// Tells what is in a model, whether it fits, and what of it would be refused
+    /// Shows the contents of a model, whether it fits into memory, and every error that prevents serving it
     Inspect(inspect::InspectArguments),
     /// Prints a completion script for a shell
     Completions(shell::CompletionsArguments),
@@ -75,10 +78,10 @@ enum Command {
     Man(shell::ManArguments),
 }
 
-/// Runs the command that the user asked for.
+/// Runs the command.
 ///
 /// # Errors
-/// One sentence for the user.
+/// Any error of the command; [`advice::message`] is its text for the user.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let done = |()| ExitCode::SUCCESS;
     match arguments.command {
@@ -93,18 +96,20 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-/// How long a driver may take to clean up behind a device that is lost or hangs.
+pub use advice::message;
+
+/// Time that a driver gets to clean up after a lost or hung device.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sees to it that the process ends soon: what drivers do at its end may hang as the device did.
-fn end_for_sure() {
-    std::thread::spawn(|| {
-        std::thread::sleep(CLEAN_UP_TIMEOUT);
+/// Aborts the process after `timeout`, unless it has exited by then. Exit handlers of a driver can hang as its device did.
+fn abort_after(timeout: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(timeout);
         std::process::abort();
     });
 }
 
-/// Prints lines; somebody who reads no further, as `head` does, is no error.
+/// Prints lines. A closed pipe, as with `head`, is not an error.
 fn print(lines: &[impl AsRef<str>]) -> std::io::Result<()> {
     let mut text = String::new();
     for line in lines {

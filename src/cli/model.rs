@@ -1,4 +1,4 @@
-//! Which model, and where it runs.
+//! Flags that choose the model and its backend.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
-use cloze::hub::{Hub, ModelName, Settings};
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, Source};
+use cloze::hub::{Hub, ModelName, Settings};
 
 use super::progress::Download;
 
 /// Flags of every command that opens a model.
 #[derive(Debug, Args)]
 pub struct ModelArguments {
-    /// Folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors, or the name of a model on
-    /// the Hugging Face hub, such as google-bert/bert-base-uncased [default: the embedded demo model]
+    /// Folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors, or name of a model on the Hugging
+    /// Face hub, such as google-bert/bert-base-uncased [default: the embedded demo model]
     #[arg(long, env = "CLOZE_MODEL", value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
 
@@ -23,24 +23,24 @@ pub struct ModelArguments {
     #[arg(long, env = "CLOZE_REVISION", value_name = "REVISION", requires = "model")]
     pub revision: Option<String>,
 
-    /// Where the model runs
+    /// Backend that runs the model
     #[arg(long, env = "CLOZE_BACKEND", value_enum, default_value = "cpu")]
     pub backend: Backend,
 
-    /// What is computed with. On the CPU f32, or bf16 for twice the speed, or int8 for up to three times; less exact in
-    /// this order. On a GPU f32 or f16 [default: f32; on a GPU f16 where it has it]
+    /// Compute precision. CPU: f32, bf16 (up to twice as fast) or int8 (up to three times as fast), in order of
+    /// decreasing accuracy. GPU: f32 or f16 [default: f32; f16 on a GPU that supports it]
     #[arg(long, env = "CLOZE_DTYPE", value_enum)]
     pub dtype: Option<Dtype>,
 
-    /// Which GPU: its number or a part of its name, as `cloze devices` lists them [default: the best]
+    /// GPU to use: its index or a part of its name, as listed by `cloze devices` [default: the best]
     #[arg(long, env = "CLOZE_GPU_DEVICE", value_name = "INDEX|NAME")]
     pub gpu_device: Option<String>,
 
-    /// Threads that compute on the CPU [default: one for each core]
+    /// Compute threads of the CPU backend [default: one per core]
     #[arg(long, env = "CLOZE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// Batches that the CPU computes at once, each with its share of the threads; the weights are there once
+    /// Batches that the CPU backend computes concurrently; the workers divide the threads and share the weights
     #[arg(long, env = "CLOZE_WORKERS", default_value = "1", value_name = "N")]
     pub workers: NonZeroUsize,
 }
@@ -48,14 +48,14 @@ pub struct ModelArguments {
 /// `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// The CPU, through ndarray
+    /// The CPU
     Cpu,
-    /// A GPU, through wgpu: Vulkan, Metal or DX12
+    /// A GPU, through Vulkan, Metal or DX12
     Gpu,
 }
 
 impl Backend {
-    /// As the flag takes it.
+    /// The value of the flag.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -78,11 +78,11 @@ impl From<Backend> for BackendKind {
 pub enum Dtype {
     /// 32-bit floating point
     F32,
-    /// 16-bit floating point, on a GPU
+    /// 16-bit floating point (GPU)
     F16,
-    /// On the CPU: weights, and the activations that meet them, in bf16
+    /// bfloat16 weights and activations in matrix products (CPU)
     Bf16,
-    /// On the CPU: both in 8-bit integers
+    /// 8-bit integer weights and activations in matrix products (CPU)
     Int8,
 }
 
@@ -110,7 +110,7 @@ impl ModelArguments {
         Ok(Checkpoint::read(source)?)
     }
 
-    /// Puts the weights onto the device that the flags name.
+    /// Loads the weights onto the device that the flags select.
     pub fn load(&self, checkpoint: &mut Checkpoint) -> Result<LoadedModel, LoadError> {
         let loaded = checkpoint.load_on(&Placement {
             backend: self.backend.into(),
@@ -126,7 +126,7 @@ impl ModelArguments {
     }
 }
 
-/// Finds a model: the embedded one, a folder, or one of the hub, which is downloaded where it has to be.
+/// Finds a model: the embedded one, a folder, or a model of the hub, which is downloaded unless it is in the cache.
 pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Box<dyn Error>> {
     let Some(model) = model else {
         return Ok(Source::embedded());
@@ -134,14 +134,14 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     let shown = model.display();
     if model.exists() {
         return match revision {
-            Some(_) => Err(format!("--revision is for models of the hub, and {shown} is here already").into()),
+            Some(_) => Err(format!("--revision is for models of the hub, and {shown} is a local folder").into()),
             None => Ok(Source::folder(model)?),
         };
     }
     let id = model.to_str().unwrap_or_default();
     if ModelName::parse(id, None).is_none() {
         return Err(format!(
-            "{shown} is neither a folder that is here nor a name on the hub, such as google-bert/bert-base-uncased"
+            "{shown} is neither a local folder nor the name of a model on the hub, such as google-bert/bert-base-uncased"
         )
         .into());
     }

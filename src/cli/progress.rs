@@ -1,4 +1,4 @@
-//! How far something has come: a bar on a terminal, a line in the log elsewhere.
+//! Progress: a bar on a terminal, log lines otherwise.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cloze::hub;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows downloads.
+/// Progress of downloads.
 #[derive(Default)]
 pub struct Download {
     bar: Option<ProgressBar>,
@@ -19,16 +19,16 @@ impl hub::Progress for Download {
     fn begin(&mut self, file: &str, bytes: u64, present: u64) {
         file.clone_into(&mut self.file);
         if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template(DOWNLOAD).expect("a template of ours");
+            let style = ProgressStyle::with_template(DOWNLOAD).expect("a valid template");
             let bar = ProgressBar::new(bytes)
                 .with_style(style)
                 .with_message(self.file.clone());
-            // What is there already is no part of the rate.
+            // The rate excludes bytes of an earlier attempt.
             self.bar = Some(bar.with_position(present).with_elapsed(Duration::ZERO));
         } else if present > 0 {
-            tracing::info!("downloading {file}, {bytes} bytes, of which {present} are here already");
+            tracing::info!("resuming download of {file}: {present} of {bytes} bytes present");
         } else {
-            tracing::info!("downloading {file}, {bytes} bytes");
+            tracing::info!("downloading {file}: {bytes} bytes");
         }
     }
 
@@ -45,7 +45,7 @@ impl hub::Progress for Download {
     }
 }
 
-/// Shows how many lines have been answered, where that does not disturb the answers themselves.
+/// Progress of `cloze predict`. Shown only if the output goes elsewhere than the terminal.
 pub struct Lines {
     bar: Option<ProgressBar>,
     has_end: bool,
@@ -56,7 +56,7 @@ const LINES: &str = "{bar:30} {percent}%, {msg}, {eta} left";
 const ENDLESS_LINES: &str = "{spinner} {msg}, {elapsed}";
 
 impl Lines {
-    /// Of an input of so many bytes, if that is known.
+    /// `bytes` is the size of the input, if known.
     pub fn new(bytes: Option<u64>) -> Self {
         let visible = std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
         let bar = visible.then(|| {
@@ -64,7 +64,7 @@ impl Lines {
                 Some(bytes) => (LINES, ProgressBar::new(bytes)),
                 None => (ENDLESS_LINES, ProgressBar::new_spinner()),
             };
-            bar.with_style(ProgressStyle::with_template(template).expect("a template of ours"))
+            bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
         });
         Self {
             bar,
@@ -73,11 +73,11 @@ impl Lines {
         }
     }
 
-    /// So many lines are answered, which end at this byte of the input.
+    /// `lines` lines, the first `bytes` of the input, are answered.
     pub fn reached(&self, lines: u64, bytes: u64) {
         if let Some(bar) = &self.bar {
             let rate = lines as f64 / self.started_at.elapsed().as_secs_f64();
-            bar.set_message(format!("{lines} lines, {rate:.0} a second"));
+            bar.set_message(format!("{lines} lines, {rate:.0} per second"));
             match self.has_end {
                 true => bar.set_position(bytes),
                 false => bar.tick(),
@@ -85,7 +85,7 @@ impl Lines {
         }
     }
 
-    /// Leaves the last state on the screen.
+    /// Leaves the bar on the screen.
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
@@ -93,33 +93,33 @@ impl Lines {
     }
 }
 
-/// Shows how many sizes of batch have been run before the first text.
+/// Progress of the warm-up.
 pub struct WarmUpBar(Option<ProgressBar>);
 
-const SIZES: &str = "compiling for the GPU {bar:30} {pos} of {len} batch sizes, {eta} left";
+const SIZES: &str = "compiling GPU kernels {bar:30} {pos} of {len} batch sizes, {eta} left";
 
 impl WarmUpBar {
-    /// For so many sizes; one is over before anybody looks.
+    /// Hidden for a single batch size, which takes a moment.
     pub fn new(sizes: usize) -> Self {
         if sizes == 1 {
             return Self(None);
         }
         if !std::io::stderr().is_terminal() {
-            tracing::info!("compiling for the GPU, {sizes} batch sizes");
+            tracing::info!("compiling GPU kernels for {sizes} batch sizes");
             return Self(None);
         }
-        let style = ProgressStyle::with_template(SIZES).expect("a template of ours");
+        let style = ProgressStyle::with_template(SIZES).expect("a valid template");
         Self(Some(ProgressBar::new(sizes as u64).with_style(style)))
     }
 
-    /// So many have been run.
+    /// `sizes` batch sizes have run.
     pub fn reached(&self, sizes: usize) {
         if let Some(bar) = &self.0 {
             bar.set_position(sizes as u64);
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

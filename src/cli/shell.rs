@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the flags themselves.
+//! `cloze completions` and `cloze man`, generated from the flags.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -11,15 +11,14 @@ use super::{Arguments, print};
 /// `cloze completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArguments {
-    /// The shell that the script is for
+    /// Shell to generate the script for
     shell: Shell,
 }
 
 /// `cloze man`.
 #[derive(Debug, Args)]
 pub struct ManArguments {
-    /// Folder to write the pages of all subcommands into, as cloze.1, cloze-serve.1 and so on, instead of
-    /// printing the first
+    /// Folder for the pages of all subcommands (cloze.1, cloze-serve.1, ...); without it, the main page is printed
     directory: Option<PathBuf>,
 }
 
@@ -30,12 +29,12 @@ pub fn completions(arguments: &CompletionsArguments) -> Result<(), Box<dyn Error
     Ok(print(&[String::from_utf8(script)?.trim_end()])?)
 }
 
-/// Prints the manual page, or writes those of all subcommands.
+/// Prints the main manual page, or writes the pages of all subcommands.
 pub fn man(arguments: &ManArguments) -> Result<(), Box<dyn Error>> {
     let command = Arguments::command();
     match &arguments.directory {
         Some(directory) => clap_mangen::generate_to(command, directory)
-            .map_err(|e| format!("the pages cannot be written into {}: {e}", directory.display()))?,
+            .map_err(|e| format!("cannot write the pages to {}: {e}", directory.display()))?,
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;

@@ -1,4 +1,4 @@
-//! Traces for OpenTelemetry, by OTLP over HTTP; set up by the variables that its SDKs share.
+//! Export of traces by OTLP over HTTP, configured by OpenTelemetry's environment variables.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,36 +17,36 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 use ureq::Agent;
 
-/// The target of requests that are not traced; `server/trace.rs` gives it to them.
+/// Target of the spans of untraced requests, set by the server's trace middleware.
 const PROBE: &str = "cloze::probe";
-/// Traces are sent where one of these is set.
+/// Traces are exported if one of these is set.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 /// In milliseconds.
 const TIMEOUTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a stop waits for a collector.
+/// Limit on the last export at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Of a collector's answer, in bytes.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Limit on the body of a collector's response.
+const BODY_BYTES_MAX: u64 = 1 << 20;
 
-/// Sends what is left when it is dropped.
+/// Exports the remaining spans when it is dropped.
 pub struct Traces(SdkTracerProvider);
 
 impl Drop for Traces {
     fn drop(&mut self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(%error, "the last traces were not sent");
+            tracing::warn!(%error, "the last traces were not exported");
         }
     }
 }
 
-/// What makes traces, and what sends the last of them.
+/// The layer that records spans, and the guard that flushes them.
 type Started<S> = (Box<dyn Layer<S> + Send + Sync>, Traces);
 
-/// None where no collector is named.
+/// Starts the export; `None` if no collector is set.
 ///
 /// # Errors
-/// A variable that is not as OpenTelemetry wants it.
+/// A variable that is not valid.
 pub fn start<S>() -> Result<Option<Started<S>>, Box<dyn Error>>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -58,8 +58,8 @@ where
         .with_http()
         .with_http_client(Client::new()?)
         .build()
-        .map_err(|error| format!("{} is not where traces can be sent: {error}", ENDPOINTS[1]))?;
-    // The last word has OTEL_SERVICE_NAME.
+        .map_err(|error| format!("{}: traces cannot be exported: {error}", ENDPOINTS[1]))?;
+    // OTEL_SERVICE_NAME takes precedence.
     let mut resource = Resource::builder();
     if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name(env!("CARGO_PKG_NAME"));
@@ -82,11 +82,11 @@ where
     Ok(Some((layer.with_filter(ours).boxed(), Traces(provider))))
 }
 
-/// OTLP over the HTTP client that is here anyway. It is called on the thread of the exporter, which it may block.
+/// The project's HTTP client for OTLP. It runs on the exporter's own thread, which it may block.
 #[derive(Debug)]
 struct Client {
     agent: Agent,
-    /// What is told once is not told at every batch.
+    /// Only the first failure in a row is logged.
     failing: AtomicBool,
 }
 
@@ -116,11 +116,7 @@ impl Client {
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
         let (head, body) = request.into_parts();
         let mut response = self.agent.run(Request::from_parts(head, &body[..]))?;
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(ANSWER_BYTES_MAX)
-            .read_to_vec()?;
+        let body = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec()?;
         let (head, _) = response.into_parts();
         Ok(Response::from_parts(head, body.into()))
     }
@@ -133,13 +129,13 @@ impl HttpClient for Client {
         let sent = self.send(request);
         let fault = match &sent {
             Ok(response) if response.status().is_success() => None,
-            Ok(response) => Some(format!("it answers {}", response.status())),
+            Ok(response) => Some(format!("status {}", response.status())),
             Err(error) => Some(error.to_string()),
         };
         let failed = self.failing.swap(fault.is_some(), Ordering::Relaxed);
         match fault {
-            Some(fault) if !failed => tracing::warn!(%url, %fault, "traces cannot be sent and are dropped"),
-            None if failed => tracing::info!(%url, "traces are sent again"),
+            Some(fault) if !failed => tracing::warn!(%url, %fault, "traces cannot be exported and are dropped"),
+            None if failed => tracing::info!(%url, "traces are exported again"),
             _ => {}
         }
         Ok(sent?)

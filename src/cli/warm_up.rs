@@ -1,12 +1,12 @@
-//! What runs before the first text, so that a broken model is known, and nobody waits for a kernel's compilation.
+//! Warm-up: batches that run before the first request. They detect a broken model, and compile GPU kernels.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use clap::ValueEnum;
 use cloze::backend::ladder;
 use cloze::bert::{MaskedLm, PackedBatch, Selection};
 use cloze::checkpoint::LoadedModel;
+use cloze::sys::panics;
 
 use super::batch::BatchArguments;
 use super::progress::WarmUpBar;
@@ -14,16 +14,16 @@ use super::progress::WarmUpBar;
 /// `--warm-up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WarmUp {
-    /// Every size of batch that a GPU compiles and tunes something for; one batch on the CPU
+    /// Every batch size that the GPU compiles kernels for; one batch on the CPU
     Full,
-    /// One batch: requests of another size wait for what they need
+    /// One batch; the first batch of each other size waits for compilation
     Short,
 }
 
-/// Tokens of a text in a batch that only warms up.
+/// Tokens per text in a warm-up batch.
 const TEXT_TOKENS: usize = 8;
 
-/// Runs a batch of every size that matters, in each worker. Gives the workers.
+/// Runs a batch of every size in each worker. Returns the workers.
 pub fn warm_up(
     loaded: LoadedModel,
     batches: &BatchArguments,
@@ -42,10 +42,8 @@ pub fn warm_up(
         let batch = batch_of(size, vocab_size, TEXT_TOKENS.min(text_tokens_max));
         for model in &mut workers {
             run(&mut **model, &batch).map_err(|reason| match done {
-                0 => format!("the model does not work: {reason}"),
-                _ => format!(
-                    "a batch of {size} tokens does not work: {reason}; with a smaller --max-batch-tokens there is none of this size"
-                ),
+                0 => format!("the model fails: {reason}"),
+                _ => format!("a batch of {size} tokens fails: {reason}; a smaller --max-batch-tokens avoids this size"),
             })?;
         }
         bar.reached(done + 1);
@@ -55,17 +53,17 @@ pub fn warm_up(
         tracing::info!(
             sizes = sizes.len(),
             seconds = started_at.elapsed().as_secs_f64(),
-            "every size of batch is compiled"
+            "warm-up complete"
         );
     }
     Ok(workers)
 }
 
 fn run(model: &mut dyn MaskedLm, batch: &PackedBatch) -> Result<(), String> {
-    match catch_unwind(AssertUnwindSafe(|| model.predict(batch))) {
+    match panics::catch(|| model.predict(batch)) {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it panicked, for the reason above".to_owned()),
+        Err(panic) => Err(format!("panic: {panic}")),
     }
 }
 

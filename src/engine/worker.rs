@@ -1,6 +1,5 @@
 //! Runs batches, one after the other, until the queue is closed and empty or the model is lost.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -274,11 +273,11 @@ fn end(begun: Begun, items: &[Item]) -> Result<Pass, Failure> {
 
 /// A model that panicked is used again: it holds no state from one batch to the next.
 fn guarded<T>(compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(compute)) {
+    match panics::catch(compute) {
         Ok(Ok(computed)) => Ok(computed),
         Ok(Err(error)) => Err(of_error(&error)),
         Err(panic) => {
-            let message = panics::message(&*panic).unwrap_or("without a message");
+            let message = panic.message().unwrap_or("without a message");
             Err(Failure::Batch(format!("panic: {message}")))
         }
     }

@@ -1,11 +1,11 @@
-//! The folders of the hub's cache, as all of its tools lay them out:
+//! Folder layout of the cache, as all of the hub's tools use it:
 //!
 //! ```text
-//! models--OWNER--MODEL/refs/main                   the commit that the branch was at
-//! models--OWNER--MODEL/snapshots/COMMIT/FILE       a link into
-//! models--OWNER--MODEL/blobs/ETAG                  the file itself
-//! models--OWNER--MODEL/blobs/ETAG.incomplete       what there is of it so far
-//! .locks/models--OWNER--MODEL/ETAG.lock            held while it is downloaded
+//! models--OWNER--MODEL/refs/main                   commit of the branch at the last download
+//! models--OWNER--MODEL/snapshots/COMMIT/FILE       link to a blob
+//! models--OWNER--MODEL/blobs/ETAG                  content of a file
+//! models--OWNER--MODEL/blobs/ETAG.incomplete       partial download
+//! .locks/models--OWNER--MODEL/ETAG.lock            locked during the download
 //! ```
 
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use hf_hub::{CacheRepo, Repo, RepoType};
 
 use super::{HubError, ModelName};
 
-/// One model's place in the cache.
+/// The part of the cache that belongs to one model and revision.
 pub struct Cache {
     root: PathBuf,
     repo: Repo,
@@ -36,12 +36,12 @@ impl Cache {
         hf_hub::Cache::new(self.root.clone()).repo(self.repo.clone())
     }
 
-    /// Where all of the model's files are.
+    /// The model's folder, with all of its revisions.
     pub fn folder(&self) -> PathBuf {
         self.root.join(self.repo.folder_name())
     }
 
-    /// The commit that the revision is known to be at.
+    /// The commit of the revision at the last download.
     pub fn commit(&self) -> Option<String> {
         if self.name.is_commit() {
             return Some(self.name.revision().to_owned());
@@ -51,7 +51,7 @@ impl Cache {
         super::name::is_part(commit).then(|| commit.to_owned())
     }
 
-    /// Notes that the revision is at `commit`.
+    /// Records the commit of the revision.
     pub fn set_commit(&self, commit: &str) -> Result<(), HubError> {
         if self.name.is_commit() {
             return Ok(());
@@ -62,35 +62,35 @@ impl Cache {
             .map_err(|source| HubError::disk(&path, source))
     }
 
-    /// The folder with the files of a commit under their own names.
+    /// The folder that holds the files of a commit under their own names.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.layout().pointer_path(commit)
     }
 
-    /// Where the content with this etag belongs.
+    /// Path of the content with this etag.
     pub fn blob(&self, etag: &str) -> PathBuf {
         self.folder().join("blobs").join(etag)
     }
 
-    /// Keeps other processes from downloading the same content until it is dropped.
+    /// Keeps other processes from downloading the same content until the lock is dropped.
     pub fn lock(&self, etag: &str) -> Result<File, HubError> {
         let folder = self.root.join(".locks").join(self.repo.folder_name());
         create_folder(&folder)?;
         let path = folder.join(format!("{etag}.lock"));
         let lock = File::create(&path).map_err(|source| HubError::disk(&path, source))?;
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            tracing::info!("another process downloads the same file; waiting for it");
+            tracing::info!("waiting for another process that downloads the same file");
         }
         lock.lock().map_err(|source| HubError::disk(&path, source))?;
         Ok(lock)
     }
 
-    /// Makes the content with this etag the file `name` of a commit.
+    /// Links the file `name` of a commit to the content with this etag.
     pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<(), HubError> {
         let folder = self.snapshot(commit);
         create_folder(&folder)?;
         let link = folder.join(name);
-        // A link of an earlier attempt may point to content that is gone.
+        // A link of an earlier attempt may point to content that was deleted.
         if link.symlink_metadata().is_ok() {
             fs::remove_file(&link).map_err(|source| HubError::disk(&link, source))?;
         }

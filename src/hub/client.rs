@@ -1,4 +1,4 @@
-//! Requests to the hub, and what its answers mean.
+//! HTTP requests to the hub, and errors from their responses.
 
 use std::io::Read;
 use std::time::Duration;
@@ -13,37 +13,36 @@ use super::{HubError, ModelName, Settings};
 use crate::sys::crypto;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that is silent for this long is given up and, in a download, resumed.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Of a list of files, in bytes.
+/// Limit on one read. A download that exceeds it is resumed on a new connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit on the response that lists the files of a model.
 const INFO_BYTES_MAX: u64 = 16 << 20;
-/// A model that was renamed answers with its new address.
+/// The hub redirects from the former name of a renamed model.
 const REDIRECTS_MAX: u32 = 5;
 
-/// Speaks for one model.
+/// Sends requests about one model.
 pub struct Client<'a> {
     agent: Agent,
     settings: &'a Settings,
     name: &'a ModelName,
 }
 
-/// What a revision is: a commit and its files.
+/// Commit and file list of a revision.
 pub struct Info {
     pub commit: String,
     pub files: Vec<String>,
 }
 
-/// What the hub says of a file before it is downloaded.
+/// Response headers of a file.
 pub struct Metadata {
-    /// Names the content; a hash where it has a hash's form.
+    /// Identifies the content; for most files it is a hash, see [`super::digest`].
     pub etag: String,
-    /// In bytes.
-    pub size: u64,
+    pub bytes: u64,
 }
 
-/// The content of a file from some byte on.
+/// The content of a file from byte `start` to its end.
 pub struct Content {
-    /// The byte that it begins with: 0 from a server that cannot begin elsewhere.
+    /// 0 if the server does not support ranges.
     pub start: u64,
     pub reader: Box<dyn Read>,
 }
@@ -55,10 +54,10 @@ impl<'a> Client<'a> {
             .user_agent(concat!("cloze/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
             .max_redirects(REDIRECTS_MAX)
-            // The token is for the hub, not for the storage that it sends us to.
+            // The token must not reach the storage servers that the hub redirects to.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(SILENCE_MAX))
+            .timeout_per_read(Some(READ_TIMEOUT))
             .build();
         Ok(Self {
             agent: config.new_agent(),
@@ -67,10 +66,10 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Asks which commit the revision is at, and which files it has.
+    /// Requests the commit of the revision and its file list.
     pub fn info(&self) -> Result<Info, HubError> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct Body {
             sha: String,
             siblings: Vec<Sibling>,
         }
@@ -91,24 +90,25 @@ impl<'a> Client<'a> {
         if !response.status().is_success() {
             return Err(self.refused(&response, &url, None));
         }
-        let reason = |reason: String| HubError::Answer {
+        let reason = |reason: String| HubError::Response {
             url: url.clone(),
             reason,
         };
         let body = response.body_mut().with_config().limit(INFO_BYTES_MAX).read_to_vec();
         let body = body.map_err(|e| self.unreachable(e))?;
-        let answer: Answer = serde_json::from_slice(&body)
-            .map_err(|e| reason(format!("this is not how the hub describes a model: {e}")))?;
-        if !is_part(&answer.sha) {
-            return Err(reason(format!("\"{}\" is not a commit", answer.sha)));
+        let info: Body = serde_json::from_slice(&body)
+            .map_err(|e| reason(format!("the response does not describe a model: {e}")))?;
+        if !is_part(&info.sha) {
+            return Err(reason(format!("\"{}\" is not a commit id", info.sha)));
         }
         Ok(Info {
-            commit: answer.sha,
-            files: answer.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
+            commit: info.sha,
+            files: info.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
         })
     }
 
-    /// Asks what a file is. Its content may be elsewhere; what the hub itself says of it counts.
+    /// Requests etag and size of a file. The hub redirects to a storage server; its own headers, not those of the
+    /// storage server, describe the file.
     pub fn metadata(&self, commit: &str, file: &str) -> Result<Metadata, HubError> {
         let mut url = self.file_url(commit, file);
         for _ in 0..=REDIRECTS_MAX {
@@ -122,7 +122,7 @@ impl<'a> Client<'a> {
             let etag = text(headers, "x-linked-etag").or_else(|| text(headers, "etag"));
             let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
             if status.is_redirection() && headers.get("x-linked-etag").is_none() {
-                // Not to storage, so to the model's new name.
+                // A redirect to storage has the header; this one leads to the model's new name.
                 url = self.redirected(&url, headers)?;
                 continue;
             }
@@ -134,20 +134,20 @@ impl<'a> Client<'a> {
                 etag.filter(|etag| is_part(etag)),
                 size.and_then(|size| size.parse().ok()),
             ) {
-                (Some(etag), Some(size)) => Ok(Metadata { etag, size }),
-                _ => Err(HubError::Answer {
+                (Some(etag), Some(bytes)) => Ok(Metadata { etag, bytes }),
+                _ => Err(HubError::Response {
                     url,
-                    reason: "the answer says neither what the file is nor how large (etag, content-length)".to_owned(),
+                    reason: "the response lacks etag or content-length".to_owned(),
                 }),
             };
         }
-        Err(HubError::Answer {
+        Err(HubError::Response {
             url,
-            reason: "it leads from one address to the next without end".to_owned(),
+            reason: "too many redirects".to_owned(),
         })
     }
 
-    /// Begins to read a file at byte `start`; `Err(Ok(_))` is a failure that may pass.
+    /// Requests the content of a file from byte `start` on.
     pub fn content(&self, commit: &str, file: &str, start: u64) -> Result<Content, Failure> {
         let url = self.file_url(commit, file);
         let mut request = self
@@ -156,17 +156,17 @@ impl<'a> Client<'a> {
         if start > 0 {
             request = request.header(header::RANGE, format!("bytes={start}-"));
         }
-        let response = request.call().map_err(|e| Failure::Passing(e.to_string()))?;
+        let response = request.call().map_err(|e| Failure::Transient(e.to_string()))?;
         let status = response.status().as_u16();
         let begins_at = match status {
             200 => 0,
             206 => text(response.headers(), "content-range")
                 .and_then(first_byte)
                 .unwrap_or(0),
-            // Of a mirror that changed its mind about the size: from the beginning, then.
-            416 => return Err(Failure::Passing("it cannot be resumed".to_owned())),
-            429 | 500..=599 => return Err(Failure::Passing(format!("status {status}"))),
-            _ => return Err(Failure::Final(self.refused(&response, &url, Some(file)))),
+            // The file has shrunk on the server.
+            416 => return Err(Failure::Transient("the range was refused".to_owned())),
+            429 | 500..=599 => return Err(Failure::Transient(format!("status {status}"))),
+            _ => return Err(Failure::Permanent(self.refused(&response, &url, Some(file)))),
         };
         Ok(Content {
             start: begins_at,
@@ -185,7 +185,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Where an answer leads; never to another host, since the token would go along.
+    /// Target of a redirect. Other hosts are refused: the request carries the token.
     fn redirected(&self, url: &str, headers: &HeaderMap) -> Result<String, HubError> {
         let location = text(headers, "location").unwrap_or_default();
         if location.starts_with('/') && !location.starts_with("//") {
@@ -193,9 +193,9 @@ impl<'a> Client<'a> {
         }
         match location.starts_with(&format!("{}/", origin(&self.settings.endpoint))) {
             true => Ok(location.to_owned()),
-            false => Err(HubError::Answer {
+            false => Err(HubError::Response {
                 url: url.to_owned(),
-                reason: format!("it leads to \"{location}\" without saying what the file is"),
+                reason: format!("redirect to \"{location}\" without the headers that describe the file"),
             }),
         }
     }
@@ -208,7 +208,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// What a status that is not a success means, with the help of the hub's own code for it.
+    /// Error of a response without success, by its status and the hub's own error code.
     fn refused(&self, response: &Response<Body>, url: &str, file: Option<&str>) -> HubError {
         let name = self.name.to_string();
         let code = text(response.headers(), "x-error-code").unwrap_or_default();
@@ -222,34 +222,34 @@ impl<'a> Client<'a> {
                 id: self.name.id().to_owned(),
                 revision: self.name.revision().to_owned(),
             },
-            // The hub answers 401 for what does not exist, so as not to tell what is private.
+            // The hub responds with 401 to names that do not exist, to keep private ones secret.
             (_, "RepoNotFound", _) | (401, _, _) | (404, _, None) => HubError::NoModel { name },
             (404, _, Some(file)) => HubError::NoFile {
                 name,
                 file: file.to_owned(),
             },
-            (status, _, _) => HubError::Answer {
+            (status, _, _) => HubError::Response {
                 url: url.to_owned(),
-                reason: format!("the hub answers with status {status}; try again later"),
+                reason: format!("the hub responded with status {status}; try again later"),
             },
         }
     }
 }
 
-/// Why content did not begin to flow.
+/// A request for content that failed.
 pub enum Failure {
-    /// Worth another attempt.
-    Passing(String),
-    /// Not worth one.
-    Final(HubError),
+    /// Another attempt may succeed.
+    Transient(String),
+    /// Another attempt would fail too.
+    Permanent(HubError),
 }
 
-/// A header's value, if it is text.
+/// The value of a header, if it is text.
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `http://host:port` of an address.
+/// `http://host:port` of a URL.
 fn origin(url: &str) -> String {
     let uri: Uri = url.parse().unwrap_or_default();
     let scheme = uri.scheme_str().unwrap_or("https");

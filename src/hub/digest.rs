@@ -1,26 +1,25 @@
-//! What the hub says that a file's hash is: its etag.
+//! The hash of a file. Its expected value is the etag: SHA-256 of a large file, the git blob id of a small one.
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The hash that a file must have, and that of what has come so far.
-pub struct Check {
+/// Compares the hash of a file, given in pieces, with its etag.
+pub struct Verifier {
     expected: String,
     hash: Hash,
     bytes: u64,
 }
 
 enum Hash {
-    /// Large files: SHA-256 of the content.
     Sha256(Sha256),
-    /// Small files: git's own name of a blob, SHA-1 of a header and the content.
+    /// SHA-1 of git's blob header and the content.
     GitBlob(Sha1),
-    /// An etag of another form, as a mirror may have it, says nothing; the size must do.
+    /// Another form of etag, as mirrors use; only the size is compared.
     Unknown,
 }
 
-impl Check {
-    /// For a file of `size` bytes whose etag is `etag`.
+impl Verifier {
+    /// For a file of `size` bytes.
     pub fn new(etag: &str, size: u64) -> Self {
         let is_hex = etag.bytes().all(|byte| byte.is_ascii_hexdigit());
         let hash = match etag.len() {
@@ -35,7 +34,7 @@ impl Check {
         }
     }
 
-    /// Takes the next piece of the file.
+    /// Adds the next piece of the file.
     pub fn update(&mut self, piece: &[u8]) {
         self.bytes += piece.len() as u64;
         match &mut self.hash {
@@ -45,12 +44,12 @@ impl Check {
         }
     }
 
-    /// How much has come so far.
+    /// Number of bytes added so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether it is the file that was announced.
+    /// True if the hash is the expected one.
     pub fn verify(self) -> bool {
         let hex = |hash: &[u8]| -> String { hash.iter().map(|byte| format!("{byte:02x}")).collect() };
         match self.hash {
@@ -66,17 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_hash_are_checked() {
+    fn both_kinds_of_hash_are_verified() {
         // `printf 'hello\n' | sha256sum` and `printf 'hello\n' | git hash-object --stdin`.
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let git = "ce013625030ba8dba906f756967f9e9ca394464a";
         for etag in [sha256, git] {
             for (content, right) in [("hello\n", true), ("hullo\n", false)] {
-                let mut check = Check::new(etag, 6);
-                check.update(&content.as_bytes()[..2]);
-                check.update(&content.as_bytes()[2..]);
-                assert_eq!(check.bytes(), 6);
-                assert_eq!(check.verify(), right, "{etag} {content:?}");
+                let mut verifier = Verifier::new(etag, 6);
+                verifier.update(&content.as_bytes()[..2]);
+                verifier.update(&content.as_bytes()[2..]);
+                assert_eq!(verifier.bytes(), 6);
+                assert_eq!(verifier.verify(), right, "{etag} {content:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One file: into the cache, resumed where it broke off, its size and hash verified.
+//! Download of one file into the cache: resumes a partial download and verifies size and hash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use super::cache::{Cache, create_folder};
 use super::client::{Client, Content, Failure, Metadata};
-use super::digest::Check;
+use super::digest::Verifier;
 use super::{HubError, Progress};
 
-/// Attempts in a row that bring nothing at all before a download gives up.
-const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
-/// Doubled after each.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const PIECE_BYTES: usize = 128 << 10;
+/// A download fails after this many attempts in a row without a byte received.
+const EMPTY_ATTEMPTS_MAX: u32 = 5;
+/// Pause before the second attempt; doubled after each further one.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+const BUFFER_BYTES: usize = 128 << 10;
 
-/// Makes `file` of a commit be in the cache.
+/// Downloads `file` of a commit into the cache, unless it is there.
 pub fn download(
     client: &Client<'_>,
     cache: &Cache,
@@ -29,30 +29,30 @@ pub fn download(
     }
     let metadata = client.metadata(commit, file)?;
     let blob = cache.blob(&metadata.etag);
-    create_folder(blob.parent().expect("a blob is in a folder"))?;
+    create_folder(blob.parent().expect("a blob has a parent folder"))?;
     let _lock = cache.lock(&metadata.etag)?;
     if !blob.exists() {
-        let mut part = Part::open(&blob, file, metadata)?;
-        progress.begin(file, part.metadata.size, part.check.bytes());
-        part.complete(client, commit, progress)?;
-        part.keep_as(&blob)?;
+        let mut part = PartialFile::open(&blob, file, metadata)?;
+        progress.begin(file, part.metadata.bytes, part.verifier.bytes());
+        part.download(client, commit, progress)?;
+        part.finish(&blob)?;
         progress.end();
     }
-    let etag = blob.file_name().expect("it is named by its etag");
+    let etag = blob.file_name().expect("a blob is named by its etag");
     cache.link(commit, file, &etag.to_string_lossy())
 }
 
-/// What there is of a file so far.
-struct Part {
+/// A download in progress, `ETAG.incomplete` in the cache.
+struct PartialFile {
     name: String,
     metadata: Metadata,
     path: PathBuf,
     file: File,
-    /// Of what the file holds.
-    check: Check,
+    /// Of the bytes on disk.
+    verifier: Verifier,
 }
 
-impl Part {
+impl PartialFile {
     fn open(blob: &Path, name: &str, metadata: Metadata) -> Result<Self, HubError> {
         let mut path = blob.as_os_str().to_owned();
         path.push(".incomplete");
@@ -65,25 +65,25 @@ impl Part {
             .open(&path);
         let mut part = Self {
             name: name.to_owned(),
-            check: Check::new(&metadata.etag, metadata.size),
+            verifier: Verifier::new(&metadata.etag, metadata.bytes),
             file: file.map_err(|source| HubError::disk(&path, source))?,
             metadata,
             path,
         };
-        part.take_what_is_there()?;
+        part.hash_existing()?;
         Ok(part)
     }
 
-    /// Hashes what an earlier attempt left.
-    fn take_what_is_there(&mut self) -> Result<(), HubError> {
-        let mut piece = vec![0; PIECE_BYTES];
+    /// Hashes the bytes that an earlier attempt left.
+    fn hash_existing(&mut self) -> Result<(), HubError> {
+        let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            match self.file.read(&mut piece).map_err(|source| self.disk(source))? {
+            match self.file.read(&mut buffer).map_err(|source| self.disk(source))? {
                 0 => break,
-                n => self.check.update(&piece[..n]),
+                n => self.verifier.update(&buffer[..n]),
             }
         }
-        match self.check.bytes() > self.metadata.size {
+        match self.verifier.bytes() > self.metadata.bytes {
             true => self.restart(),
             false => Ok(()),
         }
@@ -92,76 +92,82 @@ impl Part {
     fn restart(&mut self) -> Result<(), HubError> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(|source| self.disk(source))?;
-        self.check = Check::new(&self.metadata.etag, self.metadata.size);
+        self.verifier = Verifier::new(&self.metadata.etag, self.metadata.bytes);
         Ok(())
     }
 
-    /// Fetches what is missing, in as many attempts as it takes while each brings something.
-    fn complete(&mut self, client: &Client<'_>, commit: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
-        let mut fruitless = 0;
-        while self.check.bytes() < self.metadata.size {
-            let before = self.check.bytes();
-            let broken = match client.content(commit, &self.name, before) {
+    /// Downloads the missing bytes; retries as long as attempts make progress.
+    fn download(&mut self, client: &Client<'_>, commit: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
+        let mut empty_attempts = 0;
+        while self.verifier.bytes() < self.metadata.bytes {
+            let before = self.verifier.bytes();
+            let interrupted = match client.content(commit, &self.name, before) {
                 Ok(content) => self.append(content, progress)?,
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(reason)) => Some(reason),
+                Err(Failure::Permanent(error)) => return Err(error),
+                Err(Failure::Transient(reason)) => Some(reason),
             };
-            let Some(reason) = broken else { break };
-            fruitless = if self.check.bytes() > before { 0 } else { fruitless + 1 };
-            if fruitless == FRUITLESS_ATTEMPTS_MAX {
-                return Err(HubError::BrokenOff {
+            let Some(reason) = interrupted else { break };
+            empty_attempts = if self.verifier.bytes() > before {
+                0
+            } else {
+                empty_attempts + 1
+            };
+            if empty_attempts == EMPTY_ATTEMPTS_MAX {
+                return Err(HubError::Interrupted {
                     file: self.name.clone(),
-                    bytes: self.check.bytes(),
-                    size: self.metadata.size,
+                    bytes: self.verifier.bytes(),
+                    size: self.metadata.bytes,
                     reason,
                 });
             }
             tracing::debug!(
                 file = self.name,
-                bytes = self.check.bytes(),
+                bytes = self.verifier.bytes(),
                 reason,
-                "a download broke off"
+                "download interrupted"
             );
-            std::thread::sleep(FIRST_PAUSE * 2u32.pow(fruitless));
+            std::thread::sleep(RETRY_DELAY * 2u32.pow(empty_attempts));
         }
         Ok(())
     }
 
-    /// Writes what comes; gives the reason where it broke off before the end.
+    /// Writes the content to disk. Returns the reason if it ends early.
     fn append(&mut self, content: Content, progress: &mut dyn Progress) -> Result<Option<String>, HubError> {
-        if content.start != self.check.bytes() {
+        if content.start != self.verifier.bytes() {
             self.restart()?;
         }
-        // One byte more than there should be is enough to know that there are too many.
-        let missing = self.metadata.size - self.check.bytes();
+        // One byte more than expected shows that the content is too long.
+        let missing = self.metadata.bytes - self.verifier.bytes();
         let mut reader = content.reader.take(missing + 1);
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            let n = match reader.read(&mut piece) {
-                Ok(0) if self.check.bytes() < self.metadata.size => return Ok(Some("it ended early".to_owned())),
+            let n = match reader.read(&mut buffer) {
+                Ok(0) if self.verifier.bytes() < self.metadata.bytes => {
+                    return Ok(Some("the connection ended early".to_owned()));
+                }
                 Ok(0) => return Ok(None),
                 Ok(n) => n,
                 Err(error) => return Ok(Some(error.to_string())),
             };
-            self.file.write_all(&piece[..n]).map_err(|source| self.disk(source))?;
-            self.check.update(&piece[..n]);
-            progress.reached(self.check.bytes());
+            self.file.write_all(&buffer[..n]).map_err(|source| self.disk(source))?;
+            self.verifier.update(&buffer[..n]);
+            progress.reached(self.verifier.bytes());
         }
     }
 
-    /// Verifies the whole and gives it its final name; what is wrong is deleted.
-    fn keep_as(self, blob: &Path) -> Result<(), HubError> {
-        let is_right = self.check.bytes() == self.metadata.size && self.check.verify();
-        if !is_right {
+    /// Verifies size and hash, then renames the file to `blob`. Deletes a wrong file.
+    fn finish(self, blob: &Path) -> Result<(), HubError> {
+        let is_valid = self.verifier.bytes() == self.metadata.bytes && self.verifier.verify();
+        if !is_valid {
             fs::remove_file(&self.path).map_err(|source| HubError::disk(&self.path, source))?;
             return Err(HubError::WrongHash {
                 file: self.name,
                 etag: self.metadata.etag,
             });
         }
-        // Whoever finds the final name must find the content too, after a power cut as well.
-        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.path, blob));
-        kept.map_err(|source| HubError::disk(&self.path, source))
+        // The content must be on disk before the final name is, even after a power loss.
+        let renamed = self.file.sync_all().and_then(|()| fs::rename(&self.path, blob));
+        renamed.map_err(|source| HubError::disk(&self.path, source))
     }
 
     fn disk(&self, source: std::io::Error) -> HubError {

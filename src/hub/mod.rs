@@ -1,17 +1,17 @@
-//! Models of the Hugging Face hub: downloaded once into the hub's own cache, used from there ever after.
+//! Client of the Hugging Face hub: downloads files into the cache that all of the hub's tools share.
 //!
-//! The cache has the layout that all of the hub's tools share, so what they have downloaded is found here and
-//! the other way round. A model that is in the cache is used without a word to the network.
+//! Files that another tool has downloaded are found here, and the reverse. This module knows nothing about the
+//! contents of the files; [`crate::checkpoint`] decides which ones a model needs.
 //!
-//! | file | what it is |
+//! | file | responsibility |
 //! |---|---|
-//! | `name` | `google-bert/bert-base-uncased`, and which revision |
-//! | `settings` | the environment variables of the hub's tools |
-//! | `cache` | folders: blobs, snapshots, refs |
-//! | `client` | the requests, and what their answers mean |
-//! | `download` | one file: resumed, measured and hashed |
-//! | `digest` | what the hub says that a file's hash is |
-//! | `error` | what can go wrong, and what to do about it |
+//! | `name` | model name and revision, such as `google-bert/bert-base-uncased` |
+//! | `settings` | environment variables of the hub's tools |
+//! | `cache` | folder layout: blobs, snapshots, refs, locks |
+//! | `client` | HTTP requests, and errors from their responses |
+//! | `download` | download of one file: resume, verify size and hash |
+//! | `digest` | hash of a file from its etag |
+//! | `error` | errors |
 
 mod cache;
 mod client;
@@ -23,8 +23,6 @@ mod settings;
 
 use std::path::PathBuf;
 
-use crate::checkpoint::files::Files;
-use crate::checkpoint::{CheckpointError, config, weights};
 use cache::Cache;
 use client::Client;
 
@@ -32,94 +30,90 @@ pub use error::HubError;
 pub use name::ModelName;
 pub use settings::Settings;
 
-/// Told how far a download has come.
+/// Receives the progress of downloads.
 pub trait Progress {
-    /// A file begins: its name, its size in bytes, and how much of it is there from an earlier attempt.
+    /// A download begins. `bytes` is the size of the file, `present` the part that an earlier attempt left.
     fn begin(&mut self, file: &str, bytes: u64, present: u64);
-    /// So many bytes of it are there now.
+    /// `bytes` of the file are on disk.
     fn reached(&mut self, bytes: u64);
-    /// It is whole and right.
+    /// The file is complete and its hash is right.
     fn end(&mut self);
 }
 
-/// The hub, as the environment describes it.
+/// A hub and a local cache of its files.
 pub struct Hub {
     settings: Settings,
 }
 
 impl Hub {
-    /// A hub under `settings`.
+    /// Connects to nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self { settings }
     }
 
-    /// The model's folder in the cache; what it lacks is downloaded first.
+    /// The snapshot folder of the revision in the cache, if its commit is known. Files may be missing from it. Uses no
+    /// network.
+    pub fn cached(&self, name: &ModelName) -> Option<PathBuf> {
+        let cache = Cache::new(&self.settings.cache, name);
+        cache.commit().map(|commit| cache.snapshot(&commit))
+    }
+
+    /// Requests the commit and the file list of the revision.
     ///
     /// # Errors
-    /// [`CheckpointError::Hub`] with what to do, or what is wrong with the model's own `config.json`, which is
-    /// read before its weights are fetched.
-    pub fn fetch(&self, name: &ModelName, progress: &mut dyn Progress) -> Result<PathBuf, CheckpointError> {
+    /// [`HubError::Offline`] if the settings forbid network access; otherwise an error of the request.
+    pub fn resolve<'a>(&'a self, name: &'a ModelName) -> Result<RemoteModel<'a>, HubError> {
         let cache = Cache::new(&self.settings.cache, name);
-        if let Some(commit) = cache.commit()
-            && is_whole(&cache.snapshot(&commit))
-        {
-            return Ok(cache.snapshot(&commit));
-        }
         if self.settings.offline {
             return Err(HubError::Offline {
                 name: name.to_string(),
                 cache: cache.folder().display().to_string(),
-            }
-            .into());
+            });
         }
         let client = Client::new(&self.settings, name)?;
         let info = client.info()?;
-        let folder = cache.snapshot(&info.commit);
-        let mut fetch = |file: &str| download::download(&client, &cache, &info.commit, file, progress);
-        let has = |file: &str| info.files.iter().any(|known| known == file);
-        if !has("config.json") {
-            return Err(HubError::NotAModel(name.to_string()).into());
-        }
-        fetch("config.json")?;
-        // What is refused is refused before hundreds of megabytes are on their way.
-        config::read(&Files::Folder(folder.clone()))?;
-        if has("tokenizer_config.json") {
-            fetch("tokenizer_config.json")?;
-        }
-        match (has("tokenizer.json"), has("vocab.txt")) {
-            (true, _) => fetch("tokenizer.json")?,
-            (false, true) => fetch("vocab.txt")?,
-            (false, false) => return Err(HubError::NoTokenizer(name.to_string()).into()),
-        }
-        match (has(weights::SINGLE), has(weights::INDEX)) {
-            (true, _) => fetch(weights::SINGLE)?,
-            (false, true) => {
-                fetch(weights::INDEX)?;
-                for shard in weights::shards(&Files::Folder(folder.clone()))? {
-                    fetch(&shard)?;
-                }
-            }
-            (false, false) => {
-                let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
-                let found = others.into_iter().find(|file| has(file));
-                return Err(HubError::NoSafetensors {
-                    name: name.to_string(),
-                    found,
-                }
-                .into());
-            }
-        }
-        // Last, so that a model that is half there is never taken for a whole one.
-        cache.set_commit(&info.commit)?;
-        Ok(folder)
+        Ok(RemoteModel {
+            client,
+            cache,
+            commit: info.commit,
+            files: info.files,
+        })
     }
 }
 
-/// Whether everything that a model cannot do without is in `folder`.
-fn is_whole(folder: &std::path::Path) -> bool {
-    let files = Files::Folder(folder.to_owned());
-    let shards_are_there = || weights::shards(&files).is_ok_and(|shards| shards.iter().all(|shard| files.has(shard)));
-    files.has("config.json")
-        && (files.has("tokenizer.json") || files.has("vocab.txt"))
-        && (files.has(weights::SINGLE) || (files.has(weights::INDEX) && shards_are_there()))
+/// One commit of a model on the hub.
+pub struct RemoteModel<'a> {
+    client: Client<'a>,
+    cache: Cache,
+    commit: String,
+    files: Vec<String>,
+}
+
+impl RemoteModel<'_> {
+    /// The snapshot folder in the cache, which holds the files that were fetched.
+    pub fn folder(&self) -> PathBuf {
+        self.cache.snapshot(&self.commit)
+    }
+
+    /// True if the commit has this file.
+    pub fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|known| known == file)
+    }
+
+    /// Downloads a file into [`folder`](Self::folder), unless it is there.
+    ///
+    /// # Errors
+    /// [`HubError`] if the file cannot be downloaded, verified or stored.
+    pub fn fetch(&self, file: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
+        download::download(&self.client, &self.cache, &self.commit, file, progress)
+    }
+
+    /// Records the commit of the revision, so that [`Hub::cached`] finds it. Call it after the last file.
+    ///
+    /// # Errors
+    /// [`HubError::Disk`].
+    pub fn finish(self) -> Result<PathBuf, HubError> {
+        self.cache.set_commit(&self.commit)?;
+        Ok(self.folder())
+    }
 }

@@ -1,13 +1,13 @@
-//! What a model is called on the hub.
+//! Name and revision of a model on the hub.
 
 use std::fmt;
 
-/// The branch that is meant where nobody names one.
+/// Default revision.
 const MAIN: &str = "main";
-/// The hub's own limit on an owner's and on a model's name.
+/// The hub's limit on the length of an owner's or a model's name.
 const PART_BYTES_MAX: usize = 96;
 
-/// An owner and a model (or a model alone, as the oldest are called), and a branch, tag or commit.
+/// `OWNER/MODEL` (or `MODEL` alone, for the oldest models) and a revision: branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelName {
     id: String,
@@ -15,36 +15,36 @@ pub struct ModelName {
 }
 
 impl ModelName {
-    /// Reads `owner/model` or `model`; `None` where it cannot be the name of one.
+    /// Parses `OWNER/MODEL` or `MODEL`. `None` if either is not valid on the hub.
     pub fn parse(id: &str, revision: Option<&str>) -> Option<Self> {
         let revision = revision.unwrap_or(MAIN);
         let mut parts = id.split('/');
-        let id_is_sound = matches!((parts.next(), parts.next(), parts.next()), (Some(first), second, None)
+        let id_is_valid = matches!((parts.next(), parts.next(), parts.next()), (Some(first), second, None)
             if is_part(first) && second.is_none_or(is_part));
-        let revision_is_sound = !revision.is_empty() && revision.split('/').all(is_part);
-        (id_is_sound && revision_is_sound).then(|| Self {
+        let revision_is_valid = !revision.is_empty() && revision.split('/').all(is_part);
+        (id_is_valid && revision_is_valid).then(|| Self {
             id: id.to_owned(),
             revision: revision.to_owned(),
         })
     }
 
-    /// Without the revision.
+    /// `OWNER/MODEL` or `MODEL`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// A branch, a tag or a commit.
+    /// Branch, tag or commit.
     pub fn revision(&self) -> &str {
         &self.revision
     }
 
-    /// Whether the revision is a commit, which never moves.
+    /// True if the revision is a full commit id, whose files never change.
     pub(super) fn is_commit(&self) -> bool {
         self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 
-/// Letters, digits, `-`, `_` and `.`; these names become folders, so nothing that leads out of one.
+/// True if `part` is made of letters, digits, `-`, `_` and `.`, and is safe as a folder name.
 pub(super) fn is_part(part: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=PART_BYTES_MAX).contains(&part.len())
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_a_model_and_what_cannot() {
+    fn names_are_validated() {
         for id in ["google-bert/bert-base-uncased", "bert-base-uncased", "a/b_c.d-1"] {
             assert_eq!(ModelName::parse(id, None).unwrap().to_string(), id);
         }
@@ -77,14 +77,14 @@ mod tests {
             assert_eq!(ModelName::parse(id, None), None, "{id}");
         }
         assert_eq!(ModelName::parse(&"a".repeat(97), None), None);
-        for (revision, sound) in [
+        for (revision, valid) in [
             ("refs/pr/3", true),
             ("v1.0", true),
             ("", false),
             ("../x", false),
             ("a//b", false),
         ] {
-            assert_eq!(ModelName::parse("a/b", Some(revision)).is_some(), sound, "{revision}");
+            assert_eq!(ModelName::parse("a/b", Some(revision)).is_some(), valid, "{revision}");
         }
         assert!(ModelName::parse("a/b", Some(&"0f".repeat(20))).unwrap().is_commit());
     }

@@ -1,29 +1,29 @@
-//! The environment variables that the hub's own tools know.
+//! Settings of the hub client, from the environment variables of the hub's own tools.
 
 use std::path::PathBuf;
 
 use super::HubError;
 
-/// Where the hub is, who asks, and where files are kept.
+/// Endpoint, access token and cache folder.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `HF_ENDPOINT`: scheme and host, without a slash at the end.
+    /// `HF_ENDPOINT`: scheme and host, without a trailing slash.
     pub endpoint: String,
-    /// `HF_TOKEN`, or what the token file holds.
+    /// `HF_TOKEN`, or the content of the token file.
     pub token: Option<String>,
     /// `HF_HUB_CACHE`, or `hub` under `HF_HOME`.
     pub cache: PathBuf,
-    /// `HF_HUB_OFFLINE`.
+    /// `HF_HUB_OFFLINE`: no network access.
     pub offline: bool,
 }
 
 const ENDPOINT: &str = "https://huggingface.co";
 
 impl Settings {
-    /// What this process's environment says.
+    /// Reads the environment of this process.
     ///
     /// # Errors
-    /// When there is no home folder to keep files in and no variable names another.
+    /// [`HubError::NoHome`] if no variable sets the cache folder and the user has no home folder.
     pub fn from_env() -> Result<Self, HubError> {
         Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -38,7 +38,7 @@ impl Settings {
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
         let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
         let token_file = token_file.or_else(|| Some(home?.join("token")));
-        // A token file is optional; one that cannot be read is one that is not there.
+        // The token file is optional.
         let token = variable("HF_TOKEN").or_else(|| std::fs::read_to_string(token_file?).ok());
         let token = token.map(|token| token.trim().to_owned());
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
@@ -51,7 +51,7 @@ impl Settings {
     }
 }
 
-/// What the hub's tools take for yes.
+/// The values that the hub's tools accept as true.
 fn is_true(value: &str) -> bool {
     ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
 }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_of_the_hubs_tools_are_honoured() {
+    fn environment_variables_are_read() {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("token"), "hf_file\n").unwrap();
         let hf_home = ("HF_HOME", home.path().to_str().unwrap());

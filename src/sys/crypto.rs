@@ -1,4 +1,4 @@
-//! The cryptography of TLS, for the server and for what Cloze asks others: graviola, through rustls.
+//! rustls' crypto provider (graviola), and the TLS configuration of HTTP clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// graviola is written for processors since 2015 or so, and panics on others.
+/// The CPU lacks instructions that graviola needs. graviola itself would panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this processor lacks instructions that TLS needs here (ADX, AES, AVX2, BMI1 and PCLMULQDQ on x86-64; NEON with AES, \
@@ -14,7 +14,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 )]
 pub struct UnsupportedCpu;
 
-/// What rustls computes with.
+/// The crypto provider for rustls.
 ///
 /// # Errors
 /// [`UnsupportedCpu`].
@@ -25,24 +25,19 @@ pub fn provider() -> Result<Arc<CryptoProvider>, UnsupportedCpu> {
     }
 }
 
-/// Why nothing can be asked over HTTPS.
+/// An error that prevents HTTPS requests.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No TLS on this processor.
+    /// The CPU cannot run the crypto provider.
     #[error(transparent)]
     Cpu(#[from] UnsupportedCpu),
-    /// The file of whom to trust.
+    /// The file of root certificates is not valid.
     #[error("SSL_CERT_FILE {}: {reason}", file.display())]
-    Roots {
-        /// What `SSL_CERT_FILE` names.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Roots { file: PathBuf, reason: String },
 }
 
-/// How a client speaks TLS: it trusts Mozilla's list, or those of the file that `SSL_CERT_FILE` names, as for a company's
-/// own proxy.
+/// TLS configuration of an HTTP client. It trusts Mozilla's root certificates, or those in the file that the
+/// environment variable `SSL_CERT_FILE` names.
 ///
 /// # Errors
 /// [`ClientError`].
@@ -69,7 +64,7 @@ fn root_certificates(file: &Path) -> Result<RootCerts, String> {
         }
     }
     match certificates.is_empty() {
-        true => Err("it holds no certificate".to_owned()),
+        true => Err("the file contains no certificate".to_owned()),
         false => Ok(RootCerts::Specific(Arc::new(certificates))),
     }
 }

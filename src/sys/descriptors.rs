@@ -1,36 +1,28 @@
-//! File descriptors: each connection needs one.
+//! The limit on open files. Each connection needs one file descriptor.
 
-/// What the process needs beside its connections, generously.
-const OTHERS: u64 = 64;
-
-/// Takes as many descriptors as this process may have without more rights, and says so if `connections` of them are
-/// still too many.
+/// Raises this process's soft limit on open files to its hard limit. Returns the limit; `None` if there is none.
+///
+/// # Errors
+/// The error of the system, with the limit that stays in force.
 #[cfg(unix)]
-pub fn raise(connections: u64) {
+pub fn raise_limit() -> Result<Option<u64>, (std::io::Error, Option<u64>)> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
+    let raised = Rlimit {
         current: maximum,
         maximum,
     };
-    let now = match setrlimit(Resource::Nofile, wanted) {
-        Ok(()) => maximum,
-        Err(error) => {
-            tracing::warn!(%error, "the limit on open files cannot be raised");
-            current
-        }
-    };
-    // `None` is no limit.
-    if let Some(allowed) = now.filter(|&now| now < connections + OTHERS) {
-        tracing::warn!(
-            "the system allows {allowed} open files, too few for --max-connections {connections}; further connections \
-             will wait (ulimit -Hn, or LimitNOFILE in a systemd unit)"
-        );
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => Ok(maximum),
+        Err(error) => Err((error.into(), current)),
     }
 }
 
 /// Other systems have no such limit.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-pub fn raise(_connections: u64) {
-    let _ = OTHERS;
+pub fn raise_limit() -> Result<Option<u64>, (std::io::Error, Option<u64>)> {
+    Ok(None)
 }

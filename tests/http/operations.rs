@@ -128,7 +128,7 @@ fn health_is_asked_without_curl() {
     let output = ask(&["--port", &port]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("does not answer"), "{error}");
+    assert!(error.contains("no response from"), "{error}");
 }
 
 #[test]

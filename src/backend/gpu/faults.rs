@@ -5,7 +5,6 @@
 //! here and no answer is given out any more.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use burn_wgpu::WgpuDevice;
@@ -99,13 +98,9 @@ fn in_one_line(error: &str) -> String {
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     hear_panics();
     let before = CATCHES.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(work));
+    let outcome = panics::catch(work);
     CATCHES.set(before);
-    outcome.map_err(|panic| {
-        panics::message(&*panic)
-            .unwrap_or("Burn gave up without a reason")
-            .to_owned()
-    })
+    outcome.map_err(|panic| panic.message().unwrap_or("Burn gave up without a reason").to_owned())
 }
 
 /// From here on a panic that becomes an error prints nothing: one of a device's thread is its fault, and one in

@@ -31,11 +31,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::batch::BatchArguments;
-use super::end_for_sure;
 use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
 use super::warm_up::warm_up;
+use super::{CLEAN_UP_TIMEOUT, abort_after};
 use input::Source;
 use output::{Output, Written};
 use window::{Format, Line, TEXTS_MAX, Window};
@@ -115,8 +115,8 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
             biased;
             // What is not written yet has no answers, only the same error on every line.
             reason = engine.broken() => {
-                end_for_sure();
-                Err(format!("the model is lost: {reason}; the lines after those that are written have no answer").into())
+                abort_after(CLEAN_UP_TIMEOUT);
+                Err(format!("the model failed: {reason}; the lines after the last written one have no answer").into())
             }
             code = interrupted => Ok(Err(code)),
             ended = answer_all(&engine, windows, output) => ended.map(Ok),

@@ -1,4 +1,4 @@
-//! The server's flags.
+//! Flags of `cloze serve`.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -18,40 +18,40 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub model: ModelArguments,
 
-    /// What the model is called in addresses such as /v2/models/NAME/infer [default: its folder's name]
+    /// Name of the model in URLs such as /v2/models/NAME/infer [default: the name of its folder]
     #[arg(long, env = "CLOZE_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
 
-    /// Address to listen on; 0.0.0.0 for all
+    /// Address to listen on; 0.0.0.0 for all interfaces
     #[arg(long, env = "CLOZE_HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
 
-    /// Port to listen on; 0 picks a free one and prints it
+    /// Port to listen on; 0 selects a free port, which is printed
     #[arg(long, env = "CLOZE_PORT", default_value_t = 8000)]
     pub port: u16,
 
     #[command(flatten)]
     pub batch: BatchArguments,
 
-    /// How long a batch waits for company, from its first text on; a batch also forms without, while the
-    /// one before it runs
+    /// Time that the first text of a batch waits for further texts. Texts that arrive while a batch is computed form the
+    /// next batch in any case
     #[arg(long, env = "CLOZE_BATCH_DELAY_MS", default_value_t = 0, value_name = "MS")]
     pub batch_delay_ms: u64,
 
-    /// Texts that may wait; a request that finds as many is refused with 503
+    /// Queue capacity in texts; further requests get status 503
     #[arg(long, env = "CLOZE_QUEUE_SIZE", default_value = "512", value_name = "TEXTS")]
     pub queue_size: NonZeroUsize,
 
-    /// How long a request may take before it is answered with 504
+    /// Time limit of a request, after which its status is 504
     #[arg(long, env = "CLOZE_REQUEST_TIMEOUT_MS", default_value = "30000", value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     pub request_timeout_ms: u64,
 
-    /// Bytes of one request body at most
+    /// Maximum size of a request body
     #[arg(long, env = "CLOZE_MAX_BODY_BYTES", default_value = "1048576", value_name = "BYTES")]
     pub max_body_bytes: NonZeroUsize,
 
-    /// How long a stop waits for accepted requests
+    /// Time limit of a shutdown for accepted requests
     #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS")]
     pub shutdown_timeout_ms: u64,
 

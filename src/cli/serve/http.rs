@@ -1,4 +1,4 @@
-//! Flags about HTTP: who may ask, and how long connections may take their time.
+//! Flags of the HTTP server: access, TLS, connection limits.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -8,45 +8,45 @@ use std::time::Duration;
 use clap::Args;
 use cloze::server::{ApiKey, ConnectionLimits, Options, Origins, Tls};
 
-/// Flags of `cloze serve` about HTTP.
+/// Flags of `cloze serve` for HTTP.
 #[derive(Args)]
 pub struct HttpArguments {
-    /// A key that requests must carry as "Authorization: Bearer KEY"; health and the page's files need none. Better set
-    /// by the variable: others on the machine can read flags
+    /// Key that requests must send as "Authorization: Bearer KEY"; health checks and the page's files need none. Prefer
+    /// the variable: other users of the machine can read command lines
     #[arg(long, env = "CLOZE_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 
-    /// Let GET /metrics need no key
+    /// Allow GET /metrics without the key
     #[arg(long, env = "CLOZE_METRICS_WITHOUT_KEY")]
     metrics_without_key: bool,
 
-    /// A site whose pages may ask from a browser, such as https://example.org, or * for all; may be repeated
+    /// Origin whose pages may send requests from a browser, such as https://example.org, or * for any; may be repeated
     #[arg(long, env = "CLOZE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
 
-    /// Speak HTTPS: the server's certificate and those between it and its authority, in PEM form; read anew on SIGHUP
+    /// Serve HTTPS with this certificate chain: PEM file, the server's certificate first; SIGHUP reloads it
     #[arg(long, env = "CLOZE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// The certificate's private key, in PEM form without a password
+    /// Private key of the certificate: PEM file without a password
     #[arg(long, env = "CLOZE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Open connections at most; a further one takes the place of the longest idle, or waits
+    /// Maximum number of open connections; a further one replaces the one that has been idle longest, or waits
     #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N")]
     pub max_connections: NonZeroU32,
 
-    /// How long the head of a request may take to arrive, and the handshake of TLS before it
+    /// Time limit for the head of a request, and for the TLS handshake
     #[arg(long, env = "CLOZE_HEAD_TIMEOUT_MS", default_value = "20000", value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
     head_timeout_ms: u64,
 
-    /// How long a connection may wait for its next request
+    /// Time limit for an idle connection between two requests
     #[arg(long, env = "CLOZE_IDLE_TIMEOUT_MS", default_value = "75000", value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
     idle_timeout_ms: u64,
 
-    /// How long a client may take to read its answer; long answers get a second more for each 64 KiB read
+    /// Time limit for a client to read its response; a long response gets one more second per 64 KiB read
     #[arg(long, env = "CLOZE_WRITE_TIMEOUT_MS", default_value = "30000", value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
     write_timeout_ms: u64,
@@ -54,7 +54,7 @@ pub struct HttpArguments {
 
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
 
-/// Without the key.
+/// Omits the key.
 impl std::fmt::Debug for HttpArguments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpArguments")
@@ -64,7 +64,7 @@ impl std::fmt::Debug for HttpArguments {
 }
 
 impl HttpArguments {
-    /// What they mean to the server.
+    /// The server's options.
     pub fn options(&self) -> Result<Options, String> {
         let tls = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
         let tls = tls.map(|(certificate, key)| Tls::read(certificate, key).map(Arc::new));
