@@ -1,4 +1,6 @@
-//! A text's scores do not depend on what it is computed with: alone, in any batch, in any order.
+//! The scores of a text do not depend on the other texts of its batch.
+
+#![cfg(feature = "cpu")]
 
 mod common;
 
@@ -6,16 +8,16 @@ use std::sync::Mutex;
 
 use cloze::backend::Precision;
 use cloze::bert::{MaskedLm, PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
+use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use common::fixtures::golden;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-/// Between the scores of one text, whatever stood beside it in its batch.
+/// The largest difference between the scores of one text in two batches.
 const TOLERANCE: f32 = 1e-5;
 const VOCAB: u32 = 100;
 
-/// A text as the model sees it: token ids and the places of its masks.
+/// A text as the model sees it: token ids and the positions of its masks.
 #[derive(Clone, Debug)]
 struct Text {
     input_ids: Vec<u32>,
@@ -23,7 +25,7 @@ struct Text {
 }
 
 fn text() -> impl Strategy<Value = Text> {
-    // Short ones, and one in four long: a batch mixes them.
+    // One in four is long, so that a batch mixes short and long texts.
     let length = prop_oneof![3 => 1..8_usize, 1 => 8..60_usize];
     length.prop_flat_map(|length| {
         let ids = prop::collection::vec(0..VOCAB, length);
@@ -35,7 +37,7 @@ fn text() -> impl Strategy<Value = Text> {
     })
 }
 
-/// Texts, the same texts in another order, and the sizes of the batches that they then come in.
+/// Texts, an order of them, and the sizes of the batches that they are then cut into.
 fn batches() -> impl Strategy<Value = (Vec<Text>, Vec<usize>, Vec<usize>)> {
     prop::collection::vec(text(), 1..12).prop_flat_map(|texts| {
         let order = Just((0..texts.len()).collect::<Vec<_>>()).prop_shuffle();
@@ -43,12 +45,12 @@ fn batches() -> impl Strategy<Value = (Vec<Text>, Vec<usize>, Vec<usize>)> {
     })
 }
 
-/// The probabilities of every word that is asked for, for each mask of each text.
+/// The scores of the whole vocabulary for each mask of each text.
 fn scores(model: &mut dyn MaskedLm, texts: &[&Text]) -> Vec<Vec<Vec<f32>>> {
-    let every_word = Selection::Tokens((0..VOCAB).collect::<Vec<_>>().into());
+    let whole_vocabulary = Selection::Tokens((0..VOCAB).collect::<Vec<_>>().into());
     let mut batch = PackedBatch::default();
     for text in texts {
-        batch.push(&text.input_ids, &text.mask_positions, &every_word);
+        batch.push(&text.input_ids, &text.mask_positions, &whole_vocabulary);
     }
     let mut rows = model.predict(&batch).unwrap().into_iter();
     let of_text = |text: &&Text| -> Vec<Vec<f32>> {
@@ -76,7 +78,7 @@ fn same_alone_and_together(model: &mut dyn MaskedLm, case: (Vec<Text>, Vec<usize
             );
         }
     }
-    prop_assert!(rest.is_empty(), "some text was in no batch");
+    prop_assert!(rest.is_empty(), "a text was in no batch");
     Ok(())
 }
 
@@ -89,10 +91,7 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
             precision: Some(precision),
             ..Placement::new(BackendKind::Cpu, 2)
         };
-        let model = match checkpoint.load_on(&placement) {
-            Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
-            loaded => Mutex::new(loaded.unwrap().model),
-        };
+        let model = Mutex::new(checkpoint.load_on(&placement).unwrap().model);
         let config = ProptestConfig {
             cases: 64,
             failure_persistence: None,
@@ -106,15 +105,12 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
     }
 }
 
-/// More rows than go through a feed-forward layer at once.
+/// More rows than the feed-forward layer computes at once.
 #[test]
-fn a_batch_of_many_rows_is_cut_unseen() {
+fn a_batch_of_many_rows_gets_the_scores_of_single_texts() {
     let folder = golden("uncased-tied");
     let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
-    let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
-        Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
-        loaded => loaded.unwrap().model,
-    };
+    let mut model = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)).unwrap().model;
     let text = |index: u32| Text {
         input_ids: (0..59).map(|i| (index * 31 + i * 7) % VOCAB).collect(),
         mask_positions: vec![(index as usize * 13) % 59],
@@ -129,16 +125,13 @@ fn a_batch_of_many_rows_is_cut_unseen() {
     }
 }
 
-/// Masks that want little, much and certain words, in one batch; much is more than is found among the logits where they
-/// are, and there are more such masks than are read at once.
+/// Masks with a small `top_k`, a large `top_k` and target tokens in one batch. The large `top_k` needs whole rows of logits,
+/// for more masks than are read at once.
 #[test]
-fn a_mask_gets_what_it_asks_for_whatever_others_ask_for() {
+fn each_mask_gets_its_own_selection_in_a_mixed_batch() {
     let folder = golden("uncased-tied");
     let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
-    let mut model = match checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)) {
-        Err(LoadError::NotBuilt(_)) => return eprintln!("SKIPPED: this build has no CPU backend"),
-        loaded => loaded.unwrap().model,
-    };
+    let mut model = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)).unwrap().model;
     let text = |index: u32| -> Vec<u32> { (0..3).map(|i| (index * 31 + i * 7) % VOCAB).collect() };
     let selection = |index: u32| match index % 5 {
         0 => Selection::TopK(3),

@@ -1,41 +1,43 @@
-//! Cloze against transformers itself: the same tokens and strings, the same scores.
+//! Cloze against transformers: the same tokens and strings, the same scores.
 //!
-//! `tests/fixtures/golden/` holds small random-weight checkpoints and what transformers' fill-mask pipeline said of
-//! them (`make.py` there made both); `model/golden.json` is the same for the demo model.
+//! `tests/fixtures/golden/` holds small checkpoints with random weights and the answers of transformers' fill-mask pipeline
+//! (`make.py` there makes both); `model/golden.json` holds the answers for the demo model.
 
 mod common;
 
 use cloze::backend::Precision;
 use cloze::checkpoint::BackendKind;
 use common::golden::{check_cases, check_one_batch};
+use common::harness;
+use common::machine::{adapter, cpu, f16};
 
-#[test]
-fn answers_are_those_of_transformers_on_ndarray() {
+harness::main! {
+    cpu() => [answers_equal_transformers_on_cpu, answers_in_one_batch_equal_transformers_on_cpu],
+    adapter() => [answers_equal_transformers_on_gpu, answers_in_one_batch_equal_transformers_on_gpu],
+    f16() => [answers_equal_transformers_on_gpu_in_f16, answers_in_one_batch_equal_transformers_on_gpu_in_f16],
+}
+
+fn answers_equal_transformers_on_cpu() {
     check_cases(BackendKind::Cpu, Precision::F32, 1);
 }
 
-#[test]
-fn answers_are_those_of_transformers_on_wgpu() {
-    // One by one they take minutes on a software driver; the batch below has them all.
+fn answers_equal_transformers_on_gpu() {
+    // One by one they take minutes on a software driver; the batch below has all of them.
     check_cases(BackendKind::Gpu, Precision::F32, 8);
 }
 
-#[test]
-fn a_text_in_a_batch_is_answered_as_if_alone_on_ndarray() {
+fn answers_in_one_batch_equal_transformers_on_cpu() {
     check_one_batch(BackendKind::Cpu, Precision::F32);
 }
 
-#[test]
-fn a_text_in_a_batch_is_answered_as_if_alone_on_wgpu() {
+fn answers_in_one_batch_equal_transformers_on_gpu() {
     check_one_batch(BackendKind::Gpu, Precision::F32);
 }
 
-#[test]
-fn answers_are_those_of_transformers_on_wgpu_in_f16() {
+fn answers_equal_transformers_on_gpu_in_f16() {
     check_cases(BackendKind::Gpu, Precision::F16, 8);
 }
 
-#[test]
-fn a_text_in_a_batch_is_answered_as_if_alone_on_wgpu_in_f16() {
+fn answers_in_one_batch_equal_transformers_on_gpu_in_f16() {
     check_one_batch(BackendKind::Gpu, Precision::F16);
 }

@@ -1,7 +1,4 @@
-//! The binary on a GPU, and what happens when that fails. Without any adapter, a software driver's included, what needs one
-//! says that it is skipped.
-
-#![cfg(feature = "gpu")]
+//! The binary on a GPU, and how it ends when the GPU fails. Tests that need an adapter are ignored where there is none.
 
 mod common;
 
@@ -14,36 +11,45 @@ use std::time::{Duration, Instant};
 use cloze::bert::{PackedBatch, Selection};
 use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use common::fixtures::golden;
+use common::harness;
+use common::machine::{adapter, failpoints, nothing, software_adapter};
 use common::server::{Server, command};
 
-fn has_adapter() -> bool {
-    let found = !cloze::backend::gpu::adapters().is_empty();
-    if !found {
-        eprintln!("SKIPPED: no adapter was found, a software driver's included");
-    }
-    found
+harness::main! {
+    nothing() => [
+        an_unsupported_precision_is_refused_with_the_supported_ones,
+        several_workers_on_a_gpu_are_refused,
+    ],
+    adapter() => [
+        adapters_are_listed_with_their_properties,
+        no_request_compiles_a_kernel_after_warm_up,
+        overlapping_batches_get_the_scores_of_separate_ones,
+        weights_beyond_the_memory_are_refused_before_they_are_read,
+    ],
+    failpoints().and(adapter()) => [
+        a_device_lost_between_lines_ends_predict_with_one_sentence,
+        a_device_lost_during_loading_ends_the_start_with_one_sentence,
+        a_hanging_device_ends_the_process_with_its_reason,
+        a_lost_device_ends_the_process_with_its_reason,
+    ],
+    failpoints().and(software_adapter()) => [exhausted_gpu_memory_ends_the_process_with_its_reason],
 }
 
-/// Whether the binary can be told to lose its device, as builds for tests can.
-fn can_lose_devices() -> bool {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: a release cannot be told to lose its device");
-    }
-    cfg!(debug_assertions)
-}
-
-/// A start that fails: exit code 1, and its reason in one line.
+/// The reason of a start that failed, after checks: exit code 1, and one line that begins with `cloze: `.
 fn refused(output: &Output) -> String {
-    let told = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(output.stdout.is_empty(), "it started");
-    let reason: Vec<&str> = told.lines().filter(|line| line.starts_with("cloze: ")).collect();
-    assert_eq!(reason.len(), 1, "{told}");
-    assert!(!told.contains("panicked") && !told.contains("RUST_BACKTRACE"), "{told}");
+    let reason: Vec<&str> = stderr.lines().filter(|line| line.starts_with("cloze: ")).collect();
+    assert_eq!(reason.len(), 1, "{stderr}");
+    assert!(
+        !stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"),
+        "{stderr}"
+    );
     reason[0].to_owned()
 }
 
-/// The server is about to end: whoever asks hears that it is not ready, or nothing any more.
+/// Checks that a server that is about to end answers a health request with 503 or closes the connection.
 fn assert_is_down(mut connection: TcpStream) {
     connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut answer = String::new();
@@ -52,37 +58,33 @@ fn assert_is_down(mut connection: TcpStream) {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
 
-/// Starts the server, and lets something befall its device once it has answered, which the file `order` brings about: the next
-/// text is answered with 500, and the process ends with `reason`. Tells how long that answer took.
-fn assert_ends(command: &mut Command, order: &Path, reason: &str) -> Duration {
-    // A file, since nobody reads a pipe before the end and a full one would stop the server.
-    let log = order.with_file_name("log");
+/// Starts the server, lets it answer once, then injects a fault into its device by writing the file `trigger`. Checks that
+/// the next text is answered with 500 and that the process ends with `reason`; returns how long that answer took.
+fn assert_ends(command: &mut Command, trigger: &Path, reason: &str) -> Duration {
+    // A file: a pipe is not read before the end, and a full pipe would block the server.
+    let log = trigger.with_file_name("log");
     let mut server = Server::spawn(command.stderr(std::fs::File::create(&log).unwrap()));
     assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
     let health = TcpStream::connect(&server.address).unwrap();
-    std::fs::write(order, "").unwrap();
-    let asked_at = Instant::now();
+    std::fs::write(trigger, "").unwrap();
+    let sent_at = Instant::now();
     let (status, body) = server.post("text/plain", "the [MASK] .");
-    let took = asked_at.elapsed();
+    let took = sent_at.elapsed();
     assert_eq!(status, 500, "{body}");
     assert_is_down(health);
     assert_eq!(server.wait().code(), Some(1));
-    let told = std::fs::read_to_string(&log).unwrap();
+    let stderr = std::fs::read_to_string(&log).unwrap();
     let expected = format!("cloze: the model failed: {reason}");
     assert!(
-        told.contains(&expected) && told.contains("; restart the server"),
-        "{told}"
+        stderr.contains(&expected) && stderr.contains("; restart the server"),
+        "{stderr}"
     );
     took
 }
 
-#[test]
-fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
-    if !can_lose_devices() || !has_adapter() {
-        return;
-    }
+fn a_lost_device_ends_the_process_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let order = folder.path().join("lose");
+    let trigger = folder.path().join("lose");
     let mut command = command(&[
         "--backend",
         "gpu",
@@ -91,41 +93,29 @@ fn a_lost_device_is_told_takes_health_down_and_ends_the_process() {
         "--max-batch-tokens",
         "64",
     ]);
-    command.env("CLOZE_TEST_LOSE_GPU", &order);
-    assert_ends(&mut command, &order, "the GPU was lost");
+    command.env("CLOZE_TEST_LOSE_GPU", &trigger);
+    assert_ends(&mut command, &trigger, "the GPU was lost");
 }
 
-#[test]
-fn a_device_that_hangs_is_told_takes_health_down_and_ends_the_process() {
-    if !can_lose_devices() || !has_adapter() {
-        return;
-    }
+fn a_hanging_device_ends_the_process_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let order = folder.path().join("hang");
+    let trigger = folder.path().join("hang");
     let model = golden("uncased-tied");
     let mut command = command(&["--backend", "gpu", "--model", &model, "--max-batch-tokens", "64"]);
     // A software driver may take seconds beside other tests.
     command
         .args(["--batch-timeout-ms", "10000"])
-        .env("CLOZE_TEST_HANG_GPU", &order);
-    // It ends although its worker still waits.
+        .env("CLOZE_TEST_HANG_GPU", &trigger);
+    // The process ends although its worker still waits for the device.
     let reason = "the device has not come back with a batch for 10 s; it hangs";
-    let took = assert_ends(&mut command, &order, reason);
+    let took = assert_ends(&mut command, &trigger, reason);
     assert!(took >= Duration::from_secs(9), "{took:?}");
 }
 
-#[test]
-#[cfg(target_os = "linux")]
-fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
-    if !can_lose_devices() || !has_adapter() {
-        return;
-    }
-    if !cloze::backend::gpu::adapters()[0].is_software() {
-        return eprintln!("SKIPPED: a real card's memory is not ours to exhaust");
-    }
+fn exhausted_gpu_memory_ends_the_process_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let order = folder.path().join("exhaust");
-    // A software driver takes the process's own memory, and the shell limits that.
+    let trigger = folder.path().join("exhaust");
+    // A software driver allocates memory of the process, which the shell limits.
     let mut command = Command::new("sh");
     command
         .args([
@@ -144,21 +134,17 @@ fn memory_that_runs_out_is_told_takes_health_down_and_ends_the_process() {
             "64",
         ])
         .args(["--model", &golden("uncased-tied")])
-        .env("CLOZE_TEST_EXHAUST_GPU", &order);
-    assert_ends(&mut command, &order, "the GPU is out of memory");
+        .env("CLOZE_TEST_EXHAUST_GPU", &trigger);
+    assert_ends(&mut command, &trigger, "the GPU is out of memory");
 }
 
-#[test]
-fn a_device_that_is_lost_between_lines_ends_predict_with_a_sentence() {
-    if !can_lose_devices() || !has_adapter() {
-        return;
-    }
+fn a_device_lost_between_lines_ends_predict_with_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
-    let order = folder.path().join("lose");
+    let trigger = folder.path().join("lose");
     let mut predict = Command::new(env!("CARGO_BIN_EXE_cloze"))
         .args(["predict", "--backend", "gpu", "--max-batch-tokens", "64"])
         .args(["--model", &golden("uncased-tied")])
-        .env("CLOZE_TEST_LOSE_GPU", &order)
+        .env("CLOZE_TEST_LOSE_GPU", &trigger)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -170,7 +156,7 @@ fn a_device_that_is_lost_between_lines_ends_predict_with_a_sentence() {
     let mut answer = String::new();
     answers.read_line(&mut answer).unwrap();
     assert!(answer.contains("score"), "{answer}");
-    std::fs::write(&order, "").unwrap();
+    std::fs::write(&trigger, "").unwrap();
     writeln!(lines, "the [MASK] .").unwrap();
     drop(lines);
     let mut rest = String::new();
@@ -181,13 +167,9 @@ fn a_device_that_is_lost_between_lines_ends_predict_with_a_sentence() {
     assert!(reason.contains("the model failed: the GPU was lost"), "{reason}");
 }
 
-#[test]
-fn a_device_that_is_lost_while_it_is_loaded_ends_the_start_with_a_sentence() {
-    if !can_lose_devices() || !has_adapter() {
-        return;
-    }
+fn a_device_lost_during_loading_ends_the_start_with_one_sentence() {
     let mut command = command(&["--backend", "gpu", "--model", &golden("uncased-tied")]);
-    // Any file that is there.
+    // Any file that exists.
     command.env("CLOZE_TEST_LOSE_GPU", std::env::current_exe().unwrap());
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
     assert!(
@@ -196,12 +178,8 @@ fn a_device_that_is_lost_while_it_is_loaded_ends_the_start_with_a_sentence() {
     );
 }
 
-#[test]
 fn weights_beyond_the_memory_are_refused_before_they_are_read() {
-    if !has_adapter() {
-        return;
-    }
-    // The sizes of some 400 GB of weights, none of which are there.
+    // A config.json with the sizes of 400 GB of weights, without those weights.
     let folder = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(golden("uncased-tied")).unwrap() {
         let file = file.unwrap().path();
@@ -226,15 +204,13 @@ fn weights_beyond_the_memory_are_refused_before_they_are_read() {
     );
 }
 
-#[test]
-fn several_workers_on_a_gpu_are_refused_with_a_sentence() {
+fn several_workers_on_a_gpu_are_refused() {
     let mut command = command(&["--backend", "gpu", "--workers", "2"]);
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
     assert!(reason.contains("--workers 2 is for the CPU"), "{reason}");
 }
 
-#[test]
-fn a_precision_that_a_backend_lacks_is_refused_with_what_there_is() {
+fn an_unsupported_precision_is_refused_with_the_supported_ones() {
     for (backend, dtype, there_is) in [
         ("cpu", "f16", "f32, bf16 and int8"),
         ("gpu", "bf16", "f32 and f16"),
@@ -247,11 +223,7 @@ fn a_precision_that_a_backend_lacks_is_refused_with_what_there_is() {
     }
 }
 
-#[test]
-fn adapters_are_listed_with_what_is_known_of_them() {
-    if !has_adapter() {
-        return;
-    }
+fn adapters_are_listed_with_their_properties() {
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_cloze")));
     let output = command.arg("devices").output().unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
@@ -269,7 +241,8 @@ fn adapters_are_listed_with_what_is_known_of_them() {
     }
 }
 
-/// Kernels that CubeCL compiled, by its own log, once nothing is added to it any more: a thread of its own writes it.
+/// The number of kernels that CubeCL compiled, by its log. Another thread writes the log, so this waits until it no longer
+/// grows.
 fn compiled(log: &Path) -> usize {
     let mut before = None;
     loop {
@@ -283,7 +256,7 @@ fn compiled(log: &Path) -> usize {
     }
 }
 
-/// Requests for batches of many sizes, with few masks and many, that want everything that can be wanted.
+/// Requests that make batches of many sizes, with few and many masks, with every kind of parameter.
 fn requests() -> Vec<serde_json::Value> {
     let text = |words: usize, masks: usize| {
         let words = (0..words).map(|index| if index < masks { "[MASK]" } else { "the" });
@@ -321,21 +294,17 @@ fn requests() -> Vec<serde_json::Value> {
     requests
 }
 
-#[test]
-fn no_request_compiles_anything() {
-    if !has_adapter() {
-        return;
-    }
+fn no_request_compiles_a_kernel_after_warm_up() {
     let folder = tempfile::tempdir().unwrap();
-    // A warm-up that leaves out most sizes shows that the count would tell.
+    // The short warm-up leaves out most sizes: it shows that the count finds late compilations.
     for (warm_up, leaves_something) in [("full", false), ("short", true)] {
         let log = folder.path().join(warm_up);
         let model = golden("uncased-tied");
         let arguments = ["--backend", "gpu", "--model", &model, "--max-batch-tokens", "256"];
         let mut command = command(&arguments);
-        // A software driver on a machine with other things to do takes its time.
+        // A software driver is slow beside other tests.
         command.args(["--warm-up", warm_up, "--request-timeout-ms", "600000"]);
-        // What an earlier start kept would need no compilation, only to be read.
+        // An empty cache: kernels that an earlier start kept would not be compiled.
         command
             .env("CUBECL_DEBUG_LOG", &log)
             .env("CLOZE_GPU_CACHE", folder.path().join("cache").join(warm_up));
@@ -351,11 +320,7 @@ fn no_request_compiles_anything() {
     }
 }
 
-#[test]
-fn a_batch_that_begins_before_the_one_ahead_ends_is_answered_as_alone() {
-    if !has_adapter() {
-        return;
-    }
+fn overlapping_batches_get_the_scores_of_separate_ones() {
     let mut checkpoint = Checkpoint::open(Path::new(&golden("uncased-tied"))).unwrap();
     let loaded = checkpoint.load_on(&Placement::new(BackendKind::Gpu, 1)).unwrap();
     let mut model = loaded.model;
@@ -368,7 +333,7 @@ fn a_batch_that_begins_before_the_one_ahead_ends_is_answered_as_alone() {
         }
         batch
     };
-    // The second is told whole rows of logits, more of them than are read at once.
+    // The second batch reads whole rows of logits, more than fit one read.
     let batches = [
         batch(3, Selection::TopK(5)),
         batch(40, Selection::TopK(90)),

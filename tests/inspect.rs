@@ -1,4 +1,4 @@
-//! `cloze inspect`, `cloze devices`, and what clap makes of the flags.
+//! `cloze inspect`, `cloze devices`, shell completions and manual pages.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_sound_model_is_told_from_all_sides() {
+fn a_valid_model_is_described() {
     let output = cloze(&["inspect"]);
     assert!(output.status.success());
     let shown = text(&output);
@@ -61,7 +61,7 @@ fn a_sound_model_is_told_from_all_sides() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("uncased-tied")).unwrap() {
         let path = entry.unwrap().path();

@@ -1,30 +1,45 @@
-//! What `--dtype bf16` and `int8` on the CPU, and `f16` on a GPU, cost in accuracy, on the demo model.
+//! The accuracy of `--dtype bf16` and `int8` on the CPU, and of `f16` on a GPU, with the demo model.
 //!
-//! Each everyday sentence of `model/train/cloze.tsv`, with its first accepted answer filled in, is asked about at every
-//! one of its words in turn. `CLOZE_HELDOUT_TEXT`, a file with the text that the model has not seen
-//! (`model/train/prepare.py` writes it), adds a measure over many more masks, and against what really stood there.
+//! Each sentence of `model/train/cloze.tsv`, with its first accepted answer filled in, is masked at each of its tokens in
+//! turn. If `CLOZE_HELDOUT_TEXT` names a file with text that the model has not seen (`model/train/prepare.py` writes it),
+//! one test measures many more masks, and compares with the tokens of that text.
 
-#![cfg(feature = "cpu")]
+mod common;
 
 use cloze::backend::Precision;
 use cloze::bert::{PackedBatch, Selection, TokenScore};
-#[cfg(feature = "gpu")]
-use cloze::checkpoint::LoadError;
 use cloze::checkpoint::{BackendKind, Checkpoint, LoadedModel, Placement};
+use common::harness::{self, Requirement};
+use common::machine::{cpu, f16};
+
+harness::main! {
+    cpu() => [low_precision_answers_sentences_as_f32_does],
+    cpu().and(f16()) => [a_gpu_in_f16_answers_sentences_as_f32_does],
+    cpu().and(held_out_text()) => [low_precision_answers_held_out_text_nearly_as_f32_does],
+}
+
+const HELD_OUT_TEXT: &str = "CLOZE_HELDOUT_TEXT";
+
+fn held_out_text() -> Requirement {
+    match std::env::var_os(HELD_OUT_TEXT) {
+        Some(_) => Ok(()),
+        None => Err(format!("{HELD_OUT_TEXT} names no file")),
+    }
+}
 
 const SENTENCES: &str = include_str!("../model/train/cloze.tsv");
 
-/// Token ids, and where the masks are.
+/// Token ids and the positions of the masks.
 type Question = (Vec<u32>, Vec<usize>);
 
-/// What is asked of a mask: the loss is measured over the first and the first five.
+/// Tokens for each mask: accuracy is measured for the first one and among five.
 const TOP_K: usize = 5;
-/// As the demo model was trained and is measured.
+/// The length of the sequences that the demo model was trained with.
 const RUN_TOKENS: usize = 126;
-/// The least share of masks that must agree with f32, and how far a score may be off.
+/// For each precision the least share of masks that agree with f32, and the largest difference of a score.
 const LIMITS: [(Precision, f64, f32); 2] = [(Precision::Bf16, 0.99, 0.02), (Precision::Int8, 0.97, 0.06)];
 
-/// The sentences as token ids, and where the mask is to stand.
+/// The sentences as token ids, each once for every position of the mask.
 fn questions(checkpoint: &Checkpoint) -> Vec<Question> {
     let tokenizer = &checkpoint.tokenizer;
     let mut questions = Vec::new();
@@ -43,7 +58,7 @@ fn questions(checkpoint: &Checkpoint) -> Vec<Question> {
     questions
 }
 
-/// What a model gives for each mask of `questions`: the likeliest tokens.
+/// The likeliest tokens for each mask of `questions`.
 fn answers(questions: &[Question], top_k: usize, precision: Precision) -> Vec<Vec<TokenScore>> {
     let placement = Placement {
         precision: Some(precision),
@@ -66,7 +81,7 @@ fn answers_of(mut loaded: LoadedModel, questions: &[Question], top_k: usize) -> 
     answers
 }
 
-/// The share of masks where the likeliest token is that of f32, and the greatest difference of its score.
+/// The share of masks where the likeliest token is that of f32, and the largest difference of its score.
 fn compare(exact: &[Vec<TokenScore>], rounded: &[Vec<TokenScore>]) -> (f64, f32) {
     assert_eq!(exact.len(), rounded.len());
     let same = exact.iter().zip(rounded).filter(|(e, r)| e[0].token == r[0].token);
@@ -81,8 +96,7 @@ fn compare(exact: &[Vec<TokenScore>], rounded: &[Vec<TokenScore>]) -> (f64, f32)
     )
 }
 
-#[test]
-fn everyday_sentences_are_answered_as_f32_does() {
+fn low_precision_answers_sentences_as_f32_does() {
     let checkpoint = Checkpoint::embedded().unwrap();
     let questions = questions(&checkpoint);
     let exact = answers(&questions, TOP_K, Precision::F32);
@@ -98,18 +112,13 @@ fn everyday_sentences_are_answered_as_f32_does() {
     }
 }
 
-#[test]
-#[cfg(feature = "gpu")]
-fn a_gpu_in_f16_answers_everyday_sentences_as_f32_does() {
+fn a_gpu_in_f16_answers_sentences_as_f32_does() {
     let mut checkpoint = Checkpoint::embedded().unwrap();
     let placement = Placement {
         precision: Some(Precision::F16),
         ..Placement::new(BackendKind::Gpu, 2)
     };
-    let loaded = match checkpoint.load_on(&placement) {
-        Err(LoadError::Gpu(reason)) => return eprintln!("SKIPPED: {reason}"),
-        loaded => loaded.unwrap(),
-    };
+    let loaded = checkpoint.load_on(&placement).unwrap();
     let questions = questions(&checkpoint);
     let exact = answers(&questions, TOP_K, Precision::F32);
     let (agreement, worst) = compare(&exact, &answers_of(loaded, &questions, TOP_K));
@@ -118,7 +127,7 @@ fn a_gpu_in_f16_answers_everyday_sentences_as_f32_does() {
     assert!(agreement >= 0.995 && worst <= 2e-3, "{agreement}, {worst}");
 }
 
-/// Runs of whole lines of up to 126 tokens with every seventh token masked, and what stood there.
+/// Sequences of whole lines, up to 126 tokens long, with every seventh token masked; and the tokens behind the masks.
 fn held_out(checkpoint: &Checkpoint, text: &str) -> (Vec<Question>, Vec<u32>) {
     let tokenizer = &checkpoint.tokenizer;
     let (mut questions, mut truth) = (Vec::new(), Vec::new());
@@ -149,13 +158,9 @@ fn held_out(checkpoint: &Checkpoint, text: &str) -> (Vec<Question>, Vec<u32>) {
     (questions, truth)
 }
 
-#[test]
-fn held_out_text_is_answered_nearly_as_well() {
-    let Ok(path) = std::env::var("CLOZE_HELDOUT_TEXT") else {
-        eprintln!("skipped: CLOZE_HELDOUT_TEXT names no file");
-        return;
-    };
-    let text = std::fs::read_to_string(&path).expect("CLOZE_HELDOUT_TEXT is a text");
+fn low_precision_answers_held_out_text_nearly_as_f32_does() {
+    let path = std::env::var_os(HELD_OUT_TEXT).expect("a path");
+    let text = std::fs::read_to_string(path).expect("a text");
     let checkpoint = Checkpoint::embedded().unwrap();
     let (questions, truth) = held_out(&checkpoint, &text);
     let exact = answers(&questions, TOP_K, Precision::F32);

@@ -21,12 +21,12 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it over `input` to the end.
+/// Runs `cloze predict` over `input` to the end.
 fn predict(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = command(arguments).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // It may end before it has read everything.
+        // The process may end before it has read everything.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output().unwrap()
     })
@@ -42,8 +42,8 @@ fn error(output: &Output) -> String {
 }
 
 #[test]
-fn every_line_is_answered_in_its_place() {
-    // Longer than a window, of mixed lengths, each told apart by its own text.
+fn lines_are_answered_in_order() {
+    // More lines than a window, of mixed lengths; the text identifies each line.
     let texts: Vec<String> = (0..2500)
         .map(|i| format!("{}[MASK] {}", "the ".repeat(i * 7 % 13), "a ".repeat(1 + i % 17)))
         .collect();
@@ -56,11 +56,11 @@ fn every_line_is_answered_in_its_place() {
         let token = answer[0]["token_str"].as_str().unwrap();
         let expected = text.replacen("[MASK]", token, 1);
         let sequence = answer[0]["sequence"].as_str().unwrap();
-        // A piece of a word joins the word before it, so spaces are left out of it.
+        // A word piece is joined to the word before it, so spaces are not compared.
         let plain = |text: &str| text.replace([' ', '#'], "");
         assert_eq!(plain(sequence), plain(&expected));
     }
-    // Its own answer too, and not another line's: what it gets alone.
+    // A line gets the answer that it gets alone.
     for i in [0, 1, 1023, 1024, 2499] {
         let alone = &lines(&predict(&["--top-k", "1"], texts[i].as_bytes()))[0][0];
         let together = &answers[i][0];
@@ -71,7 +71,7 @@ fn every_line_is_answered_in_its_place() {
 }
 
 #[test]
-fn a_line_is_what_the_server_takes() {
+fn a_line_has_the_format_of_a_request_body() {
     let input = concat!(
         "\n",
         r#"{"inputs": "a [MASK]"}"#,
@@ -81,7 +81,7 @@ fn a_line_is_what_the_server_takes() {
         r#"{"inputs": "a [MASK]", "parameters": {"targets": ["the", "a", "of"], "top_k": 3}}"#,
     );
     let output = predict(&["--top-k", "2", "--targets", "the,a,of"], input.as_bytes());
-    // The blank first line is the one that is wrong.
+    // The empty first line is the error.
     assert_eq!(output.status.code(), Some(3), "{}", error(&output));
     let answers = lines(&output);
     assert_eq!(answers.len(), 4);
@@ -90,7 +90,7 @@ fn a_line_is_what_the_server_takes() {
     assert_eq!(answers[2][1][0].as_array().unwrap().len(), 3);
     assert_eq!(answers[3].as_array().unwrap().len(), 3);
 
-    // Without the brace it is text, and with --format whatever one says.
+    // A line without a brace is text; --format overrides that.
     let text = predict(&[], b"a [MASK]\n{\"inputs\": \"a [MASK]\"}");
     assert_eq!(text.status.code(), Some(0), "{}", error(&text));
     let forced = predict(&["--format", "text"], b"{\"inputs\": \"a [MASK]\"}");
@@ -100,7 +100,7 @@ fn a_line_is_what_the_server_takes() {
 }
 
 #[test]
-fn bad_lines_are_told_and_do_not_stop_the_rest() {
+fn bad_lines_are_reported_and_do_not_stop_the_rest() {
     let long = "x".repeat((1 << 20) + 1);
     let too_many_tokens = "the ".repeat(2000);
     let cases: Vec<(&[u8], &str)> = vec![
@@ -149,7 +149,7 @@ fn bad_lines_are_told_and_do_not_stop_the_rest() {
 }
 
 #[test]
-fn what_cannot_begin_says_why() {
+fn a_failed_start_gives_its_reason() {
     let file = golden("uncased-tied") + "/config.json";
     for (arguments, code, says) in [
         (&["/no/such/file"][..], 1, "/no/such/file: No such file"),
@@ -177,7 +177,7 @@ fn a_file_and_an_empty_input() {
 }
 
 #[test]
-fn somebody_who_types_gets_answers() {
+fn each_typed_line_is_answered_at_once() {
     let mut child = command(&[]).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -190,7 +190,7 @@ fn somebody_who_types_gets_answers() {
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }
 
-/// Writes lines without end until the other side is gone; tells how many bytes it took.
+/// Writes lines until the process closes its input; returns the number of bytes.
 fn feed(child: &mut Child) -> std::thread::JoinHandle<usize> {
     let mut stdin = child.stdin.take().unwrap();
     let lines = "the [MASK] of the a\na [MASK]\n".repeat(500);
@@ -205,7 +205,7 @@ fn feed(child: &mut Child) -> std::thread::JoinHandle<usize> {
 
 #[test]
 #[cfg(unix)]
-fn a_reader_that_has_enough_ends_it_quietly() {
+fn a_closed_output_ends_the_command_quietly() {
     let mut child = command(&[]).spawn().unwrap();
     let feeding = feed(&mut child);
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -220,7 +220,7 @@ fn a_reader_that_has_enough_ends_it_quietly() {
 
 #[test]
 #[cfg(unix)]
-fn a_signal_ends_it_after_a_whole_line() {
+fn a_signal_ends_the_command_after_a_whole_line() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let mut child = command(&[]).spawn().unwrap();
         let feeding = feed(&mut child);
@@ -251,7 +251,7 @@ fn resident_mib(child: &Child) -> usize {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn endless_input_takes_no_more_memory() {
+fn endless_input_uses_bounded_memory() {
     let mut child = command(&["--top-k", "20"]).spawn().unwrap();
     let feeding = feed(&mut child);
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -268,7 +268,7 @@ fn endless_input_takes_no_more_memory() {
     let late = resident_mib(&child);
     assert!(late < early + 16, "{early} MiB became {late} MiB");
 
-    // Nobody reads: it stops reading too, and waits.
+    // Without a reader of its output the process stops reading its input.
     let mut before = usize::MAX;
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
@@ -279,7 +279,7 @@ fn endless_input_takes_no_more_memory() {
         }
         before = now;
     }
-    assert_eq!(cpu_ticks(&child), before, "it goes on although nobody reads");
+    assert_eq!(cpu_ticks(&child), before, "it computes although its output is not read");
     let stalled = resident_mib(&child);
     assert!(stalled < early + 16, "{early} MiB became {stalled} MiB");
     child.kill().unwrap();
@@ -287,7 +287,7 @@ fn endless_input_takes_no_more_memory() {
     feeding.join().unwrap();
 }
 
-/// Clock ticks that a process has computed for.
+/// CPU time of a process, in clock ticks.
 #[cfg(target_os = "linux")]
 fn cpu_ticks(child: &Child) -> usize {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();

@@ -1,4 +1,4 @@
-//! What a collector of OpenTelemetry gets of the `cloze` binary, and that it may be missing.
+//! The traces that the binary sends to an OpenTelemetry collector, and its behaviour without a collector.
 #![cfg(all(feature = "otel", unix))]
 
 mod common;
@@ -17,7 +17,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use common::fixtures::tls as file;
 
-/// A field of a protobuf message, read here without the crate that wrote it.
+/// A field of a protobuf message, decoded without the crate that encoded it.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
@@ -105,7 +105,8 @@ struct Span {
     service: String,
 }
 
-/// As `opentelemetry/proto/collector/trace/v1/trace_service.proto` and `trace/v1/trace.proto` number them.
+/// The spans of an export request. Field numbers are those of `opentelemetry/proto/collector/trace/v1/trace_service.proto` and
+/// `trace/v1/trace.proto`.
 fn spans(request: &[u8]) -> Vec<Span> {
     let mut spans = Vec::new();
     for resource_spans in all(request, 1) {
@@ -128,7 +129,7 @@ fn spans(request: &[u8]) -> Vec<Span> {
     spans
 }
 
-/// None from who leaves instead, as over a certificate that it does not trust.
+/// Head and body of a request. `None` if the client disconnects, for example over a certificate that it does not trust.
 fn read_request(stream: impl Read + Write) -> Option<(String, Vec<u8>)> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
@@ -162,7 +163,7 @@ fn tls() -> Arc<ServerConfig> {
     )
 }
 
-/// A collector, and what it is sent.
+/// Starts a collector; returns its address and the requests that it receives.
 fn collector(tls: Option<Arc<ServerConfig>>) -> (String, Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -205,7 +206,7 @@ impl Server {
         let address = lines.find_map(|line| Some(line.unwrap().split_once("address  http://")?.1.to_owned()));
         let address = address.expect("the server ended before its start-up block did");
         let server = Self { child, address };
-        // The last lines must be read, so that the server can write them.
+        // The rest is read, so that the pipe does not block the server.
         std::thread::spawn(move || lines.count());
         server
     }
@@ -220,7 +221,7 @@ impl Server {
         answer
     }
 
-    /// Ends it, and tells how long that took.
+    /// Stops the server; returns how long that took.
     fn stop(mut self) -> Duration {
         let begun = Instant::now();
         let pid = self.child.id().to_string();
@@ -256,7 +257,7 @@ fn a_request_is_a_part_of_its_clients_trace() {
             .starts_with("HTTP/1.1 200")
     );
     server.stop();
-    // It has sent everything before it ended.
+    // The server sent all spans before it ended.
     let requests: Vec<(String, Vec<u8>)> = received.try_iter().collect();
     for (head, _) in &requests {
         assert!(head.starts_with("POST /v1/traces "), "{head}");
@@ -321,7 +322,7 @@ fn a_request_is_a_part_of_its_clients_trace() {
 }
 
 #[test]
-fn a_collector_is_sent_traces_over_tls_if_its_certificate_is_trusted() {
+fn traces_are_sent_over_tls_if_the_certificate_is_trusted() {
     for trusted in [false, true] {
         let (endpoint, received) = collector(Some(tls()));
         let authority = file(if trusted { "authority.pem" } else { "other.pem" });
@@ -338,7 +339,7 @@ fn a_collector_is_sent_traces_over_tls_if_its_certificate_is_trusted() {
 }
 
 #[test]
-fn a_collector_that_is_not_there_or_says_nothing_holds_nobody() {
+fn a_missing_or_silent_collector_delays_no_request() {
     let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     for address in [refused, silent.local_addr().unwrap()] {
@@ -346,11 +347,11 @@ fn a_collector_that_is_not_there_or_says_nothing_holds_nobody() {
         for _ in 0..3 {
             let answer = server.ask("POST / HTTP/1.1\r\n", "test [MASK]");
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            // Long enough for the exporter to begin.
+            // Long enough for the exporter to start.
             std::thread::sleep(Duration::from_millis(150));
         }
         let took = server.stop();
-        // Without a limit it would be ten seconds, or for ever.
+        // Without a timeout the exporter would wait ten seconds or longer.
         assert!(took < Duration::from_secs(8), "the stop took {took:?}");
     }
 }

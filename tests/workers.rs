@@ -1,4 +1,4 @@
-//! Several workers over the same weights: the same answers, and a fault of one is its own.
+//! Several workers that share weights: same scores, and a fault of one worker does not affect the others.
 
 #![cfg(feature = "cpu")]
 
@@ -11,7 +11,7 @@ use cloze::engine::{Engine, EngineError, Input, Limits, Scores};
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// A text that the faulty worker panics on.
+/// A token that makes the faulty worker panic.
 const POISON: u32 = 3;
 
 fn load(workers: usize) -> Vec<Box<dyn MaskedLm>> {
@@ -48,7 +48,7 @@ fn inputs() -> Vec<Input> {
     (0..60).map(text).collect()
 }
 
-/// Asks everything at once, from many tasks.
+/// Sends all inputs at once, each from its own task.
 async fn ask_all(engine: &Arc<Engine>, inputs: Vec<Input>) -> Vec<Result<Scores, EngineError>> {
     let asking: Vec<_> = inputs
         .into_iter()
@@ -65,7 +65,7 @@ async fn ask_all(engine: &Arc<Engine>, inputs: Vec<Input>) -> Vec<Result<Scores,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_workers_answer_as_one_does() {
+async fn two_workers_give_the_scores_of_one() {
     let one = ask_all(&engine(load(1)), inputs()).await;
     let two = engine(load(2));
     for _ in 0..3 {
@@ -86,7 +86,7 @@ struct Faulty(Box<dyn MaskedLm>);
 impl MaskedLm for Faulty {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
         let scores = self.0.predict(batch);
-        assert!(!batch.input_ids().contains(&POISON), "told to panic");
+        assert!(!batch.input_ids().contains(&POISON), "an injected panic");
         scores
     }
 }

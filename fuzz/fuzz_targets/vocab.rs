@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: cloze_fuzz::let_tokenizers_panic(), |input: &[u8]| cloze_fuzz::vocab(input));
+libfuzzer_sys::fuzz_target!(init: cloze_fuzz_targets::let_tokenizers_panic(), |input: &[u8]| cloze_fuzz_targets::vocab(input));

@@ -1,25 +1,25 @@
-//! What the golden files hold, and the comparison with it.
+//! The golden files and the comparison with them.
 
 use std::path::{Path, PathBuf};
 
 use cloze::backend::Precision;
 use cloze::bert::{MaskedLm, PackedBatch};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
+use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Question, Wanted};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::fixtures::golden_checkpoints;
 
-/// Of a score.
+/// The largest difference of a score.
 const TOLERANCE: f32 = 1e-5;
-/// With AMX, where f32 is computed with as two bf16, which hold 16 bits of it.
+/// With AMX, which computes f32 as two bf16 with 16 bits together.
 const AMX_TOLERANCE: f32 = 1e-4;
-/// In half precision, which has 11 bits; and tokens whose scores are closer than that may change places.
+/// In f16, which has 11 bits. Tokens whose scores are closer than that may change places.
 const F16_TOLERANCE: f32 = 2e-3;
 
-/// These never reach the model: the server refuses them, where transformers gives an empty list, fails deep inside, or
-/// takes a `top_k` for which there could be no answer. `src/server/tests.rs` has them.
+/// Cases that the server refuses, so that they never reach the model. Transformers answers with an empty list, fails deep
+/// inside, or accepts a `top_k` without an answer. The server's unit tests have them.
 const DECIDED_IN_HTTP: &[&str] = &[
     "top_k 0",
     "top_k negative",
@@ -69,7 +69,7 @@ fn parameters(case: &Case) -> Parameters {
     }
 }
 
-/// Everything that is known of one checkpoint, and a model to ask.
+/// One checkpoint: its task, its model and its cases.
 struct Subject {
     name: String,
     fill_mask: FillMask,
@@ -85,8 +85,8 @@ fn goldens(folder: &Path) -> Vec<Case> {
     cases
 }
 
-/// All golden checkpoints on a backend, or `None` where it has no device that computes so.
-fn subjects(backend: BackendKind, precision: Precision) -> Option<Vec<Subject>> {
+/// All golden checkpoints, loaded on a backend.
+fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     let entries = std::fs::read_dir(golden_checkpoints()).unwrap();
     let mut folders: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap().path())
@@ -102,18 +102,7 @@ fn subjects(backend: BackendKind, precision: Precision) -> Option<Vec<Subject>> 
             precision: Some(precision),
             ..Placement::new(backend, 2)
         };
-        let loaded = match checkpoint.load_on(&placement) {
-            #[cfg(feature = "gpu")]
-            Err(LoadError::Gpu(reason)) => {
-                eprintln!("SKIPPED on wgpu: {reason}");
-                return None;
-            }
-            Err(LoadError::NotBuilt(name)) => {
-                eprintln!("SKIPPED: this build has no {name} backend");
-                return None;
-            }
-            loaded => loaded.unwrap(),
-        };
+        let loaded = checkpoint.load_on(&placement).unwrap();
         eprintln!("{}: {}", checkpoint.name, loaded.device);
         let config = checkpoint.config.clone();
         subjects.push(Subject {
@@ -128,7 +117,7 @@ fn subjects(backend: BackendKind, precision: Precision) -> Option<Vec<Subject>> 
             },
         });
     }
-    Some(subjects)
+    subjects
 }
 
 fn prepare(fill_mask: &FillMask, case: &Case) -> Result<(Wanted, Vec<Question>), InputError> {
@@ -138,7 +127,7 @@ fn prepare(fill_mask: &FillMask, case: &Case) -> Result<(Wanted, Vec<Question>),
     Ok((wanted.clone(), questions.collect::<Result<_, _>>()?))
 }
 
-/// One forward pass over any number of questions.
+/// One forward pass over all questions.
 fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer> {
     let mut batch = PackedBatch::default();
     for (wanted, question) in asked {
@@ -153,7 +142,7 @@ fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer>
     answers.collect()
 }
 
-/// What each of `texts` texts was answered with: the output of one text stands without a list around it.
+/// The output of each of `texts` texts. The output of a single text has no list around it.
 fn outputs(output: &Value, texts: usize) -> Vec<&Value> {
     if texts == 1 {
         return vec![output];
@@ -163,7 +152,7 @@ fn outputs(output: &Value, texts: usize) -> Vec<&Value> {
     list
 }
 
-/// How far off the scores are at most, if that is within `tolerance`.
+/// The largest difference of a score, after a check that it is within `tolerance`.
 fn compare(what: &str, answer: &Answer, expected: &Value, tolerance: f32) -> f32 {
     let is_single = expected[0].is_object();
     match answer {
@@ -197,11 +186,11 @@ fn compare_predictions(what: &str, predictions: &[Prediction], expected: &Value,
             theirs.score
         );
         if ours.token != theirs.token {
-            // Far down a list two scores may be closer than either is exact.
+            // Far down a list two scores may be closer than their rounding errors.
             let is_half = tolerance >= F16_TOLERANCE;
             let twin = expected.iter().find(|other| other.token == ours.token);
             let twin = match twin {
-                // It stands behind the end of the list, and is no likelier than what ends it.
+                // It comes after the end of the list, so it is no likelier than the last one.
                 None if is_half => expected.last(),
                 twin => twin,
             };
@@ -222,10 +211,7 @@ fn compare_predictions(what: &str, predictions: &[Prediction], expected: &Value,
 
 /// Every `step`th case alone, as a client would send it.
 pub fn check_cases(backend: BackendKind, precision: Precision, step: usize) {
-    let Some(subjects) = subjects(backend, precision) else {
-        return;
-    };
-    for mut subject in subjects {
+    for mut subject in subjects(backend, precision) {
         let mut worst = 0.0f32;
         for case in std::mem::take(&mut subject.cases).into_iter().step_by(step) {
             let what = format!("{}, case {}", subject.name, case.name);
@@ -249,12 +235,9 @@ pub fn check_cases(backend: BackendKind, precision: Precision, step: usize) {
     }
 }
 
-/// All texts of a checkpoint in one packed batch: each is answered as if it were alone.
+/// All texts of a checkpoint in one packed batch; each must get the answer that it gets alone.
 pub fn check_one_batch(backend: BackendKind, precision: Precision) {
-    let Some(subjects) = subjects(backend, precision) else {
-        return;
-    };
-    for mut subject in subjects {
+    for mut subject in subjects(backend, precision) {
         let cases = std::mem::take(&mut subject.cases);
         let answered = cases.iter().filter_map(|case| Some((case, case.output.as_ref()?)));
         let prepared: Vec<_> = answered

@@ -1,4 +1,4 @@
-//! A server of our own for a test, and requests as bytes.
+//! The `cloze` binary as a child process, and requests as bytes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ impl Server {
         Self::spawn(&mut command(arguments))
     }
 
-    /// Starts what `command` says, and waits likewise.
+    /// Starts `command` and waits for its start-up block.
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -40,7 +40,7 @@ impl Server {
         Self { child, address, banner }
     }
 
-    /// Sends a request as curl would, and gives status and body.
+    /// Sends a body to `POST /` as curl does; returns status and body.
     pub fn post(&self, content_type: &str, body: &str) -> (u16, String) {
         let head = format!(
             "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
@@ -66,7 +66,7 @@ impl Server {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// Waits for the process to end, for ten seconds at most.
+    /// Waits until the process ends, for ten seconds at most.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -101,4 +101,21 @@ pub fn read_response(stream: &mut TcpStream) -> (u16, String) {
         .split_once("\r\n\r\n")
         .unwrap_or_else(|| panic!("no whole response, {end:?}: {response:?}"));
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// Runs a start that must fail and returns its error output.
+pub fn failure(command: &mut Command) -> String {
+    // With a backtrace a panic cannot pass for a sentence.
+    let command = command.env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "the server started: {error}");
+    assert!(output.status.code().is_some(), "a signal ended it: {error}");
+    assert!(
+        !error.contains("panicked") && !error.contains("stack backtrace"),
+        "{error}"
+    );
+    // The start-up block must not have been printed before.
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    error
 }

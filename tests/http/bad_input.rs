@@ -1,5 +1,5 @@
-//! Bodies that nobody should send: each is answered with a sentence, costs bounded memory, and leaves the
-//! server as it was.
+//! Malformed and oversized bodies: each is answered with a sentence, costs bounded memory, and does not affect later
+//! requests.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -18,7 +18,7 @@ fn start() -> Server {
     Server::start(&["--model", &golden("uncased-tied")])
 }
 
-/// The error of an answer, once it is sure that it is one with a sentence.
+/// The `error_type` of an answer, after a check that it is an error with a sentence.
 fn error_type(status: u16, body: &str) -> String {
     assert!((400..500).contains(&status), "{status}: {body}");
     let error: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{status} without JSON: {body:?}"));
@@ -35,7 +35,7 @@ impl Server {
         read_response(&mut self.begin(head, body))
     }
 
-    /// Sends a head and less than the body that it promises, and says that there is no more.
+    /// Sends a head and a part of its body, then closes the sending half.
     fn send_cut(&self, head: &str, body: &[u8]) -> (u16, String) {
         let mut stream = self.begin(head, body);
         stream.shutdown(Shutdown::Write).unwrap();
@@ -51,7 +51,7 @@ impl Server {
         stream
     }
 
-    /// Sends bytes, with their length and further header lines, to an address.
+    /// Sends bytes to a path, with their length and further header lines.
     fn post_bytes(&self, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
         let length = body.len();
         self.send(
@@ -69,15 +69,15 @@ impl Server {
                 "{text}"
             );
         }
-        self.expect_well();
+        self.expect_healthy();
     }
 
-    fn expect_well(&self) {
+    fn expect_healthy(&self) {
         let (status, body) = self.post(TEXT, "a [MASK]");
         assert_eq!(status, 200, "{body}");
     }
 
-    /// The most memory that the process has had, in bytes.
+    /// Peak resident memory of the process, in bytes.
     #[cfg(target_os = "linux")]
     fn memory_peak(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -114,24 +114,24 @@ fn a_body_of_exactly_the_limit_and_one_byte_more() {
 }
 
 #[test]
-fn a_length_that_lies() {
+fn a_wrong_content_length() {
     let server = start();
     let post = |length: &str| format!("POST / HTTP/1.1\r\ncontent-type: {JSON}\r\n{length}");
     let body = br#"{"inputs": "a [MASK]"}"#;
-    // More than is sent.
+    // Longer than the body.
     let (status, answer) = server.send_cut(&post("content-length: 1000"), body);
     assert_eq!((status, error_type(status, &answer).as_str()), (400, "bad_body"));
-    // More than is allowed, refused before any of it came.
+    // Longer than the limit: refused before the body arrives.
     let (status, answer) = server.send(&post("content-length: 99999999999999"), b"");
     assert_eq!((status, error_type(status, &answer).as_str()), (413, "body_too_large"));
-    // Less than is sent: what is left is no request of its own, and this one is cut off.
+    // Shorter than the body: the body is cut off, and the rest is not read as a request.
     let (status, answer) = server.send(&post("content-length: 10"), body);
     assert_eq!((status, error_type(status, &answer).as_str()), (400, "not_json"));
-    // Chunks that end in the middle.
+    // Chunks without an end.
     let cut = &chunked(body, 10)[..20];
     let (status, answer) = server.send_cut(&post("transfer-encoding: chunked"), cut);
     assert_eq!((status, error_type(status, &answer).as_str()), (400, "bad_body"));
-    // What HTTP itself forbids is refused below us, without a body.
+    // Headers that HTTP forbids are refused by the HTTP library, without a body.
     for header in [
         "content-length: -1",
         "content-length: 1e3",
@@ -140,18 +140,18 @@ fn a_length_that_lies() {
     ] {
         assert_eq!(server.send(&post(header), body).0, 400, "{header}");
     }
-    server.expect_well();
+    server.expect_healthy();
 }
 
 #[test]
-fn a_body_that_comes_too_late() {
+fn a_late_body() {
     let server = Server::start(&["--model", &golden("uncased-tied"), "--request-timeout-ms", "300"]);
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\na [";
     stream.write_all(head.as_bytes()).unwrap();
     let (status, body) = read_response(&mut stream);
     assert_eq!((status, error_type(status, &body).as_str()), (408, "body_timeout"));
-    server.expect_well();
+    server.expect_healthy();
 }
 
 #[test]
@@ -161,14 +161,14 @@ fn a_compressed_body() {
         let (status, body) = server.post_bytes("/", &format!("content-encoding: {coding}"), b"\x1f\x8b\x08\x00");
         assert_eq!((status, error_type(status, &body).as_str()), (415, "content_encoding"));
     }
-    server.expect_well();
+    server.expect_healthy();
 }
 
 #[test]
-fn bytes_that_are_no_text() {
+fn bytes_that_are_not_utf8() {
     let server = start();
     server.expect_error(TEXT, b"a [MASK] \xff", 400, "not_utf8");
-    // Half of a character, and the UTF-8 of a surrogate.
+    // Half of a character, and a surrogate encoded as UTF-8.
     server.expect_error(TEXT, b"[MASK] \xe2\x82", 400, "not_utf8");
     server.expect_error(TEXT, b"[MASK] \xed\xa0\x80", 400, "not_utf8");
     server.expect_error(JSON, b"{\"inputs\": \"a [MASK] \xff\"}", 400, "not_json");
@@ -177,7 +177,7 @@ fn bytes_that_are_no_text() {
     server.expect_error(TEXT, b"\0\0\0", 400, "no_mask");
     server.expect_error(TEXT, b"", 400, "empty");
     server.expect_error(JSON, b"", 400, "not_json");
-    // A NUL is a character; the tokenizer drops it as it does other control characters.
+    // NUL is a character; the tokenizer removes it like other control characters.
     let (with, without) = (server.post(TEXT, "a\0 [MASK]"), server.post(TEXT, "a [MASK]"));
     assert_eq!(with, without);
     let (escaped, _) = server.post(JSON, r#"{"inputs": "a\u0000 [MASK]"}"#);
@@ -185,7 +185,7 @@ fn bytes_that_are_no_text() {
 }
 
 #[test]
-fn json_that_is_deep_or_odd() {
+fn deep_and_unexpected_json() {
     let server = start();
     for (open, expected) in [
         ("[", "bad_request"),
@@ -195,7 +195,7 @@ fn json_that_is_deep_or_odd() {
         let deep = open.repeat(MAX / open.len());
         server.expect_error(JSON, deep.as_bytes(), 400, expected);
     }
-    // What is ignored may be as deep as it likes: nothing recurses into it.
+    // Ignored fields may have any depth: they are not parsed recursively.
     let (open, close) = ("[".repeat(300_000), "]".repeat(300_000));
     let ignored = format!("{{\"inputs\": \"a [MASK]\", \"options\": {open}{close}}}");
     assert_eq!(server.post(JSON, &ignored).0, 200);
@@ -216,7 +216,7 @@ fn json_that_is_deep_or_odd() {
 }
 
 #[test]
-fn more_than_can_be_answered() {
+fn requests_beyond_the_limits() {
     let server = start();
     server.expect_error(TEXT, "[MASK]".repeat(100_000).as_bytes(), 422, "too_many_tokens");
     server.expect_error(TEXT, "a".repeat(MAX - 6).as_bytes(), 400, "no_mask");
@@ -240,7 +240,7 @@ fn more_than_can_be_answered() {
         let body = format!("{{\"inputs\": \"a [MASK]\", \"parameters\": {{\"top_k\": {top_k}}}}}");
         server.expect_error(JSON, body.as_bytes(), 400, expected);
     }
-    // Allowed one by one, too much together.
+    // Each text is within the limits; together they are not.
     let texts = vec!["\"a [MASK]\""; 500].join(",");
     let body = format!("{{\"inputs\": [{texts}], \"parameters\": {{\"top_k\": 101}}}}");
     server.expect_error(JSON, body.as_bytes(), 422, "answer_too_large");
@@ -254,12 +254,12 @@ fn more_than_can_be_answered() {
     }
 }
 
-/// Eight at once of each of the largest bodies that are read whole.
+/// Eight requests at once with each of the largest bodies.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_stays_bounded() {
     let server = start();
-    server.expect_well();
+    server.expect_healthy();
     let before = server.memory_peak();
     let bodies = [
         format!("{{\"inputs\": [{}]}}", vec!["\"\""; 340_000].join(",")),
@@ -285,7 +285,7 @@ fn memory_stays_bounded() {
         }
     });
     let grown = server.memory_peak() - before;
-    // A body, and 24 bytes for each text or target in it, twice while their list grows: 25 MB for each request.
+    // Per request: the body, and 24 bytes for each text or target, twice while the list grows: 25 MB.
     assert!(grown < 200 << 20, "grown by {} MB", grown >> 20);
-    server.expect_well();
+    server.expect_healthy();
 }

@@ -15,7 +15,7 @@ fn the_first_minute_of_a_new_user() {
     for part in ["demo", "cpu (ndarray)", "queue", &server.address] {
         assert!(server.banner.contains(part), "{part} is not in {}", server.banner);
     }
-    // What curl -d sends.
+    // The content type that curl -d sends.
     let (status, body) = server.post("application/x-www-form-urlencoded", "test [MASK]");
     assert_eq!(status, 200, "{body}");
     let answer: Vec<Value> = serde_json::from_str(&body).unwrap();
@@ -47,7 +47,7 @@ fn json_over_http() {
         let error: Value = serde_json::from_str(&body).unwrap();
         assert!(error["error"].is_string() && error["error_type"].is_string(), "{body}");
     }
-    // The same without a length: in chunks.
+    // The same in chunks, without a length.
     let chunk = format!("3e8\r\n{}\r\n", "a".repeat(1000));
     let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let (status, body) = server.exchange(&(head.to_owned() + &chunk.repeat(2) + "0\r\n\r\n"));
@@ -84,13 +84,13 @@ fn many_clients_at_once_get_their_own_answers() {
 
 #[test]
 #[cfg(unix)]
-fn a_signal_ends_it_after_the_request_in_hand() {
+fn a_signal_ends_the_server_after_the_current_request() {
     for name in ["-TERM", "-INT"] {
         let mut server = Server::start(&["--model", &golden("uncased-tied"), "--batch-delay-ms", "700"]);
         let mut stream = TcpStream::connect(&server.address).unwrap();
         let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
         stream.write_all(request.as_bytes()).unwrap();
-        // Long enough to be accepted, short enough to be waiting for company still.
+        // Long enough to be accepted, and shorter than the batch delay.
         std::thread::sleep(Duration::from_millis(250));
         server.signal(name);
         let (status, body) = read_response(&mut stream);
@@ -101,7 +101,7 @@ fn a_signal_ends_it_after_the_request_in_hand() {
 
 #[test]
 #[cfg(unix)]
-fn several_workers_are_named_and_drained() {
+fn several_workers_are_reported_and_drained() {
     let mut server = Server::start(&["--workers", "2", "--threads", "2"]);
     assert!(server.banner.contains("2 workers over 2 threads"), "{}", server.banner);
     assert!(server.get("/info").1.contains("\"workers\":2"));
@@ -123,7 +123,7 @@ fn several_workers_are_named_and_drained() {
 
 #[test]
 #[cfg(unix)]
-fn an_idle_connection_does_not_hold_it() {
+fn an_idle_connection_does_not_delay_a_stop() {
     let mut server = Server::start(&["--model", &golden("uncased-tied"), "--shutdown-timeout-ms", "500"]);
     let idle = TcpStream::connect(&server.address).unwrap();
     let mut half = TcpStream::connect(&server.address).unwrap();

@@ -1,6 +1,6 @@
-//! Connections: how long each may take its time, how many there may be, and what happens when the system has no more.
+//! Connections: their timeouts, their number, and the limit on file descriptors.
 //!
-//! Timers are set to fractions of a second; what they are by default is `tools/stress`' to see.
+//! Timeouts are fractions of a second here; `tools/stress` tests the defaults.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::fixtures::golden;
 use crate::common::server::Server;
 
-/// Longer than any timer in these tests, however busy the machine.
+/// Longer than any timeout in these tests on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 const HEAD: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n";
 const QUESTION: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
@@ -25,7 +25,7 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// Sends a request on a connection that stays open, and gives the answer's status and head.
+/// Sends a request on a connection that stays open; returns the status and the head of the answer.
 fn ask(stream: &mut TcpStream, request: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
@@ -42,7 +42,7 @@ fn ask(stream: &mut TcpStream, request: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
 }
 
-/// Sends `bytes` again and again, one at a time, until the server has closed the connection. Gives what it said.
+/// Repeats `bytes`, one at a time, until the server closes the connection; returns everything that the server sent.
 fn trickle(stream: &mut TcpStream, bytes: &[u8]) -> String {
     let begun = Instant::now();
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -63,13 +63,13 @@ fn trickle(stream: &mut TcpStream, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_head_that_comes_a_byte_at_a_time_is_given_up_and_others_are_served() {
+fn a_head_sent_byte_by_byte_times_out_while_others_are_served() {
     let server = start(&["--head-timeout-ms", "500", "--idle-timeout-ms", "60000"]);
     std::thread::scope(|scope| {
         for number in 0..40 {
             let mut stream = connect(&server);
             scope.spawn(move || {
-                // On half of the connections it is the second request.
+                // On half of the connections the slow request is the second one.
                 if number % 2 == 0 {
                     assert_eq!(ask(&mut stream, LIVE).0, 200);
                 }
@@ -81,26 +81,30 @@ fn a_head_that_comes_a_byte_at_a_time_is_given_up_and_others_are_served() {
             assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
         }
     });
-    // Nothing at all is no head either.
+    // A client that sends nothing is closed too.
     assert_eq!(connect(&server).read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
-fn an_idle_connection_has_a_time_of_its_own() {
+fn an_idle_connection_has_its_own_timeout() {
     let server = start(&["--head-timeout-ms", "300", "--idle-timeout-ms", "60000"]);
     let mut stream = connect(&server);
     assert_eq!(ask(&mut stream, QUESTION).0, 200);
     std::thread::sleep(Duration::from_millis(900));
-    assert_eq!(ask(&mut stream, QUESTION).0, 200, "idle is not slow");
+    assert_eq!(
+        ask(&mut stream, QUESTION).0,
+        200,
+        "an idle connection is not a slow one"
+    );
 
     let server = start(&["--head-timeout-ms", "60000", "--idle-timeout-ms", "300"]);
     let mut stream = connect(&server);
     assert_eq!(ask(&mut stream, QUESTION).0, 200);
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed, and nothing is said");
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed without an answer");
 }
 
 #[test]
-fn a_body_that_comes_a_byte_at_a_time_has_its_requests_deadline() {
+fn a_body_sent_byte_by_byte_has_the_deadline_of_its_request() {
     let server = start(&["--request-timeout-ms", "400"]);
     let mut stream = connect(&server);
     let (head, body) = ("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n", b"a ");
@@ -113,13 +117,13 @@ fn a_body_that_comes_a_byte_at_a_time_has_its_requests_deadline() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_answers_is_left() {
+fn a_client_that_does_not_read_is_disconnected() {
     let server = start(&["--write-timeout-ms", "400"]);
     let mut stream = connect(&server);
     stream.set_nonblocking(true).unwrap();
     let request = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
     let begun = Instant::now();
-    // More and more, until the system's buffers are full in both directions, and then until the server has closed.
+    // Writes until the buffers are full in both directions, and then until the server closes the connection.
     let error = loop {
         match stream.write(request.as_bytes()) {
             Ok(_) => {}
@@ -136,10 +140,10 @@ fn a_client_that_does_not_read_its_answers_is_left() {
 }
 
 #[test]
-fn more_connections_than_allowed_wait_for_a_place() {
+fn connections_beyond_the_limit_wait_for_a_slot() {
     let server = start(&["--max-connections", "2", "--idle-timeout-ms", "60000"]);
     let (mut first, second) = (connect(&server), connect(&server));
-    // The first half of a request keeps its place.
+    // A connection with half a request is not idle.
     first.write_all(&QUESTION.as_bytes()[..20]).unwrap();
     let mut third = connect(&server);
     third.write_all(QUESTION.as_bytes()).unwrap();
@@ -156,16 +160,19 @@ fn more_connections_than_allowed_wait_for_a_place() {
     let (status, head) = ask(&mut third, "");
     assert_eq!(status, 200);
     let closes = "\r\nconnection: close\r\n";
-    assert!(head.contains(closes), "it keeps its place while others wait: {head}");
+    assert!(
+        head.contains(closes),
+        "the connection stays open while others wait: {head}"
+    );
     let (status, head) = ask(&mut fourth, "");
-    assert!(status == 200 && !head.contains(closes), "nobody waits: {head}");
-    // That somebody waited before is no reason to close it while it is idle.
+    assert!(status == 200 && !head.contains(closes), "no connection waits: {head}");
+    // An idle connection stays open if no other connection waits now.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(ask(&mut fourth, LIVE).0, 200);
 }
 
 #[test]
-fn a_head_is_bounded_in_length() {
+fn the_length_of_a_head_is_limited() {
     let server = start(&["--head-timeout-ms", "120000"]);
     let mut stream = connect(&server);
     // The server may have closed before it has read all of it.
@@ -173,7 +180,11 @@ fn a_head_is_bounded_in_length() {
     let _ = stream.write_all(format!("x-long: {}", "x".repeat(400_000)).as_bytes());
     let mut said = Vec::new();
     if let Err(error) = stream.read_to_end(&mut said) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it reads on and on");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::ConnectionReset,
+            "the server reads without a limit"
+        );
     }
     let said = String::from_utf8(said).unwrap();
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
@@ -181,15 +192,15 @@ fn a_head_is_bounded_in_length() {
 }
 
 #[test]
-fn who_is_idle_longest_makes_room_for_the_next() {
+fn the_longest_idle_connection_gives_up_its_slot() {
     let server = start(&["--max-connections", "3", "--idle-timeout-ms", "60000"]);
     let mut idle: Vec<_> = (0..3).map(|_| connect(&server)).collect();
-    // Its turn comes last, though it was the first to come.
+    // The first connection is used last, so it is closed last.
     for number in [1, 2, 0] {
         assert_eq!(ask(&mut idle[number], LIVE).0, 200);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // All places are taken for a minute, and yet a probe is answered, as Kubernetes sends it on a connection of its own.
+    // All slots are taken for a minute, but a probe on a new connection, as Kubernetes sends it, is answered.
     let mut probes = Vec::new();
     for _ in 0..2 {
         let mut probe = connect(&server);
@@ -197,25 +208,21 @@ fn who_is_idle_longest_makes_room_for_the_next() {
         probes.push(probe);
     }
     for number in [1, 2] {
-        assert_eq!(
-            idle[number].read(&mut [0]).unwrap(),
-            0,
-            "{number} should have made room"
-        );
+        assert_eq!(idle[number].read(&mut [0]).unwrap(), 0, "connection {number} is open");
     }
-    // Who is in the middle of something keeps its place, in the middle of a head too.
+    // A connection in the middle of a request head keeps its slot.
     idle[0].write_all(&QUESTION.as_bytes()[..20]).unwrap();
     probes[0].write_all(&QUESTION.as_bytes()[..20]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let mut third = connect(&server);
     assert_eq!(ask(&mut third, LIVE).0, 200);
-    assert_eq!(probes[1].read(&mut [0]).unwrap(), 0, "it alone was idle");
+    assert_eq!(probes[1].read(&mut [0]).unwrap(), 0, "the only idle connection is open");
     for stream in [&mut idle[0], &mut probes[0]] {
         assert_eq!(ask(stream, &QUESTION[20..]).0, 200);
     }
 }
 
-/// Starts the binary with a shell's limits on open files.
+/// Starts the binary under limits on open files, set by a shell.
 #[cfg(target_os = "linux")]
 fn start_with_files(limits: &str) -> Server {
     use std::process::{Command, Stdio};
@@ -230,7 +237,7 @@ fn start_with_files(limits: &str) -> Server {
 
 #[cfg(target_os = "linux")]
 impl Server {
-    /// Processor time that it has taken since it started, in hundredths of a second.
+    /// CPU time of the process, in hundredths of a second.
     fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let (_, after_name) = stat.rsplit_once(") ").unwrap();
@@ -241,15 +248,15 @@ impl Server {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn without_descriptors_it_neither_spins_nor_stays_deaf() {
+fn the_accept_loop_recovers_without_spinning_when_descriptors_run_out() {
     let server = start_with_files("ulimit -n 40");
     let mut streams: Vec<_> = (0..80).map(|_| connect(&server)).collect();
     std::thread::sleep(Duration::from_millis(200));
     let before = server.cpu_ticks();
     std::thread::sleep(Duration::from_millis(1500));
     let spent = server.cpu_ticks() - before;
-    assert!(spent < 30, "{spent} hundredths of a second of 150 for doing nothing");
-    // Who was accepted is served meanwhile; it is the first that came.
+    assert!(spent < 30, "an idle server used {spent} of 150 hundredths of a second");
+    // Accepted connections are served meanwhile; the first one was accepted.
     assert_eq!(ask(&mut streams[0], QUESTION).0, 200);
     streams.clear();
     assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
@@ -257,7 +264,7 @@ fn without_descriptors_it_neither_spins_nor_stays_deaf() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn it_takes_all_the_descriptors_that_it_may_have() {
+fn the_limit_on_descriptors_is_raised_to_the_hard_limit() {
     let server = start_with_files("ulimit -Sn 64 && ulimit -Hn 512");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();

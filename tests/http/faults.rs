@@ -1,61 +1,34 @@
-//! Starts that must fail: a broken checkpoint, a port that cannot be had, flags that make no sense. Each ends with
-//! one sentence that names the file, the tensor or the flag, and with an exit code that is not zero.
+//! Starts that must fail: broken checkpoints, unavailable ports, invalid flags. Each ends with one sentence that names the
+//! file, the tensor or the flag, and with an exit code other than zero.
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::fixtures::golden;
-use crate::common::server::command;
+use crate::common::fixtures::golden_copy;
+use crate::common::server::{command, failure};
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Runs a start that must fail, and gives what it says.
-pub fn failure(command: &mut Command) -> String {
-    // A panic would show itself whole.
-    let command = command.env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
-    let output = command.output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "it started: {error}");
-    assert!(output.status.code().is_some(), "a signal ended it: {error}");
-    assert!(
-        !error.contains("panicked") && !error.contains("stack backtrace"),
-        "{error}"
-    );
-    // It has not promised anything before.
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    error
-}
-
-/// The same with flags; all must be said in one line.
+/// The error of a start that must fail, which must be one line.
 pub fn sentence(arguments: &[&str]) -> String {
     let error = failure(&mut command(arguments));
     assert_eq!(error.lines().count(), 1, "{arguments:?}: one sentence, not {error}");
     error
 }
 
-/// A copy of a golden checkpoint that a test may break.
-fn copy(name: &str) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(name)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    copy
-}
-
 type Break = Box<dyn Fn(&Path)>;
 
-/// Does something to the bytes of a file.
+/// Changes the bytes of a file.
 fn edit(name: &'static str, change: impl Fn(&mut Vec<u8>) + 'static) -> Break {
     Box::new(move |folder| {
         let path = folder.join(name);
         let mut bytes = std::fs::read(&path).unwrap();
         let before = bytes.clone();
         change(&mut bytes);
-        assert_ne!(bytes, before, "{name} is as it was");
+        assert_ne!(bytes, before, "{name} is unchanged");
         std::fs::write(path, bytes).unwrap();
     })
 }
@@ -120,7 +93,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
         })
     };
     let cases: Vec<(&str, Break, &[&str])> = vec![
-        // Weights: absent, cut off, no file.
+        // Weights: missing, truncated, not a file.
         (
             "uncased-tied",
             remove(WEIGHTS),
@@ -162,7 +135,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
             &["model.safetensors: not a regular file"],
         ),
         // A flipped bit in the header: in its length, its JSON, a name. `a_flipped_bit_of_a_header_is_seen`
-        // tries many more.
+        // flips many more.
         (
             "uncased-tied",
             edit(WEIGHTS, |bytes| bytes[6] ^= 1),
@@ -181,7 +154,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
                 "model.safetensors",
             ],
         ),
-        // A flipped bit in the data is seen where it makes a value infinite or none; else the format has no way to tell.
+        // A flipped bit in the data is detected if it makes a value infinite or NaN; the format has no checksum.
         (
             "uncased-tied",
             value(DENSE, f32::NAN),
@@ -253,7 +226,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
             ),
             &["config.json: model_type is \"distilbert\""],
         ),
-        // The vocabulary: absent, broken, another model's.
+        // The vocabulary: missing, broken, another model's.
         (
             "uncased-tied",
             remove("tokenizer.json"),
@@ -297,7 +270,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
         ),
     ];
     for (number, (name, breaks, says)) in cases.into_iter().enumerate() {
-        let copy = copy(name);
+        let copy = golden_copy(name);
         breaks(copy.path());
         let error = sentence(&["--model", copy.path().to_str().unwrap()]);
         for part in says {
@@ -313,8 +286,8 @@ fn rename(header: &mut Value, from: &str, to: &str) {
 
 #[test]
 #[cfg(unix)]
-fn a_pipe_is_not_waited_for() {
-    let copy = copy("uncased-tied");
+fn a_pipe_in_place_of_a_file_is_refused() {
+    let copy = golden_copy("uncased-tied");
     let path = copy.path().join("tokenizer.json");
     std::fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -323,10 +296,10 @@ fn a_pipe_is_not_waited_for() {
 }
 
 #[test]
-fn a_start_that_cannot_be_says_why() {
+fn a_failed_start_gives_its_reason() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    // Of the two --port the later counts.
+    // The second --port wins.
     let error = failure(Command::new(env!("CARGO_BIN_EXE_cloze")).args(["--port", &port]));
     assert!(error.contains("in use") && error.contains("--port"), "{error}");
 
@@ -337,7 +310,7 @@ fn a_start_that_cannot_be_says_why() {
             &["--model", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
             "is a file",
         ),
-        // An address of nobody's machine.
+        // An address reserved for documentation.
         (&["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
         (
             &["--max-batch-tokens", "8", "--max-input-tokens", "9"],
@@ -354,7 +327,7 @@ fn a_start_that_cannot_be_says_why() {
         let error = sentence(arguments);
         assert!(error.contains(says), "{arguments:?}: {error}");
     }
-    // clap adds how the flag is used.
+    // clap's errors have more lines: they explain the flag.
     for (arguments, says) in [
         (&["--backend", "tpu"], "possible values: cpu, gpu"),
         (&["--max-batch-tokens", "0"], "--max-batch-tokens"),
@@ -362,72 +335,5 @@ fn a_start_that_cannot_be_says_why() {
     ] {
         let error = failure(&mut command(arguments));
         assert!(error.contains(says), "{arguments:?}: {error}");
-    }
-}
-
-/// The rest needs a user who may not do everything; root can become one.
-#[cfg(unix)]
-mod rights {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
-
-    use super::*;
-
-    const NOBODY: u32 = 65534;
-
-    /// Cloze as somebody who is not root, in a place where that somebody may run it.
-    fn as_nobody(place: &Path) -> Command {
-        let mut permissions = std::fs::metadata(place).unwrap().permissions();
-        if std::fs::metadata(place).unwrap().uid() != 0 {
-            return Command::new(env!("CARGO_BIN_EXE_cloze"));
-        }
-        permissions.set_mode(0o755);
-        std::fs::set_permissions(place, permissions).unwrap();
-        let binary = place.join("cloze");
-        std::fs::copy(env!("CARGO_BIN_EXE_cloze"), &binary).unwrap();
-        let mut command = Command::new(binary);
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
-        command
-    }
-
-    fn allow(path: &Path, mode: u32) {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    #[test]
-    fn a_file_that_may_not_be_read_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        for name in ["config.json", "tokenizer.json", WEIGHTS] {
-            let copy = copy("uncased-tied");
-            allow(copy.path(), 0o755);
-            for entry in std::fs::read_dir(copy.path()).unwrap() {
-                allow(&entry.unwrap().path(), 0o644);
-            }
-            allow(&copy.path().join(name), 0);
-            let error = failure(as_nobody(place.path()).arg("--model").arg(copy.path()));
-            assert_eq!(error.lines().count(), 1, "{error}");
-            assert!(error.contains(&format!("{name}: Permission denied")), "{error}");
-        }
-        let closed = copy("uncased-tied");
-        allow(closed.path(), 0);
-        let error = failure(as_nobody(place.path()).arg("--model").arg(closed.path()));
-        allow(closed.path(), 0o755);
-        assert!(
-            error.contains("Permission denied") && error.lines().count() == 1,
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_port_without_the_right_to_it_is_told() {
-        let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        if first_free.is_ok_and(|port| port.trim().parse::<u32>().is_ok_and(|port| port <= 7)) {
-            println!("SKIPPED: this system gives every port to everybody");
-            return;
-        }
-        let place = tempfile::tempdir().unwrap();
-        let error = failure(as_nobody(place.path()).args(["--port", "7"]));
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains("127.0.0.1:7") && error.contains("--port"), "{error}");
     }
 }

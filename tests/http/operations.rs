@@ -1,4 +1,4 @@
-//! What an operator sees of the binary: keys stay secret, logs are lines of JSON, signals are obeyed.
+//! Operation of the binary: API keys, the log, signals, the health command.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::common::server::{Server, command};
 const KEY: &str = "a-very-secret-key-1";
 
 #[test]
-fn a_key_is_never_shown_and_a_bad_one_is_refused() {
+fn an_api_key_is_not_printed_and_an_invalid_one_is_refused() {
     let output = command(&["--help"]).env("CLOZE_API_KEY", KEY).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(help.contains("CLOZE_API_KEY") && !help.contains(KEY), "{help}");
@@ -26,10 +26,10 @@ fn a_key_is_never_shown_and_a_bad_one_is_refused() {
 }
 
 #[test]
-fn a_request_is_one_line_of_json_without_its_text_and_key() {
-    // At the level at which libraries tell the most.
+fn a_request_is_one_json_line_without_its_text_and_key() {
+    // The level at which libraries log the most.
     let mut command = command(&["--log", "trace", "--log-format", "json", "--api-key", KEY]);
-    // A file: nobody reads a pipe before the end, and a full one would stop the server.
+    // A file: a pipe is not read before the end, and a full pipe would block the server.
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut server = Server::spawn(command.stderr(log.reopen().unwrap()));
     assert!(!server.banner.contains(KEY), "{}", server.banner);
@@ -37,7 +37,7 @@ fn a_request_is_one_line_of_json_without_its_text_and_key() {
     let secret = "secret [MASK]";
     let (status, body) = server.exchange(&format!("{head}authorization: Bearer {KEY}\r\n\r\n{secret}"));
     assert_eq!(status, 200, "{body}");
-    // Longer, in another case, with another scheme: all wrong, and as little to be read anywhere.
+    // Wrong keys that contain the right one: too long, in another case, with another scheme, or beside a second header.
     for wrong in [
         format!("Bearer {KEY}x"),
         format!("Bearer {}", KEY.to_uppercase()),
@@ -48,7 +48,7 @@ fn a_request_is_one_line_of_json_without_its_text_and_key() {
         assert_eq!(status, 401, "{wrong}: {body}");
         assert!(!body.to_lowercase().contains(KEY), "{body}");
     }
-    // Whatever the server makes of a header of a megabyte, it lives on.
+    // The server survives a header of one megabyte.
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let _ = stream.write_all(format!("{head}authorization: Bearer {}\r\n\r\n", "x".repeat(1 << 20)).as_bytes());
     let _ = stream.read_to_end(&mut Vec::new());
@@ -73,8 +73,8 @@ fn a_request_is_one_line_of_json_without_its_text_and_key() {
 
 #[test]
 #[cfg(unix)]
-fn while_the_model_is_loaded_connections_are_refused_and_a_signal_is_a_clean_end() {
-    // A hub that takes the connection and never answers.
+fn during_loading_connections_are_refused_and_a_signal_ends_the_process_cleanly() {
+    // A hub that accepts the connection and never answers.
     let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let cache = tempfile::TempDir::new().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0")
@@ -97,7 +97,7 @@ fn while_the_model_is_loaded_connections_are_refused_and_a_signal_is_a_clean_end
         banner: String::new(),
     };
     let _asked = hub.accept().unwrap();
-    // The port is taken, but nobody is let in to wait.
+    // The port is reserved, but the server does not listen yet.
     assert_eq!(
         TcpStream::connect(free).unwrap_err().kind(),
         std::io::ErrorKind::ConnectionRefused
@@ -107,7 +107,7 @@ fn while_the_model_is_loaded_connections_are_refused_and_a_signal_is_a_clean_end
 }
 
 #[test]
-fn health_is_asked_without_curl() {
+fn the_health_command_reports_the_state() {
     let server = Server::start(&[]);
     let ask = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"));
@@ -145,23 +145,23 @@ fn refusals_do_not_flood_the_log() {
     let begun = Instant::now();
     let refused = std::iter::repeat_with(|| server.post("text/plain", "a [MASK]").0);
     assert_eq!(refused.take(100).filter(|&status| status == 503).count(), 100);
-    let told_max = 2 + begun.elapsed().as_secs() as usize;
+    let lines_max = 2 + begun.elapsed().as_secs() as usize;
     drop(first);
     server.signal("-TERM");
     assert!(server.wait().success());
     let log = std::fs::read_to_string(log).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told = lines.iter().filter(|line| line["status"] == 503).count();
+    let logged = lines.iter().filter(|line| line["status"] == 503).count();
     assert!(
-        (1..=told_max).contains(&told),
-        "{told} lines about a hundred refusals: {log}"
+        (1..=lines_max).contains(&logged),
+        "{logged} lines for a hundred refusals: {log}"
     );
 }
 
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--shutdown-timeout-ms", "60000"]);
-    // Half a request: the stop would wait for it.
+    // Half a request: a stop waits for the rest.
     let mut stream = TcpStream::connect(&server.address).unwrap();
     stream
         .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")

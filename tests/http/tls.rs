@@ -1,4 +1,4 @@
-//! HTTPS: certificates from files, read anew on SIGHUP, and what is said of files that will not do.
+//! HTTPS: certificates from files, reloaded on SIGHUP, and the errors for unusable files.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::common::fixtures::{golden, tls as file};
-use crate::common::server::{Server, command};
+use crate::common::server::{Server, command, failure};
 
 fn start(flags: &[&str]) -> Server {
     let model = golden("uncased-tied");
@@ -20,7 +20,7 @@ fn start(flags: &[&str]) -> Server {
     Server::start(&[&["--model", &model][..], &files, flags].concat())
 }
 
-/// A connection whose server has proved that it is `localhost`.
+/// A connection to a server whose certificate for `localhost` is verified.
 fn connect(server: &Server, protocols: &[&str]) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots
@@ -44,12 +44,12 @@ fn ask(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> String {
     let request = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\na [MASK]";
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
-    // A close without a farewell is an error here; there must be none.
+    // A connection that closes without close_notify gives an error here.
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
 
-/// The certificate that the server shows.
+/// The certificate that the server presents.
 fn shown(server: &Server) -> Vec<u8> {
     let stream = connect(server, &[]).unwrap();
     stream.conn.peer_certificates().unwrap()[0].to_vec()
@@ -74,15 +74,15 @@ fn requests_are_answered_over_tls() {
         answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"score\""),
         "{answer}"
     );
-    // Who cannot speak HTTP/1.1 is told so, and not answered in it.
+    // A client without HTTP/1.1 is refused in the handshake.
     connect(&server, &["h2"]).unwrap_err();
-    // Neither is who speaks in the clear.
+    // A request without TLS gets no answer.
     let mut plain = TcpStream::connect(&server.address).unwrap();
     plain.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
-    // One that never begins to speak does not hold up the end.
+    // A connection without a handshake does not delay the stop.
     let silent = TcpStream::connect(&server.address).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     server.signal("-TERM");
@@ -91,11 +91,11 @@ fn requests_are_answered_over_tls() {
 }
 
 #[test]
-fn a_handshake_has_its_time() {
+fn a_handshake_has_a_timeout() {
     let server = start(&["--head-timeout-ms", "300"]);
     let mut silent = TcpStream::connect(&server.address).unwrap();
     silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // The beginning of a message that never ends.
+    // The beginning of a handshake message.
     silent.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
     match silent.read(&mut [0]) {
         Ok(0) => {}
@@ -106,7 +106,7 @@ fn a_handshake_has_its_time() {
 
 #[test]
 #[cfg(unix)]
-fn a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not() {
+fn sighup_loads_a_new_certificate_and_keeps_the_old_one_if_it_is_broken() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     let put = |name: &str| {
@@ -128,17 +128,17 @@ fn a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not() {
     let mut tries = 0;
     while shown(&server) != der("other.pem") {
         tries += 1;
-        assert!(tries < 200, "the new certificate is not shown");
+        assert!(tries < 200, "the new certificate is not in use");
         std::thread::sleep(Duration::from_millis(50));
     }
     std::fs::write(&certificate, "nothing").unwrap();
     server.signal("-HUP");
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(shown(&server), der("other.pem"), "it serves on with what it has");
+    assert_eq!(shown(&server), der("other.pem"), "the old certificate stays in use");
 }
 
 #[test]
-fn files_that_will_not_do_are_named_with_their_flag() {
+fn unusable_files_are_named_with_their_flag() {
     let folder = tempfile::tempdir().unwrap();
     let garbage = folder.path().join("garbage.pem");
     std::fs::write(
@@ -174,14 +174,14 @@ fn files_that_will_not_do_are_named_with_their_flag() {
         }
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    let error = super::faults::failure(&mut command(&["--tls-cert", &good]));
+    let error = failure(&mut command(&["--tls-cert", &good]));
     assert!(error.contains("--tls-key"), "{error}");
 }
 
-/// graviola, built for debugging, can be told to miss what the processor has.
+/// In debug builds graviola lets a variable hide a feature of the CPU.
 #[test]
 #[cfg(all(target_arch = "x86_64", debug_assertions))]
-fn a_processor_that_cannot_compute_tls_is_a_sentence() {
+fn a_cpu_without_the_features_for_tls_is_refused() {
     let output = command(&["--tls-cert", &file("server.pem"), "--tls-key", &file("server-key.pem")])
         .env("GRAVIOLA_CPU_DISABLE_avx2", "1")
         .stderr(Stdio::piped())

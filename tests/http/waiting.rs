@@ -1,6 +1,6 @@
-//! Who waits in the queue when its time is over, when it leaves, and when the server is told to end.
+//! Requests in the queue: deadlines, clients that disconnect, and a stop of the server.
 //!
-//! A long delay for batches holds everything in the queue; counters tell what the model computed.
+//! A long batch delay keeps requests in the queue; counters show what the model computed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -42,19 +42,19 @@ impl Server {
 }
 
 #[test]
-fn a_deadline_in_the_queue_is_504_and_costs_no_forward_pass() {
+fn a_deadline_in_the_queue_gives_504_without_a_forward_pass() {
     let server = start(&["--batch-delay-ms", "1500", "--request-timeout-ms", "200"]);
     let (status, body) = server.post("text/plain", "a [MASK]");
     assert!(status == 504 && body.contains("200 ms"), "{status}: {body}");
     server.assert_queue_is_empty();
-    // Past the moment at which its batch would have run.
+    // Until after the batch would have run.
     std::thread::sleep(Duration::from_millis(1700));
     assert_eq!(server.metric("cloze_expired_requests_total"), 1.0);
     assert_eq!(server.metric("cloze_batch_texts_count"), 0.0);
 }
 
 #[test]
-fn clients_that_leave_are_skipped_and_the_others_answered() {
+fn texts_of_disconnected_clients_are_dropped_and_others_answered() {
     let server = start(&["--batch-delay-ms", "3000"]);
     let mut stay: Vec<_> = (0..12).map(|_| send(&server, QUESTION)).collect();
     let leave = stay.split_off(6);
@@ -73,8 +73,8 @@ fn clients_that_leave_are_skipped_and_the_others_answered() {
 }
 
 #[test]
-fn a_client_that_closes_its_half_has_left() {
-    // Nothing tells it from one that closes both and is gone; TCP says the same of both.
+fn a_half_closed_connection_counts_as_disconnected() {
+    // The server cannot tell it from a client that closed both halves: TCP reports the same.
     let server = start(&["--batch-delay-ms", "2000"]);
     let mut half = send(&server, QUESTION);
     let mut whole = send(&server, QUESTION);
@@ -92,7 +92,7 @@ fn a_client_that_closes_its_half_has_left() {
 
 #[test]
 #[cfg(unix)]
-fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
+fn a_stop_answers_accepted_requests_and_closes_idle_connections() {
     let mut server = start(&["--batch-delay-ms", "2000", "--shutdown-timeout-ms", "20000"]);
     let health = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
     let idle: Vec<_> = (0..5).map(|_| send(&server, health)).collect();
@@ -108,20 +108,17 @@ fn a_stop_answers_what_was_accepted_and_waits_for_nobody_else() {
     let mut probe = send(&server, "GET /health/ready HTTP/1.1\r\nhost: x\r\n");
     std::thread::sleep(Duration::from_millis(200));
     server.signal("-TERM");
-    // Those who ask nothing hear at once that it is over; the server is still there for the others.
+    // Connections without a request are closed at once; the server waits for the others.
     for mut stream in idle.into_iter().chain(silent) {
         match stream.read_to_end(&mut Vec::new()) {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
     }
-    assert!(
-        server.child.try_wait().unwrap().is_none(),
-        "it did not wait for anybody"
-    );
+    assert!(server.child.try_wait().unwrap().is_none(), "the server did not wait");
     probe.write_all(b"\r\n").unwrap();
     let (status, body) = read_response(&mut probe);
-    assert_eq!(status, 503, "ready though it ends: {body}");
+    assert_eq!(status, 503, "ready during a stop: {body}");
     half_a_body.write_all(rest.as_bytes()).unwrap();
     half_a_head.write_all(rest_of_head.as_bytes()).unwrap();
     for mut stream in asked.into_iter().chain([half_a_body, half_a_head]) {

@@ -1,10 +1,10 @@
-//! Models of the hub, downloaded from a server that speaks its endpoints.
+//! Downloads of models: the cache, broken connections, refusals.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cloze::hub::{Hub, ModelName, Progress, Settings};
 use cloze::checkpoint::{Checkpoint, Source};
+use cloze::hub::{Hub, ModelName, Progress, Settings};
 use tempfile::TempDir;
 
 use super::fake::{COMMIT, FakeHub, Faults, NAME, files_of};
@@ -44,14 +44,16 @@ fn open_as(settings: Settings, id: &str, revision: Option<&str>) -> Result<(Chec
     let mut progress = Recorder::default();
     let name = ModelName::parse(id, revision).unwrap();
     let opened = Source::hub(&Hub::new(settings), &name, &mut progress).and_then(Checkpoint::read);
-    opened.map(|checkpoint| (checkpoint, progress)).map_err(|e| e.to_string())
+    opened
+        .map(|checkpoint| (checkpoint, progress))
+        .map_err(|e| e.to_string())
 }
 
 fn open(hub: &FakeHub, cache: &TempDir) -> Result<(Checkpoint, Recorder), String> {
     open_as(settings(hub.endpoint(), cache.path()), NAME, None)
 }
 
-/// The weights are all there: a model can be made of them.
+/// Checks that the weights are complete.
 fn assert_loads(mut checkpoint: Checkpoint) {
     #[cfg(feature = "cpu")]
     let device = cloze::checkpoint::BackendKind::Cpu;
@@ -68,7 +70,7 @@ fn weights_path(cache: &TempDir) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
+fn a_model_is_downloaded_once_in_the_cache_layout_of_huggingface_hub() {
     let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
     let (checkpoint, progress) = open(&hub, &cache).unwrap();
     assert_eq!(checkpoint.name, NAME);
@@ -80,7 +82,7 @@ fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
         "tokenizer.json",
         "model.safetensors",
     ];
-    assert_eq!(names, expected, "and not golden.json");
+    assert_eq!(names, expected, "golden.json is not downloaded");
     assert_eq!((progress.ended, progress.reached), (4, progress.files[3].1));
 
     let folder = cache.path().join("models--tiny--bert");
@@ -95,7 +97,7 @@ fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
             files_of("uncased-tied")["model.safetensors"]
         );
     }
-    // The token is for the hub alone.
+    // The token is sent to the hub, not to storage.
     let seen = hub.seen();
     assert!(seen.iter().any(|request| request.path.starts_with("/storage/")));
     for request in seen {
@@ -104,7 +106,7 @@ fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
         assert_eq!(request.token, token, "{request:?}");
     }
 
-    // Nobody is asked any more, whether there is somebody or not.
+    // The second start uses the cache and sends no request, with or without a hub.
     let (checkpoint, progress) = open(&hub, &cache).unwrap();
     assert_loads(checkpoint);
     assert!(progress.files.is_empty() && hub.seen().is_empty());
@@ -117,7 +119,7 @@ fn a_model_is_downloaded_once_into_the_layout_of_the_hubs_tools() {
         };
         open_as(settings, NAME, None).unwrap();
     }
-    // By its commit as well.
+    // A commit is found in the cache too.
     open_as(settings(endpoint.clone(), cache.path()), NAME, Some(COMMIT)).unwrap();
     let error = open_as(settings(endpoint, cache.path()), NAME, Some("v1.0"))
         .err()
@@ -158,19 +160,19 @@ fn revisions_and_renamed_models_are_found() {
 }
 
 #[test]
-fn a_broken_connection_is_taken_up_where_it_broke() {
+fn a_broken_download_resumes_where_it_broke_off() {
     let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
-    // Once: nobody notices.
+    // Broken once: the download resumes.
     hub.set(Faults {
         cut_after: Some(5000),
         ..Faults::default()
     });
     assert_loads(open(&hub, &cache).unwrap().0);
     let ranges: Vec<_> = hub.seen().into_iter().filter_map(|request| request.range).collect();
-    // The request goes to the hub and on to storage.
+    // One request to the hub and one to storage.
     assert_eq!(ranges, ["bytes=5000-", "bytes=5000-"]);
 
-    // For good: the next start goes on.
+    // Broken for good: the next start resumes.
     let cache = TempDir::new().unwrap();
     hub.set(Faults {
         cut_after: Some(7000),
@@ -181,7 +183,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
         impl Progress for Dies {
             fn begin(&mut self, _: &str, _: u64, _: u64) {}
             fn reached(&mut self, bytes: u64) {
-                assert_ne!(bytes, 7000, "this process is killed here");
+                assert_ne!(bytes, 7000, "the process ends here");
             }
             fn end(&mut self) {}
         }
@@ -245,17 +247,15 @@ fn errors_of_the_hub_name_their_cause() {
         refuses: Some((status, code)),
         ..Faults::default()
     };
-    let accept = format!("tiny/bert is gated: its licence has to be accepted at {}/tiny/bert", hub.endpoint());
+    let accept = format!(
+        "tiny/bert is gated: its licence has to be accepted at {}/tiny/bert",
+        hub.endpoint()
+    );
     let cases: Vec<(Faults, &str, &str, Vec<&str>)> = vec![
         (refuses(403, "GatedRepo"), NAME, "main", vec![&accept]),
         (refuses(401, "GatedRepo"), NAME, "main", vec![&accept]),
         (refuses(403, ""), NAME, "main", vec![&accept]),
-        (
-            refuses(401, ""),
-            NAME,
-            "main",
-            vec!["rejects the access token"],
-        ),
+        (refuses(401, ""), NAME, "main", vec!["rejects the access token"]),
         (refuses(500, ""), NAME, "main", vec!["status 500", "try again"]),
         (
             Faults::default(),
@@ -263,12 +263,7 @@ fn errors_of_the_hub_name_their_cause() {
             "main",
             vec!["no local folder tiny/bret", "no model of this name"],
         ),
-        (
-            Faults::default(),
-            NAME,
-            "v9",
-            vec!["tiny/bert has no revision v9"],
-        ),
+        (Faults::default(), NAME, "v9", vec!["tiny/bert has no revision v9"]),
         (
             Faults {
                 lacks: Some("tokenizer.json"),
@@ -293,7 +288,7 @@ fn errors_of_the_hub_name_their_cause() {
 }
 
 #[test]
-fn what_cannot_run_is_refused_before_its_weights_come() {
+fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
     let renamed = |from: &str, to: &str| {
         let mut files = files_of("uncased-tied");
         let content = files.remove(from).unwrap();
@@ -313,7 +308,10 @@ fn what_cannot_run_is_refused_before_its_weights_come() {
             renamed("model.safetensors", "weights.txt"),
             "tiny/bert on the hub has no weights in safetensors format",
         ),
-        (renamed("config.json", "config.yaml"), "tiny/bert on the hub has no config.json"),
+        (
+            renamed("config.json", "config.yaml"),
+            "tiny/bert on the hub has no config.json",
+        ),
         (
             renamed("tokenizer.json", "spiece.model"),
             "neither tokenizer.json nor vocab.txt",
@@ -392,7 +390,7 @@ fn the_server_starts_on_a_model_of_the_hub() {
         assert!(error.contains(says), "{model}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    // A folder that is here is meant, whatever the hub has.
+    // A folder that exists has priority over the hub.
     let folder = golden("uncased-tied");
     let revision = [("HF_ENDPOINT", endpoint.as_str()), ("CLOZE_REVISION", "v1")];
     assert!(start(empty.path(), &online, &folder).unwrap().contains("uncased-tied"));

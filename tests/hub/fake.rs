@@ -1,4 +1,4 @@
-//! A server that speaks the hub's endpoints as `huggingface_hub` uses them, and fails as it is told to.
+//! A server with the hub's endpoints as `huggingface_hub` uses them, and with faults on request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,15 +12,15 @@ use sha2::{Digest, Sha256};
 
 use crate::common::fixtures::golden;
 
-/// The only commit there is.
+/// The only commit.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// The only model there is.
+/// The only model.
 pub const NAME: &str = "tiny/bert";
 
-/// What the hub does wrong.
+/// Faults of the hub.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Storage breaks the connection after so many bytes of a response, once.
+    /// Storage breaks the connection once, after this many bytes of a response.
     pub cut_after: Option<usize>,
     /// Storage answers with this status.
     pub storage_status: Option<u16>,
@@ -46,7 +46,7 @@ pub struct Seen {
 
 struct State {
     port: u16,
-    /// Where others reach it, if not under its own address.
+    /// The address of a proxy in front of it.
     public: Mutex<Option<String>>,
     files: HashMap<String, Vec<u8>>,
     faults: Mutex<Faults>,
@@ -110,7 +110,7 @@ impl FakeHub {
         self.state.port
     }
 
-    /// Says that `address` leads here: storage is under it too.
+    /// Sets the address of a proxy, for redirects to storage.
     pub fn set_public(&self, address: String) {
         *self.state.public.lock().unwrap() = Some(address);
     }
@@ -250,7 +250,10 @@ impl State {
             None => response.body(sent),
             Some(bytes) => {
                 self.faults.lock().unwrap().cut_after = None;
-                let pieces = [Ok(sent[..bytes].to_vec()), Err(std::io::Error::other("told to break"))];
+                let pieces = [
+                    Ok(sent[..bytes].to_vec()),
+                    Err(std::io::Error::other("an injected fault")),
+                ];
                 // Time for the first to leave before the connection breaks.
                 let pieces = stream::iter(pieces).then(|piece| async {
                     if piece.is_err() {

@@ -14,7 +14,7 @@ use super::downloads::start;
 use super::fake::{FakeHub, NAME};
 use crate::common::fixtures::tls as file;
 
-/// Takes off the TLS of what comes in, and passes it on to `port`, for as long as the process lives. Gives its own port.
+/// A TLS proxy in front of `port` that runs as long as the process; returns its own port.
 fn terminate_tls(port: u16) -> u16 {
     let chain = vec![CertificateDer::from_pem_file(file("server.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(file("server-key.pem")).unwrap();
@@ -39,7 +39,7 @@ fn terminate_tls(port: u16) -> u16 {
                 let (outside, _) = listener.accept().await.unwrap();
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    // A client that does not trust us leaves; that is for its own test to see.
+                    // A client that does not trust the certificate closes the connection; its test checks that.
                     let Ok(mut outside) = acceptor.accept(outside).await else {
                         return;
                     };
@@ -52,7 +52,7 @@ fn terminate_tls(port: u16) -> u16 {
     own
 }
 
-/// The binary on a model of a hub that is reached over HTTPS alone.
+/// Starts the binary on a model of a hub behind HTTPS.
 fn download(variables: &[(&str, &str)], cache: &Path) -> Result<String, String> {
     let hub = FakeHub::golden("uncased-tied");
     let port = terminate_tls(hub.port());
@@ -63,7 +63,7 @@ fn download(variables: &[(&str, &str)], cache: &Path) -> Result<String, String> 
 }
 
 #[test]
-fn a_model_comes_over_tls_from_whom_is_trusted() {
+fn a_model_is_downloaded_over_tls_if_the_certificate_is_trusted() {
     let cache = TempDir::new().unwrap();
     let error = download(&[], cache.path()).unwrap_err();
     assert!(
@@ -75,10 +75,10 @@ fn a_model_comes_over_tls_from_whom_is_trusted() {
     assert!(serves.contains(NAME), "{serves}");
 }
 
-/// graviola, built for debugging, can be told to miss what the processor has.
+/// In debug builds graviola lets a variable hide a feature of the CPU.
 #[test]
 #[cfg(all(target_arch = "x86_64", debug_assertions))]
-fn a_processor_that_cannot_compute_tls_is_a_sentence() {
+fn a_cpu_without_the_features_for_tls_is_refused() {
     let cache = TempDir::new().unwrap();
     let error = download(&[("GRAVIOLA_CPU_DISABLE_avx2", "1")], cache.path()).unwrap_err();
     assert!(

@@ -9,11 +9,14 @@
 //! | `cache` | where tuning and compiled kernels are kept between starts |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | what BERT needs of a backend, through those kernels |
+//! | `failpoints` | fault injection for tests |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
 //! | `memory` | how much memory an adapter has, where somebody tells |
 
 mod adapters;
 mod cache;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod faults;
 mod kernels;
 mod memory;
@@ -223,12 +226,8 @@ impl GpuDevice {
         if self.known_fault().is_none() {
             match caught(|| Gpu::sync(&self.device)) {
                 Ok(Ok(())) => {
-                    #[cfg(debug_assertions)]
-                    faults::exhaust_if_told(&self.raw, &self.faults);
-                    #[cfg(debug_assertions)]
-                    faults::hang_if_told();
-                    #[cfg(debug_assertions)]
-                    faults::lose_if_told(&self.raw);
+                    #[cfg(feature = "failpoints")]
+                    failpoints::after_batch(&self.raw, &self.faults);
                 }
                 Ok(Err(error)) => self.faults.record(format!("the GPU failed: {error}")),
                 Err(panic) => self.faults.record(format!("the GPU failed: {panic}")),
@@ -258,8 +257,8 @@ impl GpuDevice {
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason where it gave one.
     pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
-        #[cfg(debug_assertions)]
-        faults::lose_if_told(&self.raw);
+        #[cfg(feature = "failpoints")]
+        failpoints::lose(&self.raw);
         let filled = caught(|| {
             let loaded = load(&self.device);
             Gpu::sync(&self.device).map(|()| loaded)

@@ -1,7 +1,7 @@
-//! What is fuzzed, as plain functions: `fuzz_targets/` gives them to libFuzzer, `tests/fuzz_corpus.rs` replays the
-//! corpus through them in an ordinary test.
+//! Fuzz targets as plain functions. The package in `fuzz/` passes them to libFuzzer; `tests/corpus.rs` replays the corpus
+//! through them without libFuzzer.
 //!
-//! Each takes any bytes and must come back: refused with a sentence or accepted, and what is accepted must work.
+//! A target takes any bytes. It must return: the input is refused with a sentence, or it is accepted and then works.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,13 +14,13 @@ use cloze::fill_mask::{FillMask, Question, Wanted};
 use cloze::server::{ApiError, FillMaskRequest, Form, parse_infer, prepare};
 use tempfile::TempDir;
 
-/// As the server has it by default.
+/// The server's default.
 const TEXTS_MAX: usize = 512;
-/// As `--max-body-bytes` has it by default.
+/// The server's default.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// For whoever ends the process at any panic: not at those in the tokenizer's library, which are caught where it is
-/// used, or are a finding after all.
+/// Lets panics of the tokenizer's library unwind, where libFuzzer would end the process at any panic: Cloze catches them. One
+/// that Cloze does not catch is a finding all the same.
 pub fn let_tokenizers_panic() {
     let abort = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -32,7 +32,7 @@ pub fn let_tokenizers_panic() {
     }));
 }
 
-/// The body of `POST /`, as JSON; and as the text itself where it is no JSON.
+/// The body of `POST /`, as JSON, or as the text itself where it is no JSON.
 pub fn request(body: &[u8]) {
     match Form::Json.parse(body) {
         Ok(request) => answer(&request),
@@ -58,19 +58,19 @@ pub fn infer(input: &[u8]) {
     }
 }
 
-/// `config.json` beside a whole model that fits another one.
+/// `config.json`, beside the other files of a valid model.
 pub fn config(file: &[u8]) {
     static MODEL: LazyLock<Folder> = LazyLock::new(Folder::tiny);
     MODEL.with(&[("config.json", file)]);
 }
 
-/// `tokenizer.json` beside a whole model that fits another one.
+/// `tokenizer.json`, beside the other files of a valid model.
 pub fn tokenizer(file: &[u8]) {
     static MODEL: LazyLock<Folder> = LazyLock::new(Folder::tiny);
     MODEL.with(&[("tokenizer.json", file)]);
 }
 
-/// `vocab.txt`, and behind a zero byte `tokenizer_config.json`.
+/// `vocab.txt`, followed by a zero byte and `tokenizer_config.json`.
 pub fn vocab(input: &[u8]) {
     static MODEL: LazyLock<Folder> = LazyLock::new(|| Folder::tiny().without("tokenizer.json"));
     let mut parts = input.splitn(2, |&byte| byte == 0);
@@ -79,7 +79,7 @@ pub fn vocab(input: &[u8]) {
     MODEL.with(&[("vocab.txt", vocab), ("tokenizer_config.json", settings)]);
 }
 
-/// `model.safetensors`, or the index of several where the input looks like one.
+/// `model.safetensors`, or the index of several files where the input begins like one.
 pub fn weights(file: &[u8]) {
     static SINGLE: LazyLock<Folder> = LazyLock::new(Folder::tiny);
     static SHARDED: LazyLock<Folder> = LazyLock::new(|| {
@@ -94,20 +94,19 @@ pub fn weights(file: &[u8]) {
     }
 }
 
-/// Every error is something to read.
+/// Checks that an error is a sentence.
 fn sentence(error: &ApiError) {
     let text = error.to_string();
     assert!(text.ends_with('.'), "not a sentence: {text}");
-    // What came in may be repeated, but not many times over.
+    // An error may quote the input, but not several times.
     assert!(text.len() < 2 * BODY_BYTES_MAX, "{} bytes of error", text.len());
 }
 
-/// Goes the way of a request that could be read, with a model that says something of everything.
+/// Answers a parsed request, with made-up scores in place of a model's.
 fn answer(request: &FillMaskRequest) {
     static FILL_MASK: LazyLock<FillMask> = LazyLock::new(|| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = folder.join(if folder.ends_with("fuzz") { ".." } else { "." });
-        let checkpoint = Checkpoint::open(&folder.join("tests/fixtures/golden/uncased-tied")).expect("it is whole");
+        let folder = repository().join("tests/fixtures/golden/uncased-tied");
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint is valid");
         FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256)
     });
     match prepare(&FILL_MASK, request, TEXTS_MAX) {
@@ -123,7 +122,7 @@ fn answer(request: &FillMaskRequest) {
     }
 }
 
-/// At most three, so that the largest answers do not take all the time.
+/// Three scores at most, so that large answers do not take most of the time.
 fn some_scores(wanted: &Wanted) -> Vec<TokenScore> {
     let score = |token| TokenScore { token, score: 0.25 };
     match &wanted.selection {
@@ -132,16 +131,18 @@ fn some_scores(wanted: &Wanted) -> Vec<TokenScore> {
     }
 }
 
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
 /// A model folder in which files are replaced.
 struct Folder(TempDir);
 
 impl Folder {
-    /// A copy of `fuzz/tiny`: one layer, four wide, a vocabulary of twelve.
+    /// A copy of `fuzz/tiny`: one layer, hidden size 4, a vocabulary of 12 tokens.
     fn tiny() -> Self {
-        let tiny = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let tiny = tiny.join(if tiny.ends_with("fuzz") { "tiny" } else { "fuzz/tiny" });
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for entry in std::fs::read_dir(tiny).expect("it is in the repository") {
+        for entry in std::fs::read_dir(repository().join("fuzz/tiny")).expect("it is in the repository") {
             let entry = entry.expect("it is in the repository");
             std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("there is room");
         }
@@ -153,7 +154,7 @@ impl Folder {
         self
     }
 
-    /// Looks at the folder with these files in it as `cloze inspect` does, and serves it if it is sound.
+    /// Replaces files, inspects the folder as `cloze inspect` does, and answers texts with the model if it is valid.
     fn with(&self, files: &[(&str, &[u8])]) {
         for (name, bytes) in files {
             std::fs::write(self.0.path().join(name), bytes).expect("there is room");
@@ -162,18 +163,13 @@ impl Folder {
         let mut checkpoint = match Checkpoint::open(self.0.path()) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
-                // Not by their words: of several faults either may tell another.
-                assert!(!inspection.errors.is_empty(), "inspect does not tell {error}");
+                // The sentences may differ: with several faults, the two may name different ones.
+                assert!(!inspection.errors.is_empty(), "inspect does not report {error}");
                 return;
             }
         };
         let loaded = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 1));
-        assert_eq!(
-            loaded.is_ok(),
-            inspection.errors.is_empty(),
-            "{:?}",
-            inspection.errors
-        );
+        assert_eq!(loaded.is_ok(), inspection.errors.is_empty(), "{:?}", inspection.errors);
         let Ok(mut loaded) = loaded else { return };
         let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.config, 8);
         let wanted = fill_mask
@@ -184,7 +180,7 @@ impl Folder {
             "a [MASK] b.",
             "\u{e9}\u{4e00} [MASK] \0 ab [MASK]",
         ] {
-            // The server answers 500 where the tokenizer's library panics, and goes on.
+            // The server answers 500 if the tokenizer's library panics, and continues.
             let question = catch_unwind(AssertUnwindSafe(|| fill_mask.question(text, &wanted)));
             let Ok(Ok(question)) = question else { continue };
             let Question {
@@ -194,11 +190,11 @@ impl Folder {
             let mut batch = PackedBatch::default();
             batch.push(input_ids, mask_positions, &wanted.selection);
             match loaded.model.predict(&batch) {
-                // Likewise.
+                // As above.
                 Ok(scores) => drop(catch_unwind(AssertUnwindSafe(|| {
                     fill_mask.answer(&question, &wanted, scores)
                 }))),
-                // Finite weights can still add up to more than f32 holds.
+                // Sums of finite weights can exceed the range of f32.
                 Err(PredictError::NotFinite) => {}
                 Err(error) => panic!("{error}"),
             }

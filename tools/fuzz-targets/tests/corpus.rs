@@ -1,22 +1,20 @@
-//! Every input that fuzzing has kept (`fuzz/corpus/`), once more through what it was found with: no libFuzzer, no
-//! nightly compiler, some seconds. `fuzz/run.sh` looks for new ones.
-#![cfg(feature = "cpu")]
+//! Replays every input of `fuzz/corpus` through its target, without libFuzzer, in some seconds. `fuzz/run.sh` finds new inputs.
 
 use std::path::Path;
 
-#[path = "../fuzz/targets.rs"]
-#[allow(dead_code)] // What libFuzzer alone wants.
-mod targets;
+use cloze_fuzz_targets as targets;
 
 fn replay(name: &str, target: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(name);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut inputs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     inputs.sort();
     assert!(inputs.len() > 5, "{} holds {} inputs", folder.display(), inputs.len());
     for input in inputs {
         let bytes = std::fs::read(&input).unwrap();
-        // A failing test shows what was printed last.
+        // The last line that a failing test prints names its input.
         println!("{}", input.display());
         target(&bytes);
     }
