@@ -1,4 +1,4 @@
-"""Starts the binary on a free port; every test file asks it."""
+"""Starts the binary on a free port for all test files."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ BINARY = os.environ.get("CLOZE_BINARY", str(ROOT / "target" / "release" / "cloze
 
 
 class Server:
-    """A running server: `url` is where it answers."""
+    """A running server with its `url`."""
 
     def __init__(self, *arguments):
         self.process = subprocess.Popen(
@@ -37,6 +37,6 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server():
-    """The demo model with default settings, for all tests that change nothing."""
+    """The demo model with default settings, shared by tests that do not change the server."""
     with Server() as running:
         yield running

@@ -1,4 +1,4 @@
-"""`huggingface_hub.InferenceClient` as its users call it."""
+"""`huggingface_hub.InferenceClient`."""
 
 import pytest
 from huggingface_hub import InferenceClient

@@ -1,5 +1,5 @@
-"""schemathesis over the OpenAPI document: no answer that it does not describe, nothing refused that it allows,
-nothing taken that it forbids, no 5xx."""
+"""schemathesis with the OpenAPI document: every answer is described, every valid request is accepted, every invalid one is
+refused, and there is no status 5xx."""
 
 import pathlib
 import subprocess
@@ -10,7 +10,7 @@ SETTINGS = pathlib.Path(__file__).with_name("schemathesis.toml")
 
 def test_schemathesis_finds_nothing(server, tmp_path):
     command = pathlib.Path(sys.executable).with_name("schemathesis")
-    # Bounded, and the same requests each time.
+    # A bounded number of requests, the same in each run.
     arguments = ["--config-file", SETTINGS, "run", f"{server.url}/openapi.json", "--seed", "1", "--max-examples", "15"]
     run = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr

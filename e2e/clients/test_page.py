@@ -31,7 +31,7 @@ def browser(tmp_path_factory):
 
 
 class Page:
-    """What a person does on the page, and sees."""
+    """Actions on the page, and its content."""
 
     def __init__(self, browser, url, width=1200):
         self.browser = browser
@@ -63,7 +63,7 @@ class Page:
         return [word.text for word in self.all("#blanks .word")]
 
     def errors(self):
-        """What the browser complained of; an answer that is an error is none."""
+        """Errors in the browser's log, without answers of status 4xx."""
         entries = self.browser.get_log("browser")
         return [entry for entry in entries if "server responded with a status of 4" not in entry["message"]]
 
@@ -80,7 +80,7 @@ def test_ask_and_read_the_bars(page, server):
     page.settle()
     assert page.words()[:2] == ["was", "is"] and len(page.words()) == 5
     assert page["sentence"].text == "She was born in London in 1950."
-    # The likeliest answer has the longest bar, as long as its probability says.
+    # The likeliest answer has the longest bar; its length is its probability.
     bars = [bar.size["width"] for bar in page.all("#blanks .bar")]
     row = page.all("#blanks .row")[0].size["width"]
     assert bars == sorted(bars, reverse=True)
@@ -93,7 +93,7 @@ def test_ask_and_read_the_bars(page, server):
 def test_the_keyboard_alone(page):
     page["text"].send_keys(Keys.ENTER)
     page.settle()
-    # The arrow keys walk through the answers; the sentence follows.
+    # The arrow keys choose an answer, and the sentence shows it.
     choice = page.all("#blanks input")[0]
     choice.send_keys(Keys.ARROW_DOWN)
     assert page["sentence"].text == "She is born in London in 1950."

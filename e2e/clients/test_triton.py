@@ -44,7 +44,7 @@ def test_infer(client, binary_in, binary_out, shape):
     result = client.infer("demo", inputs, outputs=outputs, request_id="42", parameters={"top_k": 3})
     assert result.get_response()["id"] == "42"
     tensors = {name: result.as_numpy(name) for name in names}
-    # One row for each blank: one of the first text, two of the second.
+    # One row for each mask: one in the first text, two in the second.
     assert tensors["text_index"].tolist() == [0, 1, 1] and tensors["mask_index"].tolist() == [0, 0, 1]
     assert all(tensors[name].shape == (3, 3) for name in names[2:])
     assert tensors["score"].dtype == np.float32 and tensors["token"].dtype == np.int32
@@ -65,7 +65,7 @@ def test_targets(client, targets):
     assert strings(result.as_numpy("token_str")) == [["is", "were"]]
 
 
-def test_what_schedulers_take_is_let_through(client):
+def test_scheduling_parameters_are_ignored(client):
     client.infer("demo", [text_input(TEXTS)], priority=1, timeout=10_000_000, sequence_id=7, sequence_start=True)
 
 

@@ -1,6 +1,6 @@
 """Two replicas behind nginx with deploy/nginx.conf: killed, restarted and rolled over under load.
 
-Every answer is compared with what one replica says alone. Debian's package is `nginx-light`.
+Every answer is compared with one replica's answer without load. Debian's package is `nginx-light`.
 """
 
 import http.client
@@ -21,7 +21,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("CLOZE_BINARY", str(ROOT / "target" / "release" / "cloze"))
 CLIENTS = 16
-# A batch of other texts may change the last digits of a score.
+# Scores depend on the batch in their last digits.
 SCORE_ERROR_MAX = 1e-4
 
 if shutil.which("nginx") is None:
@@ -55,7 +55,7 @@ def ask(connection, text):
 
 
 class Replica:
-    """One `cloze`, on the same port after every start."""
+    """A `cloze` process that keeps its port over restarts."""
 
     def __init__(self):
         self.port = free_port()
@@ -81,14 +81,14 @@ class Replica:
             return False
 
     def answered(self):
-        """How many requests it has answered since its start."""
+        """The number of requests answered since the start."""
         lines = self.get("/metrics")[1].splitlines()
         (count,) = [line for line in lines if line.startswith('cloze_http_requests_total{route="/",status="200"}')]
         return int(count.split()[-1])
 
 
 class Balancer:
-    """nginx over the replicas: the file of deploy/ with other ports, and perhaps without its retries."""
+    """nginx with deploy/nginx.conf, other ports, and with or without retries."""
 
     def __init__(self, folder, replicas, retries=True):
         self.port = free_port()
@@ -98,7 +98,7 @@ class Balancer:
             ("127.0.0.1:8001", f"127.0.0.1:{replicas[0].port}"),
             ("127.0.0.1:8002", f"127.0.0.1:{replicas[1].port}"),
             ("pid /run/cloze-nginx.pid", f"pid {folder}/pid"),
-            # It tells of every refused connection otherwise.
+            # At `warn` it logs every refused connection.
             ("error_log stderr warn", "error_log stderr crit"),
         ]:
             assert text.count(old) == 1, old
@@ -120,7 +120,7 @@ class Balancer:
 
 
 class Load:
-    """Clients that ask without a pause while the block runs, and what became of it."""
+    """Clients that send requests without a pause inside the `with` block, and counts of their answers."""
 
     def __init__(self, port, truth):
         self.port = port
@@ -160,8 +160,8 @@ class Load:
         for thread in self.threads:
             thread.join()
 
-    def go_on(self, answers):
-        """Returns after so many more right answers."""
+    def wait_for_answers(self, answers):
+        """Waits for this number of further right answers."""
         goal = self.right + answers
         wait_until(lambda: self.right >= goal, f"no {answers} answers", seconds=60)
 
@@ -177,7 +177,7 @@ def same(answer, truth):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts two replicas and the balancer; gives them, and what is true."""
+    """Starts two replicas and the balancer; returns them and the expected answers."""
     processes = []
 
     def start(**options):
@@ -192,7 +192,7 @@ def start(tmp_path):
 
     yield start
     for owner in processes:
-        # nginx's workers end with their master only if it is asked to.
+        # nginx's workers end only if their master is terminated, not killed.
         owner.process.terminate()
         owner.process.wait()
 
@@ -203,13 +203,13 @@ def wait_for(replicas):
 
 def kill_each(replicas, load):
     for replica in replicas:
-        load.go_on(200)
+        load.wait_for_answers(200)
         replica.process.kill()
         replica.process.wait()
-        load.go_on(200)
+        load.wait_for_answers(200)
         replica.start()
         wait_for(replicas)
-    load.go_on(200)
+    load.wait_for_answers(200)
 
 
 def test_a_killed_replica_loses_nothing(start):
@@ -220,7 +220,7 @@ def test_a_killed_replica_loses_nothing(start):
     print(f"{load.right} right")
     assert not load.wrong, load.wrong[:3]
     assert not load.lost, (len(load.lost), load.lost[:3])
-    # Both had their part of it after the last restart.
+    # Both replicas served requests after their last restart.
     assert all(replica.answered() > 20 for replica in replicas)
 
 
@@ -228,19 +228,19 @@ def test_a_rolling_restart_loses_nothing(start):
     replicas, balancer, truth = start()
     with Load(balancer.port, truth) as load:
         for replica in replicas * 3:
-            load.go_on(200)
+            load.wait_for_answers(200)
             replica.process.send_signal(signal.SIGTERM)
             assert replica.process.wait(timeout=20) == 0
             replica.start()
             wait_for(replicas)
-        load.go_on(200)
+        load.wait_for_answers(200)
     print(f"{load.right} right")
     assert not load.wrong, load.wrong[:3]
     assert not load.lost, (len(load.lost), load.lost[:3])
 
 
 def test_without_its_retries_the_balancer_loses_requests(start):
-    """What the two tests above would say if the file had no retries: they can fail."""
+    """Shows that the two tests above fail without retries."""
     replicas, balancer, truth = start(retries=False)
     with Load(balancer.port, truth) as load:
         for _ in range(5):

@@ -12,12 +12,12 @@ use tokio::net::TcpStream;
 
 use crate::Result;
 
-/// Longer than any request may take, in seconds; what exceeds it hangs.
+/// Seconds after which a request counts as hanging.
 const PATIENCE_SECONDS: u32 = 40;
 
-/// Gives what `future` gives, or `None` if it hangs. Seconds that this process slept through, stopped by a signal or
-/// with its machine, are no patience: the server may have been stopped with it.
-pub async fn patiently<F: Future>(future: F) -> Option<F::Output> {
+/// The output of `future`, or `None` if it hangs. Time during which this process was stopped does not count: the server may
+/// have been stopped with it.
+pub async fn unless_it_hangs<F: Future>(future: F) -> Option<F::Output> {
     let wait = async {
         for _ in 0..PATIENCE_SECONDS {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -30,10 +30,10 @@ pub async fn patiently<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// A connection that is free.
+/// An idle connection.
 pub struct Client(SendRequest<Full<Bytes>>);
 
-/// What came back.
+/// An answer.
 pub struct Answer {
     pub status: u16,
     pub has_retry_after: bool,
@@ -45,27 +45,27 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Its error is told by the request that meets it.
+        // The request that fails reports the error.
         tokio::spawn(async move {
             let _ = connection.await;
         });
         Ok(Self(sender))
     }
 
-    /// Sends one request and reads its answer whole.
+    /// Sends one request and reads the whole answer.
     pub async fn ask(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer> {
         let request = Request::builder().method(method).uri(path);
         self.send(complete(request, body)?).await
     }
 
-    /// Asks for the blank of `text`, and for an answer within `timeout`.
+    /// Sends `text` with a timeout for the answer.
     pub async fn ask_within(&mut self, timeout: Duration, text: Bytes) -> Result<Answer> {
         let request = Request::post("/").header("x-request-timeout-ms", timeout.as_millis() as u64);
         self.send(complete(request, text)?).await
     }
 
-    /// Asks for the blank of `text`, and calls `is_read` when the server says that it is reading the request (with status
-    /// 100, for which this asks).
+    /// Sends `text` with `expect: 100-continue` and calls `is_read` when the server answers with status 100, which says that
+    /// it reads the request.
     pub async fn ask_and_hear(&mut self, text: Bytes, is_read: impl Fn() + Send + Sync + 'static) -> Result<Answer> {
         let mut request = complete(Request::post("/").header("expect", "100-continue"), text)?;
         hyper::ext::on_informational(&mut request, move |_| is_read());
@@ -82,7 +82,7 @@ impl Client {
                 body: response.into_body().collect().await?.to_bytes(),
             })
         };
-        patiently(asked).await.ok_or("no answer: the server hangs")?
+        unless_it_hangs(asked).await.ok_or("no answer: the server hangs")?
     }
 }
 
@@ -90,7 +90,7 @@ fn complete(request: Builder, body: Bytes) -> Result<Request<Full<Bytes>>> {
     Ok(request.header("host", "x").body(Full::new(body))?)
 }
 
-/// A text of so many words and a mask.
+/// A text of `words` words and a mask.
 pub fn text(words: usize) -> Bytes {
     Bytes::from("word ".repeat(words) + "[MASK].")
 }
@@ -102,9 +102,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn patience_ends() {
         let begun = tokio::time::Instant::now();
-        assert_eq!(patiently(async { 1 }).await, Some(1));
+        assert_eq!(unless_it_hangs(async { 1 }).await, Some(1));
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert_eq!(patiently(std::future::pending::<()>()).await, None);
+        assert_eq!(unless_it_hangs(std::future::pending::<()>()).await, None);
         assert_eq!(begun.elapsed(), Duration::from_secs(PATIENCE_SECONDS.into()));
     }
 }

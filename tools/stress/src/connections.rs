@@ -1,7 +1,7 @@
-//! Connections that take all the time and all the places they can get.
+//! Slow and numerous connections.
 //!
-//! Thousands of sockets send heads a byte at a time; then so many connect that the server runs out of file
-//! descriptors, and out of the connections that its flag allows.
+//! Thousands of sockets send heads byte by byte. Then more sockets connect than the server has file descriptors, and more
+//! than its connection limit allows.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Sockets that send their heads a byte at a time
+    /// Sockets that send their heads byte by byte
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     sockets: u64,
 
-    /// How long others are timed, without those sockets and with them
+    /// Seconds for which other clients are timed, without those sockets and with them
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=18))]
     seconds: u64,
 
@@ -31,21 +31,21 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// A head must be there by then.
+/// The timeout for a head.
 const HEAD_MAX: Duration = Duration::from_secs(30);
-/// Each slow socket sends one byte in this time.
+/// The interval between the bytes of a slow socket.
 const BYTE_INTERVAL: Duration = Duration::from_millis(500);
-/// Clients that behave, one request after the other.
+/// Other clients, each with one request after the other.
 const OTHERS: usize = 4;
-/// What the others' slowest percent may lose by the slow ones.
+/// The largest factor by which the slow sockets may increase the 99th percentile of the others.
 const P99_GROWTH_MAX: f64 = 1.1;
-/// Descriptors of a server that shall run out of them.
+/// The limit on descriptors of a server that is to reach it.
 const FILES: u64 = 256;
-/// Connections to a server that has places for fewer.
+/// Connections to a server with fewer slots.
 const CROWD: usize = 400;
-/// Of one core, while nothing can be accepted.
+/// The largest CPU use, as a share of one core, while no connection can be accepted.
 const CPU_SHARE_MAX: f64 = 0.1;
-/// Until a place is given away that has become free.
+/// The longest time until a free slot is used again.
 const RECOVERY_MAX: Duration = Duration::from_secs(1);
 
 pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
@@ -99,7 +99,7 @@ async fn slow_heads(program: &Program, arguments: &Arguments, timed: bool) -> Re
     Ok(failures)
 }
 
-/// Sends a head that never ends; how long the server took it, or `None` if too long.
+/// Sends a head without an end; returns after how long the server closed the connection, or `None` if it did not in time.
 async fn dribble(stream: &mut TcpStream) -> Option<Duration> {
     let begun = Instant::now();
     let (mut reader, mut writer) = stream.split();
@@ -115,7 +115,7 @@ async fn dribble(stream: &mut TcpStream) -> Option<Duration> {
         }
     };
     let read = async {
-        // An end or an error: closed, either way.
+        // The end of the stream or an error: the connection is closed.
         let _ = reader.read(&mut [0; 256]).await;
     };
     let closed = async {
@@ -127,7 +127,7 @@ async fn dribble(stream: &mut TcpStream) -> Option<Duration> {
         .map(|()| begun.elapsed())
 }
 
-/// How long each request of clients took that ask one after the other.
+/// The time of each request of clients that send one request after the other.
 async fn others(address: &str, time: Duration) -> Result<Vec<Duration>> {
     let begun = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
@@ -154,7 +154,7 @@ async fn others(address: &str, time: Duration) -> Result<Vec<Duration>> {
     Ok(all)
 }
 
-/// More connections than the server has `what` for.
+/// More connections than the server has of `what`.
 async fn crowd(program: &Program, what: &str, files: Option<u64>, flags: &[String]) -> Result<Vec<String>> {
     let limit = files.map(|files| format!("ulimit -n {files} && exec \"$0\" \"$@\""));
     let outer = limit.as_deref().map_or(vec![], |limit| vec!["sh", "-c", limit]);

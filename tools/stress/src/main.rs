@@ -1,20 +1,17 @@
-//! Puts a Cloze server on this machine under stress and says what it did.
+//! Stress tests of a Cloze server on this machine.
 //!
-//! `overload` sends ten times what the server can carry, whether it answers or not; `soak` sends a mix of good,
-//! bad and broken requests and watches memory and file descriptors; `connections` holds sockets open in every way that
-//! costs a server something; `waiting` wants answers sooner than there can be any, or leaves;
-//! `stop` sends SIGTERM under load. All start a server of their own on
-//! loopback, are bounded in time and connections, and end with an error when something does not hold.
+//! Each test starts a server on loopback, is bounded in time and connections, and ends with an error if the server does not
+//! behave as it must.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `server` | the process under test: its start, its memory, its file descriptors |
 //! | `client` | one keep-alive connection |
-//! | `overload` | the open loop |
-//! | `soak` | the mix |
+//! | `overload` | ten times the load that the server can carry, open loop |
+//! | `soak` | a mix of good, bad and broken requests; watches memory and file descriptors |
 //! | `stop` | SIGTERM under load |
-//! | `waiting` | deadlines that pass, and clients that leave |
-//! | `connections` | slow heads, and more connections than there are places |
+//! | `waiting` | deadlines shorter than the queue, and clients that disconnect |
+//! | `connections` | slow heads, and more connections than slots or descriptors |
 //! | `numbers` | percentiles and slopes |
 
 mod client;
@@ -30,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Whatever went wrong, as a sentence.
+/// Errors are sentences.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[derive(Parser)]
@@ -39,7 +36,7 @@ struct Arguments {
     #[command(flatten)]
     program: server::Program,
 
-    /// Also hold it to the limits on time; only on a machine that does nothing else
+    /// Also check the limits on time, on an idle machine
     #[arg(long, global = true)]
     timed: bool,
 
@@ -51,11 +48,11 @@ struct Arguments {
 enum Command {
     /// Ten times the load that the server can carry, open loop
     Overload(overload::Arguments),
-    /// Deadlines that pass in the queue, and clients that leave
+    /// Deadlines that pass in the queue, and clients that disconnect
     Waiting(waiting::Arguments),
-    /// Slow heads, and more connections than there are places
+    /// Slow heads, and more connections than slots or descriptors
     Connections(connections::Arguments),
-    /// SIGTERM while requests come and come
+    /// SIGTERM under load
     Stop(stop::Arguments),
     /// Random lengths, errors, disconnects and slow readers
     Soak(soak::Arguments),

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// The value that `percent` of all are not above; sorts them. Zero of none.
+/// A percentile; sorts the durations. Zero without durations.
 pub fn percentile(durations: &mut [Duration], percent: f64) -> Duration {
     durations.sort_unstable();
     let rank = (durations.len() as f64 * percent / 100.0).ceil() as usize;
     durations.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// The least-squares slope of `(x, y)`; zero of less than two points.
+/// The least-squares slope of `(x, y)`; zero with fewer than two points.
 pub fn slope(points: &[(f64, f64)]) -> f64 {
     let n = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;

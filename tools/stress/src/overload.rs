@@ -1,7 +1,7 @@
-//! Ten times what the server can carry, whether it answers or not.
+//! Ten times the load that the server can carry, open loop.
 //!
-//! First a closed loop finds what it can carry; then requests leave at a fixed rate, and each one's time counts
-//! from the moment at which it should have left, so that a slow server cannot slow its clients down.
+//! A closed loop measures what the server can carry. Then requests are sent at a fixed rate; the time of each counts from the
+//! moment at which it was due, so that a slow server cannot slow its clients down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 
-    /// How many times more than it can carry
+    /// The load as a multiple of what the server can carry
     #[arg(long, default_value_t = 10.0)]
     times: f64,
 
@@ -35,27 +35,27 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// Connections of the closed loop; enough to fill a batch while another runs.
+/// Connections of the closed loop: enough to fill a batch while another one runs.
 const CLOSED_CONNECTIONS: usize = 128;
 /// Connections of the open loop at most.
 const OPEN_CONNECTIONS_MAX: usize = 4000;
-/// What the rest of the machine may take of its cores for goodput to be judged: a batch is divided among threads that
-/// wait for each other, so one program that takes a core makes it as slow as if it had lost two.
+/// The largest CPU use of other programs, in cores, for goodput to be checked. The threads of a batch wait for each other, so a
+/// program that uses one core costs more than one.
 const OTHERS_CORES_MAX: f64 = 0.15;
-/// Requests leave in groups at this interval.
+/// The interval at which groups of requests are sent.
 const TICK: Duration = Duration::from_millis(1);
-/// How often `/health` is asked.
+/// The interval of requests to `/health`.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
-/// How often memory and descriptors are looked at, which takes a while with hundreds of descriptors.
+/// The interval at which memory and descriptors are sampled; a sample takes long with hundreds of descriptors.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// Everything that came back in one phase.
+/// The answers of one phase.
 #[derive(Default)]
 struct Outcomes {
     served: Vec<Duration>,
     refused: Vec<Duration>,
     expired: usize,
-    /// What must not come at all.
+    /// Answers that a correct server does not give.
     wrong: Vec<String>,
 }
 
@@ -163,7 +163,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
         let others = at_peak.others.max(overloaded.others);
         must(
             others <= OTHERS_CORES_MAX,
-            format!("others took {others:.2} cores of this machine, so goodput says nothing"),
+            format!("others took {others:.2} cores of this machine, so goodput is not checked"),
         );
         must(goodput >= 0.95 * peak, "goodput fell below 95 % of its peak".to_owned());
         must(
@@ -175,7 +175,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
             "health took more than 50 ms at p99".to_owned(),
         );
     }
-    // It must be there for the next one, at once.
+    // The next request must be answered at once.
     let mut client = Client::connect(&server.address).await?;
     let answer = client.ask(Method::POST, "/", text).await?;
     must(
@@ -188,7 +188,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     Ok(failures)
 }
 
-/// Processor time that server, clients and the whole machine had taken at one moment.
+/// CPU time of the server, of the clients and of the whole machine at one moment.
 struct Spent {
     at: Instant,
     server: Duration,
@@ -196,11 +196,11 @@ struct Spent {
     machine: Duration,
 }
 
-/// Cores that each of them took for a while.
+/// Cores that each of them used on average.
 struct Cores {
     server: f64,
     clients: f64,
-    /// Whatever else runs on this machine.
+    /// Other programs.
     others: f64,
 }
 
@@ -225,7 +225,7 @@ impl Spent {
         })
     }
 
-    /// What they have taken since.
+    /// The cores used since this moment.
     fn cores(&self, server: &Server) -> Result<Cores> {
         let now = Self::since(server)?;
         let share = |now: Duration, before: Duration| (now - before).as_secs_f64() / self.at.elapsed().as_secs_f64();
@@ -238,7 +238,7 @@ impl Spent {
     }
 }
 
-/// Texts a second when every client waits for its answer.
+/// Texts per second when each client waits for its answer.
 async fn closed_loop(address: &str, text: &Bytes, time: Duration) -> Result<f64> {
     let begun = Instant::now();
     let mut clients = Vec::new();
@@ -252,7 +252,7 @@ async fn closed_loop(address: &str, text: &Bytes, time: Duration) -> Result<f64>
                 if answer.status != 200 {
                     return Err(format!("status {} while finding what it can carry", answer.status).into());
                 }
-                // What ends later was carried later.
+                // Answers after the end do not count.
                 served += usize::from(begun.elapsed() < time);
             }
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(served)
@@ -265,7 +265,7 @@ async fn closed_loop(address: &str, text: &Bytes, time: Duration) -> Result<f64>
     Ok(served as f64 / time.as_secs_f64())
 }
 
-/// Gives what came back, texts served a second while the load lasted, and how many found no connection.
+/// Returns the answers, the texts served per second under load, and the number of requests without a free connection.
 async fn open_loop(address: &str, text: &Bytes, rate: f64, time: Duration) -> (Outcomes, f64, usize) {
     let outcomes = Arc::new(Mutex::new(Outcomes::default()));
     let free = Arc::new(Mutex::new(Vec::<Client>::new()));
@@ -274,7 +274,7 @@ async fn open_loop(address: &str, text: &Bytes, rate: f64, time: Duration) -> (O
     let mut requests = tokio::task::JoinSet::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    // The queue needs a moment to fill; goodput is counted from then on.
+    // Goodput is counted once the queue has had time to fill.
     let begun = Instant::now();
     while begun.elapsed() < time {
         ticks.tick().await;
@@ -319,7 +319,7 @@ async fn open_loop(address: &str, text: &Bytes, rate: f64, time: Duration) -> (O
     (outcomes, goodput, unsent)
 }
 
-/// Looks at the process and asks for its health while the load lasts.
+/// Samples the process and requests its health under load.
 struct Watch {
     stop: tokio::sync::oneshot::Sender<()>,
     task: tokio::task::JoinHandle<Watched>,

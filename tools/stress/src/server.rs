@@ -1,4 +1,4 @@
-//! The process under test.
+//! The server under test.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -10,17 +10,17 @@ use tokio::process::{Child, Command};
 
 use crate::Result;
 
-/// What Linux counts processor time in, on every machine that it runs on today.
+/// Milliseconds in a clock tick of Linux.
 const TICK_MS: u64 = 10;
 
-/// What is put under test, and where it runs.
+/// The binary and its cores.
 #[derive(clap::Args)]
 pub struct Program {
     /// The binary under test
     #[arg(long = "server", value_name = "FILE")]
     binary: PathBuf,
 
-    /// Cores that the server alone may use, as taskset takes them; run this tool on the others (taskset -c 0 cloze-stress …)
+    /// Cores for the server, in the format of taskset; run this tool on the others (taskset -c 0 cloze-stress …)
     #[arg(long, global = true, value_name = "LIST")]
     server_cores: Option<String>,
 }
@@ -33,12 +33,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it on a free port of loopback and waits until it listens.
+    /// Starts the server on a free port of loopback and waits until it listens.
     pub async fn start(program: &Program, arguments: &[String]) -> Result<Self> {
         Self::start_under(program, &[], arguments).await
     }
 
-    /// The same, as the last argument of another command.
+    /// The same, through another command that takes the server as its last arguments.
     pub async fn start_under(program: &Program, outer: &[&str], arguments: &[String]) -> Result<Self> {
         let cores = program.server_cores.as_deref();
         let mut words: Vec<&OsStr> = cores.map_or(vec![], |cores| ["taskset", "-c", cores].map(OsStr::new).to_vec());
@@ -58,7 +58,7 @@ impl Server {
         while let Some(line) = lines.next_line().await? {
             if let Some((_, address)) = line.split_once("address  http://") {
                 let address = address.trim().to_owned();
-                // Read on, so that the server never waits for us.
+                // The pipe is read, so that it does not block the server.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
                 return Ok(Self { child, address });
             }
@@ -83,12 +83,12 @@ impl Server {
         })
     }
 
-    /// Processor time that it has taken since it started, on all cores together.
+    /// CPU time since the start, over all cores.
     pub fn cpu_time(&self) -> Result<Duration> {
         cpu_time(&self.child.id().ok_or("the server has ended")?.to_string())
     }
 
-    /// SIGTERM; an error when it does not end well within `limit`.
+    /// Sends SIGTERM; an error if the process does not end with exit code 0 within `limit`.
     pub async fn stop(mut self, limit: Duration) -> Result<()> {
         let pid = self.child.id().ok_or("the server ended before it was told to")?;
         Command::new("kill").arg(pid.to_string()).status().await?;
@@ -100,7 +100,7 @@ impl Server {
     }
 }
 
-/// What the process held at one moment.
+/// Resources of the process at one moment.
 #[derive(Clone, Copy)]
 pub struct Sample {
     pub at: Instant,
@@ -109,7 +109,7 @@ pub struct Sample {
     pub fds: usize,
 }
 
-/// Processor time that a process, or this one as `self`, has taken since it started, on all cores together.
+/// CPU time of a process (`self`: this one) since its start, over all cores.
 pub fn cpu_time(pid: &str) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Times in user and in kernel mode are the 14th and 15th field; the second, a name in parentheses, may hold
@@ -124,7 +124,7 @@ pub fn cpu_time(pid: &str) -> Result<Duration> {
     Ok(Duration::from_millis(ticks.iter().sum::<u64>() * TICK_MS))
 }
 
-/// Processor time that everything on this machine has taken since it started, on all cores together.
+/// CPU time of all processes of this machine since its start, over all cores.
 pub fn machine_time() -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().ok_or("the system tells no times")?;

@@ -1,6 +1,6 @@
-//! Random lengths, errors, disconnects and slow readers, for as long as wanted.
+//! Random lengths, errors, disconnects and slow readers.
 //!
-//! Requests are written by hand here, because most of them are broken on purpose.
+//! Requests are written as bytes, because most of them are malformed on purpose.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::Result;
-use crate::client::patiently;
+use crate::client::unless_it_hangs;
 use crate::numbers::slope;
 use crate::server::{Program, Sample, Server};
 
@@ -29,7 +29,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1000))]
     clients: u64,
 
-    /// How long a client rests after each deed, at most; for a soak beside other work
+    /// The longest pause of a client after each action, for a soak beside other work
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
 
@@ -37,11 +37,11 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
-    /// Only these deeds, to look closer at one [default: all]
+    /// Only these actions [default: all]
     #[arg(long, value_name = "DEED", value_delimiter = ',')]
-    only: Vec<Deed>,
+    only: Vec<Action>,
 
-    /// Where the dice begin
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
@@ -50,18 +50,18 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// How much of the run counts as warm-up: buffers and threads come once.
+/// The share of the run that counts as warm-up, in which buffers and threads are created.
 const WARM_UP: f64 = 0.3;
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// Growth of memory that an hour may show after warm-up.
+/// The largest growth of memory per hour after warm-up.
 const MB_AN_HOUR_MAX: f64 = 1.0;
-/// A slope over less than this says little of an hour; a short run may grow by this much altogether.
+/// In a run too short for a slope, the largest growth of memory in all.
 const SHORT_RUN_MB_MAX: f64 = 24.0;
 const LONG_RUN: Duration = Duration::from_secs(1800);
 
-/// What one client does once.
+/// One action of a client.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Deed {
+enum Action {
     Text,
     List,
     NoMask,
@@ -74,24 +74,24 @@ enum Deed {
     Nowhere,
 }
 
-const DEEDS: [Deed; 10] = [
-    Deed::Text,
-    Deed::List,
-    Deed::NoMask,
-    Deed::NotJson,
-    Deed::FarTooLong,
-    Deed::LeaveBeforeTheAnswer,
-    Deed::LeaveWithinTheBody,
-    Deed::ReadSlowly,
-    Deed::Health,
-    Deed::Nowhere,
+const ACTIONS: [Action; 10] = [
+    Action::Text,
+    Action::List,
+    Action::NoMask,
+    Action::NotJson,
+    Action::FarTooLong,
+    Action::LeaveBeforeTheAnswer,
+    Action::LeaveWithinTheBody,
+    Action::ReadSlowly,
+    Action::Health,
+    Action::Nowhere,
 ];
 
-impl Deed {
-    /// The statuses that a correct server may answer with; none where nobody stays to read.
+impl Action {
+    /// The statuses of a correct server; none if the client does not read the answer.
     fn statuses(self) -> &'static [u16] {
         match self {
-            // A long text may be longer than the model takes.
+            // A long text may exceed the model's limit.
             Self::Text | Self::List | Self::ReadSlowly => &[200, 422, 503, 504],
             Self::NoMask | Self::NotJson => &[400, 422, 503],
             Self::FarTooLong => &[422, 503],
@@ -101,14 +101,14 @@ impl Deed {
         }
     }
 
-    fn request(self, dice: &mut StdRng) -> Vec<u8> {
-        let text = |dice: &mut StdRng| "word ".repeat(dice.random_range(1..400)) + "[MASK]";
+    fn request(self, rng: &mut StdRng) -> Vec<u8> {
+        let text = |rng: &mut StdRng| "word ".repeat(rng.random_range(1..400)) + "[MASK]";
         let (method, path, content_type, body) = match self {
             Self::Text | Self::ReadSlowly | Self::LeaveBeforeTheAnswer | Self::LeaveWithinTheBody => {
-                ("POST", "/", "text/plain", text(dice))
+                ("POST", "/", "text/plain", text(rng))
             }
             Self::List => {
-                let texts: Vec<String> = (0..dice.random_range(1..32)).map(|_| text(dice)).collect();
+                let texts: Vec<String> = (0..rng.random_range(1..32)).map(|_| text(rng)).collect();
                 (
                     "POST",
                     "/v1/fill-mask",
@@ -116,18 +116,13 @@ impl Deed {
                     serde_json::json!({ "inputs": texts }).to_string(),
                 )
             }
-            Self::NoMask => ("POST", "/", "text/plain", "word ".repeat(dice.random_range(1..400))),
-            Self::NotJson => (
-                "POST",
-                "/",
-                "application/json",
-                "[".repeat(dice.random_range(1..10_000)),
-            ),
+            Self::NoMask => ("POST", "/", "text/plain", "word ".repeat(rng.random_range(1..400))),
+            Self::NotJson => ("POST", "/", "application/json", "[".repeat(rng.random_range(1..10_000))),
             Self::FarTooLong => (
                 "POST",
                 "/",
                 "text/plain",
-                "[MASK] ".repeat(dice.random_range(1000..50_000)),
+                "[MASK] ".repeat(rng.random_range(1000..50_000)),
             ),
             Self::Health => ("GET", "/health", "text/plain", String::new()),
             Self::Nowhere => ("GET", "/nowhere", "text/plain", String::new()),
@@ -140,23 +135,23 @@ impl Deed {
         (head + &body).into_bytes()
     }
 
-    /// Does it; gives the status, or `None` if nobody stayed to read it.
-    async fn run(self, address: &str, dice: &mut StdRng) -> Result<Option<u16>> {
-        let request = self.request(dice);
+    /// Performs the action; returns the status, or `None` if the client does not read it.
+    async fn run(self, address: &str, rng: &mut StdRng) -> Result<Option<u16>> {
+        let request = self.request(rng);
         let mut stream = TcpStream::connect(address).await?;
         match self {
             Self::LeaveWithinTheBody => {
-                let part = dice.random_range(1..request.len());
+                let part = rng.random_range(1..request.len());
                 stream.write_all(&request[..part]).await?;
-                tokio::time::sleep(Duration::from_millis(dice.random_range(0..50))).await;
+                tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await;
                 return Ok(None);
             }
             Self::LeaveBeforeTheAnswer => {
                 stream.write_all(&request).await?;
-                tokio::time::sleep(Duration::from_millis(dice.random_range(0..50))).await;
+                tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await;
                 return Ok(None);
             }
-            // A server that refuses may do so before it has read all of it.
+            // The server may refuse before it has read the whole body.
             _ => drop(stream.write_all(&request).await),
         }
         let mut response = Vec::new();
@@ -182,10 +177,10 @@ impl Deed {
 
 pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
     let server = Server::start(program, &arguments.flags).await?;
-    // One of each first, one after the other: what they need is there from then on.
-    let mut dice = StdRng::seed_from_u64(arguments.seed);
-    for deed in DEEDS {
-        deed.run(&server.address, &mut dice).await?;
+    // Each action once, one after the other, so that their buffers exist from then on.
+    let mut rng = StdRng::seed_from_u64(arguments.seed);
+    for action in ACTIONS {
+        action.run(&server.address, &mut rng).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = server.sample()?;
@@ -195,28 +190,30 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     let done = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
     let pause_ms = arguments.pause_ms;
-    let deeds: Arc<[Deed]> = match &arguments.only[..] {
-        [] => DEEDS.into(),
+    let actions: Arc<[Action]> = match &arguments.only[..] {
+        [] => ACTIONS.into(),
         only => only.into(),
     };
     for number in 0..arguments.clients {
-        let (address, done, deeds) = (server.address.clone(), Arc::clone(&done), Arc::clone(&deeds));
-        let mut dice = StdRng::seed_from_u64(arguments.seed.wrapping_add(1 + number));
+        let (address, done, actions) = (server.address.clone(), Arc::clone(&done), Arc::clone(&actions));
+        let mut rng = StdRng::seed_from_u64(arguments.seed.wrapping_add(1 + number));
         clients.spawn(async move {
             let mut wrong = Vec::new();
             while begun.elapsed() < time {
-                let deed = deeds[dice.random_range(0..deeds.len())];
-                match patiently(deed.run(&address, &mut dice)).await {
-                    None => wrong.push(format!("{deed:?}: no answer, the server hangs")),
-                    // A server that refuses a long body early may reset the connection under it.
-                    Some(Err(error)) if !matches!(deed, Deed::FarTooLong) => wrong.push(format!("{deed:?}: {error}")),
-                    Some(Ok(Some(status))) if !deed.statuses().contains(&status) => {
-                        wrong.push(format!("{deed:?}: status {status}"));
+                let action = actions[rng.random_range(0..actions.len())];
+                match unless_it_hangs(action.run(&address, &mut rng)).await {
+                    None => wrong.push(format!("{action:?}: no answer, the server hangs")),
+                    // The server may reset the connection when it refuses a long body early.
+                    Some(Err(error)) if !matches!(action, Action::FarTooLong) => {
+                        wrong.push(format!("{action:?}: {error}"))
+                    }
+                    Some(Ok(Some(status))) if !action.statuses().contains(&status) => {
+                        wrong.push(format!("{action:?}: status {status}"));
                     }
                     Some(_) => {}
                 }
                 done.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(dice.random_range(0..=pause_ms))).await;
+                tokio::time::sleep(Duration::from_millis(rng.random_range(0..=pause_ms))).await;
             }
             wrong
         });
@@ -224,7 +221,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     let mut record = match &arguments.record {
         Some(path) => {
             let mut file = std::fs::File::create(path)?;
-            writeln!(file, "seconds,rss_mb,descriptors,deeds")?;
+            writeln!(file, "seconds,rss_mb,descriptors,actions")?;
             Some(file)
         }
         None => None,
@@ -234,8 +231,8 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
         tokio::time::sleep(SAMPLE_EVERY).await;
         let sample = server.sample()?;
         if let Some(file) = &mut record {
-            let (seconds, deeds) = ((sample.at - begun).as_secs_f64(), done.load(Ordering::Relaxed));
-            writeln!(file, "{seconds:.1},{:.3},{},{deeds}", sample.rss_mb, sample.fds)?;
+            let (seconds, actions) = ((sample.at - begun).as_secs_f64(), done.load(Ordering::Relaxed));
+            writeln!(file, "{seconds:.1},{:.3},{},{actions}", sample.rss_mb, sample.fds)?;
         }
         samples.push(sample);
     }
@@ -255,7 +252,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     println!(
         "did      {} requests of {} kinds in {} s from {} clients; {} went wrong",
         done.load(Ordering::Relaxed),
-        deeds.len(),
+        actions.len(),
         arguments.seconds,
         arguments.clients,
         wrong.len()
@@ -285,8 +282,8 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     if !long && last - first > SHORT_RUN_MB_MAX {
         failures.push(format!("memory grew from {first:.1} to {last:.1} MB"));
     }
-    let status = Deed::Text.run(&server.address, &mut dice).await?;
-    if !status.is_some_and(|status| Deed::Text.statuses().contains(&status)) {
+    let status = Action::Text.run(&server.address, &mut rng).await?;
+    if !status.is_some_and(|status| Action::Text.statuses().contains(&status)) {
         failures.push(format!("after the soak a request got {status:?}"));
     }
     server.stop(Duration::from_secs(15)).await?;
@@ -300,7 +297,7 @@ fn third(samples: &[Sample], number: usize) -> f64 {
     part.iter().map(|sample| sample.rss_mb).sum::<f64>() / part.len() as f64
 }
 
-/// Waits, for ten seconds at most, until the connections of clients that left are closed.
+/// Waits until the connections of disconnected clients are closed, for ten seconds at most.
 async fn settle(server: &Server, fds: usize) -> Result<Sample> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

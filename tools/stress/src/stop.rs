@@ -1,4 +1,4 @@
-//! SIGTERM while requests come and come.
+//! SIGTERM under load.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,19 +24,19 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// Words of each text: enough that most requests wait when the signal comes.
+/// Words of each text: enough that most requests are queued at the signal.
 const WORDS: usize = 200;
-/// More than answers for all who wait take, on a slow machine too.
+/// Longer than all queued requests take on a slow machine.
 const STOP_MAX: Duration = Duration::from_secs(70);
-/// So much does the server give them.
+/// The server's timeout for a stop.
 const FLAGS: [&str; 4] = ["--shutdown-timeout-ms", "60000", "--request-timeout-ms", "60000"];
 
-/// One request. A server that said it was reading it must answer; one that meets the closing of its connection may go
-/// unanswered, as whenever a server closes an idle connection, and clients send those again.
+/// One request. The server must answer it if it confirmed that it reads it. A request that arrives while the server closes the
+/// idle connection may stay unanswered; clients retry those.
 struct Asked {
     read_at: Option<Instant>,
     ended_at: Instant,
-    /// What came in place of an answer.
+    /// The error in place of an answer.
     failed: Option<String>,
 }
 

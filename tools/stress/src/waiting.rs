@@ -1,4 +1,4 @@
-//! Clients that want their answers sooner than the server can have them, and clients that do not wait for theirs.
+//! Clients with deadlines shorter than the queue, and clients that disconnect before their answer.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How long each of the two lasts
+    /// Seconds of each of the two phases
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 
@@ -28,15 +28,15 @@ pub struct Arguments {
     flags: Vec<String>,
 }
 
-/// Words of each text: enough that a queue of the clients takes longer than their patience.
+/// Words of each text: enough that a full queue takes longer than the deadline.
 const WORDS: usize = 200;
-/// What the impatient give the server.
+/// The timeout of the clients with a deadline.
 const TIMEOUT: Duration = Duration::from_millis(250);
-/// How much later than that a 504 may come.
+/// The largest delay of a 504 after the deadline.
 const LATENESS_MAX: Duration = Duration::from_millis(20);
-/// Those who leave do so within this time, at random.
+/// The longest time, at random, after which a client disconnects.
 const STAY_MAX: Duration = Duration::from_millis(600);
-/// Until the queue knows that nobody waits.
+/// The longest time until the queue is empty after all clients disconnected.
 const SETTLING_MAX: Duration = Duration::from_secs(3);
 
 pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Result<Vec<String>> {
@@ -93,15 +93,15 @@ async fn departures(server: &Server, arguments: &Arguments) -> Result<Vec<String
     let before = metric(server, "cloze_abandoned_texts_total").await?;
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..arguments.clients {
-        let (address, mut dice) = (server.address.clone(), StdRng::seed_from_u64(number));
+        let (address, mut rng) = (server.address.clone(), StdRng::seed_from_u64(number));
         clients.spawn(async move {
             let (mut left, mut wrong) = (0_usize, 0_usize);
             while begun.elapsed() < time {
                 let mut client = Client::connect(&address).await?;
-                let stay = dice.random_range(Duration::ZERO..STAY_MAX);
+                let stay = rng.random_range(Duration::ZERO..STAY_MAX);
                 let asked = client.ask(Method::POST, "/", text(WORDS));
-                match dice.random_bool(0.5) {
-                    // The connection goes with its client.
+                match rng.random_bool(0.5) {
+                    // Drops the connection.
                     true => match tokio::time::timeout(stay, asked).await {
                         Err(_) => left += 1,
                         Ok(answer) => wrong += usize::from(answer?.status != 200),
@@ -125,12 +125,12 @@ async fn departures(server: &Server, arguments: &Arguments) -> Result<Vec<String
         failures.push(format!("{wrong} clients that stayed got no answer"));
     }
     if left == 0 || skipped == 0.0 {
-        failures.push("nobody's text was skipped".to_owned());
+        failures.push("no text was dropped".to_owned());
     }
     Ok(failures)
 }
 
-/// Waits until nothing waits; tells what still does after a time that is long enough.
+/// Waits until the queue is empty; returns a sentence if it is not empty after the limit.
 async fn settled(server: &Server, after: &str) -> Result<Option<String>> {
     let begun = Instant::now();
     loop {
@@ -146,7 +146,7 @@ async fn settled(server: &Server, after: &str) -> Result<Option<String>> {
     }
 }
 
-/// A series without labels.
+/// The value of a series without labels.
 async fn metric(server: &Server, name: &str) -> Result<f64> {
     let mut client = Client::connect(&server.address).await?;
     let answer = client.ask(Method::GET, "/metrics", Bytes::new()).await?;
