@@ -148,7 +148,7 @@ def check_cloze(thing, where, help_text, addresses):
 def main():
     binary = os.environ["CLOZE_BINARY"]
     help_text = subprocess.run([binary, "serve", "--help"], check=True, capture_output=True, text=True).stdout
-    openapi = json.loads((HERE.parent / "src/server/docs/openapi.json").read_text())
+    openapi = json.loads((HERE.parent / "src/server/routes/openapi/openapi.json").read_text())
     errors = []
     count = 0
     for path in sorted([*HERE.glob("kubernetes/*.yaml"), *HERE.glob("kserve/*.yaml")]):

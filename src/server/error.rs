@@ -7,7 +7,7 @@ use poem::web::Json;
 use poem::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::observe::unique_id;
+use super::middleware::telemetry::unique_id;
 use crate::engine::EngineError;
 use crate::fill_mask::InputError;
 

@@ -3,56 +3,29 @@
 //! [`routes`] is the whole service as a poem endpoint, so that a test can call it without a socket;
 //! [`serve()`] runs it on a listener until it is told to stop.
 //!
-//! | file | what it is |
+//! | module | content |
 //! |---|---|
-//! | `fill_mask` | `POST /` and `POST /v1/fill-mask` |
-//! | `request` | their two forms of a body: plain text and JSON |
-//! | `predict` | from texts to answers, whatever the protocol |
-//! | `body` | reading a body, bounded in size and time |
-//! | `page` | `GET /`, for a person at a browser |
-//! | `v2` | the Open Inference Protocol, for the clients of Triton and KServe |
-//! | `docs` | the OpenAPI document and `/docs` |
-//! | `asset` | files for browsers |
-//! | `methods` | what an address says of methods that it does not take |
+//! | `routes` | one file per route: `POST /` and `/v1/fill-mask`, health, info, metrics, the OpenAPI document, the web page |
+//! | `open_inference` | the Open Inference Protocol, for the clients of Triton and KServe |
+//! | `middleware` | around every request: telemetry, API key, CORS |
+//! | `net` | connections: accept loop, deadlines, slots, TLS |
+//! | `predict`, `request`, `body` | from a request body to answers, for every protocol |
 //! | `error` | every error as JSON with a sentence |
-//! | `health` | `GET /health`, `/health/live`, `/health/ready` |
-//! | `info` | `GET /info` |
-//! | `observe` | around every request: id, log line, metrics, headers |
-//! | `trace` | its span, and whose trace it is a part of |
-//! | `now_and_then` | log lines about what goes on and on |
-//! | `metrics`, `engine_metrics` | `GET /metrics` |
-//! | `auth` | the API key |
-//! | `cors` | pages of other sites |
-//! | `serve` | connections: which are taken, how long each may take its time, how they end |
-//! | `options` | what may be set about all of this |
+//! | `options` | settings of the server and its state |
+//! | `throttled_log` | rate-limited logging |
 
-#[cfg(test)]
-mod access_tests;
-mod asset;
-mod auth;
 mod body;
-mod cors;
-mod docs;
-mod engine_metrics;
 mod error;
-mod fill_mask;
-mod health;
-mod info;
-mod methods;
-mod metrics;
-mod now_and_then;
-mod observe;
-#[cfg(test)]
-mod operations_tests;
+mod middleware;
+mod net;
+mod open_inference;
 mod options;
-mod page;
 mod predict;
 mod request;
-mod serve;
+mod routes;
 #[cfg(test)]
 mod tests;
-mod trace;
-mod v2;
+mod throttled_log;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,20 +35,21 @@ use poem::{Endpoint, EndpointExt, Response, Route};
 
 use crate::engine::Engine;
 use crate::fill_mask::FillMask;
-use auth::Guarded;
-use cors::Shared;
-use methods::{get, get_post, post};
-use observe::{Labelled, Observed};
+use middleware::auth::Guarded;
+use middleware::cors::Shared;
+use middleware::telemetry::{Labelled, Observed};
+use routes::methods::{get, get_post, post};
+use routes::{fill_mask, health, info, metrics, openapi, ui};
 
-pub use auth::ApiKey;
-pub use cors::Origins;
 pub use error::{ApiError, ErrorBody};
-pub use fill_mask::Answers;
+pub use middleware::auth::ApiKey;
+pub use middleware::cors::Origins;
+pub use net::{ConnectionLimits, Tls, TlsError, serve};
+pub use open_inference::parse_infer;
 pub use options::{Options, State};
 pub use predict::prepare;
 pub use request::{FillMaskRequest, Form};
-pub use serve::{ConnectionLimits, Tls, TlsError, serve};
-pub use v2::parse_infer;
+pub use routes::fill_mask::Answers;
 
 /// What the handlers need of a request's surroundings.
 pub struct App {
@@ -136,14 +110,14 @@ pub fn routes(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
 /// Every address and what is there. A test looks for each in `openapi.json`.
 fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
     let ours = [
-        ("/", get_post(page::index, fill_mask::fill_mask)),
-        ("/page.css", get(page::style)),
-        ("/page.js", get(page::script)),
-        ("/favicon.svg", get(page::icon)),
-        ("/docs", get(docs::page)),
-        ("/docs.css", get(docs::style)),
-        ("/docs.js", get(docs::script)),
-        ("/openapi.json", get(docs::openapi)),
+        ("/", get_post(ui::index, fill_mask::fill_mask)),
+        ("/page.css", get(ui::style)),
+        ("/page.js", get(ui::script)),
+        ("/favicon.svg", get(ui::icon)),
+        ("/docs", get(openapi::page)),
+        ("/docs.css", get(openapi::style)),
+        ("/docs.js", get(openapi::script)),
+        ("/openapi.json", get(openapi::openapi)),
         ("/v1/fill-mask", post(fill_mask::fill_mask)),
         ("/health", get(health::health)),
         ("/health/live", get(health::live)),
@@ -152,5 +126,5 @@ fn table() -> Vec<(String, BoxEndpoint<'static, Response>)> {
         ("/metrics", get(metrics::metrics)),
     ];
     let ours = ours.into_iter().map(|(path, endpoint)| (path.to_owned(), endpoint));
-    ours.chain(v2::table()).collect()
+    ours.chain(open_inference::table()).collect()
 }

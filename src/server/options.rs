@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::auth::ApiKey;
-use super::cors::Origins;
-use super::metrics::Metrics;
-use super::now_and_then::NowAndThen;
-use super::serve::{ConnectionLimits, Tls};
+use super::middleware::auth::ApiKey;
+use super::middleware::cors::Origins;
+use super::net::{ConnectionLimits, Tls};
+use super::routes::metrics::Metrics;
+use super::throttled_log::NowAndThen;
 
 /// Who may ask, and over how many connections.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::debug_span;
 use tracing::field::Empty;
 
-use super::observe::Cost;
+use super::middleware::telemetry::Cost;
 use super::request::FillMaskRequest;
 use super::{ApiError, App};
 use crate::engine::{EngineError, Input};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::clock::Clock;
+use super::deadlines::Clock;
 
 /// A clock that a connection's socket, service and task share. They run on one task, so nobody waits for it.
 #[derive(Clone, Debug)]

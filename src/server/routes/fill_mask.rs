@@ -6,10 +6,10 @@ use poem::web::{Data, Json};
 use poem::{Body, IntoResponse, Request, Response, handler};
 use serde::Serialize;
 
-use super::predict::{Deadline, predict};
-use super::request::Form;
-use super::{ApiError, App, body};
 use crate::fill_mask::Answer;
+use crate::server::predict::{Deadline, predict};
+use crate::server::request::Form;
+use crate::server::{ApiError, App, body};
 
 /// What all texts of a request are answered with: a list of one is unwrapped, as transformers does.
 #[derive(Debug, Serialize)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 
-use super::App;
+use crate::server::App;
+use crate::server::error::respond;
 
 /// Sites as browsers name them, such as `https://example.org`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
             // Refusals too: a page is told why it was refused only if it may read it.
             _ => match self.inner.call(request).await {
                 Ok(response) => response,
-                Err(error) => super::error::respond(error).await,
+                Err(error) => respond(error).await,
             },
         };
         let headers = response.headers_mut();

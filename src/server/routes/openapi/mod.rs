@@ -13,8 +13,8 @@ use poem::web::Data;
 use poem::{Response, handler};
 use serde_json::{Value, json};
 
-use super::App;
 use super::asset::{CSS, HTML, JS, JSON, asset};
+use crate::server::App;
 
 /// `GET /openapi.json`.
 #[handler]

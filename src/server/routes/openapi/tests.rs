@@ -7,10 +7,10 @@ use poem::http::{Method, StatusCode, Uri};
 use poem::test::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
-use super::super::tests::{MINUTE, app};
-use super::super::{App, routes, table};
 use super::document;
 use crate::fill_mask::{TARGET_BYTES_MAX, TARGETS_MAX};
+use crate::server::tests::{MINUTE, app};
+use crate::server::{App, routes, table};
 
 fn service() -> (Value, TestClient<impl poem::Endpoint>) {
     let app = app(|_| {}, 8, MINUTE);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 
-use super::routes;
-use super::tests::{MINUTE, app, expect_error};
+use super::{MINUTE, app, expect_error};
 use crate::bert::PackedBatch;
+use crate::server::routes;
 
 #[tokio::test]
 async fn answers_say_what_they_took() {

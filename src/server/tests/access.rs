@@ -5,8 +5,8 @@ use std::sync::Arc;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::tests::{MINUTE, app, expect_error};
-use super::{ApiKey, App, Options, Origins, routes};
+use super::{MINUTE, app, expect_error};
+use crate::server::{ApiKey, App, Options, Origins, routes, table};
 
 fn with_options(options: Options) -> Arc<App> {
     let mut app = app(|_| {}, 8, MINUTE);
@@ -67,7 +67,7 @@ async fn a_key_guards_what_runs_and_nothing_else() {
         let response = client.post(path).body("a [MASK]").send().await;
         expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
     }
-    let table = super::table();
+    let table = table();
     let guarded = table
         .iter()
         .map(|(path, _)| path.as_str())

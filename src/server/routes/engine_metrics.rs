@@ -9,8 +9,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
-use super::App;
 use crate::engine::Buckets;
+use crate::server::App;
 use crate::sys::memory;
 
 /// Values of one moment.

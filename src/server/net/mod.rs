@@ -8,17 +8,17 @@
 //! | file | what it is |
 //! |---|---|
 //! | `accept` | the accept loop: the limit on connections, the wait when descriptors run out, the end |
-//! | `places` | how many connections there may be, and who gives up a place |
+//! | `slots` | how many connections there may be, and who gives up a place |
 //! | `connection` | one connection: requests in, answers out, closed when its clock says so |
-//! | `clock` | until when a connection must do what |
+//! | `deadlines` | until when a connection must do what |
 //! | `tls` | a certificate and its key |
-//! | `timed` | a socket that tells the clock what happens on it |
+//! | `deadline_io` | a socket that tells the clock what happens on it |
 
 mod accept;
-mod clock;
 mod connection;
-mod places;
-mod timed;
+mod deadline_io;
+mod deadlines;
+mod slots;
 mod tls;
 
 use std::future::Future;
@@ -26,7 +26,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{App, routes};
+use crate::server::{App, routes};
 
 pub use tls::{Tls, TlsError};
 

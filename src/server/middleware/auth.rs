@@ -7,7 +7,7 @@ use poem::{Endpoint, Request, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{ApiError, App};
+use crate::server::{ApiError, App};
 
 /// A key, kept as its digest: neither its text nor its length can be printed or measured.
 pub struct ApiKey([u8; 32]);

@@ -27,7 +27,7 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderName, StatusCode};
 use poem::{Request, Response};
 
-use super::methods::{get, post};
+use super::routes::methods::{get, post};
 use super::{ApiError, App, FillMaskRequest};
 
 /// The only version of the model that there is.

@@ -6,7 +6,7 @@ use poem::handler;
 use poem::web::{Data, Json};
 use serde::Serialize;
 
-use super::{ApiError, App};
+use crate::server::{ApiError, App};
 
 #[derive(Serialize)]
 struct Health {

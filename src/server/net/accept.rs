@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 
 use super::Rules;
 use super::connection::Connection;
-use super::places::Places;
-use crate::server::now_and_then::NowAndThen;
+use super::slots::Places;
+use crate::server::throttled_log::NowAndThen;
 
 /// How long the loop rests when the system gives no connection for a reason that will not pass at once, such as that
 /// there are no descriptors left.

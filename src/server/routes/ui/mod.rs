@@ -5,8 +5,8 @@ use std::sync::Arc;
 use poem::web::Data;
 use poem::{Response, handler};
 
-use super::App;
 use super::asset::{CSS, HTML, JS, SVG, asset};
+use crate::server::App;
 
 /// `GET /`.
 #[handler]

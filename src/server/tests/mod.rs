@@ -1,5 +1,8 @@
 //! The service without a socket, over a model that does what a test needs.
 
+mod access;
+mod operations;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::Rules;
-use super::clock::Clock;
-use super::places::Places;
-use super::timed::{SharedClock, Timed};
+use super::deadline_io::{SharedClock, Timed};
+use super::deadlines::Clock;
+use super::slots::Places;
 
 /// What is kept of one connection before it is read, in bytes: a head is never longer, and a body comes in such parts.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;

@@ -6,7 +6,7 @@ use poem::web::{Data, Json};
 use poem::{IntoResponse, Response, handler};
 use serde::Serialize;
 
-use super::App;
+use crate::server::App;
 
 #[derive(Serialize)]
 struct Info<'a> {

@@ -9,8 +9,10 @@ use poem::{Endpoint, Request, Response};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{App, trace};
+use super::tracing_span as trace;
 use crate::engine::Timing;
+use crate::server::App;
+use crate::server::error::respond;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time-ms");
@@ -52,7 +54,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Labelled<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let mut response = match self.inner.call(request).await {
             Ok(response) => response,
-            Err(error) => super::error::respond(error).await,
+            Err(error) => respond(error).await,
         };
         response.extensions_mut().insert(Matched(Arc::clone(&self.route)));
         Ok(response)
@@ -75,7 +77,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
         let span = trace::begin(&request, method, id.to_str().unwrap_or_default());
         let mut response = match self.inner.call(request).instrument(span.clone()).await {
             Ok(response) => response,
-            Err(error) => super::error::respond(error).await,
+            Err(error) => respond(error).await,
         };
         let whole = started_at.elapsed();
         let extensions = response.extensions();

@@ -16,9 +16,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::App;
 use super::engine_metrics::EngineMetrics;
-use super::observe::{Cost, UNMATCHED};
+use crate::server::middleware::telemetry::{Cost, UNMATCHED};
+use crate::server::{ApiError, App};
 
 /// Every status that an answer can have; any other would be counted as the last.
 const STATUSES: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 422, 503, 504, 500];
@@ -115,7 +115,7 @@ pub fn metrics(Data(app): Data<&Arc<App>>) -> poem::Result<Response> {
     encode_registry(&mut text, &app.state.metrics.registry)
         .and_then(|()| encode_registry(&mut text, &engine))
         .and_then(|()| encode_eof(&mut text))
-        .map_err(super::ApiError::internal)?;
+        .map_err(ApiError::internal)?;
     Ok(Response::builder()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(text))

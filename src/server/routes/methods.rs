@@ -4,7 +4,7 @@ use poem::endpoint::BoxEndpoint;
 use poem::error::{MethodNotAllowedError, ResponseError};
 use poem::{EndpointExt, IntoEndpoint, Response, RouteMethod};
 
-use super::ApiError;
+use crate::server::ApiError;
 
 /// `GET`, and with it `HEAD`.
 pub fn get<E: IntoEndpoint<Endpoint: 'static>>(endpoint: E) -> BoxEndpoint<'static, Response> {

@@ -1,0 +1,6 @@
+//! What runs around every request.
+
+pub mod auth;
+pub mod cors;
+pub mod telemetry;
+mod tracing_span;
