@@ -60,7 +60,7 @@ class Page:
         WebDriverWait(self.browser, 20).until(lambda _: self["submit"].get_attribute("aria-busy") == "false")
 
     def words(self):
-        return [word.text for word in self.all("#blanks .word")]
+        return [word.text for word in self.all("#masks .word")]
 
     def errors(self):
         """Errors in the browser's log, without answers of status 4xx."""
@@ -81,10 +81,10 @@ def test_ask_and_read_the_bars(page, server):
     assert page.words()[:2] == ["was", "is"] and len(page.words()) == 5
     assert page["sentence"].text == "She was born in London in 1950."
     # The likeliest answer has the longest bar; its length is its probability.
-    bars = [bar.size["width"] for bar in page.all("#blanks .bar")]
-    row = page.all("#blanks .row")[0].size["width"]
+    bars = [bar.size["width"] for bar in page.all("#masks .bar")]
+    row = page.all("#masks .row")[0].size["width"]
     assert bars == sorted(bars, reverse=True)
-    score = float(page.all("#blanks .score")[0].text.rstrip(" %"))
+    score = float(page.all("#masks .score")[0].text.rstrip(" %"))
     assert score > 90 and abs(bars[0] / row * 100 - score) < 2
     assert page["model"].text == "demo" and "cpu" in page["device"].text
     assert " ms" in page["latency"].text
@@ -94,7 +94,7 @@ def test_the_keyboard_alone(page):
     page["text"].send_keys(Keys.ENTER)
     page.settle()
     # The arrow keys choose an answer, and the sentence shows it.
-    choice = page.all("#blanks input")[0]
+    choice = page.all("#masks input")[0]
     choice.send_keys(Keys.ARROW_DOWN)
     assert page["sentence"].text == "She is born in London in 1950."
 
@@ -112,19 +112,19 @@ def test_how_many_and_which_words(page):
                                       """"parameters":{"top_k":2,"targets":["were","is"]}}'""")  # fmt: skip
 
 
-def test_several_blanks_side_by_side(page):
+def test_several_masks_side_by_side(page):
     page.ask("The [MASK] is in the north of ___.")
-    first, second = page.all("#blanks fieldset")
+    first, second = page.all("#masks fieldset")
     assert first.location["y"] == second.location["y"] and first.location["x"] < second.location["x"]
     words = page.words()
     assert len(words) == 10
     assert page["sentence"].text == f"The {words[0]} is in the north of {words[5]}."
-    page.all("#blanks fieldset:nth-child(2) .row")[3].click()
+    page.all("#masks fieldset:nth-child(2) .row")[3].click()
     assert page["sentence"].text == f"The {words[0]} is in the north of {words[8]}."
 
 
 def test_errors_in_words(page):
-    page.ask("no blank here")
+    page.ask("no mask here")
     assert page["error"].text == "The text has no blank; write [MASK] where a word is missing."
     assert not page["result"].is_displayed()
     page.write("top-k", "0")

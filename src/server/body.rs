@@ -4,8 +4,9 @@ use poem::Body;
 use poem::error::ReadBodyError;
 use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use super::app::App;
+use super::error::ApiError;
 use super::predict::Deadline;
-use super::{ApiError, App};
 
 /// Reads the whole body.
 ///

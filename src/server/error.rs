@@ -7,7 +7,7 @@ use poem::web::Json;
 use poem::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::middleware::telemetry::unique_id;
+use super::unique_id::unique_id;
 use crate::engine::EngineError;
 use crate::fill_mask::InputError;
 

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use tracing::debug_span;
 use tracing::field::Empty;
 
-use super::middleware::telemetry::Cost;
+use super::app::App;
+use super::error::ApiError;
+use super::metrics::Cost;
 use super::request::FillMaskRequest;
-use super::{ApiError, App};
 use crate::engine::{EngineError, Input};
 use crate::fill_mask::{Answer, AnswerSize, FillMask, Question, Wanted};
 

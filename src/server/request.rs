@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::ApiError;
+use super::error::ApiError;
 use crate::fill_mask::Parameters;
 
 /// What a client wants filled in.

@@ -1,26 +1,26 @@
-//! Lines in the log about what goes on and on.
+//! Rate-limited logging: the first event at once, then one line per interval with a count.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Tells of something at once, and then once in an interval with how often it was.
+/// Rate limit of one kind of log line.
 #[derive(Debug)]
-pub struct NowAndThen {
+pub struct ThrottledLog {
     interval: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    told_at: Option<Instant>,
-    /// Since it was told.
+    logged_at: Option<Instant>,
+    /// Events since the last line.
     count: u64,
 }
 
-impl NowAndThen {
-    /// Once in `interval` at most.
+impl ThrottledLog {
+    /// At most one line per `interval`.
     pub fn new(interval: Duration) -> Self {
         Self {
             interval,
@@ -28,18 +28,18 @@ impl NowAndThen {
         }
     }
 
-    /// Counts it, and lets `tell` have the count if it is time.
-    pub fn tell(&self, tell: impl FnOnce(u64)) {
+    /// Counts an event. Calls `write` with the events since the last line, if a line is due.
+    pub fn log(&self, write: impl FnOnce(u64)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.count += 1;
         let now = Instant::now();
-        if state.told_at.is_some_and(|at| now - at < self.interval) {
+        if state.logged_at.is_some_and(|at| now - at < self.interval) {
             return;
         }
         let count = std::mem::take(&mut state.count);
-        state.told_at = Some(now);
+        state.logged_at = Some(now);
         drop(state);
-        tell(count);
+        write(count);
     }
 }
 
@@ -48,12 +48,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_once_in_an_interval_with_its_count() {
-        let (it, mut told) = (NowAndThen::new(Duration::from_secs(10)), Vec::new());
+    async fn one_line_per_interval_with_the_count() {
+        let (log, mut lines) = (ThrottledLog::new(Duration::from_secs(10)), Vec::new());
         for _ in 0..250 {
-            it.tell(|count| told.push(count));
+            log.log(|count| lines.push(count));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
-        assert_eq!(told, [1, 100, 100]);
+        assert_eq!(lines, [1, 100, 100]);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::server::{ApiKey, ConnectionLimits, Options, Origins, Tls};
+use cloze::server::{ApiKey, ConnectionLimits, InvalidOrigin, Options, Origins, Tls, TlsError, TlsFile};
 
 /// Flags of `cloze serve` for HTTP.
 #[derive(Args)]
@@ -72,8 +72,8 @@ impl HttpArguments {
         Ok(Options {
             api_key: api_key.map_err(|error| format!("--api-key: {error}"))?,
             metrics_without_key: self.metrics_without_key,
-            cors_origins: Origins::new(&self.cors_origin)?,
-            tls: tls.transpose().map_err(|error| error.to_string())?,
+            cors_origins: Origins::new(&self.cors_origin).map_err(|error| cors_advice(&error))?,
+            tls: tls.transpose().map_err(|error| tls_advice(&error))?,
             connections: ConnectionLimits {
                 connections_max: self.max_connections.get() as usize,
                 head_timeout: Duration::from_millis(self.head_timeout_ms),
@@ -82,4 +82,16 @@ impl HttpArguments {
             },
         })
     }
+}
+
+fn cors_advice(InvalidOrigin(origin): &InvalidOrigin) -> String {
+    format!("--cors-origin \"{origin}\" is not an origin; write it as https://example.org, or * for all")
+}
+
+fn tls_advice(error: &TlsError) -> String {
+    let flag = match error.file() {
+        TlsFile::Certificate => "--tls-cert",
+        TlsFile::Key => "--tls-key",
+    };
+    format!("{flag}: {error}")
 }

@@ -1,22 +1,23 @@
-//! The API key: what needs it, and whether a request has it.
+//! Authentication with an API key.
+//!
+//! [`authenticate`] runs for every request and notes in its extensions if it carries the key; [`require_key`] refuses
+//! requests without it. The route table decides where a key is required.
 
-use std::sync::Arc;
-
-use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use poem::{Endpoint, Request, Response};
+use poem::Request;
+use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::server::{ApiError, App};
+use crate::server::error::ApiError;
 
-/// A key, kept as its digest: neither its text nor its length can be printed or measured.
+/// The API key, stored as its SHA-256 digest: neither its text nor its length can be printed or measured.
 pub struct ApiKey([u8; 32]);
 
 impl ApiKey {
-    /// Of the text that clients send.
+    /// Takes the text that clients send.
     ///
     /// # Errors
-    /// A key that cannot stand in a header, or an empty one.
+    /// An empty key, or one with characters that a header cannot carry.
     pub fn new(key: &str) -> Result<Self, &'static str> {
         match key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Err("an API key is made of visible ASCII characters, without spaces"),
@@ -24,10 +25,10 @@ impl ApiKey {
         }
     }
 
-    /// Takes as long whatever `key` has in common with this one.
-    fn is(&self, key: &[u8]) -> bool {
-        let theirs: [u8; 32] = Sha256::digest(key).into();
-        self.0.ct_eq(&theirs).into()
+    /// Compares in constant time.
+    fn matches(&self, key: &[u8]) -> bool {
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        self.0.ct_eq(&digest).into()
     }
 }
 
@@ -37,65 +38,43 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
-/// What an orchestrator and a browser ask before they could have a key; everything else is guarded, what is not
-/// there included.
-const OPEN: [&str; 14] = [
-    "/",
-    "/page.css",
-    "/page.js",
-    "/favicon.svg",
-    "/docs",
-    "/docs.css",
-    "/docs.js",
-    "/openapi.json",
-    "/health",
-    "/health/live",
-    "/health/ready",
-    "/v2/health/live",
-    "/v2/health/ready",
-    METRICS,
-];
+/// Request extension: the request carries the server's key, or the server has none.
+#[derive(Clone, Copy)]
+struct Authenticated;
 
-const METRICS: &str = "/metrics";
-
-/// Lets through what needs no key and what has the right one.
-pub struct Guarded<E> {
-    pub inner: E,
-    pub app: Arc<App>,
+/// Marks `request` as authenticated if it carries `key` or the server has no key.
+pub fn authenticate(key: Option<&ApiKey>, request: &mut Request) {
+    if key.is_none_or(|key| carries(request.headers(), key)) {
+        request.extensions_mut().insert(Authenticated);
+    }
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> poem::Result<Response> {
-        let options = &self.app.options;
-        if let Some(key) = &options.api_key {
-            let path = request.uri().path();
-            let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-            let open = reads && OPEN.contains(&path) && (path != METRICS || options.metrics_without_key);
-            if !open && !carries(request.headers(), key) {
-                return Err(refusal().into());
-            }
-        }
-        self.inner.call(request).await
+/// Refuses a request that [`authenticate`] has not marked.
+///
+/// # Errors
+/// 401 with `WWW-Authenticate`.
+pub fn require_key(request: &Request) -> Result<(), ApiError> {
+    match request.extensions().get::<Authenticated>() {
+        Some(Authenticated) => Ok(()),
+        None => Err(unauthorized()),
     }
 }
 
 fn carries(headers: &HeaderMap, key: &ApiKey) -> bool {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    // Two headers of this name are nobody's way to ask; which of them counts would be a guess.
+    // With two headers of this name it would be a guess which one counts.
     let (Some(value), None) = (values.next(), values.next()) else {
         return false;
     };
     let value = value.as_bytes();
-    let Some((scheme, theirs)) = value.split_at_checked("Bearer ".len()) else {
+    let Some((scheme, credentials)) = value.split_at_checked("Bearer ".len()) else {
         return false;
     };
-    scheme.eq_ignore_ascii_case(b"Bearer ") & key.is(theirs.trim_ascii())
+    scheme.eq_ignore_ascii_case(b"Bearer ") & key.matches(credentials.trim_ascii())
 }
 
-fn refusal() -> ApiError {
-    let message = "This server wants an API key; send it as \"Authorization: Bearer KEY\".";
+fn unauthorized() -> ApiError {
+    let message = "This server requires an API key; send it as \"Authorization: Bearer KEY\".";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
@@ -107,13 +86,23 @@ mod tests {
     #[test]
     fn keys_are_compared_whole_and_never_shown() {
         let key = ApiKey::new("s3cret").unwrap();
-        assert!(key.is(b"s3cret"));
+        assert!(key.matches(b"s3cret"));
         for wrong in ["", "s3cre", "s3crets", "S3CRET", "s3cret "] {
-            assert!(!key.is(wrong.as_bytes()), "{wrong:?}");
+            assert!(!key.matches(wrong.as_bytes()), "{wrong:?}");
         }
         assert!(!format!("{key:?}").contains("s3cret"));
         for bad in ["", "two words", "schlüssel", "line\n"] {
             assert!(ApiKey::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_was_not_authenticated_is_refused() {
+        let mut request = Request::default();
+        assert!(require_key(&request).is_err(), "without the layer nothing is open");
+        authenticate(Some(&ApiKey::new("s3cret").unwrap()), &mut request);
+        assert!(require_key(&request).is_err());
+        authenticate(None, &mut request);
+        assert!(require_key(&request).is_ok());
     }
 }

@@ -1,48 +1,44 @@
-//! Pages of other sites: which may ask, as their browsers want to be told.
+//! CORS: which sites' pages may call the service from a browser.
 //!
-//! poem's own middleware answers 403 to every origin that is not listed, the page's own among them.
-
-use std::sync::Arc;
+//! poem's own middleware answers 403 to every origin that is not listed, the server's own page among them.
 
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, Request, Response};
 
-use crate::server::App;
 use crate::server::error::respond;
 
-/// Sites as browsers name them, such as `https://example.org`.
+/// Allowed origins, as browsers write them, such as `https://example.org`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// No site but our own.
+    /// No other site.
     #[default]
     None,
     /// Every site.
     Any,
-    /// These.
     Listed(Vec<HeaderValue>),
 }
 
+/// A text that no browser sends as an origin: scheme and host in lower case, without a slash at the end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an origin such as https://example.org")]
+pub struct InvalidOrigin(pub String);
+
 impl Origins {
-    /// Of a list of origins, in which `*` stands for all.
+    /// Takes a list of origins, in which `*` allows every site.
     ///
     /// # Errors
-    /// The first that no browser would send.
-    pub fn new(origins: &[String]) -> Result<Self, String> {
+    /// The first item that is not an origin.
+    pub fn new(origins: &[String]) -> Result<Self, InvalidOrigin> {
         let mut listed = Vec::new();
         for origin in origins {
             if origin == "*" {
                 return Ok(Self::Any);
             }
             let host = origin.split_once("://").map(|(_, host)| host);
-            let sound = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
+            let has_host = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
             match HeaderValue::from_str(origin) {
-                // Browsers send it in lower case and without a slash at its end.
-                Ok(value) if sound && !origin.contains(char::is_uppercase) => listed.push(value),
-                _ => {
-                    return Err(format!(
-                        "--cors-origin \"{origin}\" is not an origin; write it as https://example.org, or * for all"
-                    ));
-                }
+                Ok(value) if has_host && !origin.contains(char::is_uppercase) => listed.push(value),
+                _ => return Err(InvalidOrigin(origin.clone())),
             }
         }
         Ok(match listed.is_empty() {
@@ -51,8 +47,8 @@ impl Origins {
         })
     }
 
-    /// What a browser is told of `origin`.
-    fn allowed(&self, origin: &HeaderValue) -> Option<HeaderValue> {
+    /// The value of `Access-Control-Allow-Origin` for a request from `origin`.
+    fn allow(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         match self {
             Self::None => None,
             Self::Any => Some(HeaderValue::from_static("*")),
@@ -61,47 +57,44 @@ impl Origins {
     }
 }
 
-/// How long a browser may remember what it was told: two hours is the most that any takes.
+/// Lifetime of a preflight answer in a browser's cache: two hours, the most that any browser accepts.
 const MAX_AGE_SECONDS: u32 = 7200;
 
-/// Answers preflights, and says on every other answer who may read it.
-pub struct Shared<E> {
-    pub inner: E,
-    pub app: Arc<App>,
-}
-
-impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> poem::Result<Response> {
-        let origins = &self.app.options.cors_origins;
-        if *origins == Origins::None {
-            return self.inner.call(request).await;
-        }
-        let origin = request.headers().get(header::ORIGIN);
-        let allowed = origin.and_then(|origin| origins.allowed(origin));
-        let preflight = *request.method() == Method::OPTIONS
-            && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        let mut response = match (&allowed, preflight) {
-            (Some(_), true) => permission(),
-            // Refusals too: a page is told why it was refused only if it may read it.
-            _ => match self.inner.call(request).await {
-                Ok(response) => response,
-                Err(error) => respond(error).await,
-            },
-        };
-        let headers = response.headers_mut();
-        // Another origin may get another answer: no cache may mix them up.
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
-        if let Some(allowed) = allowed {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed());
-        }
-        Ok(response)
+/// Answers preflight requests, and adds the CORS headers to every other answer.
+///
+/// # Errors
+/// Those of `next`, if no origin is configured.
+pub async fn answer(
+    origins: &Origins,
+    next: &impl Endpoint<Output = Response>,
+    request: Request,
+) -> poem::Result<Response> {
+    if *origins == Origins::None {
+        return next.call(request).await;
     }
+    let origin = request.headers().get(header::ORIGIN);
+    let allowed = origin.and_then(|origin| origins.allow(origin));
+    let is_preflight =
+        *request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = match (&allowed, is_preflight) {
+        (Some(_), true) => preflight_answer(),
+        // Errors get the headers too: without them a page could not read why it was refused.
+        _ => match next.call(request).await {
+            Ok(response) => response,
+            Err(error) => respond(error).await,
+        },
+    };
+    let headers = response.headers_mut();
+    // The answer depends on the origin, so a cache must not mix them up.
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(allowed) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed_headers());
+    }
+    Ok(response)
 }
 
-fn permission() -> Response {
+fn preflight_answer() -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_METHODS,
@@ -119,7 +112,7 @@ fn permission() -> Response {
     response
 }
 
-fn exposed() -> HeaderValue {
+fn exposed_headers() -> HeaderValue {
     HeaderValue::from_static(
         "inference-header-content-length, retry-after, x-request-id, x-queue-time-ms, x-inference-time-ms, x-tokens",
     )
@@ -142,7 +135,7 @@ mod tests {
             "https://",
             "a://b\n",
         ] {
-            assert!(origins(&[wrong]).unwrap_err().contains("--cors-origin"), "{wrong:?}");
+            assert_eq!(origins(&[wrong]), Err(InvalidOrigin(wrong.to_owned())));
         }
     }
 }

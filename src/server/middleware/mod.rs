@@ -1,4 +1,4 @@
-//! What runs around every request.
+//! Layers around every request, each a function of the request and the layers inside it.
 
 pub mod auth;
 pub mod cors;

@@ -1,4 +1,4 @@
-//! A request's span: a part of its client's trace, where there is one. Without the cargo feature `otel` it is for logs alone.
+//! The tracing span of a request. With the cargo feature `otel` it joins the client's trace; without it, it only serves logs.
 
 use poem::Request;
 use poem::http::StatusCode;
@@ -12,7 +12,7 @@ pub fn begin(_: &Request, _: &'static str, id: &str) -> Span {
 #[cfg(not(feature = "otel"))]
 pub fn end(_: &Span, _: &'static str, _: &str, _: StatusCode) {}
 
-/// A request that begins; a child of what its `traceparent` names.
+/// Starts the span, as a child of the span in the request's `traceparent` header.
 #[cfg(feature = "otel")]
 pub fn begin(request: &Request, method: &'static str, id: &str) -> Span {
     use opentelemetry::Context;
@@ -20,7 +20,7 @@ pub fn begin(request: &Request, method: &'static str, id: &str) -> Span {
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
     if method != "POST" {
-        // Probes and scrapes, every few seconds for ever, are not traced.
+        // Probes and scrapes come every few seconds and are not traced.
         return info_span!(target: "cloze::probe", "request", id);
     }
     let span = info_span!("request", id, otel.kind = "server");
@@ -29,13 +29,13 @@ pub fn begin(request: &Request, method: &'static str, id: &str) -> Span {
         propagator.extract_with_context(&Context::new(), &headers)
     });
     if caller.span().span_context().is_valid() {
-        // An error says that nobody traces.
+        // It fails if there is no OpenTelemetry layer, so nothing is traced.
         let _ = span.set_parent(caller);
     }
     span
 }
 
-/// What became of it, in the words of OpenTelemetry's conventions.
+/// Adds the outcome to the span, by OpenTelemetry's semantic conventions.
 #[cfg(feature = "otel")]
 pub fn end(span: &Span, method: &'static str, route: &str, status: StatusCode) {
     use opentelemetry::trace::{Status, TraceContextExt};

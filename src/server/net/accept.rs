@@ -11,31 +11,35 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Rules;
 use super::connection::Connection;
-use super::slots::Places;
-use crate::server::throttled_log::NowAndThen;
+use super::options::ConnectionOptions;
+use super::slots::ConnectionSlots;
+use crate::server::throttled_log::ThrottledLog;
 
-/// How long the loop rests when the system gives no connection for a reason that will not pass at once, such as that
-/// there are no descriptors left.
-const REST: Duration = Duration::from_millis(100);
-/// The same trouble is told this often.
-const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause after an error that will not pass at once, such as no free file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Interval between log lines about the same problem.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Takes connections until `shutdown` completes; then ends the idle ones at once and the others when they have their
+/// Accepts connections until `shutdown` completes. Then closes idle connections at once and the others after their
 /// answers, or after `drain_timeout`.
-pub async fn run(
-    listener: TcpListener,
+///
+/// # Errors
+/// If the listener cannot be used.
+pub async fn serve(
+    listener: std::net::TcpListener,
     endpoint: Arc<impl Endpoint<Output = Response> + 'static>,
-    rules: Rules,
+    options: ConnectionOptions,
     shutdown: impl Future<Output = ()>,
     drain_timeout: Duration,
-) {
-    let places = Arc::new(Places::new(rules.limits.connections_max));
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let slots = Arc::new(ConnectionSlots::new(options.limits.connections_max));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let (full, failing) = (NowAndThen::new(TELL_INTERVAL), NowAndThen::new(TELL_INTERVAL));
+    let (full, failing) = (ThrottledLog::new(LOG_INTERVAL), ThrottledLog::new(LOG_INTERVAL));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -45,58 +49,66 @@ pub async fn run(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, remote)) => {
-                let place = match places.try_take() {
-                    Some(place) => place,
-                    // One waits here, the others in the backlog, where they cost us nothing.
+                let slot = match slots.try_acquire() {
+                    Some(slot) => slot,
+                    // One connection waits here, the others in the backlog, where they cost this process nothing.
                     None => {
-                        full.tell(|count| {
+                        let connections_max = options.limits.connections_max;
+                        full.log(|count| {
                             tracing::warn!(
                                 count,
-                                "as many connections as --max-connections allows; further ones wait"
+                                connections_max,
+                                "connection limit reached; further connections wait"
                             );
                         });
                         tokio::select! {
                             biased;
                             () = &mut shutdown => break,
-                            place = places.take() => place,
+                            slot = slots.acquire() => slot,
                         }
                     }
                 };
                 let connection = Connection {
                     endpoint: Arc::clone(&endpoint),
-                    rules: rules.clone(),
-                    places: Arc::clone(&places),
+                    options: options.clone(),
+                    slots: Arc::clone(&slots),
                     stopping: stopping.clone(),
                     remote,
                 };
                 connections.spawn(async move {
                     connection.run(stream).await;
-                    drop(place);
+                    drop(slot);
                 });
             }
-            Err(error) if concerns_one(&error) => tracing::debug!(%error, "a connection ended before it began"),
+            Err(error) if concerns_one_connection(&error) => {
+                tracing::debug!(%error, "a connection failed before it was accepted");
+            }
             Err(error) => {
-                failing.tell(|count| tracing::error!(%error, count, "no connection can be accepted; trying on"));
+                failing.log(|count| tracing::error!(%error, count, "cannot accept connections; retrying"));
                 tokio::select! {
                     () = &mut shutdown => break,
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                 }
             }
         }
     }
     drop(listener);
-    // An error says that there is no connection.
+    // Fails if there is no connection.
     let _ = stop.send(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(drain_timeout, all_ended).await.is_err() {
         let left = connections.len();
-        tracing::warn!(left, "connections did not end within the limit; closing them");
+        tracing::warn!(
+            left,
+            "connections did not end within the shutdown timeout; closing them"
+        );
         connections.shutdown().await;
     }
+    Ok(())
 }
 
-/// Whether an error of accept is of one connection, and the next may be sound.
-fn concerns_one(error: &Error) -> bool {
+/// True if an error of `accept` belongs to one connection, so the next may be accepted at once.
+fn concerns_one_connection(error: &Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),

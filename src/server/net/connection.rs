@@ -1,6 +1,7 @@
-//! One connection: requests in, answers out, closed when its clock says so.
+//! One connection: TLS handshake, requests, answers, and an early end by deadline, drain or slot request.
 
 use std::convert::Infallible;
+use std::fmt::{Display, Formatter};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -20,150 +21,185 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use super::Rules;
-use super::deadline_io::{SharedClock, Timed};
-use super::deadlines::Clock;
-use super::slots::Places;
+use super::deadline_io::DeadlineIo;
+use super::deadlines::{ConnectionDeadlines, SharedDeadlines};
+use super::options::ConnectionOptions;
+use super::slots::ConnectionSlots;
 
-/// What is kept of one connection before it is read, in bytes: a head is never longer, and a body comes in such parts.
+/// Read buffer of one connection: the longest head, and the largest part of a body that is read at once.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// What a connection needs of its surroundings.
+/// A connection before it is served, with everything that it shares with others.
 pub struct Connection<E> {
     pub endpoint: Arc<E>,
-    pub rules: Rules,
-    /// Places for this and further connections.
-    pub places: Arc<Places>,
-    /// True once the server is about to end.
+    pub options: ConnectionOptions,
+    pub slots: Arc<ConnectionSlots>,
+    /// True once the server drains.
     pub stopping: watch::Receiver<bool>,
     pub remote: SocketAddr,
 }
 
+/// Why a connection ended before its client closed it.
+enum EarlyEnd {
+    Http(hyper::Error),
+    /// It was idle, and an accepted connection needed its slot.
+    SlotRequested,
+    /// The deadline passed while it waited for this.
+    TimedOut(&'static str),
+}
+
+impl Display for EarlyEnd {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http(error) => error.fmt(f),
+            Self::SlotRequested => f.write_str("idle while another connection needed its slot"),
+            Self::TimedOut(awaited) => write!(f, "waited too long for {awaited}"),
+        }
+    }
+}
+
 impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
-    /// Serves `stream` to its end.
+    /// Serves `stream` until it ends.
     pub async fn run(mut self, stream: TcpStream) {
+        let remote = self.remote;
         let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
             Ok(local) => local,
-            Err(error) => return tracing::debug!(remote = %self.remote, %error, "a connection ended before it began"),
+            Err(error) => return tracing::debug!(%remote, %error, "a connection failed before it was served"),
         };
-        let Some(tls) = &self.rules.tls else {
+        let Some(tls) = &self.options.tls else {
             return self.serve(stream, local, Scheme::HTTP).await;
         };
         let handshake = TlsAcceptor::from(tls.config()).accept(stream);
-        let shaken = tokio::select! {
-            shaken = tokio::time::timeout(self.rules.limits.head_timeout, handshake) => shaken,
-            // Nothing has been asked yet.
+        let handshake = tokio::select! {
+            result = tokio::time::timeout(self.options.limits.head_timeout, handshake) => result,
+            // The client has sent no request yet.
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
         };
-        let remote = self.remote;
-        match shaken {
+        match handshake {
             Ok(Ok(stream)) => self.serve(stream, local, Scheme::HTTPS).await,
-            Ok(Err(error)) => tracing::debug!(%remote, %error, "no TLS was agreed upon"),
-            Err(_) => tracing::debug!(%remote, "waited too long for TLS to be agreed upon"),
+            Ok(Err(error)) => tracing::debug!(%remote, %error, "the TLS handshake failed"),
+            Err(_) => tracing::debug!(%remote, "the TLS handshake took too long"),
         }
     }
 
     async fn serve(self, socket: impl AsyncRead + AsyncWrite + Unpin + Send, local: SocketAddr, scheme: Scheme) {
-        let Self {
-            endpoint,
-            rules,
-            places,
-            mut stopping,
-            remote,
-        } = self;
-        let clock = SharedClock::new(Clock::new(rules.limits));
-        let our_places = Arc::clone(&places);
-        let service = service_fn(|request: Request<Incoming>| {
-            clock.get().request();
-            let (endpoint, clock, places) = (Arc::clone(&endpoint), clock.clone(), Arc::clone(&places));
-            let surroundings = (LocalAddr(local.into()), RemoteAddr(remote.into()), scheme.clone());
-            async move {
-                let (local, remote, scheme) = surroundings;
-                let request = poem::Request::from((request, local, remote, scheme));
-                let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> =
-                    endpoint.get_response(request).await.into();
-                if places.are_wanted() {
-                    // Everybody gets a turn.
-                    let close = HeaderValue::from_static("close");
-                    answer.headers_mut().insert(header::CONNECTION, close);
-                }
-                clock.get().answer();
-                Ok::<_, Infallible>(answer.map(|body| Told { body, clock }))
-            }
+        let deadlines = SharedDeadlines::new(ConnectionDeadlines::new(self.options.limits));
+        let service = service_fn(|request| {
+            deadlines.get().request_started();
+            self.answer(request, local, scheme.clone(), deadlines.clone())
         });
-        let socket = Timed {
+        let socket = DeadlineIo {
             socket,
-            clock: clock.clone(),
+            deadlines: deadlines.clone(),
         };
-        // hyper's own timer for heads would also limit how long a connection is idle; ours tells the two apart.
-        let mut connection = pin!(
-            Builder::new()
-                .header_read_timeout(None)
-                .max_buf_size(BUFFER_BYTES_MAX)
-                .serve_connection(TokioIo::new(socket), service)
-        );
-        // An error says that the server is gone already.
-        let mut stopping = pin!(async move { drop(stopping.wait_for(|stopping| *stopping).await) });
-        let (mut told_to_stop, mut alarm) = (false, pin!(tokio::time::sleep_until(Instant::now())));
-        let mut asked_for_place = pin!(None::<Notified<'_>>);
-        let ended = poll_fn(|context| {
-            if !told_to_stop && stopping.as_mut().poll(context).is_ready() {
-                told_to_stop = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            if let Poll::Ready(result) = connection.as_mut().poll(context) {
-                return Poll::Ready(result.map_err(|error| error.to_string()));
-            }
-            if clock.get().is_between_requests() {
-                if asked_for_place.is_none() {
-                    asked_for_place.set(Some(our_places.asked_for()));
+        // hyper's own timer for heads also limits how long a connection is idle; the deadlines here tell them apart.
+        let connection = Builder::new()
+            .header_read_timeout(None)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .serve_connection(TokioIo::new(socket), service);
+        let mut connection = pin!(connection);
+        let mut stopping = self.stopping.clone();
+        let mut draining = false;
+        let mut expiry = pin!(tokio::time::sleep_until(Instant::now()));
+        let mut slot_request = pin!(None::<Notified<'_>>);
+        let end = loop {
+            tokio::select! {
+                biased;
+                // Fails if the accept loop has ended, which means the same.
+                _ = stopping.wait_for(|stopping| *stopping), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
                 }
-                while let Some(asked) = asked_for_place.as_mut().as_pin_mut()
-                    && asked.poll(context).is_ready()
-                {
-                    if our_places.are_wanted() {
-                        return Poll::Ready(Err("idle, and another waits for a place".to_owned()));
-                    }
-                    // Whoever asked has found one meanwhile.
-                    asked_for_place.set(Some(our_places.asked_for()));
+                result = &mut connection => break result.map_err(EarlyEnd::Http),
+                // The last two are polled after the connection, because it has just moved the deadlines.
+                () = poll_fn(|context| poll_slot_request(&self.slots, slot_request.as_mut(), &deadlines, context)) => {
+                    break Err(EarlyEnd::SlotRequested);
                 }
-            } else {
-                asked_for_place.set(None);
+                () = poll_fn(|context| poll_expiry(expiry.as_mut(), &deadlines, context)) => {
+                    break Err(EarlyEnd::TimedOut(deadlines.get().awaited()));
+                }
             }
-            // What just happened may have moved it.
-            let Some(deadline) = clock.get().deadline() else {
-                return Poll::Pending;
-            };
-            if alarm.deadline() != deadline {
-                alarm.as_mut().reset(deadline);
-            }
-            alarm
-                .as_mut()
-                .poll(context)
-                .map(|()| Err(format!("waited too long for {}", clock.get().awaited())))
-        });
-        if let Err(reason) = ended.await {
-            tracing::debug!(%remote, reason, "a connection ended early");
+        };
+        if let Err(reason) = end {
+            tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
         }
     }
-}
 
-/// The body of an answer; tells when hyper has taken all of it, or has given up.
-struct Told {
-    body: BoxBody<Bytes, std::io::Error>,
-    clock: SharedClock,
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.clock.get().taken();
+    /// Answers one request with the endpoint.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        local: SocketAddr,
+        scheme: Scheme,
+        deadlines: SharedDeadlines,
+    ) -> Result<HttpResponse<NotifyOnDropBody>, Infallible> {
+        let request = poem::Request::from((request, LocalAddr(local.into()), RemoteAddr(self.remote.into()), scheme));
+        let answer = self.endpoint.get_response(request).await;
+        let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = answer.into();
+        if self.slots.are_wanted() {
+            // Gives the slot to the connection that waits.
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(header::CONNECTION, close);
+        }
+        deadlines.get().answer_started();
+        Ok(answer.map(|body| NotifyOnDropBody { body, deadlines }))
     }
 }
 
-impl Body for Told {
+/// Completes when the connection is idle and should give up its slot. `request` is its place in the order of idle
+/// connections.
+fn poll_slot_request<'a>(
+    slots: &'a ConnectionSlots,
+    mut request: Pin<&mut Option<Notified<'a>>>,
+    deadlines: &SharedDeadlines,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    if !deadlines.get().is_between_requests() {
+        request.set(None);
+        return Poll::Pending;
+    }
+    if request.is_none() {
+        request.set(Some(slots.requested()));
+    }
+    while let Some(requested) = request.as_mut().as_pin_mut()
+        && requested.poll(context).is_ready()
+    {
+        if slots.are_wanted() {
+            return Poll::Ready(());
+        }
+        // The connection that needed a slot has found one meanwhile.
+        request.set(Some(slots.requested()));
+    }
+    Poll::Pending
+}
+
+/// Completes when the deadline of the connection has passed.
+fn poll_expiry(mut expiry: Pin<&mut Sleep>, deadlines: &SharedDeadlines, context: &mut Context<'_>) -> Poll<()> {
+    let Some(deadline) = deadlines.get().deadline() else {
+        return Poll::Pending;
+    };
+    if expiry.deadline() != deadline {
+        expiry.as_mut().reset(deadline);
+    }
+    expiry.poll(context)
+}
+
+/// The body of an answer. hyper drops it when it has taken all of it, or gives up.
+struct NotifyOnDropBody {
+    body: BoxBody<Bytes, std::io::Error>,
+    deadlines: SharedDeadlines,
+}
+
+impl Drop for NotifyOnDropBody {
+    fn drop(&mut self) {
+        self.deadlines.get().answer_taken();
+    }
+}
+
+impl Body for NotifyOnDropBody {
     type Data = Bytes;
     type Error = std::io::Error;
 

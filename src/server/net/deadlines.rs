@@ -1,40 +1,43 @@
-//! Until when a connection must do what.
+//! The state of a connection and its deadline.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ConnectionLimits;
+use super::options::ConnectionLimits;
 
-/// What a client that reads slowly must read in each second beyond the timeout.
+/// A client must read this many bytes for each second beyond the write timeout.
 const ANSWER_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 
-/// What a connection is doing.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing: no byte of the next request has come.
+    /// No byte of the next request has arrived.
     Idle,
-    /// The head of a request has begun to arrive.
+    /// A part of a request's head has arrived.
     Head,
-    /// A request is being answered; its own deadline holds, for its body too.
+    /// A request is being answered. Its own deadline applies, to its body too.
     Request,
     /// The answer is being sent.
     Answer {
-        /// Whether hyper has taken all of it.
+        /// hyper has taken the whole answer.
         taken: bool,
     },
 }
 
-/// What one connection is doing and until when; told by its socket and its service.
+/// State and deadline of one connection; its socket and its service report to it.
 #[derive(Debug)]
-pub struct Clock {
+pub struct ConnectionDeadlines {
     limits: ConnectionLimits,
     phase: Phase,
-    /// Whether this is the connection's first request.
+    /// No request has arrived yet.
     first: bool,
     deadline: Option<Instant>,
 }
 
-impl Clock {
-    /// Of a connection that begins now.
+impl ConnectionDeadlines {
+    /// For a connection that was accepted now.
     pub fn new(limits: ConnectionLimits) -> Self {
         Self {
             limits,
@@ -44,12 +47,12 @@ impl Clock {
         }
     }
 
-    /// When the connection has taken too long; `None` while only a request's own deadline holds.
+    /// When the connection has taken too long; `None` while only a request's own deadline applies.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// What would be too late then, for the log.
+    /// What the connection waits for, for the log.
     pub fn awaited(&self) -> &'static str {
         match self.phase {
             Phase::Idle if !self.first => "the next request",
@@ -59,49 +62,48 @@ impl Clock {
         }
     }
 
-    /// Whether the last answer was read and nothing has been asked since.
+    /// True if the last answer was sent and no byte has arrived since.
     pub fn is_between_requests(&self) -> bool {
         self.phase == Phase::Idle && !self.first
     }
 
-    /// Bytes arrived.
-    pub fn arrived(&mut self) {
+    pub fn bytes_received(&mut self) {
         if self.phase != Phase::Idle {
             return;
         }
         self.phase = Phase::Head;
-        // The first request's time has run since the accept.
+        // The time of the first request runs since the accept.
         if !self.first {
             self.deadline = Some(Instant::now() + self.limits.head_timeout);
         }
     }
 
-    /// A head is complete.
-    pub fn request(&mut self) {
+    /// The head of a request is complete.
+    pub fn request_started(&mut self) {
         (self.phase, self.first, self.deadline) = (Phase::Request, false, None);
     }
 
-    /// There is an answer to send.
-    pub fn answer(&mut self) {
+    /// The head of an answer is ready to be sent.
+    pub fn answer_started(&mut self) {
         self.phase = Phase::Answer { taken: false };
         self.deadline = Some(Instant::now() + self.limits.write_timeout);
     }
 
-    /// All of the answer waits to be sent.
-    pub fn taken(&mut self) {
+    /// hyper has taken the whole answer.
+    pub fn answer_taken(&mut self) {
         if let Phase::Answer { taken } = &mut self.phase {
             *taken = true;
         }
     }
 
-    /// The client, or the system for it, took `bytes`.
-    pub fn sent(&mut self, bytes: usize) {
+    /// The socket took `bytes`.
+    pub fn bytes_sent(&mut self, bytes: usize) {
         if let (Phase::Answer { .. }, Some(deadline)) = (self.phase, &mut self.deadline) {
-            *deadline += std::time::Duration::from_secs_f64(bytes as f64 / ANSWER_BYTES_PER_SECOND_MIN as f64);
+            *deadline += Duration::from_secs_f64(bytes as f64 / ANSWER_BYTES_PER_SECOND_MIN as f64);
         }
     }
 
-    /// Everything that waited has been sent.
+    /// The socket has taken everything that hyper had to write.
     pub fn flushed(&mut self) {
         if self.phase == (Phase::Answer { taken: true }) {
             self.phase = Phase::Idle;
@@ -110,16 +112,30 @@ impl Clock {
     }
 }
 
+/// The deadlines that socket, service and task of a connection share. All run in one task, so the lock is never
+/// contended.
+#[derive(Clone, Debug)]
+pub struct SharedDeadlines(Arc<Mutex<ConnectionDeadlines>>);
+
+impl SharedDeadlines {
+    pub fn new(deadlines: ConnectionDeadlines) -> Self {
+        Self(Arc::new(Mutex::new(deadlines)))
+    }
+
+    pub fn get(&self) -> MutexGuard<'_, ConnectionDeadlines> {
+        // A panic while it is locked also ends the connection, so a wrong deadline does no harm.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn clock() -> Clock {
-        Clock::new(ConnectionLimits {
+    fn new() -> ConnectionDeadlines {
+        ConnectionDeadlines::new(ConnectionLimits {
             connections_max: 1,
             head_timeout: 20 * SECOND,
             idle_timeout: 75 * SECOND,
@@ -127,47 +143,47 @@ mod tests {
         })
     }
 
-    fn left(clock: &Clock) -> Option<u64> {
-        clock.deadline().map(|at| (at - Instant::now()).as_secs())
+    fn left(deadlines: &ConnectionDeadlines) -> Option<u64> {
+        deadlines.deadline().map(|at| (at - Instant::now()).as_secs())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_phase_has_its_deadline() {
-        let mut clock = clock();
-        assert!(!clock.is_between_requests(), "nothing has been asked");
+    async fn every_phase_has_a_deadline() {
+        let mut deadlines = new();
+        assert!(!deadlines.is_between_requests(), "no request has arrived");
         tokio::time::advance(5 * SECOND).await;
-        clock.arrived();
-        assert_eq!(left(&clock), Some(15), "the first head counts from the accept");
+        deadlines.bytes_received();
+        assert_eq!(left(&deadlines), Some(15), "the first head counts from the accept");
         tokio::time::advance(5 * SECOND).await;
-        clock.arrived();
-        assert_eq!(left(&clock), Some(10), "further bytes give no more time");
-        clock.request();
-        clock.arrived();
-        assert_eq!(left(&clock), None, "a body has its request's deadline");
-        clock.answer();
-        assert_eq!(left(&clock), Some(30));
-        clock.sent(10 * ANSWER_BYTES_PER_SECOND_MIN);
-        assert_eq!(left(&clock), Some(40), "who reads gets time to read on");
-        clock.flushed();
-        assert_eq!(left(&clock), Some(40), "a part was flushed, more will come");
-        clock.taken();
-        clock.flushed();
-        assert_eq!(left(&clock), Some(75), "idle");
-        assert!(clock.is_between_requests());
+        deadlines.bytes_received();
+        assert_eq!(left(&deadlines), Some(10), "further bytes give no more time");
+        deadlines.request_started();
+        deadlines.bytes_received();
+        assert_eq!(left(&deadlines), None, "a body has the deadline of its request");
+        deadlines.answer_started();
+        assert_eq!(left(&deadlines), Some(30));
+        deadlines.bytes_sent(10 * ANSWER_BYTES_PER_SECOND_MIN);
+        assert_eq!(left(&deadlines), Some(40), "a client that reads gets more time");
+        deadlines.flushed();
+        assert_eq!(left(&deadlines), Some(40), "only a part was flushed");
+        deadlines.answer_taken();
+        deadlines.flushed();
+        assert_eq!(left(&deadlines), Some(75), "idle");
+        assert!(deadlines.is_between_requests());
         tokio::time::advance(70 * SECOND).await;
-        clock.arrived();
-        assert_eq!(left(&clock), Some(20), "a later head counts from its first byte");
-        assert!(!clock.is_between_requests());
+        deadlines.bytes_received();
+        assert_eq!(left(&deadlines), Some(20), "a later head counts from its first byte");
+        assert!(!deadlines.is_between_requests());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_came_before_the_last_answer_left_is_no_idleness() {
-        let mut clock = clock();
-        clock.request();
-        clock.answer();
-        clock.taken();
-        clock.request();
-        clock.flushed();
-        assert_eq!(left(&clock), None);
+    async fn a_connection_with_a_pipelined_request_is_not_idle() {
+        let mut deadlines = new();
+        deadlines.request_started();
+        deadlines.answer_started();
+        deadlines.answer_taken();
+        deadlines.request_started();
+        deadlines.flushed();
+        assert_eq!(left(&deadlines), None);
     }
 }

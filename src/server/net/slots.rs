@@ -1,4 +1,4 @@
-//! The places for connections, and who gives one up when there are none.
+//! Connection slots, and which idle connection gives its slot up when all are taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// As many places as there may be connections. The accept loop alone takes them, one after the other.
+/// One slot per connection that may be open. Only the accept loop acquires slots, one at a time.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionSlots {
     free: Arc<Semaphore>,
-    /// A connection has been accepted and finds no place.
+    /// An accepted connection waits for a slot.
     wanted: AtomicBool,
-    /// Where idle connections wait to be told; whoever has waited longest is told first.
+    /// Idle connections wait here in the order in which they became idle.
     idle: Notify,
 }
 
-impl Places {
+impl ConnectionSlots {
     pub fn new(count: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(count)),
@@ -25,28 +25,29 @@ impl Places {
         }
     }
 
-    /// A place if there is one.
-    pub fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+    /// A free slot, if there is one.
+    pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
-    /// Waits for a place, which the longest idle connection gives up, or else the first that has its answer.
-    pub async fn take(&self) -> OwnedSemaphorePermit {
+    /// Waits for a slot: the connection that has been idle longest gives up its own, else the first that finishes an
+    /// answer.
+    pub async fn acquire(&self) -> OwnedSemaphorePermit {
         self.wanted.store(true, Ordering::Relaxed);
-        // Kept for the next that becomes idle if nobody is.
+        // If no connection is idle, the notification is kept for the next that becomes idle.
         self.idle.notify_one();
-        let place = Arc::clone(&self.free).acquire_owned().await;
+        let slot = Arc::clone(&self.free).acquire_owned().await;
         self.wanted.store(false, Ordering::Relaxed);
-        place.expect("this semaphore is never closed")
+        slot.expect("this semaphore is never closed")
     }
 
-    /// Whether somebody waits for a place.
+    /// True while an accepted connection waits for a slot.
     pub fn are_wanted(&self) -> bool {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    /// Completes when an idle connection shall give up its place, if [`are_wanted`](Self::are_wanted) still says so.
-    pub fn asked_for(&self) -> Notified<'_> {
+    /// Completes when an idle connection should give up its slot, if [`are_wanted`](Self::are_wanted) still holds.
+    pub fn requested(&self) -> Notified<'_> {
         self.idle.notified()
     }
 }

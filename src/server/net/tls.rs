@@ -1,5 +1,6 @@
-//! TLS: a certificate and its key from files, read anew when told to.
+//! TLS: certificate and key from files, which can be reloaded.
 
+use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -11,62 +12,74 @@ use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 
 use crate::sys::crypto::{UnsupportedCpu, provider};
 
-/// Why there is no TLS with these files.
+/// The two files of [`Tls`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFile {
+    /// The server's certificate and the chain to its authority.
+    Certificate,
+    /// The private key of the certificate.
+    Key,
+}
+
+impl Display for TlsFile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "certificate",
+            Self::Key => "private key",
+        })
+    }
+}
+
+/// Why two files do not give a TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file that is not there, or not ours to read.
-    #[error("{flag}: {path} cannot be read: {reason}", path = path.display())]
+    #[error("{path} cannot be read: {reason}", path = path.display())]
     Unreadable {
-        /// The flag that names the file.
-        flag: &'static str,
-        /// The file.
+        file: TlsFile,
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
-    /// A file that holds something else.
-    #[error("{flag}: {path} holds no {wanted} in PEM form", path = path.display())]
-    NotThere {
-        /// The flag that names the file.
-        flag: &'static str,
-        /// The file.
+    /// The file holds no item of its kind.
+    #[error("{path} holds no {expected} in PEM form", path = path.display())]
+    Missing {
+        file: TlsFile,
         path: PathBuf,
-        /// What it should hold.
-        wanted: &'static str,
+        expected: &'static str,
     },
-    /// A certificate or a key that is broken or of a kind that is not supported.
-    #[error("{flag}: what {path} holds cannot be used: {reason}", path = path.display())]
+    /// A certificate or a key that is broken or of an unsupported kind.
+    #[error("the {file} in {path} cannot be used: {reason}", path = path.display())]
     Unusable {
-        /// The flag that names the file.
-        flag: &'static str,
-        /// The file.
+        file: TlsFile,
         path: PathBuf,
-        /// What is wrong with it.
         reason: String,
     },
-    /// A key that belongs to something else.
     #[error(
-        "--tls-key: {key} is not the key of the first certificate in {certificate} (--tls-cert)",
+        "{key} is not the key of the first certificate in {certificate}",
         key = key.display(),
         certificate = certificate.display()
     )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
-    /// TLS cannot be computed here.
-    #[error("--tls-cert: {0}; put a proxy in front that does TLS")]
+    Mismatch { certificate: PathBuf, key: PathBuf },
+    /// The CPU lacks instructions that the cryptography needs.
+    #[error("{0}; put a proxy in front that does TLS")]
     Cpu(#[from] UnsupportedCpu),
 }
 
-const CERTIFICATE_FLAG: &str = "--tls-cert";
-const KEY_FLAG: &str = "--tls-key";
-/// All that is spoken inside.
+impl TlsError {
+    /// The file at fault.
+    pub fn file(&self) -> TlsFile {
+        match self {
+            Self::Unreadable { file, .. } | Self::Missing { file, .. } | Self::Unusable { file, .. } => *file,
+            Self::Mismatch { .. } => TlsFile::Key,
+            Self::Cpu(_) => TlsFile::Certificate,
+        }
+    }
+}
+
+/// The only protocol that is spoken inside TLS.
 const ALPN: &[u8] = b"http/1.1";
 
-/// What a server proves its name with.
+/// A certificate with its key, and the configuration made of them.
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
@@ -74,10 +87,10 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads a chain of certificates, the server's own first, and its private key.
+    /// Reads a chain of certificates, the server's own first, and its private key, both in PEM form.
     ///
     /// # Errors
-    /// One sentence that names flag and file.
+    /// Unreadable or unusable files, and a key that does not belong to the certificate.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         Ok(Self {
             config: RwLock::new(read_config(certificate, key)?),
@@ -86,17 +99,17 @@ impl Tls {
         })
     }
 
-    /// Reads the files anew, for the connections that come from here on.
+    /// Reads the files again, for connections accepted from here on.
     ///
     /// # Errors
-    /// As [`Tls::read`]; what was read before then stays in use.
+    /// As [`Tls::read`]; the previous configuration then stays in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         let config = read_config(&self.certificate, &self.key)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// What a new connection is set up with.
+    /// The configuration for a new connection.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -113,10 +126,10 @@ impl std::fmt::Debug for Tls {
 
 fn read_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider()?;
-    let unusable = |flag, path: &Path| {
+    let unusable = |file, path: &Path| {
         let path = path.to_owned();
         move |error: rustls::Error| TlsError::Unusable {
-            flag,
+            file,
             path,
             reason: error.to_string(),
         }
@@ -126,12 +139,13 @@ fn read_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsE
         Ok(chain) if chain.is_empty() => Err(PemError::NoItemsFound),
         chain => chain,
     };
-    let chain = chain.map_err(of_pem(CERTIFICATE_FLAG, certificate, "certificate"))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(of_pem(KEY_FLAG, key, "private key without a password"))?;
+    let chain = chain.map_err(pem_error(TlsFile::Certificate, certificate, "certificate"))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(pem_error(TlsFile::Key, key, "private key without a password"))?;
     let private = provider
         .key_provider
         .load_private_key(private)
-        .map_err(unusable(KEY_FLAG, key))?;
+        .map_err(unusable(TlsFile::Key, key))?;
     match belong_together(&provider, &chain[0], &*private) {
         Ok(true) => {}
         Ok(false) => {
@@ -142,7 +156,7 @@ fn read_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsE
         }
         Err(error) => {
             return Err(TlsError::Unusable {
-                flag: CERTIFICATE_FLAG,
+                file: TlsFile::Certificate,
                 path: certificate.to_owned(),
                 reason: error.to_string(),
             });
@@ -150,15 +164,15 @@ fn read_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsE
     }
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(unusable(CERTIFICATE_FLAG, certificate))?
+        .map_err(unusable(TlsFile::Certificate, certificate))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, private))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }
 
-/// Whether what the key signs can be verified with the certificate. rustls asks the key for its public half, which
-/// graviola's keys do not tell.
+/// True if a signature of the key verifies with the certificate. rustls compares public keys instead, which graviola's
+/// keys do not provide.
 fn belong_together(
     provider: &CryptoProvider,
     certificate: &CertificateDer<'_>,
@@ -182,17 +196,17 @@ fn belong_together(
         .any(|algorithm| certificate.verify_signature(*algorithm, message, &signature).is_ok()))
 }
 
-fn of_pem(flag: &'static str, path: &Path, wanted: &'static str) -> impl FnOnce(PemError) -> TlsError {
+fn pem_error(file: TlsFile, path: &Path, expected: &'static str) -> impl FnOnce(PemError) -> TlsError {
     let path = path.to_owned();
     move |error| match error {
         PemError::Io(error) => TlsError::Unreadable {
-            flag,
+            file,
             path,
             reason: error.to_string(),
         },
-        PemError::NoItemsFound => TlsError::NotThere { flag, path, wanted },
+        PemError::NoItemsFound => TlsError::Missing { file, path, expected },
         error => TlsError::Unusable {
-            flag,
+            file,
             path,
             reason: error.to_string(),
         },

@@ -6,10 +6,13 @@ use poem::http::HeaderMap;
 use poem::web::Data;
 use poem::{Body, Request, Response, handler};
 
-use super::super::predict::{Deadline, predict};
-use super::super::{ApiError, App, body};
-use super::request::InferRequest;
-use super::{HEADER_LENGTH, check_model, response};
+use super::model::check_model;
+use super::request::{HEADER_LENGTH, InferRequest};
+use super::response;
+use crate::server::app::App;
+use crate::server::body;
+use crate::server::error::ApiError;
+use crate::server::predict::{Deadline, predict};
 
 #[handler]
 pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
@@ -28,7 +31,7 @@ pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) ->
     .await
 }
 
-/// How much of the body is JSON, where not all of it is.
+/// Length of the JSON in the body; `None` if the whole body is JSON.
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
     let Some(value) = headers.get(HEADER_LENGTH) else {
         return Ok(None);

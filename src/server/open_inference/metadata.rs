@@ -1,4 +1,4 @@
-//! What the server and the model say of themselves, and whether they are well.
+//! Metadata and health of the server and the model.
 
 use std::sync::Arc;
 
@@ -6,10 +6,11 @@ use poem::web::{Data, Json};
 use poem::{IntoResponse, Request, Response, handler};
 use serde::Serialize;
 
-use super::super::{ApiError, App};
+use super::model::{VERSION, check_model};
 use super::request::INPUT;
 use super::tensor::Output;
-use super::{VERSION, check_model};
+use crate::server::app::App;
+use crate::server::error::ApiError;
 
 #[derive(Serialize)]
 struct ServerMetadata {
@@ -41,7 +42,7 @@ struct ModelMetadata<'a> {
 struct TensorMetadata {
     name: &'static str,
     datatype: &'static str,
-    /// -1 where it varies.
+    /// -1 for a dimension of variable size.
     shape: Vec<i64>,
 }
 
@@ -72,7 +73,7 @@ struct Live {
     live: bool,
 }
 
-/// `GET /v2/health/live`: the process answers.
+/// `GET /v2/health/live`: 200 as long as the process answers.
 #[handler]
 pub fn live() -> Json<impl Serialize> {
     Json(Live { live: true })
@@ -83,7 +84,7 @@ struct Ready {
     ready: bool,
 }
 
-/// `GET /v2/health/ready`: 200 when a request would be answered, 503 otherwise.
+/// `GET /v2/health/ready`: 200 if a new request would be answered, 503 otherwise.
 #[handler]
 pub fn ready(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
     check_ready(app).map(|()| Json(Ready { ready: true }))

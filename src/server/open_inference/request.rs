@@ -1,24 +1,27 @@
-//! The body of an inference request: JSON, with the text's tensor in it or behind it.
+//! The body of an inference request: JSON, with the tensor of texts in it or in binary after it.
 
 use std::fmt::Formatter;
 use std::time::Duration;
 
+use poem::http::HeaderName;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 
-use super::super::ApiError;
-use super::super::request::{FillMaskRequest, Object, json_error, top_k};
-use super::HEADER_LENGTH;
 use super::tensor::Output;
 use crate::fill_mask::Parameters;
+use crate::server::error::ApiError;
+use crate::server::request::{FillMaskRequest, Object, json_error, top_k};
 
 /// The name of the only input.
 pub const INPUT: &str = "text";
 
-/// What the answer must look like.
+/// Length of the JSON in a body with binary tensors after it.
+pub const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// The requested form of the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InferRequest {
-    /// To be repeated.
+    /// Repeated in the answer.
     pub id: Option<String>,
     /// The tensors to send, in this order.
     pub outputs: Vec<RequestedOutput>,
@@ -28,7 +31,7 @@ pub struct InferRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestedOutput {
     pub output: Output,
-    /// Behind the JSON instead of in it.
+    /// In binary after the JSON instead of in it.
     pub binary: bool,
 }
 
@@ -42,7 +45,7 @@ struct Body {
     outputs: Option<Vec<Object<BodyOutput>>>,
     #[serde(default)]
     parameters: Option<Object<BodyParameters>>,
-    /// Some clients repeat here what the address says.
+    /// Some clients repeat the name and the version of the path here.
     #[serde(default, rename = "model_name")]
     _model_name: IgnoredAny,
     #[serde(default, rename = "model_version")]
@@ -55,9 +58,9 @@ struct BodyParameters {
     top_k: Option<i64>,
     targets: Option<Targets>,
     binary_data_output: Option<bool>,
-    /// Microseconds, as Triton has it; 0 is none.
+    /// Microseconds, as in Triton; 0 means none.
     timeout: Option<u64>,
-    /// What Triton's client sends for schedulers and sequences; there is nothing here that it could mean.
+    /// Triton's client sends these for schedulers and sequences; they have no meaning here.
     #[serde(default, rename = "priority")]
     _priority: IgnoredAny,
     #[serde(default, rename = "sequence_id")]
@@ -68,9 +71,9 @@ struct BodyParameters {
     _sequence_end: IgnoredAny,
 }
 
-/// The protocol's parameters are single values, so a string holds words between commas; a list is taken too.
+/// Parameters of the protocol are single values, so a string holds comma-separated words; a list is accepted too.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "targets must be words between commas, or a list of words")]
+#[serde(untagged, expecting = "targets must be comma-separated words, or a list of words")]
 enum Targets {
     Words(String),
     List(Vec<String>),
@@ -105,7 +108,7 @@ struct BodyOutput {
     parameters: Option<Object<TensorParameters>>,
 }
 
-/// Of an input or an output; others (such as `content_type`) belong to other servers.
+/// Parameters of an input or an output. Unknown ones (such as `content_type`) are ignored: they belong to other servers.
 #[derive(Default, Deserialize)]
 struct TensorParameters {
     binary_data_size: Option<u64>,
@@ -128,7 +131,7 @@ impl TensorParameters {
     }
 }
 
-/// Strings, flat or in lists as the shape has them; kept flat.
+/// Strings, flat or nested as the shape says; stored flat.
 struct Strings(Vec<String>);
 
 impl<'de> Deserialize<'de> for Strings {
@@ -168,7 +171,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
 }
 
 impl InferRequest {
-    /// Reads a body whose first `json_length` bytes are JSON, or all of it.
+    /// Parses a body whose first `json_length` bytes are JSON; the whole body if `None`.
     pub fn parse(body: &[u8], json_length: Option<usize>) -> Result<(FillMaskRequest, Self), ApiError> {
         let (json, binary) = match json_length {
             None => (body, None),
@@ -183,7 +186,7 @@ impl InferRequest {
             }
         };
         let hint = "Send {\"inputs\": [{\"name\": \"text\", \"shape\": [1], \"datatype\": \"BYTES\", \
-                    \"data\": [\"a text with a blank\"]}]}";
+                    \"data\": [\"a text with a mask\"]}]}";
         let Object(request): Object<Body> =
             serde_json::from_slice(json).map_err(|error| json_error(&error, "an inference request", hint))?;
         let parameters = request.parameters.map(|Object(given)| given).unwrap_or_default();
@@ -202,7 +205,7 @@ impl InferRequest {
     }
 }
 
-/// The elements of the one input, wherever they are.
+/// The elements of the input, from the JSON or from the binary data.
 fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<String>, ApiError> {
     let [Object(input)] = <[Object<BodyInput>; 1]>::try_from(inputs).map_err(|inputs| {
         bad(format!(
@@ -219,7 +222,7 @@ fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<St
             input.datatype
         )));
     }
-    // A second dimension of one is how a batch of single elements looks in Triton.
+    // Triton's batches of single elements have a second dimension of 1.
     let (&[elements] | &[elements, 1]) = input.shape.as_slice() else {
         let shape = &input.shape;
         return Err(bad(format!(
@@ -233,13 +236,13 @@ fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<St
         (None, Some(size), Some(binary)) => from_binary(binary, size)?,
         (None, Some(_), None) => {
             return Err(bad(format!(
-                "The input has a binary_data_size, so the header {HEADER_LENGTH} must tell the JSON's length."
+                "The input has a binary_data_size, so the header {HEADER_LENGTH} must give the length of the JSON."
             )));
         }
         (None, None, _) => return Err(bad(format!("The input {INPUT:?} has no data."))),
         (Some(_), _, _) => {
             return Err(bad(format!(
-                "The input {INPUT:?} has data in the JSON and in binary behind it; send one of them."
+                "The input {INPUT:?} has data in the JSON and in binary after it; send only one."
             )));
         }
     };
@@ -255,11 +258,11 @@ fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<St
     }
 }
 
-/// Strings as the binary extension has them: each behind its length, 32 bits, little-endian.
+/// Decodes strings of the binary extension: each after its length, 32 bits, little-endian.
 fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, ApiError> {
     if rest.len() as u64 != size {
         return Err(bad(format!(
-            "The input's binary_data_size is {size}; there are {} bytes behind the JSON.",
+            "The input's binary_data_size is {size}; there are {} bytes after the JSON.",
             rest.len()
         )));
     }
@@ -296,9 +299,9 @@ fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Resu
             let names = Output::ALL.map(Output::name).join(", ");
             return Err(bad(format!("There is no output {:?}; there are {names}.", wanted.name)));
         };
-        // Each may be large: a request cannot multiply its answer.
+        // An output may be large, so a request cannot multiply its answer.
         if requested.iter().any(|already| already.output == output) {
-            return Err(bad(format!("The output {:?} is asked for twice.", wanted.name)));
+            return Err(bad(format!("The output {:?} is requested twice.", wanted.name)));
         }
         let parameters = wanted.parameters.map(|Object(given)| given).unwrap_or_default();
         parameters.check()?;
@@ -312,4 +315,12 @@ fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Resu
 
 fn bad(message: impl Into<String>) -> ApiError {
     ApiError::bad_request("bad_request", message)
+}
+
+/// Reads the body of an inference request without its header: the first `json_length` bytes are JSON, or all of it.
+///
+/// # Errors
+/// [`ApiError`] with the field that is wrong.
+pub fn parse_infer(body: &[u8], json_length: Option<usize>) -> Result<FillMaskRequest, ApiError> {
+    InferRequest::parse(body, json_length).map(|(request, _)| request)
 }

@@ -1,14 +1,14 @@
-//! Answers as tensors: in the JSON, or in binary behind it.
+//! Answers as tensors: in the JSON, or in binary after it.
 
 use poem::http::HeaderValue;
 use poem::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::super::ApiError;
-use super::request::InferRequest;
+use super::model::VERSION;
+use super::request::{HEADER_LENGTH, InferRequest};
 use super::tensor::{Data, Row};
-use super::{HEADER_LENGTH, VERSION};
 use crate::fill_mask::Answer;
+use crate::server::error::ApiError;
 
 #[derive(Serialize)]
 struct InferResponse<'a> {
@@ -35,7 +35,7 @@ struct OutputParameters {
     binary_data_size: usize,
 }
 
-/// The answers of all texts, one row for each blank, as the tensors that were asked for.
+/// Renders the answers of all texts as the requested tensors, with one row per mask.
 pub fn render(model_name: &str, answers: Vec<Answer>, wanted: InferRequest) -> Result<Response, ApiError> {
     let rows = rows(answers);
     let columns = rows.first().map_or(0, |row| row.predictions.len());

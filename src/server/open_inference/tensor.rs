@@ -1,10 +1,10 @@
-//! The tensors of an answer by name.
+//! The output tensors by name.
 
 use serde::Serialize;
 
 use crate::fill_mask::Prediction;
 
-/// What can be asked for.
+/// An output tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     TextIndex,
@@ -16,7 +16,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// In the order in which they are sent when a request does not choose.
+    /// The order of the outputs if a request does not choose.
     pub const ALL: [Self; 6] = [
         Self::TextIndex,
         Self::MaskIndex,
@@ -45,7 +45,7 @@ impl Output {
         }
     }
 
-    /// `[rows]` for what is said of a blank, `[rows, columns]` for what is said of each of its predictions.
+    /// `[rows]` for the outputs of a mask, `[rows, columns]` for the outputs of its predictions.
     pub fn shape<T>(self, rows: T, columns: T) -> Vec<T> {
         match self {
             Self::TextIndex | Self::MaskIndex => vec![rows],
@@ -53,7 +53,7 @@ impl Output {
         }
     }
 
-    /// Its elements, row after row.
+    /// The elements in row-major order.
     pub fn data(self, rows: &[Row]) -> Data<'_> {
         let predictions = || rows.iter().flat_map(|row| &row.predictions);
         match self {
@@ -68,20 +68,20 @@ impl Output {
 }
 
 fn index(value: usize) -> i32 {
-    i32::try_from(value).expect("texts, blanks and the vocabulary are far fewer")
+    i32::try_from(value).expect("texts, masks and tokens are far fewer")
 }
 
-/// One blank of one text.
+/// One mask of one text.
 pub struct Row {
-    /// Which text of the request.
+    /// Index of the text in the request.
     pub text: usize,
-    /// Which blank of that text.
+    /// Index of the mask in that text.
     pub mask: usize,
-    /// As many as in every other row.
+    /// Every row has the same number of predictions.
     pub predictions: Vec<Prediction>,
 }
 
-/// A tensor's elements; as JSON a flat list.
+/// The elements of a tensor; a flat list in JSON.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Data<'a> {
@@ -91,7 +91,7 @@ pub enum Data<'a> {
 }
 
 impl Data<'_> {
-    /// Appends the elements as the binary extension has them: little-endian, a string behind its length.
+    /// Appends the elements in the form of the binary extension: little-endian, each string after its length.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Int32(values) => values.iter().for_each(|value| out.extend(value.to_le_bytes())),

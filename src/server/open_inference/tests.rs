@@ -1,19 +1,19 @@
-//! The protocol as bytes, over a model that scores every token alike.
+//! The protocol as bytes, over a model that gives every token the same score.
 
 use poem::http::StatusCode;
 use poem::test::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
-use super::super::routes;
-use super::super::tests::{MINUTE, app, expect_error};
+use crate::server::service::service;
+use crate::server::tests::{MINUTE, app, expect_error};
 
 const INFER: &str = "/v2/models/tiny/infer";
 
 fn client() -> TestClient<impl poem::Endpoint> {
-    TestClient::new(routes(app(|_| {}, 8, MINUTE)))
+    TestClient::new(service(app(|_| {}, 8, MINUTE)))
 }
 
-/// A request for these texts, with more fields or others.
+/// A request with these texts, and with additional or replaced fields.
 fn request(texts: &[&str], more: Value) -> Value {
     let mut request = json!({
         "inputs": [{"name": "text", "shape": [texts.len()], "datatype": "BYTES", "data": texts}]
@@ -40,7 +40,7 @@ fn output<'a>(answer: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn one_row_for_each_blank() {
+async fn one_row_per_mask() {
     let texts = ["a [MASK]", "[MASK] b [MASK]", "[MASK]"];
     let answer = answer(&request(&texts, json!({"parameters": {"top_k": 3}, "id": "mine"}))).await;
     assert_eq!(answer["model_name"], "tiny");
@@ -82,7 +82,7 @@ async fn texts_come_flat_or_nested() {
             "outputs": [{"name": "token"}, {"name": "text_index"}],
         }))
         .await;
-        // No more than was asked for, in that order.
+        // Only the requested outputs, in the requested order.
         let outputs = answer["outputs"].as_array().unwrap();
         let names: Vec<_> = outputs.iter().map(|output| output["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["token", "text_index"]);
@@ -142,7 +142,7 @@ async fn binary_both_ways() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_400_with_its_reason() {
+async fn an_invalid_request_is_400_with_its_reason() {
     let text = json!({"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a [MASK]"]});
     let with = |field: &str, value: Value| {
         let mut text = text.clone();
@@ -191,7 +191,7 @@ async fn what_cannot_be_is_400_with_its_reason() {
         (request(&["a [MASK]"], json!({"parameters": {"topk": 3}})), "`topk`"),
         (
             request(&["a [MASK]"], json!({"parameters": {"targets": 3}})),
-            "words between commas",
+            "comma-separated words",
         ),
     ] {
         let error = expect_error(infer(&body).await, StatusCode::BAD_REQUEST, "bad_request").await;
@@ -199,7 +199,7 @@ async fn what_cannot_be_is_400_with_its_reason() {
     }
     for (body, error_type) in [
         (request(&[], json!({})), "empty"),
-        (request(&["no blank"], json!({})), "no_mask"),
+        (request(&["no mask"], json!({})), "no_mask"),
         (
             request(&["a [MASK]"], json!({"parameters": {"top_k": -1}})),
             "bad_top_k",
@@ -214,7 +214,7 @@ async fn what_cannot_be_is_400_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_binary_body_that_lies_is_400() {
+async fn a_binary_body_of_another_length_is_400() {
     let json = |size: usize| {
         json!({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES",
             "parameters": {"binary_data_size": size}}]})
@@ -251,7 +251,7 @@ async fn a_binary_body_that_lies_is_400() {
         let text = response.0.into_body().into_string().await.unwrap();
         assert!(text.contains(says), "{says}: {text}");
     }
-    // Without the header the size alone says nothing.
+    // Without the header the position of the binary data is unknown.
     let body: Value = serde_json::from_str(&json(12)).unwrap();
     let error = expect_error(infer(&body).await, StatusCode::BAD_REQUEST, "bad_request").await;
     assert!(error.contains("inference-header-content-length"), "{error}");

@@ -1,10 +1,9 @@
-//! Files that the binary carries for browsers.
+//! Static files of the web page and the API documentation, embedded in the binary.
 
 use poem::http::header;
 use poem::{Body, IntoResponse, Response};
 
-/// Our pages load their own files and speak to their own server; nothing else can be loaded or run in them, and
-/// nobody can frame them.
+/// The pages load their own files and call their own server. Browsers block everything else, and framing.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -14,7 +13,7 @@ pub const JS: &str = "text/javascript; charset=utf-8";
 pub const JSON: &str = "application/json; charset=utf-8";
 pub const SVG: &str = "image/svg+xml";
 
-/// A file. A browser asks again each time, so that a new server never meets an old page.
+/// A static file. Browsers revalidate it at each use, so a page never comes from another version than its server.
 pub fn asset(content_type: &'static str, content: impl Into<Body>) -> Response {
     let content: Body = content.into();
     content

@@ -1,4 +1,4 @@
-//! The engine and the process at this moment, as Prometheus collects them. The engine itself knows nothing of it.
+//! Counters and gauges of the engine and the process, read at each scrape. The engine does not know Prometheus.
 
 use std::fmt::Error;
 
@@ -10,10 +10,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
 use crate::engine::Buckets;
-use crate::server::App;
+use crate::server::app::App;
 use crate::sys::memory;
 
-/// Values of one moment.
+/// Values read at one scrape.
 #[derive(Debug)]
 pub struct EngineMetrics {
     counters: [(&'static str, &'static str, u64); 4],
@@ -23,7 +23,6 @@ pub struct EngineMetrics {
 }
 
 impl EngineMetrics {
-    /// Reads them.
     pub fn read(app: &App) -> Self {
         let stats = app.engine.stats();
         let (texts, tokens) = app.engine.waiting();
@@ -36,7 +35,7 @@ impl EngineMetrics {
                 ),
                 (
                     "abandoned_texts",
-                    "Texts dropped before the model saw them: nobody waited any more",
+                    "Texts removed from the queue because their client left or their deadline passed",
                     stats.abandoned.get(),
                 ),
                 (
@@ -44,31 +43,35 @@ impl EngineMetrics {
                     "Requests refused because the queue was full",
                     stats.rejected.get(),
                 ),
-                ("failed_texts", "Texts that the model failed on", stats.failed.get()),
+                (
+                    "failed_texts",
+                    "Texts whose batch failed in the model",
+                    stats.failed.get(),
+                ),
             ],
             gauges: [
-                ("queue_texts", "Texts that wait", texts as u64),
-                ("queue_tokens", "Tokens that wait", tokens as u64),
+                ("queue_texts", "Texts in the queue", texts as u64),
+                ("queue_tokens", "Tokens in the queue", tokens as u64),
                 (
                     "queue_texts_max",
-                    "Texts that may wait",
+                    "Queue capacity in texts",
                     app.engine.limits().queue_size as u64,
                 ),
                 (
                     "workers",
-                    "Forward passes that may run at once",
+                    "Worker threads, each running one batch at a time",
                     app.engine.workers() as u64,
                 ),
-                ("ready", "1 when a request would be answered", app.is_ready().into()),
+                ("ready", "1 if a new request would be answered", app.is_ready().into()),
                 (
                     "resident_memory_bytes",
-                    "Memory of the process, 0 where the system does not tell",
+                    "Resident memory of the process, 0 if the system does not report it",
                     memory::resident().unwrap_or(0),
                 ),
             ],
             histograms: [
-                ("batch_texts", "Texts of a forward pass", stats.batch_texts.buckets()),
-                ("batch_tokens", "Tokens of a forward pass", stats.batch_tokens.buckets()),
+                ("batch_texts", "Texts per batch", stats.batch_texts.buckets()),
+                ("batch_tokens", "Tokens per batch", stats.batch_tokens.buckets()),
             ],
             info: vec![
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -94,7 +97,7 @@ impl Collector for EngineMetrics {
             let count = buckets.counts.iter().map(|(_, count)| count).sum();
             encoder.encode_histogram::<NoLabelSet>(buckets.sum as f64, count, &buckets.counts, None)?;
         }
-        let encoder = encoder.encode_descriptor("build", "What runs here", None, MetricType::Info)?;
+        let encoder = encoder.encode_descriptor("build", "Version, model and device", None, MetricType::Info)?;
         Info::new(self.info.clone()).encode(encoder)
     }
 }

@@ -7,9 +7,11 @@ use poem::{Body, IntoResponse, Request, Response, handler};
 use serde::Serialize;
 
 use crate::fill_mask::Answer;
+use crate::server::app::App;
+use crate::server::body;
+use crate::server::error::ApiError;
 use crate::server::predict::{Deadline, predict};
 use crate::server::request::Form;
-use crate::server::{ApiError, App, body};
 
 /// What all texts of a request are answered with: a list of one is unwrapped, as transformers does.
 #[derive(Debug, Serialize)]

@@ -1,4 +1,4 @@
-//! Does the process live, and would a request be answered?
+//! `GET /health`, `/health/ready` and `/health/live`: readiness and liveness probes.
 
 use std::sync::Arc;
 
@@ -6,23 +6,24 @@ use poem::handler;
 use poem::web::{Data, Json};
 use serde::Serialize;
 
-use crate::server::{ApiError, App};
+use crate::server::app::App;
+use crate::server::error::ApiError;
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
 }
 
-/// 200 when a request would be answered, 503 otherwise.
+/// `GET /health` and `GET /health/ready`: 200 if a new request would be answered, 503 otherwise.
 #[handler]
-pub fn health(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
+pub fn ready(Data(app): Data<&Arc<App>>) -> Result<Json<impl Serialize + use<>>, ApiError> {
     match app.is_ready() {
         true => Ok(Json(Health { status: "ok" })),
         false => Err(ApiError::not_ready()),
     }
 }
 
-/// 200: the process answers.
+/// `GET /health/live`: 200 as long as the process answers.
 #[handler]
 pub fn live() -> Json<impl Serialize> {
     Json(Health { status: "ok" })

@@ -1,4 +1,4 @@
-//! `GET /info`: what runs here, for programs.
+//! `GET /info`: model, device and limits, as JSON.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use poem::web::{Data, Json};
 use poem::{IntoResponse, Response, handler};
 use serde::Serialize;
 
-use crate::server::App;
+use crate::server::app::App;
 
 #[derive(Serialize)]
 struct Info<'a> {

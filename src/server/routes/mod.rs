@@ -1,11 +1,10 @@
-//! One file per route.
+//! One file per route, or per group of routes with one subject.
 
-pub mod asset;
-pub mod engine_metrics;
+mod asset;
+mod engine_metrics;
 pub mod fill_mask;
 pub mod health;
 pub mod info;
-pub mod methods;
 pub mod metrics;
 pub mod openapi;
 pub mod ui;

@@ -1,12 +1,14 @@
-//! Who may ask: keys, and pages of other sites.
+//! Authentication and CORS.
 
 use std::sync::Arc;
 
-use poem::http::StatusCode;
+use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 
 use super::{MINUTE, app, expect_error};
-use crate::server::{ApiKey, App, Options, Origins, routes, table};
+use crate::server::route::Access;
+use crate::server::service::table;
+use crate::server::{ApiKey, App, Options, Origins, service};
 
 fn with_options(options: Options) -> Arc<App> {
     let mut app = app(|_| {}, 8, MINUTE);
@@ -15,12 +17,12 @@ fn with_options(options: Options) -> Arc<App> {
 }
 
 #[tokio::test]
-async fn a_key_guards_what_runs_and_nothing_else() {
+async fn each_method_has_the_access_rule_of_the_route_table() {
     let options = || Options {
         api_key: Some(ApiKey::new("Right-1").unwrap()),
         ..Options::default()
     };
-    let client = TestClient::new(routes(with_options(options())));
+    let client = TestClient::new(service(with_options(options())));
     let long = "x".repeat(1 << 20);
     for wrong in [
         None,
@@ -45,39 +47,27 @@ async fn a_key_guards_what_runs_and_nothing_else() {
         let request = client.post("/").header("authorization", format!("{scheme} Right-1"));
         request.body("a [MASK]").send().await.assert_status_is_ok();
     }
-    let open = [
-        "/",
-        "/page.css",
-        "/page.js",
-        "/favicon.svg",
-        "/docs",
-        "/docs.css",
-        "/docs.js",
-        "/openapi.json",
-        "/health",
-        "/health/live",
-        "/health/ready",
-        "/v2/health/live",
-        "/v2/health/ready",
-    ];
-    for path in open {
-        client.get(path).send().await.assert_status_is_ok();
-        client.head(path).send().await.assert_status_is_ok();
-        // Reading alone.
-        let response = client.post(path).body("a [MASK]").send().await;
-        expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
+    for row in table(&options()) {
+        let path = row.path().replace(":name", "tiny").replace(":version", "1");
+        let methods: Vec<_> = row.methods().collect();
+        for (method, access) in &methods {
+            let response = client.request(method.clone(), &path).send().await;
+            match access {
+                Access::Open => response.assert_status_is_ok(),
+                Access::Key => response.assert_status(StatusCode::UNAUTHORIZED),
+            }
+        }
+        // A method that the row does not have needs the key, whatever its other methods need.
+        for method in [Method::POST, Method::PUT, Method::OPTIONS] {
+            if methods.iter().any(|(in_row, _)| *in_row == method) {
+                continue;
+            }
+            let response = client.request(method, &path).send().await;
+            expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
+        }
     }
-    let table = table();
-    let guarded = table
-        .iter()
-        .map(|(path, _)| path.as_str())
-        .filter(|path| !open.contains(path));
-    let guarded: Vec<&str> = guarded.collect();
-    assert!(guarded.len() > 5, "{guarded:?}");
-    for path in guarded
-        .into_iter()
-        .chain(["/health/", "//health", "/info?/health", "/health/../info", "/%68ealth"])
-    {
+    // So does a path that is not in the table.
+    for path in ["/health/", "//health", "/info?/health", "/health/../info", "/%68ealth"] {
         let response = client.get(path).send().await;
         expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
     }
@@ -85,18 +75,38 @@ async fn a_key_guards_what_runs_and_nothing_else() {
         metrics_without_key: true,
         ..options()
     };
-    let client = TestClient::new(routes(with_options(open_metrics)));
+    let client = TestClient::new(service(with_options(open_metrics)));
     client.get("/metrics").send().await.assert_status_is_ok();
+    client.get("/info").send().await.assert_status(StatusCode::UNAUTHORIZED);
+}
+
+#[test]
+fn open_methods_neither_run_the_model_nor_describe_it() {
+    let open = table(&Options::default()).into_iter().flat_map(|row| {
+        let methods: Vec<_> = row.methods().collect();
+        methods
+            .into_iter()
+            .map(move |(method, access)| (row.path(), method, access))
+    });
+    let open: Vec<_> = open.filter(|(_, _, access)| *access == Access::Open).collect();
+    assert!(open.len() > 10, "{open:?}");
+    for (path, method, _) in open {
+        assert_ne!(method, Method::POST, "{path}");
+        assert!(
+            !["/info", "/metrics", "/v2"].contains(&path) && !path.starts_with("/v2/models"),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]
-async fn other_sites_are_told_whether_they_may() {
+async fn listed_origins_get_cors_headers() {
     let options = Options {
         api_key: Some(ApiKey::new("key").unwrap()),
         cors_origins: Origins::new(&["https://a.example".to_owned(), "https://c.example:8080".to_owned()]).unwrap(),
         ..Options::default()
     };
-    let client = TestClient::new(routes(with_options(options)));
+    let client = TestClient::new(service(with_options(options)));
     let preflight = |origin: &'static str| {
         let request = client.options("/v1/fill-mask").header("origin", origin);
         request.header("access-control-request-method", "POST").send()
@@ -128,10 +138,10 @@ async fn other_sites_are_told_whether_they_may() {
         response.assert_header("vary", "origin");
         response.assert_status(StatusCode::UNAUTHORIZED);
     }
-    // No browser's question before a request: without a key it is as any other.
+    // Not a preflight request, so it needs the key as any other.
     let response = client.options("/").header("origin", "https://a.example").send().await;
     expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
-    // Whatever is answered, a page of the site can read it and what it took, and no other site's page can.
+    // Every answer and its cost headers can be read by pages of a listed site, and by those of no other site.
     for (path, key, status) in [
         ("/", "Bearer key", StatusCode::OK),
         ("/", "Bearer lock", StatusCode::UNAUTHORIZED),
@@ -167,13 +177,13 @@ async fn other_sites_are_told_whether_they_may() {
 }
 
 #[tokio::test]
-async fn all_sites_or_none() {
+async fn any_origin_or_none() {
     let any = Options {
         cors_origins: Origins::Any,
         ..Options::default()
     };
     for (options, expected) in [(any, Some("*")), (Options::default(), None)] {
-        let client = TestClient::new(routes(with_options(options)));
+        let client = TestClient::new(service(with_options(options)));
         let response = client
             .post("/")
             .header("origin", "https://a.example")

@@ -1,4 +1,4 @@
-//! The service without a socket, over a model that does what a test needs.
+//! The service without a socket, over a model that each test controls.
 
 mod access;
 mod operations;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::{About, App, ErrorBody, Options, State, routes};
+use super::{About, App, ErrorBody, Options, State, service};
 use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Engine, Limits};
 use crate::fill_mask::FillMask;
 
-/// Scores every token alike, after doing what it was told to.
-struct Fake<F>(F);
+/// Calls a function of the test for each batch, then gives every token the same score.
+struct FakeModel<F>(F);
 
-impl<F: FnMut(&PackedBatch) + Send> MaskedLm for Fake<F> {
+impl<F: FnMut(&PackedBatch) + Send> MaskedLm for FakeModel<F> {
     fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
         (self.0)(batch);
         let score = |token| TokenScore { token, score: 0.25 };
@@ -43,7 +43,7 @@ pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: 
     };
     Arc::new(App {
         fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256),
-        engine: Engine::start(Box::new(Fake(model)), limits).unwrap(),
+        engine: Engine::start(Box::new(FakeModel(model)), limits).unwrap(),
         request_timeout: timeout,
         body_bytes_max: 10_000,
         about: About {
@@ -69,13 +69,13 @@ pub(super) async fn expect_error(response: poem::test::TestResponse, status: Sta
 }
 
 #[tokio::test]
-async fn every_client_error_has_its_status_and_its_sentence() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn every_client_error_has_its_status_and_sentence() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     let json = "application/json";
     let long = "word ".repeat(300) + "[MASK]";
     let many = format!("{{\"inputs\": [{}]}}", ["\"a [MASK]\""; 9].join(","));
     for (content_type, body, status, error_type, says) in [
-        ("text/plain", "no blank here", 400, "no_mask", "[MASK]"),
+        ("text/plain", "no mask here", 400, "no_mask", "[MASK]"),
         ("text/plain", " \n", 400, "empty", "[MASK]"),
         ("text/plain", long.as_str(), 422, "too_many_tokens", "256"),
         (json, "{\"inputs\": ", 400, "not_json", "line 1"),
@@ -141,7 +141,7 @@ async fn every_client_error_has_its_status_and_its_sentence() {
 
 #[tokio::test]
 async fn a_body_is_bounded_with_and_without_a_length() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     let fits = format!("{:<10000}", "a [MASK]");
     client.post("/").body(fits.clone()).send().await.assert_status_is_ok();
     let response = client.post("/").body(fits.clone() + " ").send().await;
@@ -156,8 +156,8 @@ async fn a_body_is_bounded_with_and_without_a_length() {
 }
 
 #[tokio::test]
-async fn addresses_and_methods_that_are_not_there() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn unknown_paths_and_methods() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     expect_error(client.get("/nothing").send().await, StatusCode::NOT_FOUND, "not_found").await;
     for (path, allow) in [("/v1/fill-mask", "POST"), ("/health", "GET, HEAD")] {
         let response = client.put(path).send().await;
@@ -170,8 +170,8 @@ async fn addresses_and_methods_that_are_not_there() {
 }
 
 #[tokio::test]
-async fn the_versioned_name_answers_the_same() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn the_versioned_path_gives_the_same_answers() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     for (content_type, body) in [
         ("text/plain", "a [MASK]"),
         (
@@ -191,7 +191,7 @@ async fn the_versioned_name_answers_the_same() {
 
 #[tokio::test]
 async fn a_compressed_body_is_refused_unread() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     for coding in ["gzip", "br", "gzip, identity"] {
         let request = client.post("/").header("content-encoding", coding);
         let response = request.body(vec![0x1f, 0x8b, 8]).send().await;
@@ -203,12 +203,12 @@ async fn a_compressed_body_is_refused_unread() {
     plain.body("a [MASK]").send().await.assert_status_is_ok();
 }
 
-/// A model whose every pass says that it has begun and waits for leave to end.
+/// A model that reports the start of each batch and waits for permission to finish it.
 fn gated() -> (impl FnMut(&PackedBatch) + Send, Receiver<()>, Sender<()>) {
     let ((begun, has_begun), (may_end, wait)) = (channel(), channel());
     let model = move |_: &PackedBatch| {
         begun.send(()).unwrap();
-        // The other end is gone when the test is over.
+        // Fails once the test drops the sender.
         let _ = wait.recv();
     };
     (model, has_begun, may_end)
@@ -218,7 +218,7 @@ fn gated() -> (impl FnMut(&PackedBatch) + Send, Receiver<()>, Sender<()>) {
 async fn a_full_queue_is_503_with_retry_after() {
     let (model, begun, may_end) = gated();
     let app = app(model, 1, MINUTE);
-    let client = Arc::new(TestClient::new(routes(Arc::clone(&app))));
+    let client = Arc::new(TestClient::new(service(Arc::clone(&app))));
     let send = |client: &Arc<TestClient<_>>| {
         let client = Arc::clone(client);
         tokio::spawn(async move { client.post("/").body("a [MASK]").send().await })
@@ -232,7 +232,7 @@ async fn a_full_queue_is_503_with_retry_after() {
     let refused = send(&client).await.unwrap();
     refused.assert_header("retry-after", "1");
     expect_error(refused, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
-    // Before anybody reads what it says.
+    // Refused before its body is parsed.
     let refused = client.post("/").content_type("application/json").body("not json");
     expect_error(refused.send().await, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
     may_end.send(()).unwrap();
@@ -244,20 +244,20 @@ async fn a_full_queue_is_503_with_retry_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_is_504() {
     let (model, _begun, may_end) = gated();
-    let client = TestClient::new(routes(app(model, 8, Duration::from_millis(30))));
+    let client = TestClient::new(service(app(model, 8, Duration::from_millis(30))));
     let response = client.post("/").body("a [MASK]").send().await;
     let error = expect_error(response, StatusCode::GATEWAY_TIMEOUT, "timeout").await;
     assert!(error.contains("30 ms"), "{error}");
     drop(may_end);
 }
 
-/// A gate that is open once the other end is dropped, or by itself after a time that no test should need.
+/// Waits until the test drops the sender, or at most ten seconds.
 fn wait(gate: &Receiver<()>) {
     let _ = gate.recv_timeout(Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_holds_while_a_text_is_read_and_while_its_answer_is_written() {
+async fn the_deadline_applies_while_a_body_is_parsed_and_while_an_answer_is_rendered() {
     use super::predict::{Deadline, predict};
     use super::request::Form;
     let app = app(|_| {}, 8, MINUTE);
@@ -276,7 +276,7 @@ async fn the_deadline_holds_while_a_text_is_read_and_while_its_answer_is_written
                     wait(&gate);
                     read()
                 };
-                predict(&app, deadline(), read, |_, ()| unreachable!("nobody waits")).await
+                predict(&app, deadline(), read, |_, ()| unreachable!("the deadline has passed")).await
             }
             _ => {
                 let write = move |_, ()| {
@@ -286,7 +286,7 @@ async fn the_deadline_holds_while_a_text_is_read_and_while_its_answer_is_written
                 predict(&app, deadline(), read, write).await
             }
         };
-        // It came while the gate was still shut.
+        // The answer came while the work was still blocked.
         let error = answer.expect_err(slow_part).body();
         assert_eq!(error.error_type, "timeout", "{slow_part}");
         drop(may_end);
@@ -297,9 +297,9 @@ async fn the_deadline_holds_while_a_text_is_read_and_while_its_answer_is_written
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_model_is_500_with_an_id_and_nothing_else() {
+async fn a_failing_model_is_500_with_an_id_and_no_details() {
     let app = app(|_| panic!("a secret of the inside"), 8, MINUTE);
-    let client = TestClient::new(routes(Arc::clone(&app)));
+    let client = TestClient::new(service(Arc::clone(&app)));
     let mut ids = std::collections::HashSet::new();
     for _ in 0..3 {
         let response = client.post("/").body("a [MASK]").send().await;
@@ -308,7 +308,7 @@ async fn a_failing_model_is_500_with_an_id_and_nothing_else() {
         ids.insert(error);
     }
     assert_eq!(ids.len(), 3, "each failure has an id of its own");
-    // It failed three times in a row: better not to be sent more.
+    // After three failures in a row the server is not ready.
     let response = client.get("/health").send().await;
     expect_error(response, StatusCode::SERVICE_UNAVAILABLE, "not_ready").await;
 }
@@ -320,7 +320,7 @@ async fn a_stopped_engine_is_503() {
     tokio::task::spawn_blocking(move || stopping.engine.stop())
         .await
         .unwrap();
-    let client = TestClient::new(routes(app));
+    let client = TestClient::new(service(app));
     let response = client.post("/").body("a [MASK]").send().await;
     expect_error(response, StatusCode::SERVICE_UNAVAILABLE, "shutting_down").await;
     let response = client.get("/health").send().await;
@@ -329,7 +329,7 @@ async fn a_stopped_engine_is_503() {
 
 #[tokio::test]
 async fn answers_have_the_shapes_of_transformers() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     let ask = async |body: &'static str| -> serde_json::Value {
         let response = client
             .post("/")
@@ -373,8 +373,8 @@ async fn answers_have_the_shapes_of_transformers() {
 }
 
 #[tokio::test]
-async fn the_page_is_whole_and_closed() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn the_page_is_complete_and_loads_nothing_from_other_sites() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
         ("/page.css", "text/css; charset=utf-8"),

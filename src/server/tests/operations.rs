@@ -1,4 +1,4 @@
-//! What is told of requests: ids, times, metrics, readiness; who may ask is in `access_tests`.
+//! Request ids, timing headers, metrics and readiness.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use poem::test::TestClient;
 
 use super::{MINUTE, app, expect_error};
 use crate::bert::PackedBatch;
-use crate::server::routes;
+use crate::server::service;
 
 #[tokio::test]
-async fn answers_say_what_they_took() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn answers_carry_an_id_and_their_cost() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     let response = client
         .post("/")
         .header("x-request-id", "mine-1")
@@ -34,17 +34,17 @@ async fn answers_say_what_they_took() {
     }
 }
 
-/// A header that holds milliseconds.
+/// The value of a header in milliseconds.
 fn milliseconds(response: &poem::test::TestResponse, name: &str) -> f64 {
     response.0.headers()[name].to_str().unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_times_are_those_of_the_queue_and_of_the_model() {
+async fn times_in_the_queue_and_in_the_model_are_measured() {
     let pass = Duration::from_millis(40);
     // A batch is one text here, so the second request waits for the first.
     let model = move |_: &PackedBatch| std::thread::sleep(pass);
-    let client = Arc::new(TestClient::new(routes(app(model, 8, MINUTE))));
+    let client = Arc::new(TestClient::new(service(app(model, 8, MINUTE))));
     let ask = || {
         let client = Arc::clone(&client);
         tokio::spawn(async move { client.post("/").body("a [MASK]").send().await })
@@ -55,7 +55,7 @@ async fn the_times_are_those_of_the_queue_and_of_the_model() {
         assert!(milliseconds(&response, "x-inference-time-ms") >= 40.0);
         waited.push(milliseconds(&response, "x-queue-time-ms"));
     }
-    // Not both: one found the model free. How soon it was taken up is a matter of the machine.
+    // One of them found the model idle; its own short wait depends on the machine.
     assert!(waited[0].max(waited[1]) >= 20.0, "{waited:?}");
     client.get("/info").send().await.assert_status_is_ok();
     client
@@ -65,7 +65,7 @@ async fn the_times_are_those_of_the_queue_and_of_the_model() {
         .assert_status(StatusCode::NOT_FOUND);
     let text = scrape(&client).await;
     for line in [
-        // Questions alone, and those that were answered.
+        // Inference requests only, and only answered ones.
         "cloze_request_seconds_count 2",
         "cloze_tokenizing_seconds_count 2",
         "cloze_queue_seconds_count 2",
@@ -88,14 +88,14 @@ async fn the_times_are_those_of_the_queue_and_of_the_model() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_engine_counts_is_told() {
+async fn metrics_contain_the_counters_of_the_engine() {
     let ((begun, has_begun), (may_end, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<bool>());
     let model = move |_: &PackedBatch| {
         begun.send(()).unwrap();
-        assert!(wait.recv().unwrap(), "told to fail");
+        assert!(wait.recv().unwrap(), "fails on purpose");
     };
     let app = app(model, 2, MINUTE);
-    let client = Arc::new(TestClient::new(routes(Arc::clone(&app))));
+    let client = Arc::new(TestClient::new(service(Arc::clone(&app))));
     let ask = |timeout: &'static str, body: &'static str| {
         let client = Arc::clone(&client);
         tokio::spawn(async move {
@@ -103,7 +103,7 @@ async fn what_the_engine_counts_is_told() {
             request.content_type("application/json").body(body).send().await
         })
     };
-    let told = |name: &'static str, text: &str, value: usize| {
+    let expect = |name: &'static str, text: &str, value: usize| {
         let line = format!("cloze_{name} {value}");
         assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
     };
@@ -120,12 +120,12 @@ async fn what_the_engine_counts_is_told() {
             .assert_status(StatusCode::SERVICE_UNAVAILABLE);
     }
     let text = scrape(&client).await;
-    told("queue_texts", &text, 2);
-    told("queue_tokens", &text, 9);
-    told("queue_texts_max", &text, 2);
-    told("rejected_requests_total", &text, 3);
-    told("failed_texts_total", &text, 0);
-    // The first fails; the client of the other two has left.
+    expect("queue_texts", &text, 2);
+    expect("queue_tokens", &text, 9);
+    expect("queue_texts_max", &text, 2);
+    expect("rejected_requests_total", &text, 3);
+    expect("failed_texts_total", &text, 0);
+    // The first request fails; the client of the other two texts has left.
     waiting.abort();
     assert!(waiting.await.is_err());
     may_end.send(false).unwrap();
@@ -145,14 +145,14 @@ async fn what_the_engine_counts_is_told() {
     .await
     .unwrap();
     let text = scrape(&client).await;
-    told("queue_texts", &text, 0);
-    told("rejected_requests_total", &text, 3);
-    told("failed_texts_total", &text, 1);
-    told("expired_requests_total", &text, 1);
-    // Two of the client who left, one whose deadline passed.
-    told("abandoned_texts_total", &text, 3);
-    told("batch_texts_count", &text, 2);
-    told("ready", &text, 0);
+    expect("queue_texts", &text, 0);
+    expect("rejected_requests_total", &text, 3);
+    expect("failed_texts_total", &text, 1);
+    expect("expired_requests_total", &text, 1);
+    // Two of the client that left, one whose deadline passed.
+    expect("abandoned_texts_total", &text, 3);
+    expect("batch_texts_count", &text, 2);
+    expect("ready", &text, 0);
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
     let build = text.lines().find(|line| line.starts_with("cloze_build_info{")).unwrap();
     for part in [&version, "model=\"tiny\"", "device=\"a <test>\""] {
@@ -168,14 +168,14 @@ async fn what_the_engine_counts_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_shortens_its_deadline() {
+async fn a_header_shortens_the_deadline() {
     let (leave, wait) = std::sync::mpsc::channel::<()>();
     let model = move |_: &PackedBatch| {
-        // The other end is gone when the test goes on.
+        // Fails once the test drops the sender.
         let _ = wait.recv();
     };
     let app = app(model, 8, MINUTE);
-    let client = TestClient::new(routes(app));
+    let client = TestClient::new(service(app));
     let request = client.post("/").header("x-request-timeout-ms", "20");
     let error = expect_error(
         request.body("a [MASK]").send().await,
@@ -198,13 +198,13 @@ async fn scrape(client: &TestClient<impl poem::Endpoint>) -> String {
     response.0.into_body().into_string().await.unwrap()
 }
 
-/// The names and labels of all series, without their values.
+/// Names and labels of all series, without their values.
 fn series(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
-/// What a client could make up: bytes of an address in any order, and methods that nobody knows.
+/// Random paths and methods, as a hostile client would send them.
 struct Dice(u64);
 
 impl Dice {
@@ -221,7 +221,7 @@ impl Dice {
         of[self.roll(of.len() as u64) as usize]
     }
 
-    /// Up to 20 bytes of any kind, as an address must write them.
+    /// Up to 20 random bytes, percent-encoded.
     fn segment(&mut self) -> String {
         let bytes = (0..self.roll(20)).map(|_| self.roll(256) as u8).collect::<Vec<_>>();
         let written = bytes.into_iter().map(|byte| match byte {
@@ -262,8 +262,8 @@ impl Dice {
 }
 
 #[tokio::test]
-async fn no_client_makes_a_series() {
-    let client = TestClient::new(routes(app(|_| {}, 8, Duration::from_secs(5))));
+async fn clients_cannot_create_series() {
+    let client = TestClient::new(service(app(|_| {}, 8, Duration::from_secs(5))));
     let before = series(&scrape(&client).await);
     client.post("/").body("a [MASK]").send().await.assert_status_is_ok();
     client
@@ -284,7 +284,7 @@ async fn no_client_makes_a_series() {
     }
     let text = scrape(&client).await;
     assert_eq!(series(&text), before);
-    // They were not all turned away for one reason; what was counted is what was answered.
+    // The requests were refused for several reasons, and the counters agree with the answers.
     assert!(answers[&404] > 10_000 && answers[&405] > 1_000, "{answers:?}");
     for (status, count) in &answers {
         let labelled = format!("status=\"{status}\"}} ");
@@ -293,7 +293,7 @@ async fn no_client_makes_a_series() {
             .filter(|line| line.starts_with("cloze_http_requests_total{"));
         let counts = lines.filter_map(|line| line.split_once(&labelled)?.1.parse::<u64>().ok());
         let counted: u64 = counts.sum();
-        // The requests beside the loop.
+        // Up to three requests outside the loop.
         assert!(
             (*count..=count + 3).contains(&counted),
             "{status}: {counted} of {count} in {text}"
@@ -313,9 +313,9 @@ async fn no_client_makes_a_series() {
 }
 
 #[tokio::test]
-async fn the_end_shows_in_readiness_first() {
+async fn draining_shows_in_the_readiness_probe() {
     let app = app(|_| {}, 8, MINUTE);
-    let client = TestClient::new(routes(Arc::clone(&app)));
+    let client = TestClient::new(service(Arc::clone(&app)));
     client.get("/health/ready").send().await.assert_status_is_ok();
     app.state.drain();
     for path in ["/health", "/health/ready", "/v2/health/ready"] {
@@ -327,8 +327,8 @@ async fn the_end_shows_in_readiness_first() {
 }
 
 #[tokio::test]
-async fn info_tells_what_runs() {
-    let client = TestClient::new(routes(app(|_| {}, 8, MINUTE)));
+async fn info_names_the_model_and_the_limits() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     let response = client.get("/info").send().await;
     let info: serde_json::Value = response.json().await.value().deserialize();
     for (pointer, expected) in [

@@ -1,5 +1,5 @@
-// /docs: draws /openapi.json, and lets a reader send a request. Knows the parts of OpenAPI that the document
-// uses, no more.
+// /docs: renders /openapi.json, with a form to send requests. It supports only the parts of OpenAPI that the document
+// uses.
 
 const find = (id) => document.getElementById(id);
 
@@ -10,7 +10,7 @@ function element(name, className, ...content) {
   return made;
 }
 
-/** Text with `code` in it. */
+/** Text in which backquotes mark code. */
 function prose(text) {
   const parts = text.split("`").map((part, index) => (index % 2 ? element("code", "", part) : part));
   return element("span", "", ...parts);
@@ -20,7 +20,7 @@ const pretty = (value) => (typeof value === "string" ? value : JSON.stringify(va
 
 let openapi;
 
-/** What a reference points to; anything else is itself. */
+/** The target of a reference; anything else unchanged. */
 function resolved(part) {
   if (!part?.$ref) return part;
   const found = part.$ref.slice(2).split("/").reduce((at, key) => at[key], openapi);
@@ -32,7 +32,7 @@ const CONSTRAINTS = {
   minLength: "characters from", maxLength: "characters to", pattern: "matches",
 };
 
-/** A schema's type and limits in a line. */
+/** Type and limits of a schema in one line. */
 function kind(schema) {
   const options = schema.oneOf ?? schema.anyOf;
   const limits = Object.entries(CONSTRAINTS)
@@ -46,7 +46,7 @@ function kind(schema) {
   return [type, ...limits].filter(Boolean).join(" · ");
 }
 
-/** A schema as nested lists: its fields, and those of what it holds. */
+/** A schema as nested lists of its fields. */
 function schemaTree(part, seen = []) {
   const schema = resolved(part);
   const list = element("ul", "schema");
@@ -85,7 +85,7 @@ function folded(summary, ...content) {
   return element("details", "", element("summary", "", summary), ...content);
 }
 
-/** The bodies that a request or a response may have: schema and examples for each content type. */
+/** The possible bodies of a request or a response: schema and examples per content type. */
 function media(content) {
   return Object.entries(content ?? {}).flatMap(([type, { schema, example, examples }]) => {
     const shown = Object.values(examples ?? {}).map(({ summary, value }) => folded(summary, element("pre", "", pretty(value))));
@@ -96,8 +96,8 @@ function media(content) {
   });
 }
 
-/** A form that sends the request and shows what comes back. */
-function attempt(method, path, operation, parameters) {
+/** A form that sends the request and shows the answer. */
+function requestForm(method, path, operation, parameters) {
   const form = element("form", "try");
   const inputs = parameters.map((parameter) => {
     const input = element("input");
@@ -127,24 +127,24 @@ function attempt(method, path, operation, parameters) {
   form.append(send, result);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    let address = path.slice(1);
+    let url = path.slice(1);
     const headers = type ? { "content-type": type.value } : {};
     for (const [parameter, input] of inputs) {
-      if (parameter.in === "path") address = address.replace(`{${parameter.name}}`, encodeURIComponent(input.value));
+      if (parameter.in === "path") url = url.replace(`{${parameter.name}}`, encodeURIComponent(input.value));
       else if (input.value) headers[parameter.name] = input.value;
     }
     result.hidden = false;
     result.textContent = "…";
     try {
       const started = performance.now();
-      const response = await fetch(address || "./", { method: method.toUpperCase(), headers, body: body?.value });
+      const response = await fetch(url || "./", { method: method.toUpperCase(), headers, body: body?.value });
       const text = await response.text();
       const took = Math.round(performance.now() - started);
       let shown = text;
       try {
         shown = pretty(JSON.parse(text));
       } catch {
-        // Not everything here is JSON.
+        // Not every answer is JSON.
       }
       result.textContent = `${response.status} ${response.statusText} in ${took} ms\n\n${shown}`;
     } catch {
@@ -154,7 +154,7 @@ function attempt(method, path, operation, parameters) {
   return form;
 }
 
-function drawn(method, path, operation) {
+function operationSection(method, path, operation) {
   const parameters = (operation.parameters ?? []).map(resolved);
   const content = element("div");
   if (operation.description) content.append(element("p", "", prose(operation.description)));
@@ -179,7 +179,7 @@ function drawn(method, path, operation) {
       headers.length ? element("p", "kind", "headers: ", headers.join(", ")) : "",
       ...media(response.content)));
   }
-  content.append(element("h3", "", "Try it"), attempt(method, path, operation, parameters));
+  content.append(element("h3", "", "Try it"), requestForm(method, path, operation, parameters));
   const section = element("details", "operation",
     element("summary", "", element("span", "method", method.toUpperCase()), " ", element("span", "path", path), " ",
       element("span", "what", operation.summary)), content);
@@ -187,7 +187,7 @@ function drawn(method, path, operation) {
   return section;
 }
 
-function draw() {
+function render() {
   const { title, version, description } = openapi.info;
   document.title = `${title} API`;
   find("about").append(...`${description}\n\nVersion ${version}, OpenAPI ${openapi.openapi}.`
@@ -198,7 +198,7 @@ function draw() {
     for (const [path, methods] of Object.entries(openapi.paths)) {
       for (const [method, operation] of Object.entries(methods)) {
         if (!operation.tags.includes(tag.name)) continue;
-        operations.push(drawn(method, path, operation));
+        operations.push(operationSection(method, path, operation));
         const link = element("a", "", element("span", "method", method.toUpperCase()), " ", element("span", "path", path));
         link.href = `#${operation.operationId}`;
         contents.append(element("li", "", link));
@@ -209,7 +209,7 @@ function draw() {
   }
 }
 
-/** Opens what the address names. */
+/** Opens the operation that the URL names. */
 function openTarget() {
   const target = location.hash && find(location.hash.slice(1));
   if (!target) return;
@@ -221,10 +221,10 @@ try {
   const response = await fetch("openapi.json");
   if (!response.ok) throw new Error(response.statusText);
   openapi = await response.json();
-  draw();
+  render();
   openTarget();
   addEventListener("hashchange", openTarget);
 } catch (error) {
-  find("error").textContent = `The document cannot be shown: ${error.message}`;
+  find("error").textContent = `The document cannot be rendered: ${error.message}`;
   find("error").hidden = false;
 }

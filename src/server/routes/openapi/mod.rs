@@ -1,8 +1,8 @@
-//! The OpenAPI document at `/openapi.json`, and `/docs`, which draws it.
+//! The OpenAPI document at `/openapi.json`, and `/docs`, which renders it.
 //!
-//! The document is a file, written by hand: a schema made from the types could not say what a status means, nor
-//! which errors there are. Tests hold it against the routes and against real answers; `e2e/clients` lets
-//! schemathesis look for what it does not say. What depends on the model and on the flags is filled in here.
+//! The document is written by hand, because a schema generated from the types would contain neither the meaning of a
+//! status nor the list of errors. Tests compare it with the route table and with real answers; an end-to-end test runs
+//! schemathesis over it. The values that depend on the model and on the settings are filled in here.
 
 #[cfg(test)]
 mod tests;
@@ -14,12 +14,12 @@ use poem::{Response, handler};
 use serde_json::{Value, json};
 
 use super::asset::{CSS, HTML, JS, JSON, asset};
-use crate::server::App;
+use crate::server::app::App;
 
 /// `GET /openapi.json`.
 #[handler]
-pub fn openapi(Data(app): Data<&Arc<App>>) -> Response {
-    asset(JSON, document(app).to_string())
+pub fn document(Data(app): Data<&Arc<App>>) -> Response {
+    asset(JSON, render(app).to_string())
 }
 
 /// `GET /docs`.
@@ -40,12 +40,12 @@ pub fn script() -> Response {
     asset(JS, include_str!("docs.js"))
 }
 
-/// The document for this server.
-fn document(app: &App) -> Value {
+/// The document with the limits and names of this server.
+fn render(app: &App) -> Value {
     let mask = app.fill_mask.mask_token();
     let quoted = Value::from(mask).to_string();
     let text = include_str!("openapi.json").replace("[MASK]", &quoted[1..quoted.len() - 1]);
-    let mut document: Value = serde_json::from_str(&text).expect("a test reads it");
+    let mut rendered: Value = serde_json::from_str(&text).expect("a test reads it");
     let limits = app.engine.limits();
     for (pointer, value) in [
         ("/info/version", json!(env!("CARGO_PKG_VERSION"))),
@@ -64,10 +64,10 @@ fn document(app: &App) -> Value {
         ),
         ("/components/schemas/TopK/maximum", json!(app.fill_mask.vocab_size())),
     ] {
-        *document.pointer_mut(pointer).expect("a test reads it") = value;
+        *rendered.pointer_mut(pointer).expect("a test reads it") = value;
     }
-    let description = document["info"]["description"].as_str().unwrap_or_default();
-    document["info"]["description"] = json!(format!(
+    let description = rendered["info"]["description"].as_str().unwrap_or_default();
+    rendered["info"]["description"] = json!(format!(
         "{description}\n\nHere a text has up to {} tokens, a request up to {} texts and {} bytes, and an answer is \
          ready within {} ms.",
         app.fill_mask.max_input_tokens(),
@@ -75,10 +75,10 @@ fn document(app: &App) -> Value {
         app.body_bytes_max,
         app.request_timeout.as_millis(),
     ));
-    document
+    rendered
 }
 
-/// A text as a regular expression that matches it alone, anywhere.
+/// A regular expression that matches `text` anywhere.
 fn escaped(text: &str) -> String {
     let mut pattern = String::new();
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! The document against the routes and against what they really answer.
+//! Compares the document with the route table and with real answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,19 +7,21 @@ use poem::http::{Method, StatusCode, Uri};
 use poem::test::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
-use super::document;
+use super::render;
 use crate::fill_mask::{TARGET_BYTES_MAX, TARGETS_MAX};
+use crate::server::app::App;
+use crate::server::options::Options;
+use crate::server::service::{service, table};
 use crate::server::tests::{MINUTE, app};
-use crate::server::{App, routes, table};
 
-fn service() -> (Value, TestClient<impl poem::Endpoint>) {
+fn document_and_client() -> (Value, TestClient<impl poem::Endpoint>) {
     let app = app(|_| {}, 8, MINUTE);
-    (document(&app), TestClient::new(routes(app)))
+    (render(&app), TestClient::new(service(app)))
 }
 
-/// The paths of the table as the document writes them.
+/// The paths of the route table in the notation of the document.
 fn served() -> BTreeSet<String> {
-    let paths = table().into_iter().map(|(path, _)| path);
+    let paths = table(&Options::default()).into_iter().map(|row| row.path());
     paths
         .map(|path| {
             let parts = path.split('/').map(|part| match part.strip_prefix(':') {
@@ -32,15 +34,15 @@ fn served() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn every_route_and_method_is_in_it_and_no_other() {
-    let (document, client) = service();
+async fn the_document_has_exactly_the_routes_and_methods_of_the_table() {
+    let (document, client) = document_and_client();
     let paths = document["paths"].as_object().unwrap();
     let documented: BTreeSet<String> = paths.keys().cloned().collect();
     assert_eq!(documented, served());
     for (path, operations) in paths {
-        let address = path.replace("{name}", "tiny").replace("{version}", "1");
+        let uri = path.replace("{name}", "tiny").replace("{version}", "1");
         let response = client
-            .request(Method::PATCH, address.parse::<Uri>().unwrap().to_string())
+            .request(Method::PATCH, uri.parse::<Uri>().unwrap().to_string())
             .send()
             .await;
         response.assert_status(StatusCode::METHOD_NOT_ALLOWED);
@@ -51,7 +53,7 @@ async fn every_route_and_method_is_in_it_and_no_other() {
     }
 }
 
-/// Checks that a response is one that the document has for its operation.
+/// Checks that the document describes a response of its operation.
 async fn check(document: &Value, method: &str, path: &str, response: TestResponse) {
     let status = response.0.status().as_u16().to_string();
     let what = format!("{method} {path} {status}");
@@ -82,14 +84,14 @@ async fn check(document: &Value, method: &str, path: &str, response: TestRespons
 }
 
 #[tokio::test]
-async fn what_is_answered_is_what_it_says() {
-    let (document, client) = service();
+async fn answers_match_their_schemas() {
+    let (document, client) = document_and_client();
     for path in served() {
         if !document["paths"][&path]["get"].is_object() {
             continue;
         }
-        let address = path.replace("{name}", "tiny").replace("{version}", "1");
-        let response = client.get(address).send().await;
+        let uri = path.replace("{name}", "tiny").replace("{version}", "1");
+        let response = client.get(uri).send().await;
         response.assert_status_is_ok();
         check(&document, "get", &path, response).await;
     }
@@ -104,7 +106,7 @@ async fn what_is_answered_is_what_it_says() {
             json!({"inputs": "a [MASK]", "parameters": {"targets": "the"}, "options": {"x": 1}}),
             200,
         ),
-        (json!({"inputs": "no blank"}), 400),
+        (json!({"inputs": "no mask"}), 400),
         (json!({"inputs": "a [MASK]", "parameters": {"top_k": 0}}), 400),
         (json!({}), 400),
         (json!({"inputs": long}), 422),
@@ -123,12 +125,12 @@ async fn what_is_answered_is_what_it_says() {
             json!({"inputs": input("a [MASK]"), "parameters": {"binary_data_output": true}}),
             200,
         ),
-        (json!({"inputs": input("no blank")}), 400),
+        (json!({"inputs": input("no mask")}), 400),
         (json!({"inputs": input(&long)}), 422),
     ] {
         for path in ["/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"] {
-            let address = path.replace("{name}", "tiny").replace("{version}", "1");
-            let response = client.post(address).body_json(&body).send().await;
+            let uri = path.replace("{name}", "tiny").replace("{version}", "1");
+            let response = client.post(uri).body_json(&body).send().await;
             response.assert_status(StatusCode::from_u16(status).unwrap());
             check(&document, "post", path, response).await;
             let response = client.post(path.replace("{name}", "other")).send().await;
@@ -145,10 +147,10 @@ async fn what_is_answered_is_what_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_is_what_it_says() {
+async fn server_errors_match_their_schemas() {
     let broken: Arc<App> = app(|_| panic!("on purpose"), 8, MINUTE);
-    let document = document(&broken);
-    let client = TestClient::new(routes(Arc::clone(&broken)));
+    let document = render(&broken);
+    let client = TestClient::new(service(Arc::clone(&broken)));
     for _ in 0..3 {
         let response = client.post("/").body("a [MASK]").send().await;
         response.assert_status(StatusCode::INTERNAL_SERVER_ERROR);
@@ -165,7 +167,7 @@ async fn what_fails_is_what_it_says() {
     check(&document, "post", "/", response).await;
 }
 
-/// Collects every value of `key` in a document, with the place of each.
+/// Collects every value of `key` in a document, with its JSON pointer.
 fn collect<'a>(value: &'a Value, key: &str, at: String, found: &mut BTreeMap<String, &'a Value>) {
     match value {
         Value::Object(fields) => {
@@ -186,9 +188,9 @@ fn collect<'a>(value: &'a Value, key: &str, at: String, found: &mut BTreeMap<Str
 }
 
 #[test]
-fn every_example_is_valid_and_every_reference_leads_somewhere() {
+fn every_example_is_valid_and_every_reference_has_a_target() {
     let app = app(|_| {}, 8, MINUTE);
-    let document = document(&app);
+    let document = render(&app);
     let mut contents = BTreeMap::new();
     collect(&document, "content", String::new(), &mut contents);
     assert!(contents.len() > 20);
@@ -202,7 +204,7 @@ fn every_example_is_valid_and_every_reference_leads_somewhere() {
             for example in examples.chain(described.get("example")) {
                 let schema = json!({"allOf": [described["schema"]], "components": document["components"]});
                 let validator = jsonschema::validator_for(&schema).unwrap();
-                // The example's model is that of the demo; the schema's is this one's.
+                // An example names the demo model, the schema the model of this test.
                 assert!(validator.is_valid(example), "{place} {media}: {example}");
             }
         }
@@ -216,9 +218,9 @@ fn every_example_is_valid_and_every_reference_leads_somewhere() {
 }
 
 #[test]
-fn its_limits_are_the_real_ones() {
+fn the_limits_are_those_of_the_server() {
     let app = app(|_| {}, 8, MINUTE);
-    let document = document(&app);
+    let document = render(&app);
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["Text"]["pattern"], r"\[MASK\]");
     assert_eq!(schemas["TopK"]["maximum"], app.fill_mask.vocab_size());

@@ -1,4 +1,4 @@
-//! The page at `GET /`, for a person at a browser: embedded, without anything from elsewhere.
+//! The web page at `GET /`. Its files are embedded, and it loads nothing from other sites.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use poem::web::Data;
 use poem::{Response, handler};
 
 use super::asset::{CSS, HTML, JS, SVG, asset};
-use crate::server::App;
+use crate::server::app::App;
 
 /// `GET /`.
 #[handler]
@@ -36,7 +36,7 @@ pub fn icon() -> Response {
     asset(SVG, include_str!("favicon.svg"))
 }
 
-/// A text inside HTML, also between double quotes.
+/// Escapes `text` for HTML, also inside double quotes.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

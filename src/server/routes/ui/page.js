@@ -1,17 +1,17 @@
-// The page at GET /: asks POST /v1/fill-mask and draws what comes back. Addresses are relative, so that it also
-// works behind a proxy that serves Cloze under a path of its own.
+// The web page at GET /: sends requests to POST /v1/fill-mask and shows the predictions. URLs are relative, so the page
+// also works behind a proxy that serves Cloze under a path prefix.
 
-const ADDRESS = "v1/fill-mask";
+const ENDPOINT = "v1/fill-mask";
 const MASK = document.documentElement.dataset.mask;
 const find = (id) => document.getElementById(id);
 const form = find("form");
 const text = find("text");
 
-/** What the form asks for, as the body of a request. */
-function wanted() {
+/** The request body for the values of the form. */
+function requestBody() {
   const request = { inputs: text.value.replace(/_{3,}/g, MASK) };
   const targets = find("targets").value.split(",").map((word) => word.trim()).filter(Boolean);
-  // What cannot be a number goes to the server as it is, which says what is wrong with it.
+  // An invalid number is sent unchanged, so that the server's error message is shown.
   const topK = find("top-k").value;
   const parameters = {};
   if (topK !== "5") parameters.top_k = topK === "" ? null : Number(topK);
@@ -20,14 +20,14 @@ function wanted() {
   return request;
 }
 
-/** A word for a POSIX shell. */
+/** Quotes a word for a POSIX shell. */
 const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
 
 function showCurl() {
   const key = find("key").value ? " -H 'authorization: Bearer YOUR_KEY'" : "";
-  const address = new URL(ADDRESS, location.href);
+  const url = new URL(ENDPOINT, location.href);
   find("curl").textContent =
-    `curl ${address}${key} -H 'content-type: application/json' -d ${quoted(JSON.stringify(wanted()))}`;
+    `curl ${url}${key} -H 'content-type: application/json' -d ${quoted(JSON.stringify(requestBody()))}`;
 }
 
 function element(name, className, content) {
@@ -43,42 +43,42 @@ function percent(score) {
   return "< 0.01 %";
 }
 
-/** One blank's answers: a group of radio buttons, so that the arrow keys walk through them. */
-function blank(answers, index, count) {
+/** The predictions of one mask: a group of radio buttons, so that the arrow keys select among them. */
+function maskGroup(predictions, index, count) {
   const group = element("fieldset");
-  group.append(element("legend", "", count > 1 ? `Blank ${index + 1}` : "In the blank"));
-  answers.forEach((answer, rank) => {
+  group.append(element("legend", "", count > 1 ? `Mask ${index + 1}` : "Mask"));
+  predictions.forEach((prediction, rank) => {
     const label = element("label", "answer");
     const choice = element("input");
     choice.type = "radio";
-    choice.name = `blank-${index}`;
+    choice.name = `mask-${index}`;
     choice.value = String(rank);
     choice.checked = rank === 0;
     const row = element("span", "row");
     const bar = element("span", "bar");
-    bar.style.width = `${answer.score * 100}%`;
-    row.append(bar, element("span", "word", answer.token_str), element("span", "score", percent(answer.score)));
+    bar.style.width = `${prediction.score * 100}%`;
+    row.append(bar, element("span", "word", prediction.token_str), element("span", "score", percent(prediction.score)));
     label.append(choice, row);
     group.append(label);
   });
   return group;
 }
 
-/** The text with the chosen words in its blanks. */
-function showSentence(sent, blanks) {
-  const choice = (index) => document.querySelector(`input[name="blank-${index}"]:checked`).value;
-  const chosen = blanks.map((answers, index) => answers[Number(choice(index))]);
+/** Shows the text with the chosen tokens in place of its masks. */
+function showSentence(sent, masks) {
+  const choice = (index) => document.querySelector(`input[name="mask-${index}"]:checked`).value;
+  const chosen = masks.map((predictions, index) => predictions[Number(choice(index))]);
   const parts = sent.split(MASK);
   const sentence = find("sentence");
-  // A mask token that the tokenizer reads otherwise than we do: show what the server made of it.
-  if (parts.length !== blanks.length + 1) {
-    sentence.replaceChildren(...chosen.map((answer) => element("span", "", `${answer.sequence} `)));
+  // The tokenizer found other masks than this split did: show the sentences of the server.
+  if (parts.length !== masks.length + 1) {
+    sentence.replaceChildren(...chosen.map((prediction) => element("span", "", `${prediction.sequence} `)));
     return;
   }
   sentence.replaceChildren();
   parts.forEach((part, index) => {
     const word = chosen[index]?.token_str ?? "";
-    // A piece such as "##s" continues the word before it.
+    // A token such as "##s" continues the word before it.
     const piece = word.startsWith("##");
     sentence.append(piece ? part.trimEnd() : part);
     if (index < chosen.length) sentence.append(element("mark", "", piece ? word.slice(2) : word));
@@ -86,11 +86,11 @@ function showSentence(sent, blanks) {
 }
 
 function showAnswers(sent, answer) {
-  // One blank is answered with a list of answers, several with a list of such lists.
-  const blanks = Array.isArray(answer[0]) ? answer : [answer];
-  find("blanks").replaceChildren(...blanks.map((answers, index) => blank(answers, index, blanks.length)));
-  find("blanks").onchange = () => showSentence(sent, blanks);
-  showSentence(sent, blanks);
+  // For one mask the answer is a list of predictions, for several a list of such lists.
+  const masks = Array.isArray(answer[0]) ? answer : [answer];
+  find("masks").replaceChildren(...masks.map((predictions, index) => maskGroup(predictions, index, masks.length)));
+  find("masks").onchange = () => showSentence(sent, masks);
+  showSentence(sent, masks);
   find("result").hidden = false;
 }
 
@@ -100,7 +100,7 @@ function showError(message) {
   if (message) find("result").hidden = true;
 }
 
-/** Where the time went, as far as the server told. */
+/** Shows the latency, with the parts that the server reported. */
 function showLatency(started, headers) {
   const parts = [["queue", "x-queue-time-ms"], ["model", "x-inference-time-ms"]]
     .filter(([, header]) => headers.has(header))
@@ -114,13 +114,13 @@ let running = null;
 async function submit() {
   running?.abort();
   const mine = (running = new AbortController());
-  const request = wanted();
+  const request = requestBody();
   const headers = { "content-type": "application/json" };
   if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
   find("submit").ariaBusy = find("result").ariaBusy = "true";
   const started = performance.now();
   try {
-    const response = await fetch(ADDRESS, {
+    const response = await fetch(ENDPOINT, {
       method: "POST", headers, body: JSON.stringify(request), signal: mine.signal,
     });
     const answer = await response.json();
@@ -132,10 +132,10 @@ async function submit() {
     if (response.ok) showAnswers(request.inputs, answer);
     showLatency(started, response.headers);
   } catch (error) {
-    // A newer request took over.
+    // A newer request replaced this one.
     if (mine.signal.aborted) return;
     showError(error instanceof SyntaxError
-      ? "The answer is not what Cloze would send; is there something between this page and the server?"
+      ? "The answer is not in the form of Cloze; is there a proxy between this page and the server?"
       : "The server does not answer. Is it still running?");
   }
   find("submit").ariaBusy = find("result").ariaBusy = "false";
@@ -148,13 +148,13 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("input", showCurl);
 
 text.addEventListener("keydown", (event) => {
-  // Enter asks; with Shift it is a new line. While an input method composes, it is the method's.
+  // Enter submits, Shift+Enter is a new line. While an input method composes, Enter belongs to it.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   submit();
 });
 
-find("blank").addEventListener("click", () => {
+find("add-mask").addEventListener("click", () => {
   text.setRangeText(MASK, text.selectionStart, text.selectionEnd, "end");
   text.focus();
   showCurl();
@@ -174,7 +174,7 @@ find("copy").addEventListener("click", async () => {
     find("copy").textContent = "Copied";
     setTimeout(() => (find("copy").textContent = "Copy"), 1500);
   } catch {
-    // The clipboard is closed to pages that came without TLS: select it, so that the keyboard can copy.
+    // Without TLS a page cannot write to the clipboard: select the text, so that the keyboard can copy it.
     getSelection().selectAllChildren(find("curl"));
   }
 });

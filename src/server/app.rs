@@ -1,0 +1,42 @@
+//! The dependencies of every handler.
+
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::fill_mask::FillMask;
+
+use super::options::Options;
+use super::state::State;
+
+/// The dependencies of every handler.
+pub struct App {
+    /// Tokenizer and fill-mask task.
+    pub fill_mask: FillMask,
+    pub engine: Engine,
+    /// Upper limit from the head of a request to its answer; a client can shorten it.
+    pub request_timeout: Duration,
+    pub body_bytes_max: usize,
+    pub about: About,
+    pub options: Options,
+    pub state: State,
+}
+
+/// Names of the model and the device, for `/info`, `/metrics`, the web page and the protocols.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Name of the model in paths; contains no slash.
+    pub model_name: String,
+    /// Backend and device in words, such as `cpu (ndarray), 2 threads`.
+    pub device: String,
+    /// `cpu` or `gpu`.
+    pub backend: String,
+    /// Compute precision: `f32`, `f16`, `bf16` or `int8`.
+    pub dtype: String,
+}
+
+impl App {
+    /// True if a new request would be answered: the model works and the server is not draining.
+    pub fn is_ready(&self) -> bool {
+        self.engine.is_ready() && !self.state.is_draining()
+    }
+}

@@ -1,0 +1,42 @@
+//! Limits and TLS of every connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tls::Tls;
+
+/// Limits of connections. Requests have limits of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open connections. For a further one the connection that has been idle longest is closed; if none is idle, it
+    /// waits, and those after it wait in the system's backlog.
+    pub connections_max: usize,
+    /// For the head of a request, and for the TLS handshake before it: from the accept for the first request of a
+    /// connection, from its first byte for later ones.
+    pub head_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// For a client to read its answer; each 64 KiB that it has read extend it by a second.
+    pub write_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            head_timeout: Duration::from_secs(20),
+            // Longer than load balancers keep idle connections, mostly a minute, so that none of them sends a request
+            // on a connection that is being closed.
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Limits and TLS of every connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionOptions {
+    pub limits: ConnectionLimits,
+    /// `None` serves plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+}

@@ -1,0 +1,121 @@
+//! The service as a whole: the route table, the layers around it, start and stop.
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use poem::error::NotFoundError;
+use poem::{Endpoint, EndpointExt, Request, Response, Route};
+
+use super::app::App;
+use super::middleware::{auth, cors, telemetry};
+use super::net;
+use super::open_inference::{infer, metadata};
+use super::options::Options;
+use super::route::{Access, RouteRow};
+use super::routes::{fill_mask, health, info, metrics, openapi, ui};
+
+/// The route table: every path, its methods, and which of them need the API key.
+///
+/// A test compares it with `openapi.json`, another checks the access rule of each method.
+pub(super) fn table(options: &Options) -> Vec<RouteRow> {
+    use Access::{Key, Open};
+    let scrape = match options.metrics_without_key {
+        true => Open,
+        false => Key,
+    };
+    let at = RouteRow::new;
+    vec![
+        at("/").get(Open, ui::index).post(Key, fill_mask::fill_mask),
+        at("/page.css").get(Open, ui::style),
+        at("/page.js").get(Open, ui::script),
+        at("/favicon.svg").get(Open, ui::icon),
+        at("/docs").get(Open, openapi::page),
+        at("/docs.css").get(Open, openapi::style),
+        at("/docs.js").get(Open, openapi::script),
+        at("/openapi.json").get(Open, openapi::document),
+        at("/v1/fill-mask").post(Key, fill_mask::fill_mask),
+        at("/health").get(Open, health::ready),
+        at("/health/live").get(Open, health::live),
+        at("/health/ready").get(Open, health::ready),
+        at("/info").get(Key, info::info),
+        at("/metrics").get(scrape, metrics::metrics),
+        at("/v2").get(Key, metadata::server),
+        at("/v2/health/live").get(Open, metadata::live),
+        at("/v2/health/ready").get(Open, metadata::ready),
+        at("/v2/models/:name").get(Key, metadata::model),
+        at("/v2/models/:name/ready").get(Key, metadata::model_ready),
+        at("/v2/models/:name/infer").post(Key, infer::infer),
+        at("/v2/models/:name/versions/:version").get(Key, metadata::model),
+        at("/v2/models/:name/versions/:version/ready").get(Key, metadata::model_ready),
+        at("/v2/models/:name/versions/:version/infer").post(Key, infer::infer),
+    ]
+}
+
+/// The whole service as an endpoint: the route table inside authentication, CORS and telemetry, in this order.
+pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    let rows = table(&app.options);
+    app.state.metrics.prepare(rows.iter().map(RouteRow::path));
+    let routes = rows
+        .into_iter()
+        .fold(Route::new(), |routes, row| routes.at(row.path(), row.into_endpoint()));
+    let (keys, origins, observed) = (Arc::clone(&app), Arc::clone(&app), Arc::clone(&app));
+    routes
+        .around(guard_unknown_paths)
+        .around(move |next, mut request| {
+            let app = Arc::clone(&keys);
+            async move {
+                auth::authenticate(app.options.api_key.as_ref(), &mut request);
+                next.call(request).await
+            }
+        })
+        // Outside authentication, because a browser's preflight request carries no key.
+        .around(move |next, request| {
+            let app = Arc::clone(&origins);
+            async move { cors::answer(&app.options.cors_origins, &*next, request).await }
+        })
+        .around(move |next, request| {
+            let app = Arc::clone(&observed);
+            async move { Ok(telemetry::observe(&app.state, &*next, request).await) }
+        })
+        .data(app)
+}
+
+/// A path that is not in the table needs the key too, so that clients without it cannot explore paths.
+async fn guard_unknown_paths(routes: Arc<Route>, request: Request) -> poem::Result<Response> {
+    let key = auth::require_key(&request);
+    match routes.call(request).await {
+        Err(error) if error.is::<NotFoundError>() => Err(key.err().map_or(error, poem::Error::from)),
+        result => result,
+    }
+}
+
+/// Serves until `shutdown` completes, then lets accepted requests finish for at most `drain_timeout`.
+///
+/// # Errors
+/// If the listener cannot be used.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()>,
+    drain_timeout: Duration,
+) -> std::io::Result<()> {
+    let connections = net::ConnectionOptions {
+        limits: app.options.connections,
+        tls: app.options.tls.clone(),
+    };
+    let shutdown = async {
+        shutdown.await;
+        // First of all: readiness probes see the shutdown before connections are closed.
+        app.state.drain();
+    };
+    let endpoint = Arc::new(service(Arc::clone(&app)));
+    net::serve(listener, endpoint, connections, shutdown, drain_timeout).await?;
+    // All connections are closed, so no client waits: the engine stops after the running batch at the latest.
+    let stopping = tokio::task::spawn_blocking(move || app.engine.stop());
+    if tokio::time::timeout(drain_timeout, stopping).await.is_err() {
+        tracing::warn!("the last batch did not finish within the shutdown timeout; leaving it");
+    }
+    Ok(())
+}

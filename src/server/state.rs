@@ -1,0 +1,40 @@
+//! State that changes while the server runs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::metrics::Metrics;
+use super::throttled_log::ThrottledLog;
+
+/// Interval between log lines of requests refused with 503.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// State that changes while the server runs.
+#[derive(Debug)]
+pub struct State {
+    pub metrics: Metrics,
+    /// Rate limit for the log lines of 503 refusals: a server under overload must not spend its time on logging.
+    pub(super) refusals: ThrottledLog,
+    draining: AtomicBool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            metrics: Metrics::default(),
+            refusals: ThrottledLog::new(REFUSALS_INTERVAL),
+            draining: AtomicBool::default(),
+        }
+    }
+}
+
+impl State {
+    /// Starts draining: readiness probes fail from here on, requests are still answered.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
