@@ -3,6 +3,7 @@
 mod common;
 
 mod http {
+    mod bad_heads;
     mod bad_input;
     mod basics;
     mod connections;

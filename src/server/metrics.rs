@@ -17,7 +17,9 @@ use prometheus_client::registry::Registry;
 use crate::engine::Timing;
 
 /// Every status of an answer; any other is counted as the last.
-const STATUSES: [u16; 14] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 422, 503, 504, 500];
+const STATUSES: [u16; 16] = [
+    200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 431, 503, 504, 500,
+];
 
 /// The route label of a path that is not in the route table.
 pub const UNMATCHED: &str = "other";

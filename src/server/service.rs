@@ -111,7 +111,9 @@ pub async fn serve(
         app.state.drain();
     };
     let endpoint = Arc::new(service(Arc::clone(&app)));
-    net::serve(listener, endpoint, connections, shutdown, drain_timeout).await?;
+    let refusing = Arc::clone(&app);
+    let refuse = Arc::new(move |reason| telemetry::refuse(&refusing.state, reason));
+    net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout).await?;
     // All connections are closed, so no client waits: the engine stops after the running batch at the latest.
     let stopping = tokio::task::spawn_blocking(move || app.engine.stop());
     if tokio::time::timeout(drain_timeout, stopping).await.is_err() {

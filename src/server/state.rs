@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::metrics::Metrics;
 use super::throttled_log::ThrottledLog;
 
-/// Interval between log lines of requests refused with 503.
+/// Interval between log lines of the same kind of refusal.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State that changes while the server runs.
@@ -15,6 +15,8 @@ pub struct State {
     pub metrics: Metrics,
     /// Rate limit for the log lines of 503 refusals: a server under overload must not spend its time on logging.
     pub(super) refusals: ThrottledLog,
+    /// Rate limit for the log lines of heads that are not HTTP: a client sends them at no cost.
+    pub(super) bad_heads: ThrottledLog,
     draining: AtomicBool,
 }
 
@@ -23,6 +25,7 @@ impl Default for State {
         Self {
             metrics: Metrics::default(),
             refusals: ThrottledLog::new(REFUSALS_INTERVAL),
+            bad_heads: ThrottledLog::new(REFUSALS_INTERVAL),
             draining: AtomicBool::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +22,10 @@ fn start(flags: &[&str]) -> Server {
 
 /// A connection to a server whose certificate for `localhost` is verified.
 fn connect(server: &Server, protocols: &[&str]) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    handshake(TcpStream::connect(&server.address)?, protocols)
+}
+
+fn handshake(socket: TcpStream, protocols: &[&str]) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(file("authority.pem")).unwrap())
@@ -33,9 +37,8 @@ fn connect(server: &Server, protocols: &[&str]) -> std::io::Result<StreamOwned<C
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let stream = TcpStream::connect(&server.address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut stream = StreamOwned::new(session, stream);
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = StreamOwned::new(session, socket);
     stream.conn.complete_io(&mut stream.sock)?;
     Ok(stream)
 }
@@ -102,6 +105,20 @@ fn a_handshake_has_a_timeout() {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("still open: {other:?}"),
     }
+}
+
+#[test]
+fn handshake_and_first_head_share_one_deadline() {
+    let server = start(&["--head-timeout-ms", "3000"]);
+    let accepted_at = Instant::now();
+    let socket = TcpStream::connect(&server.address).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let mut stream = handshake(socket, &["http/1.1"]).unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: ").unwrap();
+    // The end of the connection, with or without an error.
+    let _ = stream.read(&mut [0]);
+    let elapsed = accepted_at.elapsed();
+    assert!(elapsed < Duration::from_millis(4500), "closed after {elapsed:?}");
 }
 
 #[test]

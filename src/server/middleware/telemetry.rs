@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use poem::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint, PathPattern, Request, Response};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::tracing_span;
-use crate::server::error::respond;
+use crate::server::error::{ApiError, respond};
 use crate::server::metrics::{Cost, UNMATCHED};
+use crate::server::net::BadHead;
 use crate::server::state::State;
 use crate::server::unique_id::unique_id;
 
@@ -57,6 +58,39 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
         headers.insert(TOKENS, HeaderValue::from(cost.tokens));
     }
     response
+}
+
+/// Answers, logs and counts a request whose head was refused before it reached the service.
+pub fn refuse(state: &State, reason: BadHead) -> http::Response<Vec<u8>> {
+    let status = reason.status();
+    let (error_type, message) = match reason {
+        BadHead::Malformed => ("bad_request", "The request is not valid HTTP/1.1."),
+        BadHead::Tls => (
+            "bad_request",
+            "This port serves plain HTTP, and the client started TLS; use http://.",
+        ),
+        BadHead::Host => ("bad_request", "An HTTP/1.1 request needs exactly one Host header."),
+        BadHead::UriTooLong => ("uri_too_long", "The path of the request is too long."),
+        BadHead::TooLarge => ("head_too_large", "The headers of the request are too many or too long."),
+    };
+    let id = unique_id();
+    state.metrics.observe(UNMATCHED, "other", status, Duration::ZERO, None);
+    state.bad_heads.log(|count| {
+        tracing::info!(
+            status = status.as_u16(),
+            id,
+            count,
+            ?reason,
+            "refused before the service"
+        )
+    });
+    let body = ApiError::new(status, error_type, message).body();
+    let body = serde_json::to_vec(&body).expect("two strings");
+    let answer = http::Response::builder().status(status);
+    let answer = answer
+        .header(header::CONTENT_TYPE, "application/json; charset=utf-8")
+        .header(REQUEST_ID, id);
+    answer.body(body).expect("headers from fixed characters")
 }
 
 /// One log line; it never contains a text, a key or a path as the client sent it.

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::connection::Connection;
 use super::options::ConnectionOptions;
+use super::refusal::Refuse;
 use super::slots::ConnectionSlots;
 use crate::server::throttled_log::ThrottledLog;
 
@@ -22,13 +23,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections until `shutdown` completes. Then closes idle connections at once and the others after their
-/// answers, or after `drain_timeout`.
+/// answers, or after `drain_timeout`. `refuse` answers the heads that never reach `endpoint`.
 ///
 /// # Errors
 /// If the listener cannot be used.
 pub async fn serve(
     listener: std::net::TcpListener,
     endpoint: Arc<impl Endpoint<Output = Response> + 'static>,
+    refuse: Refuse,
     options: ConnectionOptions,
     shutdown: impl Future<Output = ()>,
     drain_timeout: Duration,
@@ -70,6 +72,7 @@ pub async fn serve(
                 };
                 let connection = Connection {
                     endpoint: Arc::clone(&endpoint),
+                    refuse: Arc::clone(&refuse),
                     options: options.clone(),
                     slots: Arc::clone(&slots),
                     stopping: stopping.clone(),

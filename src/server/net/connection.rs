@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -27,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use super::deadline_io::DeadlineIo;
 use super::deadlines::{ConnectionDeadlines, SharedDeadlines};
 use super::options::ConnectionOptions;
+use super::refusal::{BadHead, RefusalIo, Refuse};
 use super::slots::ConnectionSlots;
 
 /// Read buffer of one connection: the longest head, and the largest part of a body that is read at once.
@@ -35,6 +37,8 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// A connection before it is served, with everything that it shares with others.
 pub struct Connection<E> {
     pub endpoint: Arc<E>,
+    /// Answers the heads that never reach `endpoint`.
+    pub refuse: Refuse,
     pub options: ConnectionOptions,
     pub slots: Arc<ConnectionSlots>,
     /// True once the server drains.
@@ -69,24 +73,32 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             Ok(local) => local,
             Err(error) => return tracing::debug!(%remote, %error, "a connection failed before it was served"),
         };
+        // From the accept, so that the TLS handshake and the first head share one deadline.
+        let accepted_at = Instant::now();
+        let deadlines = SharedDeadlines::new(ConnectionDeadlines::new(self.options.limits, accepted_at));
         let Some(tls) = &self.options.tls else {
-            return self.serve(stream, local, Scheme::HTTP).await;
+            return self.serve(stream, deadlines, local, Scheme::HTTP).await;
         };
         let handshake = TlsAcceptor::from(tls.config()).accept(stream);
         let handshake = tokio::select! {
-            result = tokio::time::timeout(self.options.limits.head_timeout, handshake) => result,
+            result = tokio::time::timeout_at(accepted_at + self.options.limits.head_timeout, handshake) => result,
             // The client has sent no request yet.
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
         };
         match handshake {
-            Ok(Ok(stream)) => self.serve(stream, local, Scheme::HTTPS).await,
+            Ok(Ok(stream)) => self.serve(stream, deadlines, local, Scheme::HTTPS).await,
             Ok(Err(error)) => tracing::debug!(%remote, %error, "the TLS handshake failed"),
             Err(_) => tracing::debug!(%remote, "the TLS handshake took too long"),
         }
     }
 
-    async fn serve(self, socket: impl AsyncRead + AsyncWrite + Unpin + Send, local: SocketAddr, scheme: Scheme) {
-        let deadlines = SharedDeadlines::new(ConnectionDeadlines::new(self.options.limits));
+    async fn serve(
+        self,
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send,
+        deadlines: SharedDeadlines,
+        local: SocketAddr,
+        scheme: Scheme,
+    ) {
         let service = service_fn(|request| {
             deadlines.get().request_started();
             self.answer(request, local, scheme.clone(), deadlines.clone())
@@ -95,6 +107,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             socket,
             deadlines: deadlines.clone(),
         };
+        let socket = RefusalIo::new(socket, deadlines.clone(), Arc::clone(&self.refuse));
         // hyper's own timer for heads also limits how long a connection is idle; the deadlines here tell them apart.
         let connection = Builder::new()
             .header_read_timeout(None)
@@ -123,6 +136,13 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
                 }
             }
         };
+        if let Err(EarlyEnd::Http(error)) = &end
+            && error.is_parse()
+            && !deadlines.get().is_refused()
+        {
+            // hyper closed the connection without an answer, as it does for HTTP/2. This logs and counts it.
+            drop((self.refuse)(BadHead::Malformed));
+        }
         if let Err(reason) = end {
             tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
         }
@@ -136,9 +156,16 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         scheme: Scheme,
         deadlines: SharedDeadlines,
     ) -> Result<HttpResponse<NotifyOnDropBody>, Infallible> {
-        let request = poem::Request::from((request, LocalAddr(local.into()), RemoteAddr(self.remote.into()), scheme));
-        let answer = self.endpoint.get_response(request).await;
-        let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = answer.into();
+        let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = match BadHead::check(&request) {
+            Ok(()) => {
+                let addresses = (LocalAddr(local.into()), RemoteAddr(self.remote.into()));
+                let request = poem::Request::from((request, addresses.0, addresses.1, scheme));
+                self.endpoint.get_response(request).await.into()
+            }
+            Err(reason) => {
+                (self.refuse)(reason).map(|body| Full::new(body.into()).map_err(|never| match never {}).boxed())
+            }
+        };
         if self.slots.are_wanted() {
             // Gives the slot to the connection that waits.
             let close = HeaderValue::from_static("close");

@@ -24,6 +24,8 @@ enum Phase {
         /// hyper has taken the whole answer.
         taken: bool,
     },
+    /// The head was refused; the refusal is being sent.
+    Refused,
 }
 
 /// State and deadline of one connection; its socket and its service report to it.
@@ -37,13 +39,12 @@ pub struct ConnectionDeadlines {
 }
 
 impl ConnectionDeadlines {
-    /// For a connection that was accepted now.
-    pub fn new(limits: ConnectionLimits) -> Self {
+    pub fn new(limits: ConnectionLimits, accepted_at: Instant) -> Self {
         Self {
             limits,
             phase: Phase::Idle,
             first: true,
-            deadline: Some(Instant::now() + limits.head_timeout),
+            deadline: Some(accepted_at + limits.head_timeout),
         }
     }
 
@@ -58,8 +59,13 @@ impl ConnectionDeadlines {
             Phase::Idle if !self.first => "the next request",
             Phase::Idle | Phase::Head => "the whole head of a request",
             Phase::Request => "an answer",
-            Phase::Answer { .. } => "the client to read its answer",
+            Phase::Answer { .. } | Phase::Refused => "the client to read its answer",
         }
+    }
+
+    /// True from the head of a request until its answer was sent.
+    pub fn is_answering(&self) -> bool {
+        matches!(self.phase, Phase::Request | Phase::Answer { .. })
     }
 
     /// True if the last answer was sent and no byte has arrived since.
@@ -87,6 +93,16 @@ impl ConnectionDeadlines {
     pub fn answer_started(&mut self) {
         self.phase = Phase::Answer { taken: false };
         self.deadline = Some(Instant::now() + self.limits.write_timeout);
+    }
+
+    /// The head was refused, and the connection ends with the refusal.
+    pub fn head_refused(&mut self) {
+        self.phase = Phase::Refused;
+        self.deadline = Some(Instant::now() + self.limits.write_timeout);
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.phase == Phase::Refused
     }
 
     /// hyper has taken the whole answer.
@@ -135,12 +151,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn new() -> ConnectionDeadlines {
-        ConnectionDeadlines::new(ConnectionLimits {
+        let limits = ConnectionLimits {
             connections_max: 1,
             head_timeout: 20 * SECOND,
             idle_timeout: 75 * SECOND,
             write_timeout: 30 * SECOND,
-        })
+        };
+        ConnectionDeadlines::new(limits, Instant::now())
     }
 
     fn left(deadlines: &ConnectionDeadlines) -> Option<u64> {

@@ -12,6 +12,7 @@
 //! | `deadlines` | the state of a connection and its deadline |
 //! | `slots` | connection slots, and which idle connection gives its slot up |
 //! | `options` | limits and TLS |
+//! | `refusal` | answers to heads that never reach the service |
 //! | `tls` | certificate and key |
 
 mod accept;
@@ -19,9 +20,11 @@ mod connection;
 mod deadline_io;
 mod deadlines;
 mod options;
+mod refusal;
 mod slots;
 mod tls;
 
 pub use accept::serve;
 pub use options::{ConnectionLimits, ConnectionOptions};
+pub use refusal::BadHead;
 pub use tls::{Tls, TlsError, TlsFile};
