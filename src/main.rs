@@ -8,7 +8,9 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    match cli::run(arguments) {
+    let result = cli::run(arguments);
+    cli::flush_log();
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("cloze: {}", cli::message(&*error));

@@ -65,9 +65,10 @@ impl LogArguments {
         let filter = QUIET.into_iter().fold(filter, |filter, directive| {
             filter.add_directive(directive.parse().expect("a valid directive"))
         });
+        let writer = super::log_writer::stderr()?;
         let log = tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr);
+            .with_writer(move || writer.clone());
         let log = match self.log_format {
             LogFormat::Text => log.boxed(),
             LogFormat::Json => log.json().flatten_event(true).boxed(),

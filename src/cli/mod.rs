@@ -12,6 +12,7 @@
 //! | `model` | shared flags: model and backend |
 //! | `batch` | shared flags: limits of batches |
 //! | `log` | shared flags: logging |
+//! | `log_writer` | writes log lines without blocking the threads that log |
 //! | `warm_up` | batches that run before the first request |
 //! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
 //! | `progress` | progress bars |
@@ -22,6 +23,7 @@ mod devices;
 mod health;
 mod inspect;
 mod log;
+mod log_writer;
 mod model;
 mod predict;
 mod progress;
@@ -39,6 +41,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use serve::ServeArguments;
+
+pub use log_writer::flush as flush_log;
 
 /// Server for masked language models: predicts the masked tokens of a text.
 ///

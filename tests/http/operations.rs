@@ -173,3 +173,76 @@ fn a_second_signal_ends_at_once() {
     server.signal("-TERM");
     assert_eq!(server.wait().code(), Some(130));
 }
+
+/// Sends requests until `count` were answered; none may wait for the log.
+#[cfg(unix)]
+fn answer_many(server: &Server, count: usize) {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Each is logged in a line of some 150 bytes.
+    let request = "GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n";
+    for number in 0..count {
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
+        while !answer.ends_with(b"}") {
+            match stream.read(&mut buffer) {
+                Ok(read @ 1..) => answer.extend_from_slice(&buffer[..read]),
+                other => panic!("request {number} was not answered: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_log_that_is_not_read_stops_neither_requests_nor_the_end() {
+    let mut command = command(&["--model", &crate::common::fixtures::golden("uncased-tied")]);
+    // A pipe of 64 KiB that this test does not read.
+    let mut server = Server::spawn(command.stderr(Stdio::piped()));
+    answer_many(&server, 2000);
+    assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn dropped_log_lines_are_counted() {
+    let mut command = command(&[
+        "--model",
+        &crate::common::fixtures::golden("uncased-tied"),
+        "--log-format",
+        "json",
+    ]);
+    let mut server = Server::spawn(command.stderr(Stdio::piped()));
+    let mut log = server.child.stderr.take().unwrap();
+    // More than the pipe and the queue of a MiB hold.
+    answer_many(&server, 8_000);
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    // The report follows the lines that were in the queue.
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    let text = reader.join().unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let refused = lines.iter().filter(|line| line["status"] == 404).count() as u64;
+    let dropped: u64 = lines.iter().filter_map(|line| line["dropped"].as_u64()).sum();
+    assert!(dropped > 0, "{refused} lines and none dropped");
+    assert_eq!(refused + dropped, 8_000);
+}
+
+#[test]
+#[cfg(unix)]
+fn without_tls_a_hangup_signal_is_ignored() {
+    let mut server = Server::start(&["--model", &crate::common::fixtures::golden("uncased-tied")]);
+    server.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(server.child.try_wait().unwrap().is_none(), "the signal ended it");
+    assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}

@@ -120,9 +120,7 @@ fn serve(
     drain_timeout: Duration,
 ) -> std::io::Result<()> {
     runtime.block_on(async {
-        if let Some(tls) = &app.options.tls {
-            signals::reload_on_hangup(Arc::clone(tls))?;
-        }
+        signals::reload_on_hangup(app.options.tls.clone())?;
         let shutdown = signals::shutdown(Arc::clone(&app))?;
         // After the new handler is installed, so that no signal is missed.
         loading.abort();

@@ -25,24 +25,30 @@ pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
 pub async fn exit_while_loading(signal: impl Future<Output = ()>) {
     signal.await;
     tracing::info!("stopped before the model was loaded");
+    crate::cli::flush_log();
     std::process::exit(0);
 }
 
-/// Reloads certificate and key at every SIGHUP.
-pub fn reload_on_hangup(tls: Arc<Tls>) -> std::io::Result<()> {
+/// Reloads certificate and key at every SIGHUP. Without TLS the signal is ignored: it would kill the process.
+pub fn reload_on_hangup(tls: Option<Arc<Tls>>) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let mut hangup = signal(SignalKind::hangup())?;
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
-                match tls.reload() {
+                let Some(tls) = tls.clone() else {
+                    tracing::info!("SIGHUP: ignored, because there is no certificate to reload");
+                    continue;
+                };
+                // Not on this thread: a read from a hung file system blocks.
+                tokio::task::spawn_blocking(move || match tls.reload() {
                     Ok(()) => tracing::info!("SIGHUP: certificate and key reloaded"),
                     Err(error) => {
                         let error = crate::cli::message(&error);
                         tracing::error!("SIGHUP: {error}; the previous certificate stays in use");
                     }
-                }
+                });
             }
         });
     }
@@ -69,6 +75,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
                     _ = interrupt.recv() => {}
                 }
                 tracing::warn!("second signal: exiting at once");
+                crate::cli::flush_log();
                 std::process::exit(EXIT_AT_ONCE);
             });
         })
