@@ -125,7 +125,7 @@ impl EncoderTail<'_> {
     fn task(self, context: Context<'_>, rows: &mut [f32], residual: &[f32], scratch: &mut Scratch) {
         let Self { output, up, down, .. } = self;
         let isa = context.isa;
-        let gemm = down.gemm(isa);
+        let gemm = Gemm::new(isa, self.precision());
         let (hidden, width) = (up.inputs(), up.outputs());
         let count = rows.len() / hidden;
         let blocks = RowBlocks::even(count, MR);
@@ -137,13 +137,13 @@ impl EncoderTail<'_> {
             scales,
         } = scratch;
         let scales = grow_to(scales, count, 0.0);
-        let packed = grow_to(packed, up.layout().elements(count), 0);
+        let packed = grow_to(packed, up.layout(isa).elements(count), 0);
         pack_blocks(gemm, rows, hidden, blocks, packed, scales);
         let x = grow_to(narrow, rows.len(), 0.0);
         multiply(gemm, output, packed, scales, blocks, None, x);
         normalize_rows(isa, x, Some(residual), self.output_norm);
         pack_blocks(gemm, x, hidden, blocks, packed, scales);
-        let inner = grow_to(inner, down.layout().elements(count), 0);
+        let inner = grow_to(inner, down.layout(isa).elements(count), 0);
         if self.precision() == Precision::Int8 {
             let wide = grow_to(wide, count * width, 0.0);
             multiply(gemm, up, packed, scales, blocks, self.activation, wide);
@@ -157,10 +157,10 @@ impl EncoderTail<'_> {
 
     /// Computes `activation(up(x))` and packs it for `down`, tile by tile.
     fn up_packed(self, gemm: Gemm, packed: &[u32], blocks: RowBlocks, inner: &mut [u32]) {
-        let (layout, width) = (self.down.layout(), self.up.outputs());
+        let (layout, width) = (self.down.layout(gemm.isa()), self.up.outputs());
         let k_block_values = K_BLOCK * gemm.precision().values_per_element();
         let mut tile = ZERO_TILE;
-        for_each_tile(self.up, packed, blocks, |rows, panel, operands| {
+        for_each_tile(gemm, self.up, packed, blocks, |rows, panel, operands| {
             gemm.values(operands, &self.up.epilogue(panel, &[]), self.activation, &mut tile);
             let first = panel * NR;
             let columns = (width - first).min(NR);
@@ -190,7 +190,7 @@ fn multiply(
 ) {
     let outputs = linear.outputs();
     let mut tile = ZERO_TILE;
-    for_each_tile(linear, packed, blocks, |rows, panel, operands| {
+    for_each_tile(gemm, linear, packed, blocks, |rows, panel, operands| {
         let first = panel * NR;
         let columns = (outputs - first).min(NR);
         let output = OutputTile::new(y, rows.start * outputs + first, outputs, columns);
@@ -201,12 +201,13 @@ fn multiply(
 
 /// Calls `compute(rows, panel, operands)` for each panel and block.
 fn for_each_tile(
+    gemm: Gemm,
     linear: &Linear,
     packed: &[u32],
     blocks: RowBlocks,
     mut compute: impl FnMut(Range<usize>, usize, &Operands<'_>),
 ) {
-    let layout = linear.layout();
+    let layout = linear.layout(gemm.isa());
     for panel in 0..linear.outputs().div_ceil(NR) {
         for index in 0..blocks.count() {
             let rows = blocks.range(index);

@@ -27,6 +27,10 @@ impl Gemm {
         }
     }
 
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
     pub fn precision(self) -> Precision {
         self.precision
     }

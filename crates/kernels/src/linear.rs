@@ -23,6 +23,7 @@ pub struct Linear {
     precision: Precision,
     inputs: usize,
     outputs: usize,
+    /// Of the weights. The layout of activations also depends on the instruction set that computes.
     layout: KLayout,
     /// All panels, one after the other.
     lines: Vec<Line>,
@@ -35,8 +36,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Packs `weight` `[outputs, inputs]`, row-major, for the instruction set `isa`; `bias` is `[outputs]`. With AMX, f32
-    /// weights are kept as two bf16, which have 16 bits of precision.
+    /// Packs `weight` `[outputs, inputs]`, row-major; `bias` is `[outputs]`. The layout is the same for all instruction sets
+    /// but AMX, which keeps f32 weights as two bf16, with 16 bits of precision.
     ///
     /// # Panics
     /// If the sizes do not match or are zero.
@@ -81,27 +82,18 @@ impl Linear {
         self.precision
     }
 
-    pub(crate) fn layout(&self) -> KLayout {
-        self.layout
+    /// The layout of the weights and of activations for `isa`.
+    ///
+    /// # Panics
+    /// If the weights are packed for AMX and `isa` is smaller, or the other way round.
+    pub(crate) fn layout(&self, isa: Isa) -> KLayout {
+        assert_eq!(self.is_amx(), isa >= Isa::Amx, "packed for another instruction set");
+        KLayout::new(self.precision, packing(isa, self.precision), self.inputs)
     }
 
     /// Whether it is packed for AMX.
     pub(crate) fn is_amx(&self) -> bool {
         self.layout.is_amx()
-    }
-
-    /// The micro-kernel, for layers that are not packed for AMX.
-    ///
-    /// # Panics
-    /// If the layer is packed for an instruction set with another packing.
-    pub(crate) fn gemm(&self, isa: Isa) -> Gemm {
-        let gemm = Gemm::new(isa, self.precision);
-        assert_eq!(
-            self.layout.packing,
-            gemm.packing(),
-            "packed for another instruction set"
-        );
-        gemm
     }
 
     pub(crate) fn panel(&self, index: usize) -> &[Line] {
@@ -137,23 +129,21 @@ impl Linear {
     /// Writes `activation(x · weightᵀ + bias)` to `y`: `x` is `[rows, inputs]`, `y` `[rows, outputs]`.
     ///
     /// # Panics
-    /// If the sizes do not match, or if the layer is packed for an instruction set with another packing.
+    /// If the sizes do not match, or if the layer is packed for AMX and `context` has a smaller instruction set, or the
+    /// other way round.
     pub fn apply(&self, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>, y: &mut [f32]) {
         assert!(x.len() == rows * self.inputs && y.len() == rows * self.outputs);
-        assert_eq!(
-            self.layout.packing,
-            packing(context.isa, self.precision),
-            "packed for another instruction set"
-        );
+        let layout = self.layout(context.isa);
         if rows == 0 {
             return;
         }
         PACKED.with_borrow_mut(|packed| {
-            let blocks = self.layout.row_blocks(rows);
+            let blocks = layout.row_blocks(rows);
             packed.fill(context, self, x, blocks.count(), |index| blocks.range(index));
-            let schedule = Schedule::new(self.layout, self.panels().len(), blocks, context.pool.threads());
+            let schedule = Schedule::new(layout, self.panels().len(), blocks, context.pool.threads());
             let product = Product {
                 linear: self,
+                layout,
                 isa: context.isa,
                 gemm: Gemm::new(context.isa, self.precision),
                 packed,
@@ -219,6 +209,7 @@ fn by_panel(values: &[f32]) -> Vec<[f32; NR]> {
 /// One call of a dense layer.
 struct Product<'a> {
     linear: &'a Linear,
+    layout: KLayout,
     isa: Isa,
     gemm: Gemm,
     packed: &'a PackedRows,
@@ -265,7 +256,7 @@ impl Product<'_> {
                 let tile = TileIndex {
                     panel,
                     block,
-                    k_blocks: 0..self.linear.layout.k_blocks,
+                    k_blocks: 0..self.layout.k_blocks,
                 };
                 self.tile(tiles, &tile, prefetch, sums);
             }
@@ -280,7 +271,7 @@ impl Product<'_> {
         blocks: Range<usize>,
         sums: &mut Vec<amx::TileSums>,
     ) {
-        let layout = self.linear.layout;
+        let layout = self.layout;
         // Sums that one slice of K completes need no storage of their own.
         let is_sliced = self.schedule.k_blocks < layout.k_blocks;
         let count = if is_sliced { panels.len() * blocks.len() } else { 1 };
@@ -309,8 +300,10 @@ impl Product<'_> {
     /// Computes a tile. A range of K-blocks that does not begin at the first adds to `sums`; one that ends at the last
     /// stores the result.
     fn tile(&self, tiles: Option<&amx::Configured>, tile: &TileIndex, prefetch: &[Line], sums: &mut amx::TileSums) {
-        let Self { linear, packed, .. } = self;
-        let (layout, outputs) = (linear.layout, linear.outputs);
+        let &Self {
+            linear, layout, packed, ..
+        } = self;
+        let outputs = linear.outputs;
         let rows = self.blocks.range(tile.block);
         let elements = &packed.elements[layout.element_range(rows.clone(), tile.k_blocks.clone())];
         let panel = &linear.lines[layout.line_range(tile.panel, tile.k_blocks.clone())];
@@ -367,7 +360,8 @@ impl PackedRows {
         count: usize,
         range: impl Fn(usize) -> Range<usize> + Sync,
     ) {
-        let (inputs, layout, isa) = (linear.inputs, linear.layout, context.isa);
+        let (inputs, isa) = (linear.inputs, context.isa);
+        let layout = linear.layout(isa);
         let rows = x.len() / inputs;
         let elements = Disjoint::new(grow_to(&mut self.elements, layout.elements(rows), 0));
         let scales = Disjoint::new(grow_to(&mut self.scales, rows, 0.0));

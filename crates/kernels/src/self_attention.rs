@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::attention::{Head, Scratch, Sequence, attention_gemm};
 use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
+use crate::gemm::Gemm;
 use crate::kernel::{Block, Operands};
 use crate::layout::{MR, NR, RowBlocks, ZERO_TILE};
 use crate::linear::{Linear, PackedRows};
@@ -246,8 +247,8 @@ impl Part<'_> {
         stride: usize,
     ) {
         let Self { linear, input, .. } = *self;
-        let gemm = linear.gemm(context.isa);
-        let layout = linear.layout();
+        let gemm = Gemm::new(context.isa, linear.precision());
+        let layout = linear.layout(context.isa);
         let blocks = &input.blocks[self.blocks.clone()];
         let mut tile = ZERO_TILE;
         for index in 0..panels {

@@ -90,6 +90,35 @@ fn dense_layers() {
 }
 
 #[test]
+fn a_layer_computes_on_every_instruction_set_but_amx() {
+    let pool = Pool::new(1).unwrap();
+    let (rows, inputs, outputs) = (13, 70, 40);
+    let (x, weight, bias) = (
+        random(rows * inputs, 1),
+        random(outputs * inputs, 2),
+        random(outputs, 3),
+    );
+    let isas: Vec<Isa> = Isa::available().filter(|isa| isa.name() != "amx").collect();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        for &packed_for in &isas {
+            let layer = Linear::new(packed_for, &weight, &bias, inputs, precision);
+            for &isa in &isas {
+                let context = Context { pool: &pool, isa };
+                let y = apply(&layer, context, &x, rows, None);
+                let same = apply(
+                    &Linear::new(isa, &weight, &bias, inputs, precision),
+                    context,
+                    &x,
+                    rows,
+                    None,
+                );
+                assert_eq!(y, same, "{precision:?}: packed for {packed_for}, computed on {isa}");
+            }
+        }
+    }
+}
+
+#[test]
 fn attention_within_sequences() {
     let pools = pools();
     for (heads, size) in [(1, 1), (2, 8), (3, 12), (2, 33)] {
@@ -214,9 +243,8 @@ fn self_attention_is_attention_over_its_projections() {
     }
 }
 
-/// That it computes the right thing is compared where plain Burn is; here, that it reads and writes what it may.
 #[test]
-fn what_follows_attention_is_its_layers() {
+fn the_encoder_tail_is_its_layers() {
     let pools = pools();
     let (hidden, inner) = (33, 1000);
     let square = random(hidden * hidden, 0);
@@ -362,14 +390,14 @@ fn logits_that_are_not_finite_are_counted() {
     }
 }
 
-/// What the unsafe code relies on is checked, whoever calls.
+/// The sizes that unsafe code relies on are checked.
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let pools = pools();
     let context = contexts(&pools).last().unwrap();
-    let refused = |what: &str, call: &dyn Fn()| {
+    let refused = |case: &str, call: &dyn Fn()| {
         let call = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-        assert!(call.is_err(), "{what} was not refused");
+        assert!(call.is_err(), "{case} was not refused");
     };
     refused("a weight of another size", &|| {
         drop(Linear::new(context.isa, &[0.0; 5], &[0.0; 2], 3, Precision::F32))

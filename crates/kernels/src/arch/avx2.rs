@@ -11,7 +11,7 @@ use super::generic::{pack_f32, quantized, write_k_blocks};
 use crate::epilogue::Epilogue;
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
 use crate::layout::{K_BLOCK, Line, NR, Packing, RowBlocks};
-use crate::rounding::{bf16_bits, int8_scale};
+use crate::rounding::int8_scale;
 
 pub struct F32;
 pub struct Bf16;
@@ -116,9 +116,32 @@ fn pack_rows_bf16(rows: Rows<'_>, packed: &mut [u32]) {
     for (index, values) in rows.iter().enumerate() {
         let packed = &mut packed[index * ELEMENTS..];
         write_k_blocks::<ELEMENTS, ELEMENTS>(values, rows.stored, packed, |values| {
-            values.map(|value| bf16_bits(value) << 16)
+            let mut elements = [0; ELEMENTS];
+            for (values, elements) in values
+                .as_chunks::<LANES>()
+                .0
+                .iter()
+                .zip(elements.as_chunks_mut::<LANES>().0)
+            {
+                // SAFETY: 8 values of 32 bits.
+                let rounded = bf16_as_f32(unsafe { _mm256_loadu_ps(values.as_ptr()) });
+                // SAFETY: as above.
+                unsafe { _mm256_storeu_si256(elements.as_mut_ptr().cast(), rounded) };
+            }
+            elements
         });
     }
+}
+
+/// As [`bf16_bits`](crate::rounding::bf16_bits), in the upper half.
+#[target_feature(enable = "avx2")]
+fn bf16_as_f32(values: __m256) -> __m256i {
+    let bits = _mm256_castps_si256(values);
+    let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
+    let cut = _mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000u32 as i32));
+    let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+    _mm256_blendv_epi8(cut, _mm256_set1_epi32(0x7fc0_0000), is_nan)
 }
 
 /// Values as unsigned 8-bit integers in 16 bits: the first and third of four in one element, the second and fourth in the
