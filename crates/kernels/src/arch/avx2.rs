@@ -17,6 +17,8 @@ pub struct F32;
 pub struct Bf16;
 pub struct Int8;
 
+/// Weights are prefetched so many K-steps ahead within a panel.
+const PREFETCH_STEPS: usize = 12;
 /// Lanes of a register.
 const LANES: usize = 8;
 
@@ -352,6 +354,8 @@ unsafe fn k_steps<const KIND: u8, const M: usize, const ROW: usize, const STEP: 
 ) -> [[__m256i; 2]; M] {
     let as_f32 = |value: __m256i| _mm256_castsi256_ps(value);
     for _ in 0..steps {
+        // A prefetch of any address is harmless.
+        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(2 * PREFETCH_STEPS).cast());
         for part in 0..if KIND == KIND_F32 { 1 } else { 2 } {
             // Loaded again for the second part, since registers are few.
             let b = if part == 0 { b } else { opaque(b) };
