@@ -1,7 +1,7 @@
 //! The allocator of the C library.
 //!
-//! A crate of its own, since declaring a C function takes `unsafe` and no safe wrapper of it is published: `unsafe` code
-//! is confined to `crates/`.
+//! A crate of its own, since declaring a C function takes `unsafe` and no safe wrapper of it is published: `unsafe`
+//! code is confined to `crates/`.
 
 /// Returns freed memory to the system (`malloc_trim`). Does nothing with C libraries other than glibc.
 ///

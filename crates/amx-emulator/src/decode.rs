@@ -2,8 +2,8 @@
 
 use super::tiles::Operation;
 
-/// The instruction at the start of `code`, and its length. `register` returns the value of a general register. `None` for
-/// instructions other than those of tiles, and for addressing modes that the kernels do not use.
+/// The instruction at the start of `code`, and its length. `register` returns the value of a general register. `None`
+/// for instructions other than those of tiles, and for addressing modes that the kernels do not use.
 pub fn decode(code: &mut dyn Iterator<Item = u8>, register: impl Fn(usize) -> usize) -> Option<(Operation, usize)> {
     let mut length = 0;
     let mut next = || {

@@ -1,4 +1,5 @@
-//! AMX on CPUs without AMX, for tests. Every tile instruction raises SIGILL there; the signal handler computes its result.
+//! AMX on CPUs without AMX, for tests. Every tile instruction raises SIGILL there; the signal handler computes its
+//! result.
 //!
 //! | file | subject |
 //! |---|---|
@@ -50,7 +51,7 @@ pub fn install(assume_amx: unsafe fn()) {
     unsafe { assume_amx() };
 }
 
-/// Whether the tiles of this thread are configured; `None` if AMX is not emulated.
+/// True if the tiles of this thread are configured; `None` if AMX is not emulated.
 pub fn tiles_are_configured() -> Option<bool> {
     let is_installed = INSTALLED.load(Ordering::Acquire);
     is_installed.then(|| TILES.with_borrow(Tiles::is_configured))
@@ -86,8 +87,8 @@ extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, co
     let Some((operation, length)) = decode::decode(&mut code, register) else {
         end("an illegal instruction that is not one of AMX");
     };
-    // SAFETY: the addresses are those that the instruction uses. If they are invalid, so is the program, and it ends as it
-    // would without the emulator.
+    // SAFETY: the addresses are those that the instruction uses. If they are invalid, so is the program, and it ends as
+    // it would without the emulator.
     if let Err(fault) = TILES.with_borrow_mut(|tiles| unsafe { tiles.execute(operation) }) {
         end(&format!("{operation:x?}: {fault:?}"));
     }

@@ -19,8 +19,8 @@ fn half(element: u32, half: usize) -> f32 {
     flushed(f32::from_bits(element >> (16 * half) << 16))
 }
 
-/// `tdpbf16ps` on a row: even and odd products are summed separately, each with one rounding (to nearest, ties to even),
-/// then added to each other, and then to the previous sum.
+/// `tdpbf16ps` on a row: even and odd products are summed separately, each with one rounding (to nearest, ties to
+/// even), then added to each other, and then to the previous sum.
 pub fn dot_bf16(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]]) {
     #[inline(always)]
     fn plain(sums: &mut [u32; ELEMENTS], a: &[u32], b: &[[u32; ELEMENTS]]) {

@@ -124,8 +124,8 @@ impl Tiles {
         Ok(shape)
     }
 
-    /// Adds products to `sums`. `add` takes a row of sums, a row of `a` and the rows of `b`, one for each element of the row
-    /// of `a`.
+    /// Adds products to `sums`. `add` takes a row of sums, a row of `a` and the rows of `b`, one for each element of
+    /// the row of `a`.
     fn dot(
         &mut self,
         sums: usize,

@@ -1,9 +1,9 @@
-//! Softmax attention within each sequence. A task is one head of one sequence, computed with the micro-kernels of the dense
-//! layers.
+//! Softmax attention within each sequence. A task is one head of one sequence, computed with the micro-kernels of the
+//! dense layers.
 //!
-//! Scores are computed with the queries as columns: a tile has the scores of some keys for 32 queries, so the softmax runs
-//! over whole registers. The second product takes the same columns as its rows and the values as its columns, both without
-//! rearranging them.
+//! Scores are computed with the queries as columns: a tile has the scores of some keys for 32 queries, so the softmax
+//! runs over whole registers. The second product takes the same columns as its rows and the values as its columns, both
+//! without rearranging them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -337,8 +337,8 @@ fn pack_scores_bf16_body(rows: &[[f32; NR]], lines: &mut [Line]) {
     }
 }
 
-/// Replaces scores by `e^(scale · (score - max))`, the maximum being that of the column; `factors` receives the reciprocal
-/// of each column's sum.
+/// Replaces scores by `e^(scale · (score - max))`, the maximum being that of the column; `factors` receives the
+/// reciprocal of each column's sum.
 #[inline(always)]
 fn softmax_body<const FMA: bool>(scores: &mut [[f32; NR]], scale: f32, factors: &mut [f32; NR]) {
     let mut max = [f32::NEG_INFINITY; NR];

@@ -1,4 +1,4 @@
-//! What every kernel gets: threads and an instruction set.
+//! The argument of every kernel: threads and an instruction set.
 
 use crate::isa::Isa;
 use crate::pool::Pool;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 static AMX_ASSUMED: AtomicBool = AtomicBool::new(false);
 
-/// Makes [`amx_is_usable`] true whatever the CPU has.
+/// Makes [`amx_is_usable`] true on any CPU.
 ///
 /// # Safety
 /// From now on AMX instructions execute in this process, by the CPU or by an emulator.
@@ -15,7 +15,8 @@ pub unsafe fn assume_amx() {
     AMX_ASSUMED.store(true, Ordering::Release);
 }
 
-/// Whether the CPU has AMX with bf16 and 8-bit integers and the system lets this process use it. The system is asked once.
+/// True if the CPU has AMX with bf16 and 8-bit integers and the system lets this process use it. The system is asked
+/// once.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub fn amx_is_usable() -> bool {
     static USABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
@@ -39,7 +40,7 @@ fn has_instructions() -> bool {
     __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & ALL == ALL
 }
 
-/// Whether the system saves the tiles when it switches threads.
+/// True if the system saves the tiles when it switches threads.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn system_saves_tiles() -> bool {
     use std::arch::x86_64::{__cpuid, _xgetbv};

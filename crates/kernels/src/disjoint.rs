@@ -2,8 +2,8 @@
 //!
 //! This is the one place where the crate shares writable memory between threads. The rule: a `&mut` slice covers
 //! elements of one task only. A task that writes some columns of some rows gets an [`OutputTile`], which hands out one
-//! row at a time, or a raw pointer for a micro-kernel that stores to those columns; it never makes a slice from the first
-//! of its elements to the last, since the elements between belong to other tasks.
+//! row at a time, or a raw pointer for a micro-kernel that stores to those columns; it never makes a slice from the
+//! first of its elements to the last, since the elements between belong to other tasks.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -46,7 +46,8 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-/// Where a tile is stored: `columns` values of each row of a row-major matrix, rows `stride` values apart.
+/// The part of a matrix where a tile is stored: `columns` values of each row of a row-major matrix, rows `stride`
+/// values apart.
 pub struct OutputTile<'a> {
     /// The first value of the first row.
     start: *mut f32,

@@ -1,8 +1,8 @@
 //! An encoder layer after its attention: output projection, residual and norm, feed-forward, residual and norm.
 //!
 //! Every row is independent here. With many rows, a task takes some dozens of rows through all layers, so that the
-//! intermediate values, four times as wide as the others, stay in the second-level cache of its core, already packed for
-//! the next layer. Only weights pass through that cache.
+//! intermediate values, four times as wide as the others, stay in the second-level cache of its core, already packed
+//! for the next layer. Only weights pass through that cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,8 +17,8 @@ use crate::layout::{K_BLOCK, MR, NR, Precision, RowBlocks, ZERO_TILE, as_f32};
 use crate::linear::Linear;
 use crate::scratch::grow_to;
 
-/// Rows of a task times bytes of their intermediate values: less than half of the second-level cache, since weights pass
-/// through it too.
+/// Rows of a task times bytes of their intermediate values: less than half of the second-level cache, since weights
+/// pass through it too.
 const TASK_BYTES_MAX: usize = 432 * 1024;
 /// With so many rows for each thread it pays that every thread reads all weights. Measured on two cores.
 const TASK_ROWS_MIN: usize = 16;
@@ -59,8 +59,8 @@ thread_local! {
 }
 
 impl EncoderTail<'_> {
-    /// Replaces `rows` `[rows, hidden]`, the result of the attention, by the output of the layer. `residual`, of the same
-    /// shape, is the input of the layer.
+    /// Replaces `rows` `[rows, hidden]`, the result of the attention, by the output of the layer. `residual`, of the
+    /// same shape, is the input of the layer.
     ///
     /// # Panics
     /// If the sizes do not match, or as [`Linear::apply`].

@@ -42,7 +42,7 @@ pub struct Dequantize<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Whether there are factors for so many rows.
+    /// True if there are factors for so many rows.
     #[inline(always)]
     pub fn fits(&self, rows: usize) -> bool {
         match self {
@@ -75,8 +75,8 @@ pub fn apply(sums: &mut [[u32; NR]], epilogue: &Epilogue<'_>) {
     }
 }
 
-/// Applies an activation to values, the bits of f32, in place. `low_precision` permits an error of 2e-5, for results that
-/// are rounded to less than f32.
+/// Applies an activation to values, the bits of f32, in place. `low_precision` permits an error of 2e-5, for results
+/// that are rounded to less than f32.
 pub fn activate(isa: Isa, values: &mut [[u32; NR]], activation: Option<Activation>, low_precision: bool) {
     activate_flat(isa, values.as_flattened_mut(), activation, low_precision);
 }

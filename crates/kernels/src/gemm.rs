@@ -1,7 +1,7 @@
 //! One tile of a matrix product: micro-kernel, epilogue, activation, store.
 //!
-//! The sums stay in registers over the whole of K, or over a part of it that the micro-kernel chooses: both operands are
-//! packed and read from front to back.
+//! The sums stay in registers over the whole of K, or over a part of it that the micro-kernel chooses: both operands
+//! are packed and read from front to back.
 
 use crate::arch;
 use crate::disjoint::OutputTile;

@@ -10,7 +10,7 @@ use crate::detect::amx_is_usable;
 /// checked the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
+    /// The instructions that every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
     Portable,
     /// AVX2 and FMA: 8 lanes of f32.
     #[non_exhaustive]
@@ -118,8 +118,8 @@ impl fmt::Display for Isa {
 
 /// Defines `$name(isa, arguments)`, which runs a copy of `$body(arguments)` that is compiled for the instruction set.
 ///
-/// The body must be `#[inline(always)]`, so that it is compiled as part of each copy. A body after `fused` has a constant
-/// parameter: whether multiply and add are one instruction, which Rust never fuses by itself.
+/// The body must be `#[inline(always)]`, so that it is compiled as part of each copy. A body after `fused` has a
+/// constant parameter: whether multiply and add are one instruction, which Rust never fuses by itself.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) = fused $body:ident) => {
         $crate::isa::for_each_isa! {

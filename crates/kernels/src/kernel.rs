@@ -78,7 +78,7 @@ pub trait MicroKernel: Sync {
         Packing::Plain
     }
 
-    /// Packs rows into `[K-blocks][stored][row elements]`; values beyond the last input become zero. For 8 bits,
+    /// Packs rows into `[K-blocks][stored][row elements]`; values beyond the last input are zero. For 8 bits,
     /// `scales` receives the scale of each row.
     ///
     /// # Safety

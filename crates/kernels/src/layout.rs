@@ -56,7 +56,7 @@ impl Precision {
     }
 }
 
-/// How activations are packed for a micro-kernel, and weights for AMX.
+/// The packing of activations for a micro-kernel, and of weights for AMX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
     /// One element of activations for each element of weights.
@@ -64,8 +64,8 @@ pub enum Packing {
     /// Two elements of activations for each element of weights: two f32 for two bf16, and two pairs of 16-bit integers
     /// for four 8-bit ones. For instruction sets without products of the narrow type.
     Widened,
-    /// Tiles of AMX. Rows are padded to whole tiles of 16, and an f32 is two bf16, `high + low`: a K-block of weights or
-    /// activations has two parts, the high halves and the low halves.
+    /// Tiles of AMX. Rows are padded to whole tiles of 16, and an f32 is two bf16, `high + low`: a K-block of weights
+    /// or activations has two parts, the high halves and the low halves.
     AmxTiles,
 }
 
@@ -106,7 +106,7 @@ pub fn panel_element(panel: &[Line], step: usize, column: usize) -> u32 {
     panel[step * 2 + column / 16].0[column % 16]
 }
 
-/// How rows are cut into blocks: as few blocks as possible, either of equal size (±1) or full except for the last.
+/// The division of rows into blocks: as few blocks as possible, either of equal size (±1) or full except for the last.
 #[derive(Clone, Copy, Debug)]
 pub struct RowBlocks {
     rows: usize,
@@ -193,7 +193,7 @@ impl KLayout {
         self.k_blocks * self.block_lines
     }
 
-    /// How `rows` rows are cut into blocks.
+    /// The blocks of `rows` rows.
     pub fn row_blocks(self, rows: usize) -> RowBlocks {
         match self.is_amx() {
             true => RowBlocks::full(rows, AMX_MR),

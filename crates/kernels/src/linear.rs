@@ -36,8 +36,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Packs `weight` `[outputs, inputs]`, row-major; `bias` is `[outputs]`. The layout is the same for all instruction sets
-    /// but AMX, which keeps f32 weights as two bf16, with 16 bits of precision.
+    /// Packs `weight` `[outputs, inputs]`, row-major; `bias` is `[outputs]`. The layout is the same for all instruction
+    /// sets but AMX, which keeps f32 weights as two bf16, with 16 bits of precision.
     ///
     /// # Panics
     /// If the sizes do not match or are zero.
@@ -91,7 +91,7 @@ impl Linear {
         KLayout::new(self.precision, packing(isa, self.precision), self.inputs)
     }
 
-    /// Whether it is packed for AMX.
+    /// True if it is packed for AMX.
     pub(crate) fn is_amx(&self) -> bool {
         self.layout.is_amx()
     }
@@ -239,7 +239,8 @@ impl Product<'_> {
         }
     }
 
-    /// Panel by panel, each for all blocks. Few rows wait for memory, so each block prefetches its part of the next panel.
+    /// Panel by panel, each for all blocks. Few rows wait for memory, so each block prefetches its part of the next
+    /// panel.
     fn stream(
         &self,
         tiles: Option<&amx::Configured>,

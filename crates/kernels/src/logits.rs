@@ -16,13 +16,13 @@ const LANES: usize = 16;
 /// Values that are compared at once with the smallest of the largest so far. Almost no block has a larger one.
 const SEARCHED: usize = 4 * LANES;
 
-/// Values that are summed in f32. Over tens of thousands of small terms f32 loses the last digits, so the sums of blocks
-/// are added in f64.
+/// Values that are summed in f32. Over tens of thousands of small terms f32 loses the last digits, so the sums of
+/// blocks are added in f64.
 const SUMMED: usize = 16 * LANES;
 
-/// Writes `4 + 2 * top` numbers for each row of `logits` `[rows, columns]`: the largest logit; the sum of
-/// `exp(logit - largest)` in two parts, the second being the rounding error of the first; the number of logits that are NaN
-/// or +infinite; and the `top` largest logits in descending order, each with its index. Of equal logits the one with the
+/// Writes `4 + 2 * top` numbers for each row of `logits` `[rows, columns]`: the largest logit; the sum of `exp(logit -
+/// largest)` in two parts, the second being the rounding error of the first; the number of logits that are NaN or
+/// +infinite; and the `top` largest logits in descending order, each with its index. Of equal logits the one with the
 /// smallest index comes first.
 ///
 /// # Panics
@@ -83,7 +83,8 @@ fn search(row: &[f32], top: &mut [[f32; 2]]) -> (f32, u32) {
     )
 }
 
-/// Whether a value is larger than `smallest` or NaN. Updates the largest values and the counts of NaN and +infinity by lane.
+/// True if a value is larger than `smallest` or NaN. Updates the largest values and the counts of NaN and +infinity by
+/// lane.
 #[inline(always)]
 #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN counts as larger")]
 fn compare(values: &[f32; SEARCHED], smallest: f32, largest: &mut [f32; LANES], not_finite: &mut [u32; LANES]) -> bool {
@@ -99,7 +100,7 @@ fn compare(values: &[f32; SEARCHED], smallest: f32, largest: &mut [f32; LANES], 
     exceeds.contains(&true)
 }
 
-/// Whether a value is NaN or +infinite.
+/// True if a value is NaN or +infinite.
 #[inline(always)]
 #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "true for NaN too")]
 fn is_nan_or_infinity(value: f32) -> bool {

@@ -86,10 +86,10 @@ pub fn gelu_low_precision<const FMA: bool>(x: f32) -> f32 {
 
 /// GELU by a polynomial, without a division or an exponential.
 ///
-/// `(Φ(x) - 1/2) / x` is even, hence a polynomial in `t = 2 (x / end)² - 1`. `x` is clamped to `-end..end`; beyond that,
-/// `Φ` is 0 or 1 to within the stated error. The coefficients minimize the largest error of `x · Φ(x)` (`tools/gelu.py`
-/// computes them). They belong to the even and to the odd powers of `t`, the highest first: two chains that the CPU
-/// evaluates in parallel.
+/// `(Φ(x) - 1/2) / x` is even, hence a polynomial in `t = 2 (x / end)² - 1`. `x` is clamped to `-end..end`; beyond
+/// that, `Φ` is 0 or 1 to within the stated error. The coefficients minimize the largest error of `x · Φ(x)`
+/// (`tools/gelu.py` computes them). They belong to the even and to the odd powers of `t`, the highest first: two chains
+/// that the CPU evaluates in parallel.
 #[inline(always)]
 fn gelu_within<const FMA: bool>(x: f32, end: f32, even_powers: &[f32], odd_powers: &[f32]) -> f32 {
     let clamped = x.clamp(-end, end);
@@ -112,8 +112,8 @@ pub fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     x * sigmoid::<FMA>(TWO_SQRT_2_OVER_PI * fused::<FMA>(0.044_715 * x * x, x, x))
 }
 
-/// The sum of `of(value)` over all values, in 64 lanes: four registers of AVX-512, so that additions do not wait for each
-/// other.
+/// The sum of `of(value)` over all values, in 64 lanes: four registers of AVX-512, so that additions do not wait for
+/// each other.
 #[inline(always)]
 pub fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; 64];

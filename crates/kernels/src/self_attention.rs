@@ -64,7 +64,7 @@ impl SelfAttention<'_> {
         self.query.outputs()
     }
 
-    /// Whether [`apply`](Self::apply) supports these layers and has work for all threads. If not, compute the
+    /// True if [`apply`](Self::apply) supports these layers and has work for all threads. If not, compute the
     /// projections and [`attention`](crate::attention()).
     pub fn is_worthwhile(self, context: Context<'_>, sequences: &[Sequence]) -> bool {
         let Self {
@@ -236,8 +236,8 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Writes the projection of `panels` panels to `rows`, `stride` values apart. `next` is the layer and panel that the
-    /// thread reads next.
+    /// Writes the projection of `panels` panels to `rows`, `stride` values apart. `next` is the layer and panel that
+    /// the thread reads next.
     fn project(
         &self,
         context: Context<'_>,

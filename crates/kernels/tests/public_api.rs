@@ -1,6 +1,6 @@
-//! Every public function on every instruction set of the CPU, over odd sizes, with one and several threads, against plain
-//! loops in f64. Small and without dependencies, so that sanitizers can run it. The tests of the CPU backend compare with
-//! Burn.
+//! Every public function on every instruction set of the CPU, over odd sizes, with one and several threads, against
+//! plain loops in f64. Small and without dependencies, so that sanitizers can run it. The tests of the CPU backend
+//! compare with Burn.
 
 use cloze_kernels::{
     Activation, Context, EncoderTail, Heads, Isa, Linear, Norm, Pool, Precision, SelfAttention, Sequence, attention,
@@ -64,7 +64,7 @@ fn dense_layers() {
             let expected: Vec<f64> = (0..rows * outputs)
                 .map(|index| dot(index / outputs, index % outputs).max(0.0))
                 .collect();
-            // How much rounding a number to 8 or to 7 bits can change a sum of so many products.
+            // The error of a sum of so many products whose operands are rounded to 8 or to 7 bits.
             for (precision, error_max) in [
                 (Precision::F32, 1e-4),
                 (Precision::Bf16, 0.01 * inputs as f64),
@@ -125,18 +125,18 @@ fn attention_within_sequences() {
         let hidden = heads * size;
         for lengths in [&[1][..], &[2, 1, 5], &[17, 40, 3]] {
             let mut sequences = Vec::new();
-            let (mut asked, mut tokens) = (0, 0);
+            let (mut query_rows, mut tokens) = (0, 0);
             for (index, length) in lengths.iter().enumerate() {
                 // All of every other sequence ask, of the rest one row or none.
                 let rows = [*length, 1, 0][index % 3];
                 sequences.push(Sequence {
-                    queries: asked..asked + rows,
+                    queries: query_rows..query_rows + rows,
                     tokens: tokens..tokens + length,
                 });
-                (asked, tokens) = (asked + rows, tokens + length);
+                (query_rows, tokens) = (query_rows + rows, tokens + length);
             }
-            let (query, key_value) = (random(asked * hidden, 4), random(tokens * 2 * hidden, 5));
-            let mut expected = vec![0.0; asked * hidden];
+            let (query, key_value) = (random(query_rows * hidden, 4), random(tokens * 2 * hidden, 5));
+            let mut expected = vec![0.0; query_rows * hidden];
             for sequence in &sequences {
                 for (row, head) in sequence
                     .queries
@@ -194,7 +194,7 @@ fn self_attention_is_attention_over_its_projections() {
     let (query_bias, key_value_bias) = bias.split_at(hidden);
     let sequence = |queries, tokens| Sequence { queries, tokens };
     // Of one task for each head, and of several; in the second, not all rows ask.
-    for (sequences, rows, asked) in [
+    for (sequences, rows, query_rows) in [
         (vec![sequence(0..5, 0..5), sequence(5..18, 5..18)], 18, 18),
         (
             vec![sequence(0..0, 0..1), sequence(0..1, 1..140), sequence(1..3, 140..150)],
@@ -203,10 +203,10 @@ fn self_attention_is_attention_over_its_projections() {
         ),
     ] {
         let all = random(rows * hidden, 3);
-        let asking = if asked == rows {
+        let query_states = if query_rows == rows {
             all.clone()
         } else {
-            random(asked * hidden, 4)
+            random(query_rows * hidden, 4)
         };
         for context in contexts(&pools) {
             for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
@@ -222,9 +222,9 @@ fn self_attention_is_attention_over_its_projections() {
                     assert!(matches!(context.isa, Isa::Amx { .. }), "{}", context.isa);
                     continue;
                 }
-                let mut expected = vec![0.0; asked * hidden];
+                let mut expected = vec![0.0; query_rows * hidden];
                 let (apart, known) = (
-                    apply(&query, context, &asking, asked, None),
+                    apply(&query, context, &query_states, query_rows, None),
                     apply(&key_value, context, &all, rows, None),
                 );
                 let count = Heads {
@@ -234,9 +234,9 @@ fn self_attention_is_attention_over_its_projections() {
                 };
                 attention(context, count, &apart, &known, &sequences, &mut expected);
                 let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-                let asking = if asked == rows { &all } else { &asking };
-                let mut y = vec![f32::NAN; asked * hidden];
-                joint.apply(context, asking, &all, &sequences, &mut y);
+                let query_states = if query_rows == rows { &all } else { &query_states };
+                let mut y = vec![f32::NAN; query_rows * hidden];
+                joint.apply(context, query_states, &all, &sequences, &mut y);
                 assert_close(&y, &expected, 1e-6, &format!("{} {precision:?}", context.isa));
             }
         }

@@ -1,11 +1,11 @@
 //! Tiles of AMX: 16 rows by 16 columns of sums, from 16 packed elements of K at once.
 //!
-//! A micro-kernel multiplies a block of up to 32 rows with a panel of 32 columns: two by two tiles of sums, so that each
-//! tile of operands is used twice after it is loaded. bf16 and 8-bit panels have the layout of AVX-512, and the 16
+//! A micro-kernel multiplies a block of up to 32 rows with a panel of 32 columns: two by two tiles of sums, so that
+//! each tile of operands is used twice after it is loaded. bf16 and 8-bit panels have the layout of AVX-512, and the 16
 //! K-steps of a K-block are two tiles side by side. Two things differ:
 //!
-//! - an f32 is two bf16, `x = high + low` to 16 bits, and a product is `high · high + high · low + low · high`, summed in
-//!   f32. A K-block then has two parts of 16 K-steps, the high halves and the low ones, in weights and activations;
+//! - an f32 is two bf16, `x = high + low` to 16 bits, and a product is `high · high + high · low + low · high`, summed
+//!   in f32. A K-block then has two parts of 16 K-steps, the high halves and the low ones, in weights and activations;
 //! - blocks are larger, and their rows are padded to whole tiles.
 
 use crate::detect::amx_is_usable;
@@ -104,8 +104,8 @@ impl TileSums {
     pub const ZERO: Self = Self([[0; NR]; AMX_MR]);
 }
 
-/// The tile registers of this thread, configured for as long as this lives. The system saves configured tiles whenever it
-/// switches threads, and other code may configure them differently, so do not keep this between two tasks.
+/// The tile registers of this thread, configured for as long as this lives. The system saves configured tiles whenever
+/// it switches threads, and other code may configure them differently, so do not keep this between two tasks.
 pub struct Configured {
     /// Belongs to the thread.
     not_send: std::marker::PhantomData<*const ()>,
@@ -137,9 +137,9 @@ impl Drop for Configured {
     }
 }
 
-/// Writes the products of `block` (`[K-blocks][parts][rows][16]` elements, the rows padded to whole tiles) with the columns
-/// of `panel` (`[K-blocks][parts][16][2]` lines) to `sums`, or adds them if `accumulate`. Prefetches `prefetch` into the
-/// second-level cache. Sums of padding rows are undefined.
+/// Writes the products of `block` (`[K-blocks][parts][rows][16]` elements, the rows padded to whole tiles) with the
+/// columns of `panel` (`[K-blocks][parts][16][2]` lines) to `sums`, or adds them if `accumulate`. Prefetches `prefetch`
+/// into the second-level cache. Sums of padding rows are undefined.
 ///
 /// # Panics
 /// If the sizes do not match.
@@ -265,17 +265,17 @@ mod instructions {
             $(#[$doc])*
             ///
             /// # Safety
-            /// The tiles are configured. `panel` and `block` have `k_blocks` K-blocks, and the rows of `block` fill as many
-            /// tiles as the name says.
+            /// The tiles are configured. `panel` and `block` have `k_blocks` K-blocks, and the rows of `block` fill as
+            /// many tiles as the name says.
             pub unsafe fn $name(
                 block: &[u32], panel: &[Line], k_blocks: usize, prefetch: &[Line], accumulate: bool, sums: &mut TileSums,
             ) {
-                // Weights are loaded with a hint (`t1`) that leaves the first-level cache to the activations, which the next
-                // panel needs again; weights that are needed again come from the second level.
+                // Weights are loaded with a hint (`t1`) that leaves the first-level cache to the activations, which the
+                // next panel needs again; weights that are needed again come from the second level.
                 //
-                // SAFETY: `a` and `b` walk over `block` and `panel`, which have `k_blocks` K-blocks of the strides added
-                // here; a tile of sums is 16 half rows of `sums`. A prefetch of any address is harmless. Every tile and
-                // register that is changed is named.
+                // SAFETY: `a` and `b` walk over `block` and `panel`, which have `k_blocks` K-blocks of the strides
+                // added here; a tile of sums is 16 half rows of `sums`. A prefetch of any address is harmless. Every
+                // tile and register that is changed is named.
                 unsafe {
                     asm!(
                         "test {accumulate:e}, {accumulate:e}",
@@ -354,8 +354,8 @@ mod instructions {
         /// Four 8-bit integers an element, unsigned activations and signed weights, summed in i32 without saturation.
         int8_1, int8_2, "tdpbusd"
     );
-    // Low · high comes first, then high · high, then high · low. So each tile of a K-block is loaded once, eight loads for
-    // twelve products, and eight registers suffice.
+    // Low · high comes first, then high · high, then high · low. So each tile of a K-block is loaded once, eight loads
+    // for twelve products, and eight registers suffice.
     kernel!(
         1,
         /// Two f32 an element and part, as high and low halves.

@@ -1,8 +1,9 @@
 //! Micro-kernels of AVX2 and FMA: micro-tiles of 6 rows by 16 columns, whose sums take 12 of the 16 registers.
 //!
-//! AVX2 has products of f32 and of 16-bit integers. So bf16 weights are widened to f32 and 8-bit weights to 16 bits as they
-//! are loaded, and activations are packed [widened](Packing::Widened). The 8-bit sums are exact, as those of VNNI are.
-//! (`vpmaddubsw`, which multiplies 8-bit integers, saturates at 16 bits, and its sums need `vpmaddwd` all the same.)
+//! AVX2 has products of f32 and of 16-bit integers. So bf16 weights are widened to f32 and 8-bit weights to 16 bits as
+//! they are loaded, and activations are packed [widened](Packing::Widened). The 8-bit sums are exact, as those of VNNI
+//! are. (`vpmaddubsw`, which multiplies 8-bit integers, saturates at 16 bits, and its sums need `vpmaddwd` all the
+//! same.)
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -146,8 +147,8 @@ fn bf16_as_f32(values: __m256) -> __m256i {
     _mm256_blendv_epi8(cut, _mm256_set1_epi32(0x7fc0_0000), is_nan)
 }
 
-/// Values as unsigned 8-bit integers in 16 bits: the first and third of four in one element, the second and fourth in the
-/// next, as the weights are widened.
+/// Values as unsigned 8-bit integers in 16 bits: the first and third of four in one element, the second and fourth in
+/// the next, as the weights are widened.
 #[target_feature(enable = "avx2,fma")]
 fn pack_rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
     const ELEMENTS: usize = 2 * K_BLOCK;
@@ -244,15 +245,15 @@ struct Pass {
     prefetch: *const Line,
     /// Lines to prefetch in a K-block.
     prefetch_lines: usize,
-    /// Whether sums begin at zero instead of those in the output.
+    /// True if sums begin at zero instead of those in the output.
     is_first: bool,
 }
 
 /// Multiplies `M` rows with one half of a panel's columns over a part of K.
 ///
 /// # Safety
-/// The pass lies within the operands; `to` may be written for 16 values of `M` rows, `stride` values apart; the epilogue
-/// fits the rows from `first_row` on.
+/// The pass lies within the operands; `to` may be written for 16 values of `M` rows, `stride` values apart; the
+/// epilogue fits the rows from `first_row` on.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn micro_tile<const KIND: u8, const M: usize, const ROW: usize, const STEP: usize>(
     pass: &Pass,
@@ -400,8 +401,8 @@ fn opaque(mut pointer: *const Line) -> *const Line {
     pointer
 }
 
-/// Adds the products of pairs of 16-bit integers. In assembly, since the compiler otherwise adds the products of two K-steps
-/// to each other first and runs out of registers.
+/// Adds the products of pairs of 16-bit integers. In assembly, since the compiler otherwise adds the products of two
+/// K-steps to each other first and runs out of registers.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn add_products(mut acc: __m256i, a: __m256i, b: __m256i) -> __m256i {

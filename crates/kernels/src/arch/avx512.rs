@@ -79,8 +79,8 @@ fn load_half<T>(columns: &[T; NR], half: usize) -> __m512 {
     unsafe { _mm512_loadu_ps(columns.as_ptr().cast::<f32>().add(16 * half)) }
 }
 
-/// Applies an epilogue to the sums `$sum` of each half of `$rows` rows and passes the values to `$put(row, half, value)`.
-/// A macro, since a function would get the sums through memory. Sound if the epilogue fits as many rows.
+/// Applies an epilogue to the sums `$sum` of each half of `$rows` rows and passes the values to `$put(row, half,
+/// value)`. A macro, since a function would get the sums through memory. Sound if the epilogue fits as many rows.
 macro_rules! epilogue_rows {
     ($epilogue:expr, $rows:expr, |$row:ident, $half:ident| $sum:expr, $put:expr) => {
         match $epilogue {

@@ -5,7 +5,7 @@ use crate::kernel::{Block, MicroKernel, Operands, Rows};
 use crate::layout::{K_BLOCK, Line, NR, Precision, Tile, ZERO_POINT, ZERO_TILE};
 use crate::rounding::{ROUND, bf16_bits, int8_scale};
 
-/// Whether multiply and add are one instruction.
+/// True if multiply and add are one instruction.
 const FMA: bool = cfg!(target_arch = "aarch64");
 /// Rows whose sums are computed together: with fused instructions there are 32 registers, otherwise 16 of 4 lanes.
 const ROWS_AT_ONCE: usize = if FMA { 3 } else { 2 };
