@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use poem::error::NotFoundError;
 use poem::{Endpoint, EndpointExt, Request, Response, Route};
+use tokio::time::Instant;
 
 use super::app::App;
 use super::middleware::{auth, cors, telemetry};
@@ -91,6 +92,9 @@ async fn guard_unknown_paths(routes: Arc<Route>, request: Request) -> poem::Resu
     }
 }
 
+/// Time for the engine to stop after the connections have taken the whole shutdown timeout.
+const ENGINE_STOP_GRACE: Duration = Duration::from_millis(250);
+
 /// Serves until `shutdown` completes, then lets accepted requests finish for at most `drain_timeout`.
 ///
 /// # Errors
@@ -105,18 +109,29 @@ pub async fn serve(
         limits: app.options.connections,
         tls: app.options.tls.clone(),
     };
+    let mut stop_at = Instant::now();
     let shutdown = async {
         shutdown.await;
         // First of all: readiness probes see the shutdown before connections are closed.
         app.state.drain();
+        stop_at = Instant::now() + drain_timeout;
     };
     let endpoint = Arc::new(service(Arc::clone(&app)));
     let refusing = Arc::clone(&app);
     let refuse = Arc::new(move |reason| telemetry::refuse(&refusing.state, reason));
     net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout).await?;
-    // All connections are closed, so no client waits: the engine stops after the running batch at the latest.
-    let stopping = tokio::task::spawn_blocking(move || app.engine.stop());
-    if tokio::time::timeout(drain_timeout, stopping).await.is_err() {
+    // All connections are closed, so no client waits: the engine stops after the running batch at the latest. It gets a
+    // thread of its own, because those of the runtime may all be busy with requests.
+    let (stopped, has_stopped) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("cloze-stop".to_owned())
+        .spawn(move || {
+            app.engine.stop();
+            // Fails if the timeout has passed.
+            let _ = stopped.send(());
+        })?;
+    let stop_at = stop_at.max(Instant::now() + ENGINE_STOP_GRACE);
+    if tokio::time::timeout_at(stop_at, has_stopped).await.is_err() {
         tracing::warn!("the last batch did not finish within the shutdown timeout; leaving it");
     }
     Ok(())

@@ -36,6 +36,8 @@ pub struct ConnectionDeadlines {
     /// No request has arrived yet.
     first: bool,
     deadline: Option<Instant>,
+    /// When the current answer must be sent at the lowest rate of reading.
+    rate_deadline: Instant,
 }
 
 impl ConnectionDeadlines {
@@ -45,6 +47,7 @@ impl ConnectionDeadlines {
             phase: Phase::Idle,
             first: true,
             deadline: Some(accepted_at + limits.head_timeout),
+            rate_deadline: accepted_at,
         }
     }
 
@@ -53,7 +56,7 @@ impl ConnectionDeadlines {
         self.deadline
     }
 
-    /// What the connection waits for, for the log.
+    /// The event that the connection waits for, in words for the log.
     pub fn awaited(&self) -> &'static str {
         match self.phase {
             Phase::Idle if !self.first => "the next request",
@@ -92,7 +95,8 @@ impl ConnectionDeadlines {
     /// The head of an answer is ready to be sent.
     pub fn answer_started(&mut self) {
         self.phase = Phase::Answer { taken: false };
-        self.deadline = Some(Instant::now() + self.limits.write_timeout);
+        self.rate_deadline = Instant::now() + self.limits.write_timeout;
+        self.deadline = Some(self.rate_deadline);
     }
 
     /// The head was refused, and the connection ends with the refusal.
@@ -112,10 +116,12 @@ impl ConnectionDeadlines {
         }
     }
 
-    /// The socket took `bytes`.
+    /// The socket took `bytes`. They extend the deadline, but to no more than the write timeout from now: the system
+    /// takes megabytes from a client that reads nothing.
     pub fn bytes_sent(&mut self, bytes: usize) {
-        if let (Phase::Answer { .. }, Some(deadline)) = (self.phase, &mut self.deadline) {
-            *deadline += Duration::from_secs_f64(bytes as f64 / ANSWER_BYTES_PER_SECOND_MIN as f64);
+        if let Phase::Answer { .. } = self.phase {
+            self.rate_deadline += Duration::from_secs_f64(bytes as f64 / ANSWER_BYTES_PER_SECOND_MIN as f64);
+            self.deadline = Some(self.rate_deadline.min(Instant::now() + self.limits.write_timeout));
         }
     }
 
@@ -179,10 +185,18 @@ mod tests {
         assert_eq!(left(&deadlines), None, "a body has the deadline of its request");
         deadlines.answer_started();
         assert_eq!(left(&deadlines), Some(30));
-        deadlines.bytes_sent(10 * ANSWER_BYTES_PER_SECOND_MIN);
-        assert_eq!(left(&deadlines), Some(40), "a client that reads gets more time");
+        deadlines.bytes_sent(100 * ANSWER_BYTES_PER_SECOND_MIN);
+        assert_eq!(left(&deadlines), Some(30), "the system's buffers give no time");
+        tokio::time::advance(25 * SECOND).await;
+        deadlines.bytes_sent(1);
+        assert_eq!(left(&deadlines), Some(30), "a client that reads gets more time");
+        for _ in 0..4 {
+            tokio::time::advance(25 * SECOND).await;
+            deadlines.bytes_sent(1);
+        }
+        assert_eq!(left(&deadlines), Some(5), "but not if it reads too slowly");
         deadlines.flushed();
-        assert_eq!(left(&deadlines), Some(40), "only a part was flushed");
+        assert_eq!(left(&deadlines), Some(5), "only a part was flushed");
         deadlines.answer_taken();
         deadlines.flushed();
         assert_eq!(left(&deadlines), Some(75), "idle");

@@ -16,7 +16,8 @@ pub struct ConnectionLimits {
     pub head_timeout: Duration,
     /// Between two requests.
     pub idle_timeout: Duration,
-    /// For a client to read its answer; each 64 KiB that it has read extend it by a second.
+    /// For a client to read its answer. Each 64 KiB extend it by a second, and a client may never stop reading for
+    /// longer than this.
     pub write_timeout: Duration,
 }
 

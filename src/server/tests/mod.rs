@@ -1,6 +1,7 @@
 //! The service without a socket, over a model that each test controls.
 
 mod access;
+mod connections;
 mod operations;
 
 use std::path::Path;

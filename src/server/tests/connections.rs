@@ -1,0 +1,75 @@
+//! Connections over a real socket: slow readers and the stop.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use poem::Response;
+use poem::endpoint::make_sync;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::{MINUTE, app, gated};
+use crate::server::net::{self, ConnectionLimits, ConnectionOptions};
+use crate::server::serve;
+
+const ANSWER_BYTES: usize = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_is_disconnected_after_the_write_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let endpoint = Arc::new(make_sync(|_| Response::from(vec![b'x'; ANSWER_BYTES])));
+    let limits = ConnectionLimits {
+        write_timeout: Duration::from_secs(1),
+        ..ConnectionLimits::default()
+    };
+    let options = ConnectionOptions { limits, tls: None };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let refuse = Arc::new(|_| unreachable!("the head is good"));
+    let shutdown = async { drop(stopped.await) };
+    let server = net::serve(listener, endpoint, refuse, options, shutdown, MINUTE);
+    let client = async {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // The system takes several megabytes, which would be worth a minute at the lowest rate of reading.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let mut answer = Vec::new();
+        // The end of the connection, with or without an error.
+        let _ = client.read_to_end(&mut answer).await;
+        assert!(answer.len() < ANSWER_BYTES, "the whole answer came after the timeout");
+        stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_takes_the_shutdown_timeout_once() {
+    let (model, begun, _may_end) = gated();
+    let app = app(model, 8, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let timeout = Duration::from_secs(2);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, app, async { drop(stopped.await) }, timeout);
+    let client = async {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
+        client.write_all(request).await.unwrap();
+        let begun = tokio::task::spawn_blocking(move || begun.recv().map(|()| begun));
+        // The batch never ends, and neither does its request.
+        let _begun = begun.await.unwrap().unwrap();
+        let stopped_at = Instant::now();
+        stop.send(()).unwrap();
+        // The server closes the connection at the end of the timeout.
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        stopped_at
+    };
+    let ((), stopped_at) = tokio::join!(async { server.await.unwrap() }, client);
+    let elapsed = stopped_at.elapsed();
+    assert!(
+        (timeout..timeout + Duration::from_secs(1)).contains(&elapsed),
+        "{elapsed:?}"
+    );
+}
