@@ -162,7 +162,10 @@ mod tests {
         assert_eq!(writer.0.lock().dropped, 997, "three lines of ten bytes fit");
         drop(permit);
         writer.flush_within(Duration::from_secs(10));
-        assert_eq!(written.try_iter().collect::<String>(), "line 0000\nline 0001\nline 0002\n");
+        assert_eq!(
+            written.try_iter().collect::<String>(),
+            "line 0000\nline 0001\nline 0002\n"
+        );
         writer.write_all(b"and on\n").unwrap();
         writer.flush_within(Duration::from_secs(10));
         assert_eq!(written.try_iter().collect::<String>(), "and on\n");

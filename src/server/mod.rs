@@ -1,6 +1,6 @@
 //! The HTTP service: requests in, JSON out. It knows texts and status codes, no tensors.
 //!
-//! [`service`] is the whole service as a poem endpoint, so a test calls it without a socket. [`serve`] runs it on a
+//! [`service()`] is the whole service as a poem endpoint, so a test calls it without a socket. [`serve`] runs it on a
 //! listener until a shutdown signal. A module uses those below it in this table and none above it.
 //!
 //! | module | content |

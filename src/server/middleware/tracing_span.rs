@@ -1,4 +1,5 @@
-//! The tracing span of a request. With the cargo feature `otel` it joins the client's trace; without it, it only serves logs.
+//! The tracing span of a request. With the cargo feature `otel` it joins the client's trace; without it, it only
+//! serves logs.
 
 use poem::Request;
 use poem::http::StatusCode;

@@ -108,7 +108,8 @@ struct BodyOutput {
     parameters: Option<Object<TensorParameters>>,
 }
 
-/// Parameters of an input or an output. Unknown ones (such as `content_type`) are ignored: they belong to other servers.
+/// Parameters of an input or an output. Unknown ones (such as `content_type`) are ignored: they belong to other
+/// servers.
 #[derive(Default, Deserialize)]
 struct TensorParameters {
     binary_data_size: Option<u64>,
