@@ -76,8 +76,11 @@ impl EncoderTail<'_> {
         let count = rows.len() / hidden;
         let threads = context.pool.threads();
         // 8-bit rows are packed when they are complete, so their intermediate values are f32 too.
-        let values = if self.precision() == Precision::Bf16 { 2 } else { 1 };
-        let fit = TASK_BYTES_MAX * values / (size_of::<f32>() * up.outputs());
+        let row_elements = match self.precision() {
+            Precision::Int8 => up.outputs(),
+            Precision::F32 | Precision::Bf16 => down.layout(context.isa).elements(1),
+        };
+        let fit = TASK_BYTES_MAX / (size_of::<f32>() * row_elements);
         // Whole blocks, since a few rows more would be one more block for every panel.
         let task_rows = (fit / MR).max(1) * MR;
         let is_alike = [output, up, down]
