@@ -7,19 +7,19 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use cloze::engine::{Engine, Limits};
 use cloze::fill_mask::FillMask;
+use cloze::lm::{BackendKind, Placement, PretrainedModel};
 use cloze::server::{About, App, Options, State, serve};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const TEXT: &str = "The capital of France is [MASK].";
 
 fn start() -> (SocketAddr, String) {
-    let mut checkpoint = Checkpoint::embedded().expect("the demo model opens");
+    let mut model = PretrainedModel::embedded().expect("the demo model opens");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let loaded = checkpoint
-        .load_on(&Placement::new(BackendKind::Cpu, threads))
+    let loaded = model
+        .load(&Placement::new(BackendKind::Cpu, threads))
         .expect("the demo model loads");
     let limits = Limits {
         batch_tokens_max: 2048,
@@ -28,13 +28,13 @@ fn start() -> (SocketAddr, String) {
         queue_size: 512,
     };
     let app = Arc::new(App {
-        fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.config, 512),
-        engine: Engine::start(loaded.model, limits).expect("a thread for the worker"),
+        fill_mask: FillMask::new(model.tokenizer, &model.info, 512),
+        engine: Engine::start_workers(loaded.workers, limits).expect("a thread for the worker"),
         request_timeout: Duration::from_secs(30),
         body_bytes_max: 1 << 20,
         about: About {
-            model_name: checkpoint.name,
-            device: loaded.device.clone(),
+            model_name: model.name,
+            device: loaded.device.to_string(),
             backend: "cpu".to_owned(),
             dtype: loaded.precision.to_string(),
         },
@@ -48,7 +48,7 @@ fn start() -> (SocketAddr, String) {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(serve(listener, app, std::future::pending(), Duration::ZERO))
     });
-    (address, loaded.device)
+    (address, loaded.device.to_string())
 }
 
 /// One keep-alive connection.

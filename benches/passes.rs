@@ -9,8 +9,7 @@ use std::io::{BufRead, Write};
 use std::time::Instant;
 
 use cloze::backend::Precision;
-use cloze::bert::{PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use cloze::lm::{BackendKind, Batch, DeviceInfo, Placement, PretrainedModel, Select, Sequence};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -62,18 +61,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             other => return Err(format!("{other:?} is no flag").into()),
         }
     }
-    let loaded = Checkpoint::open(folder.as_ref())?.load_on(&placement)?;
+    let mut loaded = PretrainedModel::open(folder.as_ref())?.load(&placement)?;
     say(&Ready {
-        device: loaded.device,
+        device: loaded.device.to_string(),
         dtype: loaded.precision.to_string(),
-        warning: loaded.warning,
+        warning: matches!(loaded.device, DeviceInfo::Gpu { is_software: true, .. })
+            .then(|| "a software adapter".to_owned()),
     })?;
-    let mut model = loaded.model;
+    let model = &mut loaded.workers[0];
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?)?;
-        let mut batch = PackedBatch::default();
+        let mut batch = Batch::default();
         for (ids, masks) in request.texts.iter().zip(&request.masks) {
-            batch.push(ids, masks, &Selection::TopK(TOP_K));
+            batch.push(&Sequence::new(ids.as_slice(), masks.as_slice(), Select::TopK(TOP_K)));
         }
         let mut answer = Answer {
             seconds: Vec::new(),
@@ -81,11 +81,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             scores: Vec::new(),
         };
         for _ in 0..request.rounds {
+            let batch = batch.clone();
             let started_at = Instant::now();
-            let scores = model.predict(&batch)?;
+            let scores = model.predict(batch)?;
             answer.seconds.push(started_at.elapsed().as_secs_f64());
-            answer.tokens = scores.iter().map(|of_mask| of_mask[0].token).collect();
-            answer.scores = scores.iter().map(|of_mask| of_mask[0].score).collect();
+            let best = || scores.iter().flatten().map(|tokens| tokens[0]);
+            answer.tokens = best().map(|score| score.token).collect();
+            answer.scores = best().map(|score| score.probability()).collect();
         }
         say(&answer)?;
     }

@@ -6,8 +6,9 @@
 //! - [`server`]: HTTP, JSON, status codes. Knows no tensors.
 //! - [`engine`]: the queue, deadlines, batches, the worker thread. Knows neither HTTP nor Burn.
 //! - [`fill_mask`]: from text to token ids and from scores to sentences.
+//! - [`lm`]: the seam: sequences in, log-probabilities out; loading a checkpoint onto a backend.
+//! - [`encoder`]: the architecture, once, generic over the backend; one file for each model family.
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
-//! - [`bert`]: the architecture, once, generic over the backend.
 //! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
 //! - [`hub`]: the Hugging Face hub's cache and downloads.
 //! - [`sys`]: memory, CPU, file descriptors, panics, the crypto provider of TLS.
@@ -20,10 +21,11 @@
 compile_error!("enable at least one of the features `cpu` and `gpu`: without a backend nothing can run");
 
 pub mod backend;
-pub mod bert;
 pub mod checkpoint;
+pub mod encoder;
 pub mod engine;
 pub mod fill_mask;
 pub mod hub;
+pub mod lm;
 pub mod server;
 pub mod sys;

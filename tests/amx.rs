@@ -7,8 +7,7 @@ use std::process::Command;
 
 use cloze::backend::Precision;
 use cloze::backend::cpu::{Compute, Cpu, FEATURES_VARIABLE};
-use cloze::bert::{PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use cloze::lm::{BackendKind, Batch, Placement, PretrainedModel, Select, Sequence, TokenScore};
 use cloze_kernels::Isa;
 use common::golden;
 use common::harness::{self, Requirement};
@@ -52,27 +51,30 @@ fn answers_equal_transformers() {
 
 /// The demo model's hidden states in f32, and its scores of 300 tokens in each precision, at every position of three texts.
 fn states() -> Vec<Vec<f32>> {
-    let mut checkpoint = Checkpoint::embedded().expect("the demo model opens");
-    let tokens = Selection::Tokens((0..300).map(|i| 31 * i).collect());
-    let mut batch = PackedBatch::default();
+    let mut checkpoint = PretrainedModel::embedded().expect("the demo model opens");
+    let tokens = Select::Tokens((0..300).map(|i| 31 * i).collect());
+    let mut batch = Batch::default();
     for length in [3, 17, 40] {
         let ids: Vec<u32> = (0..length).map(|i| 1000 + 271 * i).collect();
         let everywhere: Vec<usize> = (0..ids.len()).collect();
-        batch.push(&ids, &everywhere, &tokens);
+        batch.push(&Sequence::new(ids, everywhere, tokens.clone()));
     }
     let model = checkpoint
-        .load::<Cpu>(&Default::default())
+        .load_on::<Cpu>(&Default::default(), Precision::F32)
         .expect("the demo model loads");
-    let hidden = model.mask_states(&batch);
+    let hidden = model.readout_states(batch.clone());
     let mut states = vec![hidden.into_data().to_vec().expect("f32")];
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let placement = Placement {
             precision: Some(precision),
             ..Placement::new(BackendKind::Cpu, 2)
         };
-        let mut loaded = checkpoint.load_on(&placement).expect("the demo model loads");
-        let scores = loaded.model.predict(&batch).expect("the demo model answers");
-        states.push(scores.into_iter().flatten().map(|token| token.score).collect());
+        let mut loaded = checkpoint.load(&placement).expect("the demo model loads");
+        let scores = loaded.workers[0]
+            .predict(batch.clone())
+            .expect("the demo model answers");
+        let tokens = scores.iter().flatten().flatten();
+        states.push(tokens.map(TokenScore::probability).collect());
     }
     states
 }

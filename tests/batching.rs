@@ -7,8 +7,7 @@ mod common;
 use std::sync::Mutex;
 
 use cloze::backend::Precision;
-use cloze::bert::{MaskedLm, PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use cloze::lm::{BackendKind, Batch, MaskedLm, Placement, PretrainedModel, Scores, Select, Sequence, TokenScore};
 use common::fixtures::golden;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -47,17 +46,15 @@ fn batches() -> impl Strategy<Value = (Vec<Text>, Vec<usize>, Vec<usize>)> {
 
 /// The scores of the whole vocabulary for each mask of each text.
 fn scores(model: &mut dyn MaskedLm, texts: &[&Text]) -> Vec<Vec<Vec<f32>>> {
-    let whole_vocabulary = Selection::Tokens((0..VOCAB).collect::<Vec<_>>().into());
-    let mut batch = PackedBatch::default();
+    let whole_vocabulary = Select::Tokens((0..VOCAB).collect::<Vec<_>>().into());
+    let mut batch = Batch::default();
     for text in texts {
-        batch.push(&text.input_ids, &text.mask_positions, &whole_vocabulary);
+        let (ids, positions) = (text.input_ids.clone(), text.mask_positions.clone());
+        batch.push(&Sequence::new(ids, positions, whole_vocabulary.clone()));
     }
-    let mut rows = model.predict(&batch).unwrap().into_iter();
-    let of_text = |text: &&Text| -> Vec<Vec<f32>> {
-        let rows = rows.by_ref().take(text.mask_positions.len());
-        rows.map(|row| row.iter().map(|token| token.score).collect()).collect()
-    };
-    texts.iter().map(of_text).collect()
+    let of_row = |row: &Vec<TokenScore>| row.iter().map(TokenScore::probability).collect();
+    let of_text = |rows: Scores| rows.iter().map(of_row).collect();
+    model.predict(batch).unwrap().into_iter().map(of_text).collect()
 }
 
 fn same_alone_and_together(model: &mut dyn MaskedLm, case: (Vec<Text>, Vec<usize>, Vec<usize>)) -> TestCaseResult {
@@ -86,12 +83,12 @@ fn same_alone_and_together(model: &mut dyn MaskedLm, case: (Vec<Text>, Vec<usize
 fn a_text_has_the_same_scores_alone_and_in_any_batch() {
     let folder = golden("uncased-tied");
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
+        let mut checkpoint = PretrainedModel::open(folder.as_ref()).unwrap();
         let placement = Placement {
             precision: Some(precision),
             ..Placement::new(BackendKind::Cpu, 2)
         };
-        let model = Mutex::new(checkpoint.load_on(&placement).unwrap().model);
+        let model = Mutex::new(checkpoint.load(&placement).unwrap().workers.remove(0));
         let config = ProptestConfig {
             cases: 64,
             failure_persistence: None,
@@ -109,8 +106,12 @@ fn a_text_has_the_same_scores_alone_and_in_any_batch() {
 #[test]
 fn a_batch_of_many_rows_gets_the_scores_of_single_texts() {
     let folder = golden("uncased-tied");
-    let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
-    let mut model = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)).unwrap().model;
+    let mut checkpoint = PretrainedModel::open(folder.as_ref()).unwrap();
+    let mut model = checkpoint
+        .load(&Placement::new(BackendKind::Cpu, 2))
+        .unwrap()
+        .workers
+        .remove(0);
     let text = |index: u32| Text {
         input_ids: (0..59).map(|i| (index * 31 + i * 7) % VOCAB).collect(),
         mask_positions: vec![(index as usize * 13) % 59],
@@ -130,30 +131,38 @@ fn a_batch_of_many_rows_gets_the_scores_of_single_texts() {
 #[test]
 fn each_mask_gets_its_own_selection_in_a_mixed_batch() {
     let folder = golden("uncased-tied");
-    let mut checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
-    let mut model = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 2)).unwrap().model;
+    let mut checkpoint = PretrainedModel::open(folder.as_ref()).unwrap();
+    let mut model = checkpoint
+        .load(&Placement::new(BackendKind::Cpu, 2))
+        .unwrap()
+        .workers
+        .remove(0);
     let text = |index: u32| -> Vec<u32> { (0..3).map(|i| (index * 31 + i * 7) % VOCAB).collect() };
     let selection = |index: u32| match index % 5 {
-        0 => Selection::TopK(3),
-        1 => Selection::Tokens([7, index % VOCAB, 90].into()),
-        _ => Selection::TopK(90),
+        0 => Select::TopK(3),
+        1 => Select::Tokens([7, index % VOCAB, 90].into()),
+        _ => Select::TopK(90),
     };
-    let mut batch = PackedBatch::default();
+    let mut batch = Batch::default();
     for index in 0..300 {
-        batch.push(&text(index), &[1], &selection(index));
+        batch.push(&Sequence::new(text(index), [1], selection(index)));
     }
-    let together = model.predict(&batch).unwrap();
+    let together = model.predict(batch).unwrap();
     assert_eq!(together.len(), 300);
     for (index, together) in (0..300).zip(together) {
-        let mut alone = PackedBatch::default();
-        alone.push(&text(index), &[1], &selection(index));
-        let alone = model.predict(&alone).unwrap().remove(0);
+        let together = &together[0];
+        let mut alone = Batch::default();
+        alone.push(&Sequence::new(text(index), [1], selection(index)));
+        let alone = &model.predict(alone).unwrap()[0][0];
         assert_eq!(alone.len(), [3, 3, 90, 90, 90][index as usize % 5]);
         assert_eq!(together.len(), alone.len());
-        for (a, b) in together.iter().zip(&alone) {
-            assert!((a.score - b.score).abs() <= TOLERANCE, "mask {index}: {a:?}, {b:?}");
+        for (a, b) in together.iter().zip(alone) {
+            assert!(
+                (a.probability() - b.probability()).abs() <= TOLERANCE,
+                "mask {index}: {a:?}, {b:?}"
+            );
         }
-        if let Selection::Tokens(tokens) = selection(index) {
+        if let Select::Tokens(tokens) = selection(index) {
             assert!(together.iter().map(|score| score.token).eq(tokens.iter().copied()));
         }
     }

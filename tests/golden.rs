@@ -6,7 +6,7 @@
 mod common;
 
 use cloze::backend::Precision;
-use cloze::checkpoint::BackendKind;
+use cloze::lm::BackendKind;
 use common::golden::{check_cases, check_one_batch};
 use common::harness;
 use common::machine::{adapter, cpu, f16};

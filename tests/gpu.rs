@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use cloze::bert::{PackedBatch, Selection};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
+use cloze::lm::{BackendKind, Batch, Placement, PretrainedModel, Select, Sequence};
 use common::fixtures::golden;
 use common::harness;
 use common::machine::{adapter, failpoints, nothing, software_adapter};
@@ -321,27 +320,27 @@ fn no_request_compiles_a_kernel_after_warm_up() {
 }
 
 fn overlapping_batches_get_the_scores_of_separate_ones() {
-    let mut checkpoint = Checkpoint::open(Path::new(&golden("uncased-tied"))).unwrap();
-    let loaded = checkpoint.load_on(&Placement::new(BackendKind::Gpu, 1)).unwrap();
-    let mut model = loaded.model;
-    assert!(model.computes_beside_host());
-    let batch = |texts: u32, selection: Selection| {
-        let mut batch = PackedBatch::default();
+    let mut checkpoint = PretrainedModel::open(Path::new(&golden("uncased-tied"))).unwrap();
+    let mut loaded = checkpoint.load(&Placement::new(BackendKind::Gpu, 1)).unwrap();
+    let model = &mut loaded.workers[0];
+    assert!(model.is_async());
+    let batch = |texts: u32, select: Select| {
+        let mut batch = Batch::default();
         for text in 0..texts {
             let input_ids: Vec<u32> = (0..7).map(|i| (text * 31 + i * 7) % 100).collect();
-            batch.push(&input_ids, &[1, 4], &selection);
+            batch.push(&Sequence::new(input_ids, [1, 4], select.clone()));
         }
         batch
     };
     // The second batch reads whole rows of logits, more than fit one read.
     let batches = [
-        batch(3, Selection::TopK(5)),
-        batch(40, Selection::TopK(90)),
-        batch(9, Selection::Tokens([3, 90].into())),
+        batch(3, Select::TopK(5)),
+        batch(40, Select::TopK(90)),
+        batch(9, Select::Tokens([3, 90].into())),
     ];
-    let alone = batches.each_ref().map(|batch| model.predict(batch).unwrap());
-    let begun = batches.each_ref().map(|batch| model.begin(batch).unwrap());
-    for (begun, alone) in begun.into_iter().zip(alone) {
-        assert_eq!(begun().unwrap(), alone);
+    let alone = batches.each_ref().map(|batch| model.predict(batch.clone()).unwrap());
+    let pending = batches.map(|batch| model.submit(batch).unwrap());
+    for (pending, alone) in pending.into_iter().zip(alone) {
+        assert_eq!(pending.wait().unwrap(), alone);
     }
 }

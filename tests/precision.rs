@@ -7,8 +7,7 @@
 mod common;
 
 use cloze::backend::Precision;
-use cloze::bert::{PackedBatch, Selection, TokenScore};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadedModel, Placement};
+use cloze::lm::{BackendKind, Batch, LoadedModel, Placement, PretrainedModel, Select, Sequence, TokenScore};
 use common::harness::{self, Requirement};
 use common::machine::{cpu, f16};
 
@@ -40,7 +39,7 @@ const RUN_TOKENS: usize = 126;
 const LIMITS: [(Precision, f64, f32); 2] = [(Precision::Bf16, 0.99, 0.02), (Precision::Int8, 0.97, 0.06)];
 
 /// The sentences as token ids, each once for every position of the mask.
-fn questions(checkpoint: &Checkpoint) -> Vec<Question> {
+fn questions(checkpoint: &PretrainedModel) -> Vec<Question> {
     let tokenizer = &checkpoint.tokenizer;
     let mut questions = Vec::new();
     for line in SENTENCES.lines().skip(1) {
@@ -64,7 +63,7 @@ fn answers(questions: &[Question], top_k: usize, precision: Precision) -> Vec<Ve
         precision: Some(precision),
         ..Placement::new(BackendKind::Cpu, 2)
     };
-    let loaded = Checkpoint::embedded().unwrap().load_on(&placement).unwrap();
+    let loaded = PretrainedModel::embedded().unwrap().load(&placement).unwrap();
     assert_eq!(loaded.precision, precision);
     answers_of(loaded, questions, top_k)
 }
@@ -72,11 +71,15 @@ fn answers(questions: &[Question], top_k: usize, precision: Precision) -> Vec<Ve
 fn answers_of(mut loaded: LoadedModel, questions: &[Question], top_k: usize) -> Vec<Vec<TokenScore>> {
     let mut answers = Vec::new();
     for questions in questions.chunks(16) {
-        let mut batch = PackedBatch::default();
+        let mut batch = Batch::default();
         for (ids, positions) in questions {
-            batch.push(ids, positions, &Selection::TopK(top_k));
+            batch.push(&Sequence::new(
+                ids.as_slice(),
+                positions.as_slice(),
+                Select::TopK(top_k),
+            ));
         }
-        answers.extend(loaded.model.predict(&batch).unwrap());
+        answers.extend(loaded.workers[0].predict(batch).unwrap().into_iter().flatten());
     }
     answers
 }
@@ -88,7 +91,7 @@ fn compare(exact: &[Vec<TokenScore>], rounded: &[Vec<TokenScore>]) -> (f64, f32)
     let pairs = exact.iter().zip(rounded);
     let differences = pairs.filter_map(|(e, r)| {
         let twin = r.iter().find(|score| score.token == e[0].token)?;
-        Some((twin.score - e[0].score).abs())
+        Some((twin.probability() - e[0].probability()).abs())
     });
     (
         same.count() as f64 / exact.len() as f64,
@@ -97,7 +100,7 @@ fn compare(exact: &[Vec<TokenScore>], rounded: &[Vec<TokenScore>]) -> (f64, f32)
 }
 
 fn low_precision_answers_sentences_as_f32_does() {
-    let checkpoint = Checkpoint::embedded().unwrap();
+    let checkpoint = PretrainedModel::embedded().unwrap();
     let questions = questions(&checkpoint);
     let exact = answers(&questions, TOP_K, Precision::F32);
     assert!(exact.len() >= 400, "only {} masks", exact.len());
@@ -113,12 +116,12 @@ fn low_precision_answers_sentences_as_f32_does() {
 }
 
 fn a_gpu_in_f16_answers_sentences_as_f32_does() {
-    let mut checkpoint = Checkpoint::embedded().unwrap();
+    let mut checkpoint = PretrainedModel::embedded().unwrap();
     let placement = Placement {
         precision: Some(Precision::F16),
         ..Placement::new(BackendKind::Gpu, 2)
     };
-    let loaded = checkpoint.load_on(&placement).unwrap();
+    let loaded = checkpoint.load(&placement).unwrap();
     let questions = questions(&checkpoint);
     let exact = answers(&questions, TOP_K, Precision::F32);
     let (agreement, worst) = compare(&exact, &answers_of(loaded, &questions, TOP_K));
@@ -128,7 +131,7 @@ fn a_gpu_in_f16_answers_sentences_as_f32_does() {
 }
 
 /// Sequences of whole lines, up to 126 tokens long, with every seventh token masked; and the tokens behind the masks.
-fn held_out(checkpoint: &Checkpoint, text: &str) -> (Vec<Question>, Vec<u32>) {
+fn held_out(checkpoint: &PretrainedModel, text: &str) -> (Vec<Question>, Vec<u32>) {
     let tokenizer = &checkpoint.tokenizer;
     let (mut questions, mut truth) = (Vec::new(), Vec::new());
     let mut run: Vec<u32> = Vec::new();
@@ -161,7 +164,7 @@ fn held_out(checkpoint: &Checkpoint, text: &str) -> (Vec<Question>, Vec<u32>) {
 fn low_precision_answers_held_out_text_nearly_as_f32_does() {
     let path = std::env::var_os(HELD_OUT_TEXT).expect("a path");
     let text = std::fs::read_to_string(path).expect("a text");
-    let checkpoint = Checkpoint::embedded().unwrap();
+    let checkpoint = PretrainedModel::embedded().unwrap();
     let (questions, truth) = held_out(&checkpoint, &text);
     let exact = answers(&questions, TOP_K, Precision::F32);
     let right = |answers: &[Vec<TokenScore>], of: usize| {

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, Placement};
-use cloze::engine::{Engine, EngineError, Input, Limits, Scores};
+use cloze::engine::{Engine, EngineError, Limits};
+use cloze::lm::{
+    BackendKind, Batch, LoadError, MaskedLm, ModelError, PendingBatch, Placement, PretrainedModel, Scores, Select,
+    Sequence,
+};
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,8 +21,7 @@ fn load(workers: usize) -> Vec<Box<dyn MaskedLm>> {
         workers,
         ..Placement::new(BackendKind::Cpu, 2)
     };
-    let loaded = Checkpoint::embedded().unwrap().load_on(&placement).unwrap();
-    std::iter::once(loaded.model).chain(loaded.others).collect()
+    PretrainedModel::embedded().unwrap().load(&placement).unwrap().workers
 }
 
 fn engine(models: Vec<Box<dyn MaskedLm>>) -> Arc<Engine> {
@@ -34,22 +35,18 @@ fn engine(models: Vec<Box<dyn MaskedLm>>) -> Arc<Engine> {
 }
 
 /// Texts of many lengths, each with one mask.
-fn inputs() -> Vec<Input> {
+fn inputs() -> Vec<Sequence> {
     let text = |index: u32| {
         let tokens = 3 + index * 7 % 40;
         let mut input_ids: Vec<u32> = (0..tokens).map(|i| 100 + (index * 131 + i * 17) % 9000).collect();
         input_ids[1] = 4;
-        Input {
-            input_ids,
-            mask_positions: vec![1],
-            selection: Selection::TopK(5),
-        }
+        Sequence::new(input_ids, [1], Select::TopK(5))
     };
     (0..60).map(text).collect()
 }
 
 /// Sends all inputs at once, each from its own task.
-async fn ask_all(engine: &Arc<Engine>, inputs: Vec<Input>) -> Vec<Result<Scores, EngineError>> {
+async fn ask_all(engine: &Arc<Engine>, inputs: Vec<Sequence>) -> Vec<Result<Scores, EngineError>> {
     let asking: Vec<_> = inputs
         .into_iter()
         .map(|input| {
@@ -74,7 +71,7 @@ async fn two_workers_give_the_scores_of_one() {
             assert_eq!(one.len(), 5);
             for (one, two) in one.iter().zip(two) {
                 assert_eq!(one.token, two.token);
-                assert!((one.score - two.score).abs() < 1e-5, "{one:?}, {two:?}");
+                assert!((one.probability() - two.probability()).abs() < 1e-5, "{one:?}, {two:?}");
             }
         }
     }
@@ -84,10 +81,11 @@ async fn two_workers_give_the_scores_of_one() {
 struct Faulty(Box<dyn MaskedLm>);
 
 impl MaskedLm for Faulty {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        let scores = self.0.predict(batch);
-        assert!(!batch.input_ids().contains(&POISON), "an injected panic");
-        scores
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        let is_poisoned = batch.token_ids().contains(&POISON);
+        let pending = self.0.submit(batch);
+        assert!(!is_poisoned, "an injected panic");
+        pending
     }
 }
 
@@ -99,7 +97,7 @@ async fn a_panic_of_one_worker_does_not_stop_the_other() {
     let engine = engine(faulty.collect());
     let mut inputs = inputs();
     for input in inputs.iter_mut().step_by(20) {
-        input.input_ids[0] = POISON;
+        input.token_ids[0] = POISON;
     }
     for (index, answer) in ask_all(&engine, inputs).await.into_iter().enumerate() {
         match index % 20 {
@@ -117,7 +115,7 @@ fn more_workers_than_threads_are_refused() {
         workers: 3,
         ..Placement::new(BackendKind::Cpu, 2)
     };
-    match Checkpoint::embedded().unwrap().load_on(&placement) {
+    match PretrainedModel::embedded().unwrap().load(&placement) {
         Err(LoadError::TooManyWorkers { workers: 3, threads: 2 }) => {}
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("three workers on two threads"),

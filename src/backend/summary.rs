@@ -19,7 +19,8 @@ pub const fn row_len(top: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     largest: f32,
-    sum: f64,
+    /// Natural logarithm of the sum of `exp(logit - largest)`.
+    log_sum: f64,
     broken: bool,
     top: &'a [f32],
     /// The logits that were asked for, in order.
@@ -41,7 +42,7 @@ impl<'a> Row<'a> {
         let sum = f64::from(statistics[1]) + f64::from(statistics[2]);
         Self {
             largest: statistics[0],
-            sum,
+            log_sum: sum.ln(),
             broken: !sum.is_finite() || !statistics[0].is_finite() || statistics[3] != 0.0,
             top,
             logits: &logits[bounds],
@@ -54,9 +55,9 @@ impl<'a> Row<'a> {
         self.broken
     }
 
-    /// The probability that belongs to a logit of this row.
-    pub fn probability(&self, logit: f32) -> f32 {
-        (f64::from(logit - self.largest).exp() / self.sum) as f32
+    /// The natural logarithm of the probability that belongs to a logit of this row.
+    pub fn log_probability(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.largest) - self.log_sum) as f32
     }
 
     /// The likeliest tokens with their logits, best first.
@@ -120,7 +121,8 @@ mod tests {
         let top: Vec<(u32, f32)> = row.top().collect();
         assert_eq!(top, [(1, ln3), (0, 0.0)]);
         assert_eq!(row.logits, [0.0]);
-        assert!((row.probability(ln3) - 0.6).abs() < 1e-6 && (row.probability(0.0) - 0.2).abs() < 1e-6);
+        let probability = |logit: f32| row.log_probability(logit).exp();
+        assert!((probability(ln3) - 0.6).abs() < 1e-6 && (probability(0.0) - 0.2).abs() < 1e-6);
         assert!(!row.is_broken());
     }
 

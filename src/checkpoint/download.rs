@@ -4,15 +4,20 @@ use std::path::PathBuf;
 
 use super::error::Part;
 use super::files::{CONFIG, Files, TOKENIZER, TOKENIZER_CONFIG, VOCAB, WEIGHTS, WEIGHTS_INDEX};
-use super::{CheckpointError, config, weights};
+use super::{CheckpointError, ConfigCheck, weights};
 use crate::hub::{Hub, ModelName, Progress, RemoteModel};
 
 /// Returns the model's folder in the cache, after the download of the files that it lacks. A complete folder is used
 /// without network access.
 ///
 /// # Errors
-/// [`CheckpointError::Hub`] if a download fails. An unsupported `config.json` is an error before the weights are downloaded.
-pub fn download(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Result<PathBuf, CheckpointError> {
+/// [`CheckpointError::Hub`] if a download fails; the error of `check` for `config.json`, before the weights are downloaded.
+pub fn download(
+    hub: &Hub,
+    name: &ModelName,
+    progress: &mut dyn Progress,
+    check: ConfigCheck<'_>,
+) -> Result<PathBuf, CheckpointError> {
     if let Some(folder) = hub.cached(name)
         && is_complete(&Files::Folder(folder.clone()))
     {
@@ -26,7 +31,7 @@ pub fn download(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Res
         return Err(missing(Part::Config));
     }
     fetch(CONFIG)?;
-    config::read(&files)?;
+    check(&files.read(CONFIG)?)?;
     if model.has(TOKENIZER_CONFIG) {
         fetch(TOKENIZER_CONFIG)?;
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::files::{CONFIG, TOKENIZER, VOCAB, WEIGHTS, WEIGHTS_INDEX};
-use crate::bert::WeightError;
+use super::weights::TensorError;
 use crate::hub::HubError;
 
 /// An error of reading a checkpoint. Each message names the file.
@@ -32,7 +32,7 @@ pub enum CheckpointError {
     Tokenizer { file: String, reason: String },
     /// A weight file, or a tensor in it.
     #[error("{0}")]
-    Weights(WeightError),
+    Weights(TensorError),
     /// The hub, or the cache of its files.
     #[error(transparent)]
     Hub(#[from] HubError),

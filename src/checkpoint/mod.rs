@@ -3,47 +3,33 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `files` | file access: a folder, or the demo model inside the binary |
-//! | `config` | reads and validates `config.json` |
 //! | `tokenizer` | builds the tokenizer from `tokenizer.json`, or from `vocab.txt` |
-//! | `weights` | reads safetensors files, tensor by tensor, under old and new names |
+//! | `weights` | reads safetensors files, tensor by tensor |
 //! | `download` | the files of a hub model that are needed |
-//! | `inspect` | contents of a checkpoint, with every error in it |
-//! | `load` | loads the weights onto a backend chosen at run time |
 //! | `error` | errors |
 
-mod config;
 mod download;
 mod error;
 mod files;
-pub mod inspect;
-mod load;
 mod tokenizer;
 mod weights;
 
 use std::path::Path;
 
-use crate::backend::{BertBackend, Precision};
-use crate::bert::{Bert, BertConfig};
 use crate::hub::{Hub, ModelName, Progress};
 
 pub use error::{CheckpointError, Part};
-use files::Files;
-pub use load::{BackendKind, LoadError, LoadedModel, Placement, load_model};
+use files::{CONFIG, Files};
 pub use tokenizer::TokenizerFiles;
-use weights::SafetensorsFiles;
+pub use weights::{SafetensorsFiles, TensorError, TensorSource};
 
-/// An open checkpoint. The weights are read when the model is loaded.
-pub struct Checkpoint {
-    /// The folder's name, the name on the hub, or `demo`.
-    pub name: String,
-    pub config: BertConfig,
-    pub tokenizer: TokenizerFiles,
-    weights: SafetensorsFiles,
-}
+/// Refuses the text of a `config.json` that cannot be served.
+pub type ConfigCheck<'a> = &'a dyn Fn(&[u8]) -> Result<(), CheckpointError>;
 
 /// Location and name of a checkpoint.
 pub struct Source {
-    name: String,
+    /// The folder's name, the name on the hub, or `demo`.
+    pub name: String,
     files: Files,
 }
 
@@ -73,59 +59,50 @@ impl Source {
         }
     }
 
-    /// A model of the hub. Files that the cache lacks are downloaded.
+    /// A model of the hub. Files that the cache lacks are downloaded; `check` sees `config.json` before the weights are.
     ///
     /// # Errors
-    /// [`CheckpointError::Hub`] if a download fails; an error in `config.json`, which is read before the weights are
-    /// downloaded.
-    pub fn hub(hub: &Hub, name: &ModelName, progress: &mut dyn Progress) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError::Hub`] if a download fails; the error of `check`.
+    pub fn hub(
+        hub: &Hub,
+        name: &ModelName,
+        progress: &mut dyn Progress,
+        check: ConfigCheck<'_>,
+    ) -> Result<Self, CheckpointError> {
         Ok(Self {
             name: name.id().to_owned(),
-            files: Files::Folder(download::download(hub, name, progress)?),
-        })
-    }
-}
-
-impl Checkpoint {
-    /// Reads the configuration, the tokenizer and the headers of the weight files.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] names the file.
-    pub fn read(source: Source) -> Result<Self, CheckpointError> {
-        let files = source.files;
-        let config = config::read(&files)?;
-        let tokenizer = tokenizer::read(&files)?;
-        tokenizer.check_fits(&config)?;
-        let weights = SafetensorsFiles::open(&files)?;
-        Ok(Self {
-            name: source.name,
-            config,
-            tokenizer,
-            weights,
+            files: Files::Folder(download::download(hub, name, progress, check)?),
         })
     }
 
-    /// Opens a folder in the layout of the Hugging Face hub.
+    /// The bytes of `config.json`.
     ///
     /// # Errors
-    /// As [`Checkpoint::read`]; also if the path is not a folder.
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        Self::read(Source::folder(folder)?)
+    /// A file that is missing or cannot be read.
+    pub fn config(&self) -> Result<Vec<u8>, CheckpointError> {
+        if !self.files.has(CONFIG) {
+            return Err(CheckpointError::Missing {
+                part: Part::Config,
+                location: self.files.location(),
+                other_weights: None,
+            });
+        }
+        self.files.read(CONFIG)
     }
 
-    /// Opens the demo model inside the binary.
+    /// The tokenizer.
     ///
     /// # Errors
-    /// None for an intact binary.
-    pub fn embedded() -> Result<Self, CheckpointError> {
-        Self::read(Source::embedded())
+    /// Files that are missing or not valid.
+    pub fn tokenizer(&self) -> Result<TokenizerFiles, CheckpointError> {
+        tokenizer::read(&self.files)
     }
 
-    /// Loads the weights onto a device, in f32.
+    /// The weight files, with their headers read.
     ///
     /// # Errors
-    /// The first tensor that is missing, misshapen, of another type than f32, f16 or bf16, or unreadable.
-    pub fn load<B: BertBackend>(&mut self, device: &B::Device) -> Result<Bert<B>, CheckpointError> {
-        Bert::load(&self.config, &mut self.weights, device, Precision::F32).map_err(CheckpointError::Weights)
+    /// Files that are missing or not valid.
+    pub fn weights(&self) -> Result<SafetensorsFiles, CheckpointError> {
+        SafetensorsFiles::open(&self.files)
     }
 }

@@ -11,7 +11,6 @@ use tokenizers::{AddedToken, Tokenizer};
 use super::CheckpointError;
 use super::error::Part;
 use super::files::{Files, TOKENIZER, TOKENIZER_CONFIG, VOCAB};
-use crate::bert::BertConfig;
 use crate::sys::panics;
 
 /// A tokenizer and its settings from other files.
@@ -141,15 +140,14 @@ impl TokenizerFiles {
     }
 
     /// Checks that every token id has an embedding.
-    pub fn check_fits(&self, config: &BertConfig) -> Result<(), CheckpointError> {
+    pub fn check_fits(&self, vocab_size: usize) -> Result<(), CheckpointError> {
         let vocabulary = self.tokenizer.get_vocab(true);
         match vocabulary.iter().max_by_key(|(_, id)| **id) {
-            Some((token, &id)) if id as usize >= config.vocab_size => Err(CheckpointError::Tokenizer {
+            Some((token, &id)) if id as usize >= vocab_size => Err(CheckpointError::Tokenizer {
                 file: self.file.clone(),
                 reason: format!(
-                    "token \"{token}\" has id {id}, but the model has only {} tokens (vocab_size in config.json); \
-                     the tokenizer belongs to another model",
-                    config.vocab_size
+                    "token \"{token}\" has id {id}, but the model has only {vocab_size} tokens (vocab_size in config.json); \
+                     the tokenizer belongs to another model"
                 ),
             }),
             _ => Ok(()),

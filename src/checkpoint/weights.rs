@@ -1,7 +1,6 @@
-//! Safetensors files, read tensor by tensor, and each in small parts: no tensor is in memory as the file has it.
+//! Safetensors files, read tensor by tensor, and each in small parts: no tensor is in memory in the file's own type.
 //!
-//! The files are read, not mapped: a mapped file that somebody truncates kills the process that reads it,
-//! and mapping needs `unsafe`.
+//! The files are read, not mapped: truncating a mapped file kills the process that reads it, and mapping needs `unsafe`.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, SeekFrom};
@@ -12,7 +11,6 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::CheckpointError;
 use super::error::Part;
 use super::files::{Files, ReadSeek, WEIGHTS, WEIGHTS_INDEX};
-use crate::bert::{WeightError, WeightSource};
 
 /// Weight files of other libraries, for the error that says so.
 pub const OTHER_WEIGHTS: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
@@ -23,6 +21,25 @@ const LENGTH_BYTES: u64 = 8;
 /// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's
 /// size.
 const READ_BYTES: usize = 1 << 18;
+
+/// The tensors of a checkpoint, read one at a time by their names in it.
+///
+/// Each call may read and convert again: a caller keeps what it needs and drops the rest.
+pub trait TensorSource {
+    /// The values of `name`, row-major, in f32.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape, or cannot be read.
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError>;
+
+    /// The checkpoint has a tensor of this name.
+    fn contains(&self, name: &str) -> bool;
+}
+
+/// Reason why a tensor cannot be had: one sentence that names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TensorError(pub String);
 
 /// All weight files of a checkpoint, opened and their headers read.
 pub struct SafetensorsFiles {
@@ -106,52 +123,32 @@ impl SafetensorsFiles {
     pub fn stored(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
         self.tensors.iter().map(|(name, (_, info))| (name.as_str(), info))
     }
-
-    /// The name under which the checkpoint has `name`: with or without `bert.`, LayerNorm's parts by their
-    /// new or their old names.
-    pub fn stored_name(&self, name: &str) -> Option<String> {
-        let old = match name.rsplit_once("LayerNorm.") {
-            Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),
-            Some((before, "bias")) => Some(format!("{before}LayerNorm.beta")),
-            _ => None,
-        };
-        let spellings = [Some(name.to_owned()), old];
-        let with_prefix = spellings.iter().flatten();
-        let without = with_prefix.clone().filter_map(|name| name.strip_prefix("bert."));
-        let known = |name: &&str| self.tensors.contains_key(*name);
-        with_prefix
-            .map(String::as_str)
-            .chain(without)
-            .find(known)
-            .map(str::to_owned)
-    }
 }
 
-impl WeightSource for SafetensorsFiles {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+impl TensorSource for SafetensorsFiles {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
         let files = || {
             let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
             paths.join(", ")
         };
-        let Some(stored) = self.stored_name(name) else {
-            return Err(WeightError(format!("tensor {name} is missing from {}", files())));
+        let Some((file, info)) = self.tensors.get(name) else {
+            return Err(TensorError(format!("tensor {name} is missing from {}", files())));
         };
-        let (file, info) = &self.tensors[&stored];
         let file = &mut self.files[*file];
         if info.shape != shape {
-            return Err(WeightError(format!(
-                "{}: tensor {stored} has shape {:?}, but config.json asks for {shape:?}",
+            return Err(TensorError(format!(
+                "{}: tensor {name} has shape {:?}, but config.json asks for {shape:?}",
                 file.path, info.shape
             )));
         }
-        let unreadable = |e: std::io::Error| WeightError(format!("{}: tensor {stored}: {e}", file.path));
+        let unreadable = |e: std::io::Error| TensorError(format!("{}: tensor {name}: {e}", file.path));
         let convert: fn(&[u8], &mut Vec<f32>) = match info.dtype {
             Dtype::F32 => |bytes, values| floats(bytes, f32::from_le_bytes, values),
             Dtype::F16 => |bytes, values| floats(bytes, |b| half::f16::from_le_bytes(b).to_f32(), values),
             Dtype::BF16 => |bytes, values| floats(bytes, |b| half::bf16::from_le_bytes(b).to_f32(), values),
             other => {
-                return Err(WeightError(format!(
-                    "{}: tensor {stored} is of type {other:?}; F32, F16 and BF16 are supported",
+                return Err(TensorError(format!(
+                    "{}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported",
                     file.path
                 )));
             }
@@ -169,8 +166,8 @@ impl WeightSource for SafetensorsFiles {
             let before = values.len();
             convert(part, &mut values);
             if !values[before..].iter().all(|value| value.is_finite()) {
-                return Err(WeightError(format!(
-                    "{}: tensor {stored} holds a value that is not a finite number; the file is damaged",
+                return Err(TensorError(format!(
+                    "{}: tensor {name} holds a value that is not a finite number; the file is damaged",
                     file.path
                 )));
             }
@@ -179,7 +176,7 @@ impl WeightSource for SafetensorsFiles {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.stored_name(name).is_some()
+        self.tensors.contains_key(name)
     }
 }
 
@@ -197,7 +194,7 @@ pub fn shards(files: &Files) -> Result<Vec<String>, CheckpointError> {
 }
 
 fn weights_error(reason: String) -> CheckpointError {
-    CheckpointError::Weights(WeightError(reason))
+    CheckpointError::Weights(TensorError(reason))
 }
 
 /// Whether a tensor lies within the file's data and is as long as its shape and type say.

@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-use cloze::checkpoint::{CheckpointError, LoadError};
+use cloze::checkpoint::CheckpointError;
 use cloze::hub::HubError;
+use cloze::lm::LoadError;
 
 /// The text of an error for the user: one sentence, with advice where there is any.
 pub fn message(error: &(dyn Error + 'static)) -> String {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::checkpoint::LoadedModel;
+use cloze::lm::DeviceInfo;
 
 use super::warm_up::WarmUp;
 
@@ -38,11 +38,11 @@ const GPU_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl BatchArguments {
     /// Time limit of a batch; `None` if there is none.
-    pub fn batch_timeout(&self, loaded: &LoadedModel) -> Option<Duration> {
+    pub fn batch_timeout(&self, device: &DeviceInfo) -> Option<Duration> {
         match (self.batch_timeout_ms, self.warm_up) {
             (Some(0), _) => None,
             (Some(ms), _) => Some(Duration::from_millis(ms)),
-            (None, WarmUp::Full) => loaded.may_hang.then_some(GPU_BATCH_TIMEOUT),
+            (None, WarmUp::Full) => device.may_hang().then_some(GPU_BATCH_TIMEOUT),
             (None, WarmUp::Short) => None,
         }
     }

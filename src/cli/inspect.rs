@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use cloze::checkpoint::inspect::{Architecture, Inspection, StoredTensor, TokenizerSummary, WeightsSummary};
+use cloze::lm::inspect::{ArchitectureSummary, Inspection, StoredTensor, TokenizerSummary, WeightsSummary};
 use cloze::sys::memory;
 use serde::Serialize;
 
@@ -103,7 +103,7 @@ fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec
     lines
 }
 
-fn describe_architecture(of: &Architecture, lines: &mut Vec<String>) {
+fn describe_architecture(of: &ArchitectureSummary, lines: &mut Vec<String>) {
     lines.push(format!(
         "  architecture  BERT, {} layers, hidden size {}, {} heads, feed-forward size {}, activation {}",
         of.layers, of.hidden_size, of.heads, of.intermediate_size, of.activation
@@ -207,7 +207,7 @@ impl<'a> Report<'a> {
 }
 
 impl ArchitectureReport {
-    fn new(of: &Architecture) -> Self {
+    fn new(of: &ArchitectureSummary) -> Self {
         Self {
             layers: of.layers,
             hidden_size: of.hidden_size,

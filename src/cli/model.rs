@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
-use cloze::checkpoint::{BackendKind, Checkpoint, LoadError, LoadedModel, Placement, Source};
+use cloze::checkpoint::Source;
 use cloze::hub::{Hub, ModelName, Settings};
+use cloze::lm::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, check_config};
 
 use super::progress::Download;
 
@@ -105,22 +106,29 @@ pub fn cores() -> usize {
 impl ModelArguments {
     /// Opens the checkpoint, downloading it first where it has to be: its configuration and tokenizer are read,
     /// its weights are not.
-    pub fn open(&self) -> Result<Checkpoint, Box<dyn Error>> {
+    pub fn open(&self) -> Result<PretrainedModel, Box<dyn Error>> {
         let source = locate(self.model.as_deref(), self.revision.as_deref())?;
-        Ok(Checkpoint::read(source)?)
+        Ok(PretrainedModel::read(source)?)
     }
 
     /// Loads the weights onto the device that the flags select.
-    pub fn load(&self, checkpoint: &mut Checkpoint) -> Result<LoadedModel, LoadError> {
-        let loaded = checkpoint.load_on(&Placement {
+    pub fn load(&self, model: &mut PretrainedModel) -> Result<LoadedModel, LoadError> {
+        let loaded = model.load(&Placement {
             backend: self.backend.into(),
             threads: self.threads.map_or_else(cores, usize::from),
             workers: self.workers.into(),
             precision: self.dtype.map(Precision::from),
             gpu_device: self.gpu_device.clone(),
         })?;
-        if let Some(warning) = &loaded.warning {
-            tracing::warn!("{warning}");
+        if let DeviceInfo::Gpu {
+            adapter,
+            is_software: true,
+            ..
+        } = &loaded.device
+        {
+            tracing::warn!(
+                "{adapter} computes on the CPU; no real GPU was found or selected, and --backend cpu is much faster"
+            );
         }
         Ok(loaded)
     }
@@ -149,5 +157,5 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
         return Err("--revision takes a branch, a tag or a commit".into());
     };
     let hub = Hub::new(Settings::from_env()?);
-    Ok(Source::hub(&hub, &name, &mut Download::default())?)
+    Ok(Source::hub(&hub, &name, &mut Download::default(), &check_config)?)
 }

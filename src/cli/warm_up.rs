@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use cloze::backend::ladder;
-use cloze::bert::{MaskedLm, PackedBatch, Selection};
-use cloze::checkpoint::LoadedModel;
+use cloze::lm::{Batch, LoadedModel, MaskedLm, Select, Sequence};
 use cloze::sys::panics;
 
 use super::batch::BatchArguments;
@@ -30,18 +29,18 @@ pub fn warm_up(
     vocab_size: usize,
     text_tokens_max: usize,
 ) -> Result<Vec<Box<dyn MaskedLm>>, String> {
-    let tokens_max = match (batches.warm_up, loaded.compiles_by_size) {
+    let tokens_max = match (batches.warm_up, loaded.device.compiles_per_bucket()) {
         (WarmUp::Full, true) => batches.max_batch_tokens.into(),
         _ => 1,
     };
     let sizes = ladder::rungs(tokens_max);
-    let mut workers: Vec<_> = std::iter::once(loaded.model).chain(loaded.others).collect();
+    let mut workers = loaded.workers;
     let started_at = Instant::now();
     let bar = WarmUpBar::new(sizes.len());
     for (done, &size) in sizes.iter().enumerate() {
         let batch = batch_of(size, vocab_size, TEXT_TOKENS.min(text_tokens_max));
         for model in &mut workers {
-            run(&mut **model, &batch).map_err(|reason| match done {
+            run(&mut **model, batch.clone()).map_err(|reason| match done {
                 0 => format!("the model fails: {reason}"),
                 _ => format!("a batch of {size} tokens fails: {reason}; a smaller --max-batch-tokens avoids this size"),
             })?;
@@ -59,7 +58,7 @@ pub fn warm_up(
     Ok(workers)
 }
 
-fn run(model: &mut dyn MaskedLm, batch: &PackedBatch) -> Result<(), String> {
+fn run(model: &mut dyn MaskedLm, batch: Batch) -> Result<(), String> {
     match panics::catch(|| model.predict(batch)) {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
@@ -67,18 +66,18 @@ fn run(model: &mut dyn MaskedLm, batch: &PackedBatch) -> Result<(), String> {
     }
 }
 
-/// So many tokens in short texts, each of them a mask, so that as many rows go through the last layer and the head; they want
-/// the likeliest tokens and certain tokens in turn.
-fn batch_of(size: usize, vocab_size: usize, text_tokens: usize) -> PackedBatch {
+/// A batch of `size` tokens in short sequences. Every token is read, so that as many rows pass through the last layer and the
+/// head; sequences alternate between the most probable tokens and given ones.
+fn batch_of(size: usize, vocab_size: usize, text_tokens: usize) -> Batch {
     let ids: Vec<u32> = (0..text_tokens).map(|id| (id % vocab_size) as u32).collect();
     let positions: Vec<usize> = (0..text_tokens).collect();
-    // Whole rows of logits, which only the first can tell without taking long, are copied by a kernel of any size.
+    // A kernel of any size copies full rows of logits, so the smallest batch warms it up.
     let top_k = if size == ladder::rung(1) { usize::MAX } else { 5 };
-    let wishes = [Selection::TopK(top_k), Selection::Tokens([0].into())];
-    let mut batch = PackedBatch::default();
-    for (first, wish) in (0..size).step_by(text_tokens).zip(wishes.iter().cycle()) {
+    let selects = [Select::TopK(top_k), Select::Tokens([0].into())];
+    let mut batch = Batch::default();
+    for (first, select) in (0..size).step_by(text_tokens).zip(selects.iter().cycle()) {
         let tokens = text_tokens.min(size - first);
-        batch.push(&ids[..tokens], &positions[..tokens], wish);
+        batch.push(&Sequence::new(&ids[..tokens], &positions[..tokens], select.clone()));
     }
     batch
 }
@@ -91,9 +90,9 @@ mod tests {
     fn a_batch_has_its_size_in_tokens_and_masks() {
         for (size, text_tokens) in [(16, 8), (80, 8), (20, 8), (16, 3), (5, 1)] {
             let batch = batch_of(size, 2, text_tokens);
-            assert_eq!(batch.input_ids().len(), size);
-            assert_eq!(batch.queries().len(), size);
-            assert!(batch.input_ids().iter().all(|&id| id < 2));
+            assert_eq!(batch.token_ids().len(), size);
+            assert_eq!(batch.readout_rows().len(), size);
+            assert!(batch.token_ids().iter().all(|&id| id < 2));
         }
     }
 }

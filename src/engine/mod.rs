@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::bert::{MaskedLm, Selection, TokenScore};
+use crate::lm::{MaskedLm, Scores, Sequence};
 
 pub use error::EngineError;
 pub use queue::Admission;
@@ -50,20 +50,6 @@ pub struct Limits {
     /// Texts that may wait: a request that finds as many is refused, whether it brings one or a list.
     pub queue_size: usize,
 }
-
-/// One text's token ids and masks, and what is wanted of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Input {
-    /// Token ids, special tokens included.
-    pub input_ids: Vec<u32>,
-    /// Where the masks are, ascending.
-    pub mask_positions: Vec<usize>,
-    /// Which tokens to answer with.
-    pub selection: Selection,
-}
-
-/// The scores of one text's masks, in order.
-pub type Scores = Vec<Vec<TokenScore>>;
 
 /// Whether the engine can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +139,11 @@ impl Engine {
     /// # Errors
     /// [`EngineError::QueueFull`] at once, [`EngineError::Deadline`] when time is up, the first failure of
     /// an input otherwise: a request is answered whole or not at all.
-    pub async fn predict(&self, inputs: Vec<Input>, deadline: Instant) -> Result<(Vec<Scores>, Timing), EngineError> {
+    pub async fn predict(
+        &self,
+        inputs: Vec<Sequence>,
+        deadline: Instant,
+    ) -> Result<(Vec<Scores>, Timing), EngineError> {
         let queued_at = Instant::now();
         let spans = Spans::begin();
         let mut receivers = Vec::with_capacity(inputs.len());
@@ -161,7 +151,7 @@ impl Engine {
             let (reply, receiver) = oneshot::channel();
             receivers.push(receiver);
             Item {
-                input,
+                sequence: input,
                 queued_at,
                 deadline,
                 reply,

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 // The mutex too: `tools/interleavings` runs this file with another.
-use super::{EngineError, Input, Limits, Mutex, Scores, Spans, Stats, Timing};
+use super::{EngineError, Limits, Mutex, Scores, Sequence, Spans, Stats, Timing};
 
 /// How long a full queue is not looked through again after nobody was found to have left, for each text in it: many
 /// times what looking takes, so that refusing costs the same however many wait.
@@ -19,7 +19,7 @@ pub type Reply = Result<(Scores, Timing), EngineError>;
 
 /// One text in the queue.
 pub struct Item {
-    pub input: Input,
+    pub sequence: Sequence,
     pub queued_at: Instant,
     pub deadline: Instant,
     /// Closed when its client has gone or has stopped waiting.
@@ -29,7 +29,7 @@ pub struct Item {
 
 impl Item {
     fn tokens(&self) -> usize {
-        self.input.input_ids.len()
+        self.sequence.token_ids.len()
     }
 
     /// Whether somebody can still be answered in time.

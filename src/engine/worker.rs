@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::queue::{Item, Queue, Reply};
 use super::watch::{Clock, Ends};
 use super::{EngineError, Scores, Stats, Timing, spans};
-use crate::bert::{self, MaskedLm, PackedBatch, PredictError, Selection};
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Select, Sequence};
 use crate::sys::panics;
 
 /// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
@@ -85,7 +85,7 @@ impl Failure {
 
 /// A forward pass that has begun.
 struct Begun {
-    ends: Result<bert::Begun, Failure>,
+    ends: Result<PendingBatch, Failure>,
     started_at: Instant,
     traced: spans::Pass,
     /// Until then its time is counted.
@@ -131,7 +131,7 @@ impl Worker<'_> {
         let mut next = Some(self.begin_batch(first));
         while let Some((batch, begun)) = next {
             let works = begun.ends.is_ok() && !self.is_failing() && self.stats.broken().get().is_none();
-            let full = match works && self.model.computes_beside_host() {
+            let full = match works && self.model.is_async() {
                 true => queue.full_batch(),
                 false => None,
             };
@@ -206,10 +206,10 @@ impl Worker<'_> {
 
     /// One token, which every vocabulary has: does the model compute again?
     fn probe(&mut self) {
-        let mut packed = PackedBatch::default();
-        packed.push(&[0], &[0], &Selection::TopK(1));
+        let mut batch = Batch::default();
+        batch.push(&Sequence::new([0], [0], Select::TopK(1)));
         let running = self.clock.begin();
-        let probed = guarded(|| self.model.predict(&packed));
+        let probed = guarded(|| self.model.predict(batch));
         drop(running);
         match probed {
             Ok(_) => {
@@ -221,24 +221,24 @@ impl Worker<'_> {
     }
 
     fn begin(&mut self, items: &[Item]) -> Begun {
-        let mut packed = PackedBatch::default();
+        let mut batch = Batch::default();
         for item in items {
-            let input = &item.input;
-            packed.push(&input.input_ids, &input.mask_positions, &input.selection);
+            batch.push(&item.sequence);
         }
+        let tokens = batch.token_ids().len();
         let stats = self.stats;
         stats.batches.add(1);
         stats.texts.add(items.len() as u64);
-        stats.tokens.add(packed.input_ids().len() as u64);
+        stats.tokens.add(tokens as u64);
         stats.batch_texts.observe(items.len() as u64);
-        stats.batch_tokens.observe(packed.input_ids().len() as u64);
+        stats.batch_tokens.observe(tokens as u64);
         let waited = items.iter().map(|item| &item.spans);
-        let traced = spans::Pass::begin(waited, items.len(), packed.input_ids().len());
+        let traced = spans::Pass::begin(waited, items.len(), tokens);
         let started_at = Instant::now();
         let running = self.clock.begin();
         let ends = {
             let _entered = traced.enter();
-            guarded(|| self.model.begin(&packed))
+            guarded(|| self.model.submit(batch))
         };
         Begun {
             ends,
@@ -250,29 +250,36 @@ impl Worker<'_> {
 }
 
 fn end(begun: Begun, items: &[Item]) -> Result<Pass, Failure> {
-    let ends = begun.ends?;
+    let pending = begun.ends?;
     let scores = {
         let _entered = begun.traced.enter();
-        guarded(ends)?
+        guarded(|| pending.wait())?
     };
     let inference = begun.started_at.elapsed();
-    let masks = |item: &Item| item.input.mask_positions.len();
-    let (got, wanted) = (scores.len(), items.iter().map(masks).sum::<usize>());
-    // Fewer would give one text the answer of another.
-    if got != wanted {
-        return Err(Failure::Batch(format!("the model answered {got} masks of {wanted}")));
+    // Fewer would give one sequence the scores of another.
+    if scores.len() != items.len() {
+        let (got, expected) = (scores.len(), items.len());
+        return Err(Failure::Batch(format!(
+            "the model gave scores of {got} sequences of {expected}"
+        )));
     }
-    let mut scores = scores.into_iter();
-    let of_one = |item: &Item| scores.by_ref().take(masks(item)).collect();
+    for (scores, item) in scores.iter().zip(items) {
+        let (got, expected) = (scores.len(), item.sequence.readout.positions.len());
+        if got != expected {
+            return Err(Failure::Batch(format!(
+                "the model gave scores at {got} positions of {expected}"
+            )));
+        }
+    }
     Ok(Pass {
-        scores: items.iter().map(of_one).collect(),
+        scores,
         started_at: begun.started_at,
         inference,
     })
 }
 
 /// A model that panicked is used again: it holds no state from one batch to the next.
-fn guarded<T>(compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, Failure> {
+fn guarded<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Failure> {
     match panics::catch(compute) {
         Ok(Ok(computed)) => Ok(computed),
         Ok(Err(error)) => Err(of_error(&error)),
@@ -283,7 +290,7 @@ fn guarded<T>(compute: impl FnOnce() -> Result<T, PredictError>) -> Result<T, Fa
     }
 }
 
-fn of_error(error: &PredictError) -> Failure {
+fn of_error(error: &ModelError) -> Failure {
     match error.is_fatal() {
         true => Failure::Model(error.to_string()),
         false => Failure::Batch(error.to_string()),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::text::DecodeError;
 use super::{FillMask, Question, Wanted};
-use crate::bert::TokenScore;
+use crate::lm::TokenScore;
 
 /// One way to fill a blank.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,7 +46,7 @@ impl FillMask {
         let single = question.mask_positions.len() == 1;
         let masks = question.mask_positions.iter().zip(scores);
         let rows = masks.map(|(&position, mut scores)| {
-            scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+            scores.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
             scores.truncate(wanted.top_k);
             let mut ids = question.input_ids.clone();
             let prediction = |score: TokenScore| {
@@ -65,7 +65,7 @@ impl FillMask {
     fn prediction(&self, ids: &[u32], score: TokenScore, skip_special_tokens: bool) -> Result<Prediction, DecodeError> {
         let shown: Vec<u32> = ids.iter().copied().filter(|&id| Some(id) != self.pad_id).collect();
         Ok(Prediction {
-            score: score.score,
+            score: score.probability(),
             token: score.token,
             token_str: self.decode(&[score.token], false)?,
             sequence: self.decode(&shown, skip_special_tokens)?,

@@ -13,8 +13,8 @@ mod text;
 
 use tokenizers::Tokenizer;
 
-use crate::bert::BertConfig;
 use crate::checkpoint::TokenizerFiles;
+use crate::lm::ModelInfo;
 
 pub use answer::{Answer, Prediction};
 pub use error::InputError;
@@ -54,15 +54,15 @@ pub struct FillMask {
 
 impl FillMask {
     /// `max_input_tokens` bounds a text, special tokens included; the model's own limit bounds it too.
-    pub fn new(files: TokenizerFiles, config: &BertConfig, max_input_tokens: usize) -> Self {
+    pub fn new(files: TokenizerFiles, info: &ModelInfo, max_input_tokens: usize) -> Self {
         Self {
             tokenizer: files.tokenizer,
             mask_token: files.mask_token,
             mask_id: files.mask_id,
             pad_id: files.pad_id,
             clean_up_spaces: files.clean_up_spaces,
-            vocab_size: config.vocab_size,
-            max_input_tokens: max_input_tokens.min(config.max_position_embeddings),
+            vocab_size: info.vocab_size,
+            max_input_tokens: max_input_tokens.min(info.max_tokens),
         }
     }
 

@@ -83,14 +83,14 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::fill_mask::Parameters;
+    use crate::lm::PretrainedModel;
 
     #[test]
     fn a_long_text_is_refused_by_its_tokens_not_by_its_bytes() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/uncased-tied");
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.config, 64);
+        let model = PretrainedModel::open(&folder).unwrap();
+        let fill_mask = FillMask::new(model.tokenizer, &model.info, 64);
         let wanted = fill_mask.wanted(&Parameters::default()).unwrap();
         let spaces = " ".repeat(PIECE_BYTES);
         let one_word = "x".repeat(10 * PIECE_BYTES);

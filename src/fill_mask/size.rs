@@ -44,7 +44,7 @@ impl AnswerSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bert::Selection;
+    use crate::lm::Select;
 
     #[test]
     fn predictions_and_their_tokens_are_bounded_over_all_texts() {
@@ -53,7 +53,7 @@ mod tests {
             mask_positions: (0..masks).collect(),
         };
         let wanted = |top_k| Wanted {
-            selection: Selection::TopK(top_k),
+            select: Select::TopK(top_k),
             top_k,
         };
         let mut size = AnswerSize::default();

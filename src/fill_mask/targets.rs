@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{FillMask, InputError, Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
-use crate::bert::Selection;
+use crate::lm::Select;
 
 /// A request's parameters, checked against the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// What to ask the model for.
-    pub selection: Selection,
+    pub select: Select,
     /// How many of the answers to keep, best first.
     pub top_k: usize,
 }
@@ -36,7 +36,7 @@ impl FillMask {
         let Some(targets) = &parameters.targets else {
             let top_k = top_k.min(self.vocab_size);
             return Ok(Wanted {
-                selection: Selection::TopK(top_k),
+                select: Select::TopK(top_k),
                 top_k,
             });
         };
@@ -58,7 +58,7 @@ impl FillMask {
         let ids: Arc<[u32]> = ids.into();
         Ok(Wanted {
             top_k: top_k.min(ids.len()),
-            selection: Selection::Tokens(ids),
+            select: Select::Tokens(ids),
         })
     }
 

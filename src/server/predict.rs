@@ -13,8 +13,9 @@ use super::app::App;
 use super::error::ApiError;
 use super::metrics::Cost;
 use super::request::FillMaskRequest;
-use crate::engine::{EngineError, Input};
+use crate::engine::EngineError;
 use crate::fill_mask::{Answer, AnswerSize, FillMask, Question, Wanted};
+use crate::lm::Sequence;
 
 /// How long a client waits for its answer, in milliseconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
@@ -93,10 +94,12 @@ pub async fn predict<C: Send + 'static>(
     }
     let tokenizing = started_at.elapsed();
     let texts = questions.len();
-    let inputs = questions.iter().map(|question| Input {
-        input_ids: question.input_ids.clone(),
-        mask_positions: question.mask_positions.clone(),
-        selection: wanted.selection.clone(),
+    let inputs = questions.iter().map(|question| {
+        Sequence::new(
+            question.input_ids.clone(),
+            question.mask_positions.clone(),
+            wanted.select.clone(),
+        )
     });
     let inputs = inputs.collect();
     drop(admission);

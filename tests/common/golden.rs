@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cloze::backend::Precision;
-use cloze::bert::{MaskedLm, PackedBatch};
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement};
 use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Question, Wanted};
+use cloze::lm::{BackendKind, Batch, DeviceInfo, MaskedLm, Placement, PretrainedModel, Sequence};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -97,24 +96,23 @@ fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("model"));
     let mut subjects = Vec::new();
     for folder in folders {
-        let mut checkpoint = Checkpoint::open(&folder).unwrap();
+        let mut checkpoint = PretrainedModel::open(&folder).unwrap();
         let placement = Placement {
             precision: Some(precision),
             ..Placement::new(backend, 2)
         };
-        let loaded = checkpoint.load_on(&placement).unwrap();
+        let mut loaded = checkpoint.load(&placement).unwrap();
         eprintln!("{}: {}", checkpoint.name, loaded.device);
-        let config = checkpoint.config.clone();
         subjects.push(Subject {
             name: checkpoint.name.clone(),
-            fill_mask: FillMask::new(checkpoint.tokenizer, &config, usize::MAX),
-            model: loaded.model,
+            fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.info, usize::MAX),
             cases: goldens(&folder),
             tolerance: match loaded.precision {
                 Precision::F16 => F16_TOLERANCE,
-                _ if loaded.device.ends_with("amx") => AMX_TOLERANCE,
+                _ if matches!(&loaded.device, DeviceInfo::Cpu { isa, .. } if isa == "amx") => AMX_TOLERANCE,
                 _ => TOLERANCE,
             },
+            model: loaded.workers.remove(0),
         });
     }
     subjects
@@ -129,16 +127,16 @@ fn prepare(fill_mask: &FillMask, case: &Case) -> Result<(Wanted, Vec<Question>),
 
 /// One forward pass over all questions.
 fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer> {
-    let mut batch = PackedBatch::default();
+    let mut batch = Batch::default();
     for (wanted, question) in asked {
-        batch.push(&question.input_ids, &question.mask_positions, &wanted.selection);
+        let (ids, positions) = (question.input_ids.clone(), question.mask_positions.clone());
+        batch.push(&Sequence::new(ids, positions, wanted.select.clone()));
     }
-    let mut scores = subject.model.predict(&batch).unwrap().into_iter();
-    let answers = asked.iter().map(|(wanted, question)| {
-        let masks = question.mask_positions.len();
-        let of_one = scores.by_ref().take(masks).collect();
-        subject.fill_mask.answer(question, wanted, of_one).unwrap()
-    });
+    let scores = subject.model.predict(batch).unwrap();
+    let answers = asked
+        .iter()
+        .zip(scores)
+        .map(|((wanted, question), scores)| subject.fill_mask.answer(question, wanted, scores).unwrap());
     answers.collect()
 }
 

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cloze::checkpoint::{Checkpoint, Source};
+use cloze::checkpoint::Source;
 use cloze::hub::{Hub, ModelName, Progress, Settings};
+use cloze::lm::{BackendKind, Placement, PretrainedModel, check_config};
 use tempfile::TempDir;
 
 use super::fake::{COMMIT, FakeHub, Faults, NAME, files_of};
@@ -40,28 +41,28 @@ fn settings(endpoint: String, cache: &Path) -> Settings {
     }
 }
 
-fn open_as(settings: Settings, id: &str, revision: Option<&str>) -> Result<(Checkpoint, Recorder), String> {
+fn open_as(settings: Settings, id: &str, revision: Option<&str>) -> Result<(PretrainedModel, Recorder), String> {
     let mut progress = Recorder::default();
     let name = ModelName::parse(id, revision).unwrap();
-    let opened = Source::hub(&Hub::new(settings), &name, &mut progress).and_then(Checkpoint::read);
+    let opened = Source::hub(&Hub::new(settings), &name, &mut progress, &check_config).and_then(PretrainedModel::read);
     opened
         .map(|checkpoint| (checkpoint, progress))
         .map_err(|e| e.to_string())
 }
 
-fn open(hub: &FakeHub, cache: &TempDir) -> Result<(Checkpoint, Recorder), String> {
+fn open(hub: &FakeHub, cache: &TempDir) -> Result<(PretrainedModel, Recorder), String> {
     open_as(settings(hub.endpoint(), cache.path()), NAME, None)
 }
 
 /// Checks that the weights are complete.
-fn assert_loads(mut checkpoint: Checkpoint) {
+fn assert_loads(mut checkpoint: PretrainedModel) {
     #[cfg(feature = "cpu")]
-    let device = cloze::checkpoint::BackendKind::Cpu;
+    let device = BackendKind::Cpu;
     #[cfg(not(feature = "cpu"))]
-    let device = cloze::checkpoint::BackendKind::Gpu;
+    let device = BackendKind::Gpu;
     let threads = std::thread::available_parallelism().unwrap().into();
-    let placement = cloze::checkpoint::Placement::new(device, threads);
-    checkpoint.load_on(&placement).unwrap();
+    let placement = Placement::new(device, threads);
+    checkpoint.load(&placement).unwrap();
 }
 
 fn weights_path(cache: &TempDir) -> std::path::PathBuf {
@@ -189,7 +190,7 @@ fn a_broken_download_resumes_where_it_broke_off() {
         }
         let hub = Hub::new(settings(hub.endpoint(), cache.path()));
         let name = ModelName::parse(NAME, None).unwrap();
-        Source::hub(&hub, &name, &mut Dies).map(drop)
+        Source::hub(&hub, &name, &mut Dies, &check_config).map(drop)
     }));
     assert!(killed.is_err());
     assert!(!weights_path(&cache).exists());

@@ -158,26 +158,20 @@ impl GpuDevice {
         })
     }
 
-    /// Whether weights of so many numbers fit: the largest into a buffer, and all of them, `tables` in f32 whatever the
-    /// precision, into the memory that is free. Where nobody tells how much that is, it is asked for and given back. What a batch
-    /// takes besides is not in it.
+    /// Checks that the largest weight fits into a buffer and all of them into the free memory, in bytes. Where the adapter
+    /// does not tell how much memory is free, that much is allocated and released. The memory of a batch is not counted.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`] and [`GpuError::TooLittleMemory`] with the sizes.
-    pub fn check_fits(&self, largest: usize, all: usize, tables: usize, precision: Precision) -> Result<(), GpuError> {
-        let bytes = |elements: usize| (elements as u64).saturating_mul(size_of::<f32>() as u64);
-        if bytes(largest) > self.adapter.buffer_bytes_max {
+    pub fn check_fits(&self, largest: u64, total: u64) -> Result<(), GpuError> {
+        if largest > self.adapter.buffer_bytes_max {
             return Err(GpuError::TooLarge {
-                bytes: bytes(largest),
+                bytes: largest,
                 bytes_max: self.adapter.buffer_bytes_max,
                 adapter: self.adapter.to_string(),
             });
         }
-        // Each weight arrives in f32 and is rounded on the device.
-        let bytes = match precision {
-            Precision::F16 => (bytes(all.saturating_add(tables)) / 2).saturating_add(bytes(largest)),
-            _ => bytes(all),
-        };
+        let bytes = total;
         let memory = self.adapter.memory();
         let fits = match memory {
             Some(AdapterMemory { free, .. }) => bytes <= free,

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::engine::{Engine, EngineError, Input, Limits, Scores};
+use cloze::engine::{Engine, EngineError, Limits};
 use cloze::fill_mask::{FillMask, Parameters};
+use cloze::lm::{Scores, Sequence};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -83,19 +84,17 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     arguments.log.start()?;
     // Opened first: a file that is not there is known before a large model is read.
     let source = Source::open(&arguments.file)?;
-    let mut checkpoint = arguments.model.open()?;
-    let longest = arguments
-        .batch
-        .max_input_tokens(checkpoint.config.max_position_embeddings)?;
-    let loaded = arguments.model.load(&mut checkpoint)?;
-    let fill_mask = Arc::new(FillMask::new(checkpoint.tokenizer, &checkpoint.config, longest));
+    let mut model = arguments.model.open()?;
+    let longest = arguments.batch.max_input_tokens(model.info.max_tokens)?;
+    let loaded = arguments.model.load(&mut model)?;
+    let fill_mask = Arc::new(FillMask::new(model.tokenizer, &model.info, longest));
     let parameters = Parameters {
         top_k: arguments.top_k,
         targets: arguments.targets,
     };
     fill_mask.wanted(&parameters)?;
-    let batch_timeout = arguments.batch.batch_timeout(&loaded);
-    let workers = warm_up(loaded, &arguments.batch, checkpoint.config.vocab_size, longest)?;
+    let batch_timeout = arguments.batch.batch_timeout(&loaded.device);
+    let workers = warm_up(loaded, &arguments.batch, model.info.vocab_size, longest)?;
     let engine = Arc::new(Engine::start_workers(workers, limits(&arguments.batch))?);
     batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
 
@@ -208,10 +207,12 @@ async fn answer(engine: Arc<Engine>, window: Window) -> Answered {
     order.sort_by_key(|&i| window.lines[i].tokens());
     let predictions = order.iter().filter_map(|&i| {
         let asked = window.lines[i].asked.as_ref().ok()?;
-        let inputs = asked.questions.iter().map(|question| Input {
-            input_ids: question.input_ids.clone(),
-            mask_positions: question.mask_positions.clone(),
-            selection: asked.wanted.selection.clone(),
+        let inputs = asked.questions.iter().map(|question| {
+            Sequence::new(
+                question.input_ids.clone(),
+                question.mask_positions.clone(),
+                asked.wanted.select.clone(),
+            )
         });
         let inputs = inputs.collect();
         let engine = &engine;

@@ -3,8 +3,9 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Arc;
 
-use cloze::engine::{EngineError, Scores};
+use cloze::engine::EngineError;
 use cloze::fill_mask::FillMask;
+use cloze::lm::Scores;
 use cloze::server::{Answers, ErrorBody};
 use serde::Serialize;
 

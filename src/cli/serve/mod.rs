@@ -16,9 +16,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::bert::MaskedLm;
 use cloze::engine::{Engine, Health, Limits};
 use cloze::fill_mask::FillMask;
+use cloze::lm::MaskedLm;
 use cloze::server::{self, About, App, State};
 use cloze::sys::descriptors;
 use tokio::runtime::Runtime;
@@ -92,22 +92,22 @@ struct Model {
 }
 
 fn load(arguments: &ServeArguments) -> Result<Model, Box<dyn Error>> {
-    let mut checkpoint = arguments.model.open()?;
-    let config = checkpoint.config.clone();
-    let max_input_tokens = arguments.batch.max_input_tokens(config.max_position_embeddings)?;
-    let model_name = served_name(arguments, &checkpoint.name)?;
-    let loaded = arguments.model.load(&mut checkpoint)?;
+    let mut model = arguments.model.open()?;
+    let max_input_tokens = arguments.batch.max_input_tokens(model.info.max_tokens)?;
+    let model_name = served_name(arguments, &model.name)?;
+    let loaded = arguments.model.load(&mut model)?;
+    let vocab_size = model.info.vocab_size;
     Ok(Model {
-        name: checkpoint.name,
-        fill_mask: FillMask::new(checkpoint.tokenizer, &config, max_input_tokens),
-        batch_timeout: arguments.batch.batch_timeout(&loaded),
+        name: model.name,
+        fill_mask: FillMask::new(model.tokenizer, &model.info, max_input_tokens),
+        batch_timeout: arguments.batch.batch_timeout(&loaded.device),
         about: About {
             model_name,
-            device: loaded.device.clone(),
+            device: loaded.device.to_string(),
             backend: arguments.model.backend.name().to_owned(),
             dtype: loaded.precision.to_string(),
         },
-        workers: warm_up(loaded, &arguments.batch, config.vocab_size, max_input_tokens)?,
+        workers: warm_up(loaded, &arguments.batch, vocab_size, max_input_tokens)?,
     })
 }
 

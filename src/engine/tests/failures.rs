@@ -51,13 +51,13 @@ async fn a_panic_or_an_error_fails_the_culprit_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
-    /// Forgets the last mask of a batch.
+    /// Forgets the last readout position of a batch.
     struct Forgetful(Echo);
     impl MaskedLm for Forgetful {
-        fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+        fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
             let mut scores = self.0.predict(batch)?;
-            scores.pop();
-            Ok(scores)
+            scores.last_mut().map(Vec::pop);
+            Ok(PendingBatch::ready(scores))
         }
     }
     let queue = Queue::new(limits());
@@ -68,7 +68,7 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
     for receiver in receivers {
         let reply = receiver.await.unwrap();
         assert!(
-            matches!(&reply, Err(EngineError::Model(reason)) if reason.contains("0 masks of 1")),
+            matches!(&reply, Err(EngineError::Model(reason)) if reason.contains("0 positions of 1")),
             "{reply:?}"
         );
     }
@@ -78,7 +78,7 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
 async fn four_replies(
     queue: &Queue,
     timeout: impl Fn(u32) -> Duration,
-    script: impl FnMut(&[u32]) -> Result<(), PredictError> + Send + 'static,
+    script: impl FnMut(&[u32]) -> Result<(), ModelError> + Send + 'static,
 ) -> Vec<Option<Result<(), EngineError>>> {
     let (items, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| item(id, 1, timeout(id))).unzip();
     queue.push(items).unwrap();
@@ -107,7 +107,7 @@ async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
             _ => {
                 // All clients leave while the batch runs.
                 receivers.take();
-                Err(PredictError::NotFinite)
+                Err(ModelError::NotFinite)
             }
         }
     };
@@ -122,7 +122,7 @@ async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
         1 => Ok(()),
         _ => {
             std::thread::sleep(Duration::from_millis(30));
-            Err(PredictError::NotFinite)
+            Err(ModelError::NotFinite)
         }
     };
     tokio::time::resume();
@@ -137,7 +137,7 @@ async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_device_ends_the_worker_and_leaves_nobody_waiting() {
-    let lost = || PredictError::Device("the device is lost".to_owned());
+    let lost = || ModelError::Device("the device is lost".to_owned());
     let queue = Queue::new(limits());
     let replies = four_replies(&queue, |_| MINUTE, move |_| Err(lost())).await;
     for reply in replies {
@@ -151,7 +151,7 @@ async fn a_lost_device_ends_the_worker_and_leaves_nobody_waiting() {
     let script = move |ids: &[u32]| match ids {
         [1] => Ok(()),
         [_] => Err(lost()),
-        _ => Err(PredictError::NotFinite),
+        _ => Err(ModelError::NotFinite),
     };
     let replies = four_replies(&queue, |_| MINUTE, script).await;
     assert_eq!(replies[0], Some(Ok(())));
@@ -169,7 +169,7 @@ async fn a_lost_device_is_told_and_the_rest_is_refused() {
     let model = Scripted(move |_: &[u32]| {
         begun.send(()).unwrap();
         wait.recv().unwrap();
-        Err(PredictError::Device("the device is lost".to_owned()))
+        Err(ModelError::Device("the device is lost".to_owned()))
     });
     let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
     let ask = |id| {
@@ -204,7 +204,7 @@ async fn a_failing_model_is_tried_until_it_answers_again() {
     let seen = Arc::clone(&probes);
     let script = move |ids: &[u32]| match ids {
         [0] if seen.fetch_add(1, Ordering::SeqCst) == 1 => Ok(()),
-        _ => Err(PredictError::NotFinite),
+        _ => Err(ModelError::NotFinite),
     };
     let theirs = Arc::clone(&queue);
     let running = tokio::spawn(async move { worker::run(&theirs, Box::new(Scripted(script))).await });

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::queue::{Item, Queue, Reply};
 use super::spans::Spans;
-use super::{Engine, EngineError, Health, Input, Limits, watch, worker};
-use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
+use super::{Engine, EngineError, Health, Limits, watch, worker};
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Select, Sequence, TokenScore};
 
 mod failures;
 mod overlap;
@@ -31,14 +31,26 @@ fn limits() -> Limits {
 }
 
 /// A text of `tokens` tokens whose first id tells it from others; its mask is the first token.
-fn input(id: u32, tokens: usize) -> Input {
-    let mut input_ids = vec![0; tokens];
-    input_ids[0] = id;
-    Input {
-        input_ids,
-        mask_positions: vec![0],
-        selection: Selection::TopK(1),
-    }
+fn input(id: u32, tokens: usize) -> Sequence {
+    let mut token_ids = vec![0; tokens];
+    token_ids[0] = id;
+    Sequence::new(token_ids, [0], Select::TopK(1))
+}
+
+/// The token at each readout row.
+fn ids_of(batch: &Batch) -> Vec<u32> {
+    let rows = batch.readout_rows().iter();
+    rows.map(|&row| batch.token_ids()[row as usize]).collect()
+}
+
+/// A token that is certain, as the scores of a sequence with one readout position.
+fn certain(token: u32) -> Vec<Vec<TokenScore>> {
+    vec![vec![TokenScore { token, log_prob: 0.0 }]]
+}
+
+/// Scores without a token, for as many sequences with one readout position.
+fn no_tokens(sequences: usize) -> PendingBatch {
+    PendingBatch::ready(vec![vec![vec![]]; sequences])
 }
 
 /// Answers each text with its own id; panics or fails on the ids it is told to.
@@ -51,21 +63,14 @@ struct Echo {
 }
 
 impl MaskedLm for Echo {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        let ids: Vec<u32> = batch
-            .queries()
-            .iter()
-            .map(|query| batch.input_ids()[query.position])
-            .collect();
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        let ids = ids_of(&batch);
         self.batches.lock().unwrap().push(ids.clone());
         assert!(!ids.iter().any(|&id| Some(id) == self.panics_on), "told to panic");
         if ids.iter().any(|&id| Some(id) == self.fails_on) {
-            return Err(PredictError::NotFinite);
+            return Err(ModelError::NotFinite);
         }
-        Ok(ids
-            .into_iter()
-            .map(|token| vec![TokenScore { token, score: 1.0 }])
-            .collect())
+        Ok(PendingBatch::ready(ids.into_iter().map(certain).collect()))
     }
 }
 
@@ -73,7 +78,7 @@ fn item(id: u32, tokens: usize, timeout: Duration) -> (Item, tokio::sync::onesho
     let (reply, receiver) = tokio::sync::oneshot::channel();
     let queued_at = Instant::now();
     let item = Item {
-        input: input(id, tokens),
+        sequence: input(id, tokens),
         queued_at,
         deadline: queued_at + timeout,
         reply,
@@ -83,7 +88,7 @@ fn item(id: u32, tokens: usize, timeout: Duration) -> (Item, tokio::sync::onesho
 }
 
 fn ids(batch: &[Item]) -> Vec<u32> {
-    batch.iter().map(|item| item.input.input_ids[0]).collect()
+    batch.iter().map(|item| item.sequence.token_ids[0]).collect()
 }
 
 fn many(count: u32) -> (Vec<Item>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
@@ -93,12 +98,11 @@ fn many(count: u32) -> (Vec<Item>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
 /// Does what a test says with the ids of each batch's texts.
 struct Scripted<F>(F);
 
-impl<F: FnMut(&[u32]) -> Result<(), PredictError> + Send> MaskedLm for Scripted<F> {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        let queries = batch.queries().iter();
-        let ids: Vec<u32> = queries.map(|query| batch.input_ids()[query.position]).collect();
+impl<F: FnMut(&[u32]) -> Result<(), ModelError> + Send> MaskedLm for Scripted<F> {
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        let ids = ids_of(&batch);
         (self.0)(&ids)?;
-        Ok(ids.iter().map(|_| vec![]).collect())
+        Ok(no_tokens(ids.len()))
     }
 }
 
@@ -110,10 +114,10 @@ struct Gated {
 }
 
 impl MaskedLm for Gated {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
         self.passes.fetch_add(1, Ordering::SeqCst);
         self.begun.send(()).unwrap();
         self.may_end.recv().unwrap();
-        Ok(batch.queries().iter().map(|_| vec![]).collect())
+        Ok(no_tokens(batch.len()))
     }
 }

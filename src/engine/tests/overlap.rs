@@ -1,7 +1,6 @@
 //! A device that computes beside the host: a full batch begins before the one ahead of it ends.
 
 use super::*;
-use crate::bert::Begun;
 
 /// Writes down what begins and ends, and fails when batches with certain texts end.
 #[derive(Clone, Default)]
@@ -12,30 +11,24 @@ struct Device {
 }
 
 impl MaskedLm for Device {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        self.begin(batch)?()
-    }
-
-    fn computes_beside_host(&self) -> bool {
+    fn is_async(&self) -> bool {
         true
     }
 
-    fn begin(&mut self, batch: &PackedBatch) -> Result<Begun, PredictError> {
-        let queries = batch.queries().iter();
-        let ids: Vec<u32> = queries.map(|query| batch.input_ids()[query.position]).collect();
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        let ids = ids_of(&batch);
         self.log.lock().unwrap().push(format!("begin {ids:?}"));
         let Self { log, fails_on, lost_on } = self.clone();
-        Ok(Box::new(move || {
+        Ok(PendingBatch::new(move || {
             log.lock().unwrap().push(format!("end {ids:?}"));
             let has = |id: Option<u32>| id.is_some_and(|id| ids.contains(&id));
             if has(lost_on) {
-                return Err(PredictError::Device("lost".to_owned()));
+                return Err(ModelError::Device("lost".to_owned()));
             }
             if has(fails_on) {
-                return Err(PredictError::NotFinite);
+                return Err(ModelError::NotFinite);
             }
-            let score = |token| vec![TokenScore { token, score: 1.0 }];
-            Ok(ids.into_iter().map(score).collect())
+            Ok(ids.into_iter().map(certain).collect())
         }))
     }
 }
@@ -104,7 +97,7 @@ async fn a_lost_device_leaves_nobody_of_either_batch_waiting() {
     for reply in &replies[..4] {
         assert_eq!(*reply, Err(EngineError::Model("lost".to_owned())));
     }
-    // This device does not know that it is lost; `bert::Guarded` does.
+    // This device does not know that it is lost; `lm::FaultChecked` does.
     assert!(replies[4..8].iter().all(Result::is_ok), "{replies:?}");
     assert!(replies[8..].iter().all(Result::is_err), "{replies:?}");
     assert_eq!(device.log.lock().unwrap().len(), 4, "something began after it");

@@ -322,7 +322,7 @@ async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
                 continue;
             }
             // Sooner only because no more fits.
-            let tokens: usize = batch.iter().map(|item| item.input.input_ids.len()).sum();
+            let tokens: usize = batch.iter().map(|item| item.sequence.token_ids.len()).sum();
             let (_, behind) = queue.waiting();
             let is_full = batch.len() == limits.batch_size_max || tokens + behind >= limits.batch_tokens_max;
             assert!(

@@ -55,7 +55,7 @@ async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn when_all_workers_fail_the_engine_does() {
-    let fails = || -> Box<dyn MaskedLm> { Box::new(Scripted(|_: &[u32]| Err(PredictError::NotFinite))) };
+    let fails = || -> Box<dyn MaskedLm> { Box::new(Scripted(|_: &[u32]| Err(ModelError::NotFinite))) };
     let (queue, mut workers) = start_workers(vec![fails(), fails()]);
     for id in 1..=6 {
         assert!(queue.stats.is_healthy(), "before failure {id}");
@@ -74,7 +74,7 @@ async fn when_all_workers_fail_the_engine_does() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_device_ends_all_workers() {
-    let lost = Scripted(|_: &[u32]| Err(PredictError::Device("the device is lost".to_owned())));
+    let lost = Scripted(|_: &[u32]| Err(ModelError::Device("the device is lost".to_owned())));
     let (queue, mut workers) = start_workers(vec![Box::new(lost), Box::new(Scripted(|_: &[u32]| Ok(())))]);
     while queue.is_open() {
         asked(&queue, 1).await;

@@ -13,29 +13,34 @@ use poem::http::StatusCode;
 use poem::test::TestClient;
 
 use super::{About, App, ErrorBody, Options, State, service};
-use crate::bert::{MaskedLm, PackedBatch, PredictError, Selection, TokenScore};
-use crate::checkpoint::Checkpoint;
 use crate::engine::{Engine, Limits};
 use crate::fill_mask::FillMask;
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, PretrainedModel, Select, TokenScore};
 
 /// Calls a function of the test for each batch, then gives every token the same score.
 struct FakeModel<F>(F);
 
-impl<F: FnMut(&PackedBatch) + Send> MaskedLm for FakeModel<F> {
-    fn predict(&mut self, batch: &PackedBatch) -> Result<Vec<Vec<TokenScore>>, PredictError> {
-        (self.0)(batch);
-        let score = |token| TokenScore { token, score: 0.25 };
-        let rows = batch.queries().iter().map(|query| match &query.selection {
-            Selection::TopK(k) => (0..*k as u32).map(score).collect(),
-            Selection::Tokens(tokens) => tokens.iter().copied().map(score).collect(),
+impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        (self.0)(&batch);
+        let score = |token| TokenScore {
+            token,
+            log_prob: 0.25f32.ln(),
+        };
+        let scores = batch.readouts().map(|(rows, select)| {
+            let of_row: Vec<TokenScore> = match select {
+                Select::TopK(k) => (0..*k as u32).map(score).collect(),
+                Select::Tokens(tokens) => tokens.iter().copied().map(score).collect(),
+            };
+            vec![of_row; rows.len()]
         });
-        Ok(rows.collect())
+        Ok(PendingBatch::ready(scores.collect()))
     }
 }
 
-pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
+pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/uncased-tied");
-    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let checkpoint = PretrainedModel::open(&folder).unwrap();
     let limits = Limits {
         batch_tokens_max: 256,
         batch_size_max: 1,
@@ -43,7 +48,7 @@ pub(super) fn app(model: impl FnMut(&PackedBatch) + Send + 'static, queue_size: 
         queue_size,
     };
     Arc::new(App {
-        fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256),
+        fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.info, 256),
         engine: Engine::start(Box::new(FakeModel(model)), limits).unwrap(),
         request_timeout: timeout,
         body_bytes_max: 10_000,
@@ -205,9 +210,9 @@ async fn a_compressed_body_is_refused_unread() {
 }
 
 /// A model that reports the start of each batch and waits for permission to finish it.
-fn gated() -> (impl FnMut(&PackedBatch) + Send, Receiver<()>, Sender<()>) {
+fn gated() -> (impl FnMut(&Batch) + Send, Receiver<()>, Sender<()>) {
     let ((begun, has_begun), (may_end, wait)) = (channel(), channel());
-    let model = move |_: &PackedBatch| {
+    let model = move |_: &Batch| {
         begun.send(()).unwrap();
         // Fails once the test drops the sender.
         let _ = wait.recv();

@@ -7,7 +7,7 @@ use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 
 use super::{MINUTE, app, expect_error};
-use crate::bert::PackedBatch;
+use crate::lm::Batch;
 use crate::server::service;
 
 #[tokio::test]
@@ -43,7 +43,7 @@ fn milliseconds(response: &poem::test::TestResponse, name: &str) -> f64 {
 async fn times_in_the_queue_and_in_the_model_are_measured() {
     let pass = Duration::from_millis(40);
     // A batch is one text here, so the second request waits for the first.
-    let model = move |_: &PackedBatch| std::thread::sleep(pass);
+    let model = move |_: &Batch| std::thread::sleep(pass);
     let client = Arc::new(TestClient::new(service(app(model, 8, MINUTE))));
     let ask = || {
         let client = Arc::clone(&client);
@@ -90,7 +90,7 @@ async fn times_in_the_queue_and_in_the_model_are_measured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_contain_the_counters_of_the_engine() {
     let ((begun, has_begun), (may_end, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<bool>());
-    let model = move |_: &PackedBatch| {
+    let model = move |_: &Batch| {
         begun.send(()).unwrap();
         assert!(wait.recv().unwrap(), "fails on purpose");
     };
@@ -170,7 +170,7 @@ async fn metrics_contain_the_counters_of_the_engine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_shortens_the_deadline() {
     let (leave, wait) = std::sync::mpsc::channel::<()>();
-    let model = move |_: &PackedBatch| {
+    let model = move |_: &Batch| {
         // Fails once the test drops the sender.
         let _ = wait.recv();
     };

@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use cloze::bert::{PackedBatch, PredictError, Selection, TokenScore};
-use cloze::checkpoint::inspect::Inspection;
-use cloze::checkpoint::{BackendKind, Checkpoint, Placement, Source};
-use cloze::fill_mask::{FillMask, Question, Wanted};
+use cloze::checkpoint::Source;
+use cloze::fill_mask::{FillMask, Wanted};
+use cloze::lm::inspect::Inspection;
+use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Select, Sequence, TokenScore};
 use cloze::server::{ApiError, FillMaskRequest, Form, parse_infer, prepare};
 use tempfile::TempDir;
 
@@ -106,8 +106,8 @@ fn sentence(error: &ApiError) {
 fn answer(request: &FillMaskRequest) {
     static FILL_MASK: LazyLock<FillMask> = LazyLock::new(|| {
         let folder = repository().join("tests/fixtures/golden/uncased-tied");
-        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint is valid");
-        FillMask::new(checkpoint.tokenizer, &checkpoint.config, 256)
+        let checkpoint = PretrainedModel::open(&folder).expect("the checkpoint is valid");
+        FillMask::new(checkpoint.tokenizer, &checkpoint.info, 256)
     });
     match prepare(&FILL_MASK, request, TEXTS_MAX) {
         Ok((wanted, questions)) => {
@@ -124,10 +124,13 @@ fn answer(request: &FillMaskRequest) {
 
 /// Three scores at most, so that large answers do not take most of the time.
 fn some_scores(wanted: &Wanted) -> Vec<TokenScore> {
-    let score = |token| TokenScore { token, score: 0.25 };
-    match &wanted.selection {
-        Selection::TopK(k) => (0..*k as u32).take(3).map(score).collect(),
-        Selection::Tokens(tokens) => tokens.iter().copied().take(3).map(score).collect(),
+    let score = |token| TokenScore {
+        token,
+        log_prob: 0.25f32.ln(),
+    };
+    match &wanted.select {
+        Select::TopK(k) => (0..*k as u32).take(3).map(score).collect(),
+        Select::Tokens(tokens) => tokens.iter().copied().take(3).map(score).collect(),
     }
 }
 
@@ -160,7 +163,7 @@ impl Folder {
             std::fs::write(self.0.path().join(name), bytes).expect("there is room");
         }
         let inspection = Inspection::of(Source::folder(self.0.path()).expect("a folder"));
-        let mut checkpoint = match Checkpoint::open(self.0.path()) {
+        let mut checkpoint = match PretrainedModel::open(self.0.path()) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
                 // The sentences may differ: with several faults, the two may name different ones.
@@ -168,10 +171,10 @@ impl Folder {
                 return;
             }
         };
-        let loaded = checkpoint.load_on(&Placement::new(BackendKind::Cpu, 1));
+        let loaded = checkpoint.load(&Placement::new(BackendKind::Cpu, 1));
         assert_eq!(loaded.is_ok(), inspection.errors.is_empty(), "{:?}", inspection.errors);
         let Ok(mut loaded) = loaded else { return };
-        let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.config, 8);
+        let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.info, 8);
         let wanted = fill_mask
             .wanted(&Default::default())
             .expect("the defaults suit any model");
@@ -183,19 +186,16 @@ impl Folder {
             // The server answers 500 if the tokenizer's library panics, and continues.
             let question = catch_unwind(AssertUnwindSafe(|| fill_mask.question(text, &wanted)));
             let Ok(Ok(question)) = question else { continue };
-            let Question {
-                input_ids,
-                mask_positions,
-            } = &question;
-            let mut batch = PackedBatch::default();
-            batch.push(input_ids, mask_positions, &wanted.selection);
-            match loaded.model.predict(&batch) {
+            let (ids, positions) = (question.input_ids.clone(), question.mask_positions.clone());
+            let mut batch = Batch::default();
+            batch.push(&Sequence::new(ids, positions, wanted.select.clone()));
+            match loaded.workers[0].predict(batch) {
                 // As above.
-                Ok(scores) => drop(catch_unwind(AssertUnwindSafe(|| {
-                    fill_mask.answer(&question, &wanted, scores)
+                Ok(mut scores) => drop(catch_unwind(AssertUnwindSafe(|| {
+                    fill_mask.answer(&question, &wanted, scores.remove(0))
                 }))),
                 // Sums of finite weights can exceed the range of f32.
-                Err(PredictError::NotFinite) => {}
+                Err(ModelError::NotFinite) => {}
                 Err(error) => panic!("{error}"),
             }
         }

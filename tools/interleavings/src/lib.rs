@@ -30,8 +30,8 @@ type Scores = u32;
 type Timing = ();
 type Spans = ();
 
-struct Input {
-    input_ids: Vec<u32>,
+struct Sequence {
+    token_ids: Vec<u32>,
 }
 
 struct Limits {
@@ -79,7 +79,7 @@ fn item(id: u32) -> (Item, oneshot::Receiver<Reply>) {
     let (reply, receiver) = oneshot::channel();
     let queued_at = Instant::now();
     let item = Item {
-        input: Input { input_ids: vec![id] },
+        sequence: Sequence { token_ids: vec![id] },
         queued_at,
         deadline: queued_at + MINUTE,
         reply,
@@ -94,7 +94,7 @@ async fn serve(queue: Arc<Queue>, served: Arc<AtomicUsize>) {
         assert!((1..=2).contains(&batch.len()), "a batch of {}", batch.len());
         for item in batch {
             served.fetch_add(1, Ordering::SeqCst);
-            let id = item.input.input_ids[0];
+            let id = item.sequence.token_ids[0];
             let _ = item.reply.send(Ok((id, ())));
         }
     }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Int, Tensor, TensorData};
+use cloze::backend::Precision;
 use cloze::backend::cpu::Cpu;
-use cloze::bert::{PackedBatch, Selection};
-use cloze::checkpoint::Checkpoint;
+use cloze::lm::{Batch, PretrainedModel, Select, Sequence};
 
 const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/golden/uncased-tied");
 
@@ -18,30 +18,32 @@ const ERROR_MAX: f32 = 5e-5;
 fn cloze_and_the_imported_model_agree() {
     let device = Default::default();
     let oracle = onnx_oracle::bert::Model::<Cpu>::from_embedded(&device);
-    let mut checkpoint = Checkpoint::open(Path::new(CHECKPOINT)).expect("the golden checkpoint opens");
-    let positions = checkpoint.config.max_position_embeddings;
-    let cloze = checkpoint.load::<Cpu>(&device).expect("the golden checkpoint loads");
+    let mut checkpoint = PretrainedModel::open(Path::new(CHECKPOINT)).expect("the golden checkpoint opens");
+    let positions = checkpoint.info.max_tokens;
+    let cloze = checkpoint
+        .load_on::<Cpu>(&device, Precision::F32)
+        .expect("the golden checkpoint loads");
 
     let texts = golden_texts(positions);
     assert!(texts.len() > 50, "{} golden texts", texts.len());
 
     // Each text alone, then all in one batch: what stands beside a text must not matter.
-    let mut batch = PackedBatch::default();
+    let mut batch = Batch::default();
     let (mut expected, mut alone) = (Vec::new(), Vec::new());
     for ids in &texts {
         // Asking at every position makes Cloze compute every row that the oracle computes.
         let everywhere: Vec<usize> = (0..ids.len()).collect();
-        let selection = Selection::TopK(1);
-        let mut single = PackedBatch::default();
-        single.push(ids, &everywhere, &selection);
-        batch.push(ids, &everywhere, &selection);
-        alone.extend(values(cloze.logits(cloze.mask_states(&single))));
+        let sequence = Sequence::new(ids.as_slice(), everywhere, Select::TopK(1));
+        let mut single = Batch::default();
+        single.push(&sequence);
+        batch.push(&sequence);
+        alone.extend(values(cloze.logits(cloze.readout_states(single))));
 
         let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let row = Tensor::<Cpu, 2, Int>::from_data(TensorData::new(row, [1, ids.len()]), &device);
         expected.extend(values(oracle.forward(row)));
     }
-    let together = values(cloze.logits(cloze.mask_states(&batch)));
+    let together = values(cloze.logits(cloze.readout_states(batch)));
 
     let tokens: usize = texts.iter().map(Vec::len).sum();
     for (how, got) in [("alone", alone), ("in one batch", together)] {

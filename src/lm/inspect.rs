@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 
-use super::weights::SafetensorsFiles;
-use super::{CheckpointError, Source, config, tokenizer};
+use super::pretrained::architecture;
 use crate::backend::Activation;
-use crate::bert::{BertConfig, TensorSpec, WeightSource, is_tied, tensors};
+use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source};
+use crate::encoder::EncoderSpec;
 
 /// Contents of a checkpoint. A part that cannot be read is `None`, with the reason in `errors`.
 #[derive(Debug)]
 pub struct Inspection {
     /// The folder's name, the name on the hub, or `demo`.
     pub name: String,
-    pub architecture: Option<Architecture>,
+    pub architecture: Option<ArchitectureSummary>,
     pub tokenizer: Option<TokenizerSummary>,
     pub weights: Option<WeightsSummary>,
     /// The errors for which Cloze refuses the model.
@@ -21,7 +21,7 @@ pub struct Inspection {
 
 /// Sizes of the model.
 #[derive(Debug)]
-pub struct Architecture {
+pub struct ArchitectureSummary {
     pub layers: usize,
     pub hidden_size: usize,
     pub heads: usize,
@@ -72,40 +72,34 @@ pub struct StoredTensor {
 impl Inspection {
     /// Reads all files, with the values of every tensor, one tensor at a time.
     pub fn of(source: Source) -> Self {
-        let Source { name, files } = source;
         let mut errors = Vec::new();
         let mut add = |error: CheckpointError| errors.push(error);
-        let config = config::read(&files).map_err(&mut add).ok();
-        let tokenizer = tokenizer::read(&files).map_err(&mut add).ok();
-        if let (Some(tokenizer), Some(config)) = (&tokenizer, &config)
-            && let Err(error) = tokenizer.check_fits(config)
+        let architecture = architecture(&source).map_err(&mut add).ok();
+        let tokenizer = source.tokenizer().map_err(&mut add).ok();
+        if let (Some(tokenizer), Some(architecture)) = (&tokenizer, &architecture)
+            && let Err(error) = tokenizer.check_fits(architecture.spec.vocab_size)
         {
             add(error);
         }
-        let mut weights = SafetensorsFiles::open(&files).map_err(&mut add).ok();
+        let mut weights = source.weights().map_err(&mut add).ok();
         let mut used = HashSet::new();
-        let architecture = config.map(|config| {
-            let mut tied = config.tie_word_embeddings;
+        let architecture = architecture.map(|mut architecture| {
             if let Some(weights) = &mut weights {
-                match is_tied(&config, weights) {
-                    Ok(known) => tied = known,
+                match architecture.clone().with_stored_decoder(weights) {
+                    Ok(stored) => architecture = stored,
                     Err(error) => add(CheckpointError::Weights(error)),
                 }
-            }
-            let contains = |name: &str| weights.as_ref().is_some_and(|weights| weights.contains(name));
-            let needed = tensors(&config, tied, &contains);
-            if let Some(weights) = &mut weights {
-                for spec in &needed {
-                    used.extend(weights.stored_name(&spec.name));
-                    if let Err(error) = weights.tensor(&spec.name, &spec.shape) {
+                for parameter in architecture.spec.parameters() {
+                    used.insert(architecture.stored_name(parameter, weights));
+                    if let Err(error) = architecture.read(parameter, weights) {
                         add(CheckpointError::Weights(error));
                     }
                 }
             }
-            Architecture::of(&config, tied, needed.iter().map(TensorSpec::parameters).sum())
+            ArchitectureSummary::of(&architecture.spec)
         });
         Self {
-            name,
+            name: source.name,
             architecture,
             tokenizer: tokenizer.map(|tokenizer| TokenizerSummary {
                 file: tokenizer.file().to_owned(),
@@ -119,24 +113,26 @@ impl Inspection {
     }
 }
 
-impl Architecture {
-    fn of(config: &BertConfig, tied: bool, parameters: usize) -> Self {
+impl ArchitectureSummary {
+    fn of(spec: &EncoderSpec) -> Self {
+        let parameters = spec.parameters().into_iter();
+        let parameters = parameters.map(|parameter| spec.elements(parameter)).sum();
         Self {
-            layers: config.num_hidden_layers,
-            hidden_size: config.hidden_size,
-            heads: config.num_attention_heads,
-            intermediate_size: config.intermediate_size,
-            activation: match config.hidden_act {
+            layers: spec.layers,
+            hidden_size: spec.hidden_size,
+            heads: spec.heads,
+            intermediate_size: spec.intermediate_size,
+            activation: match spec.activation {
                 Activation::Gelu => "gelu",
                 Activation::GeluTanh => "gelu_new",
                 Activation::Relu => "relu",
                 Activation::Silu => "silu",
             },
-            vocab_size: config.vocab_size,
-            max_tokens: config.max_position_embeddings,
+            vocab_size: spec.vocab_size,
+            max_tokens: spec.max_tokens(),
             parameters,
             weights_bytes: parameters * size_of::<f32>(),
-            tied,
+            tied: spec.tied_decoder,
         }
     }
 }
@@ -165,8 +161,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::bert::WeightError;
-    use crate::checkpoint::Checkpoint;
+    use crate::checkpoint::{TensorError, TensorSource};
+    use crate::encoder::Encoder;
 
     fn golden() -> impl Iterator<Item = PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
@@ -180,8 +176,8 @@ mod tests {
         requested: HashSet<(String, Vec<usize>)>,
     }
 
-    impl WeightSource for Recorder<'_> {
-        fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+    impl TensorSource for Recorder<'_> {
+        fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
             self.requested.insert((name.to_owned(), shape.to_vec()));
             self.weights.tensor(name, shape)
         }
@@ -194,23 +190,25 @@ mod tests {
     #[cfg(feature = "cpu")]
     fn the_list_of_tensors_matches_what_loading_reads() {
         for folder in golden() {
-            let mut checkpoint = Checkpoint::open(&folder).unwrap();
-            let tied = is_tied(&checkpoint.config, &mut checkpoint.weights).unwrap();
-            let known = |name: &str| checkpoint.weights.contains(name);
-            let listed = tensors(&checkpoint.config, tied, &known);
-            let listed: HashSet<_> = listed.into_iter().map(|spec| (spec.name, spec.shape)).collect();
+            let source = Source::folder(&folder).unwrap();
+            let (architecture, mut weights) = (architecture(&source).unwrap(), source.weights().unwrap());
+            let stored = architecture.clone().with_stored_decoder(&mut weights).unwrap();
+            let parameters = stored.spec.parameters().into_iter();
+            let listed: HashSet<_> = parameters
+                .map(|parameter| (stored.stored_name(parameter, &weights), stored.spec.shape(parameter)))
+                .collect();
             let mut recorder = Recorder {
-                weights: &mut checkpoint.weights,
+                weights: &mut weights,
                 requested: HashSet::new(),
             };
-            crate::bert::Bert::<crate::backend::cpu::Cpu>::load(
-                &checkpoint.config,
+            Encoder::<crate::backend::cpu::Cpu>::load(
+                &architecture,
                 &mut recorder,
                 &Default::default(),
                 crate::backend::Precision::F32,
             )
             .unwrap();
-            if tied {
+            if stored.spec.tied_decoder {
                 // Loading compares it with the embeddings and drops it.
                 recorder
                     .requested

@@ -1,17 +1,20 @@
-//! Reads and validates `config.json`.
+//! BERT: <https://arxiv.org/abs/1810.04805>, as `BertForMaskedLM` of transformers has it.
 
 use serde::Deserialize;
 
-use super::CheckpointError;
-use super::error::Part;
-use super::files::{CONFIG, Files};
-use crate::backend::Activation;
-use crate::bert::BertConfig;
+use super::{ConfigError, Family, LAYERS_MAX, SIZE_MAX, activation, check_sizes, json, refuse, spellings};
+use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings};
 
-/// The fields of transformers' `BertConfig` that are used, with its defaults.
+pub const FAMILY: Family = Family {
+    model_type: "bert",
+    class: "BertForMaskedLM",
+    parse,
+    names,
+};
+
+/// The fields of transformers' `BertConfig` that the encoder reads, with its defaults.
 #[derive(Deserialize)]
 struct ConfigFile {
-    model_type: Option<String>,
     #[serde(default = "absolute")]
     position_embedding_type: String,
     vocab_size: usize,
@@ -52,29 +55,8 @@ fn yes() -> bool {
     true
 }
 
-/// Limits on sizes. They bound the memory that a malicious file can make the process allocate.
-const SIZE_MAX: usize = 1 << 24;
-const LAYERS_MAX: usize = 1024;
-
-/// Reads `config.json`.
-pub fn read(files: &Files) -> Result<BertConfig, CheckpointError> {
-    if !files.has(CONFIG) {
-        return Err(CheckpointError::Missing {
-            part: Part::Config,
-            location: files.location(),
-            other_weights: None,
-        });
-    }
-    parse(&files.read(CONFIG)?)
-}
-
-fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
-    let refuse = |reason: String| Err(CheckpointError::Config(reason));
-    let file: ConfigFile = serde_json::from_slice(json).map_err(|e| CheckpointError::Config(e.to_string()))?;
-    match file.model_type.as_deref() {
-        None | Some("bert") => {}
-        Some(other) => return refuse(format!("model_type is \"{other}\"; only \"bert\" is supported")),
-    }
+fn parse(config: &[u8]) -> Result<EncoderSpec, ConfigError> {
+    let file: ConfigFile = json(config)?;
     if file.position_embedding_type != "absolute" {
         return refuse(format!(
             "position_embedding_type is \"{}\"; only \"absolute\" is supported",
@@ -84,18 +66,8 @@ fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
     if file.is_decoder {
         return refuse("is_decoder is true; a decoder does not see the tokens after a mask".to_owned());
     }
-    let hidden_act = match file.hidden_act.as_str() {
-        "gelu" | "gelu_python" => Activation::Gelu,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "relu" => Activation::Relu,
-        "silu" | "swish" => Activation::Silu,
-        other => {
-            return refuse(format!(
-                "hidden_act is \"{other}\"; supported are gelu, gelu_new, gelu_pytorch_tanh, relu and silu"
-            ));
-        }
-    };
-    for (name, value, max) in [
+    let activation = activation("hidden_act", &file.hidden_act)?;
+    check_sizes(&[
         ("vocab_size", file.vocab_size, SIZE_MAX),
         ("hidden_size", file.hidden_size, SIZE_MAX),
         ("num_hidden_layers", file.num_hidden_layers, LAYERS_MAX),
@@ -103,11 +75,7 @@ fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
         ("intermediate_size", file.intermediate_size, SIZE_MAX),
         ("max_position_embeddings", file.max_position_embeddings, SIZE_MAX),
         ("type_vocab_size", file.type_vocab_size, SIZE_MAX),
-    ] {
-        if !(1..=max).contains(&value) {
-            return refuse(format!("{name} is {value}; it must be between 1 and {max}"));
-        }
-    }
+    ])?;
     if !file.hidden_size.is_multiple_of(file.num_attention_heads) {
         return refuse(format!(
             "num_attention_heads ({}) does not divide hidden_size ({})",
@@ -120,26 +88,64 @@ fn parse(json: &[u8]) -> Result<BertConfig, CheckpointError> {
             file.layer_norm_eps
         ));
     }
-    Ok(BertConfig {
+    Ok(EncoderSpec {
         vocab_size: file.vocab_size,
         hidden_size: file.hidden_size,
-        num_hidden_layers: file.num_hidden_layers,
-        num_attention_heads: file.num_attention_heads,
+        positions: PositionEmbeddings {
+            rows: file.max_position_embeddings,
+            offset: 0,
+        },
+        token_types: Some(file.type_vocab_size),
+        layers: file.num_hidden_layers,
+        heads: file.num_attention_heads,
         intermediate_size: file.intermediate_size,
-        hidden_act,
+        activation,
+        head_activation: activation,
         layer_norm_eps: file.layer_norm_eps,
-        max_position_embeddings: file.max_position_embeddings,
-        type_vocab_size: file.type_vocab_size,
-        tie_word_embeddings: file.tie_word_embeddings,
+        tied_decoder: file.tie_word_embeddings,
     })
+}
+
+fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {
+    let name = match parameter {
+        Parameter::WordEmbeddings => "bert.embeddings.word_embeddings.weight".to_owned(),
+        Parameter::PositionEmbeddings => "bert.embeddings.position_embeddings.weight".to_owned(),
+        Parameter::TokenTypeEmbeddings => "bert.embeddings.token_type_embeddings.weight".to_owned(),
+        Parameter::EmbeddingNorm(part) => format!("bert.embeddings.LayerNorm.{part}"),
+        Parameter::Layer(layer, module, part) => {
+            let module = match module {
+                LayerModule::Query => "attention.self.query",
+                LayerModule::Key => "attention.self.key",
+                LayerModule::Value => "attention.self.value",
+                LayerModule::AttentionOutput => "attention.output.dense",
+                LayerModule::AttentionNorm => "attention.output.LayerNorm",
+                LayerModule::FeedForwardUp => "intermediate.dense",
+                LayerModule::FeedForwardDown => "output.dense",
+                LayerModule::OutputNorm => "output.LayerNorm",
+            };
+            format!("bert.encoder.layer.{layer}.{module}.{part}")
+        }
+        Parameter::HeadDense(part) => format!("cls.predictions.transform.dense.{part}"),
+        Parameter::HeadNorm(part) => format!("cls.predictions.transform.LayerNorm.{part}"),
+        Parameter::Decoder => "cls.predictions.decoder.weight".to_owned(),
+        // transformers stores one bias under one name or both, and reads an own decoder's from beside it.
+        Parameter::DecoderBias => {
+            let (tied, own) = ("cls.predictions.bias", "cls.predictions.decoder.bias");
+            let names = if spec.tied_decoder { [tied, own] } else { [own, tied] };
+            return names.map(str::to_owned).to_vec();
+        }
+    };
+    spellings(name, "bert.")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Activation;
+    use crate::encoder::Architecture;
 
     /// The sizes of bert-base-uncased, with some fields replaced or added.
-    fn with(changes: &str) -> Result<BertConfig, String> {
+    fn with(changes: &str) -> Result<EncoderSpec, String> {
         let mut config: serde_json::Value = serde_json::from_str(
             r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
                 "num_attention_heads": 12, "intermediate_size": 3072}"#,
@@ -149,20 +155,23 @@ mod tests {
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }
-        parse(config.to_string().as_bytes()).map_err(|e| e.to_string())
+        let architecture = Architecture::parse(config.to_string().as_bytes());
+        architecture
+            .map(|architecture| architecture.spec)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn defaults_are_those_of_transformers() {
-        let config = with("{}").unwrap();
-        assert_eq!(config.hidden_act, Activation::Gelu);
-        assert_eq!(config.layer_norm_eps, 1e-12);
-        assert_eq!((config.max_position_embeddings, config.type_vocab_size), (512, 2));
-        assert!(config.tie_word_embeddings);
+        let spec = with("{}").unwrap();
+        assert_eq!(spec.activation, Activation::Gelu);
+        assert_eq!(spec.layer_norm_eps, 1e-12);
+        assert_eq!((spec.max_tokens(), spec.token_types), (512, Some(2)));
+        assert!(spec.tied_decoder);
     }
 
     #[test]
-    fn unsupported_values_are_named_in_the_error() {
+    fn an_unsupported_value_is_refused_by_its_name() {
         for (changes, named) in [
             (r#"{"model_type": "roberta"}"#, "model_type is \"roberta\""),
             (r#"{"position_embedding_type": "relative_key"}"#, "\"relative_key\""),
@@ -178,10 +187,7 @@ mod tests {
             (r#"{"hidden_size": "wide"}"#, "invalid type"),
         ] {
             let error = with(changes).unwrap_err();
-            assert!(
-                error.starts_with("config.json: ") && error.contains(named),
-                "{changes}: {error}"
-            );
+            assert!(error.contains(named), "{changes}: {error}");
         }
     }
 }

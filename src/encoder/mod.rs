@@ -1,0 +1,91 @@
+//! A transformer encoder with a masked-language-model head, once, generic over the backend.
+//!
+//! It knows neither requests nor files: an [`Architecture`] says what to build, a
+//! [`TensorSource`](crate::checkpoint::TensorSource) gives the weights, and a forward pass goes from index lists on the
+//! device to logits.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `spec` | sizes and options of an encoder, as data |
+//! | `parameters` | its tensors by their role |
+//! | `families/` | one file per architecture: `config.json` → spec, role → names in checkpoints |
+//! | `precision` | which part computes in which precision |
+//! | `weights` | parameters from a checkpoint to the device |
+//! | `embeddings`, `layer`, `head` | the parts of the forward pass |
+
+mod embeddings;
+mod families;
+mod head;
+mod layer;
+mod parameters;
+mod precision;
+mod spec;
+mod weights;
+
+use burn::tensor::Tensor;
+
+use crate::backend::{BertBackend, Lists, Precision};
+use crate::checkpoint::{TensorError, TensorSource};
+use embeddings::Embeddings;
+pub use families::{Architecture, ConfigError, Family};
+use head::MaskedLmHead;
+use layer::EncoderLayer;
+pub use parameters::{LayerModule, Parameter, Part};
+pub use precision::PrecisionPolicy;
+pub use spec::{EncoderSpec, PositionEmbeddings};
+use weights::WeightLoader;
+
+/// An encoder and its head, the weights on one device of backend `B`.
+pub struct Encoder<B: BertBackend> {
+    embeddings: Embeddings<B>,
+    layers: Vec<EncoderLayer<B>>,
+    head: MaskedLmHead<B>,
+}
+
+impl<B: BertBackend> Encoder<B> {
+    /// Reads the weights from `source`, tensor by tensor, and prepares them on `device` in `precision`.
+    ///
+    /// # Errors
+    /// The first tensor that is missing, has another shape, or cannot be read.
+    pub fn load(
+        architecture: &Architecture,
+        source: &mut dyn TensorSource,
+        device: &B::Device,
+        precision: Precision,
+    ) -> Result<Self, TensorError> {
+        let architecture = architecture.clone().with_stored_decoder(source)?;
+        let policy = PrecisionPolicy::new(precision);
+        let mut weights = WeightLoader::new(&architecture, source, device, policy);
+        let embeddings = Embeddings::load(&mut weights)?;
+        let layers = (0..architecture.spec.layers)
+            .map(|layer| EncoderLayer::load(layer, &mut weights))
+            .collect::<Result<_, _>>()?;
+        let head = MaskedLmHead::load(&mut weights)?;
+        Ok(Self {
+            embeddings,
+            layers,
+            head,
+        })
+    }
+
+    /// Hidden states of the last layer at the readout rows, `[readout rows, hidden]`.
+    ///
+    /// The last layer computes keys and values for all tokens and everything else for the readout rows alone.
+    ///
+    /// # Panics
+    /// If there is no readout row, or the encoder has no layer.
+    pub fn readout_states(&self, lists: &Lists<B::Rows, B::Segments>) -> Tensor<B, 2> {
+        let (last, layers) = self.layers.split_last().expect("an encoder has layers");
+        let mut hidden = self.embeddings.forward(lists, &self.head.decoder);
+        for layer in layers {
+            hidden = layer.forward(hidden.clone(), hidden, &lists.everywhere);
+        }
+        let query_states = B::select_rows(&hidden, &lists.mask_rows);
+        last.forward(query_states, hidden, &lists.masks_only)
+    }
+
+    /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.head.forward(hidden)
+    }
+}

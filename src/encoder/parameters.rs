@@ -1,0 +1,63 @@
+//! The parameters of an encoder by their role. A family gives each its names in checkpoints.
+
+use std::fmt;
+
+/// One tensor of an encoder, by its role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parameter {
+    WordEmbeddings,
+    PositionEmbeddings,
+    TokenTypeEmbeddings,
+    EmbeddingNorm(Part),
+    /// Of the encoder layer with this index.
+    Layer(usize, LayerModule, Part),
+    /// The dense layer of the head, before the decoder.
+    HeadDense(Part),
+    HeadNorm(Part),
+    /// The decoder's own weight. A tied decoder has none.
+    Decoder,
+    DecoderBias,
+}
+
+/// A module of an encoder layer, in the order of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LayerModule {
+    Query,
+    Key,
+    Value,
+    AttentionOutput,
+    AttentionNorm,
+    /// From the hidden width to the intermediate one.
+    FeedForwardUp,
+    FeedForwardDown,
+    OutputNorm,
+}
+
+impl LayerModule {
+    pub const ALL: [Self; 8] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::AttentionOutput,
+        Self::AttentionNorm,
+        Self::FeedForwardUp,
+        Self::FeedForwardDown,
+        Self::OutputNorm,
+    ];
+}
+
+/// A part of a dense layer or of a layer normalization, displayed as checkpoints spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    Weight,
+    Bias,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! Loading for the CPU: one copy of the weights, and threads for each worker.
+
+use std::sync::Arc;
+
+use super::{DeviceInfo, LoadError, LoadedModel, Placement};
+use crate::backend::Precision;
+use crate::backend::cpu::Compute;
+use crate::checkpoint::{CheckpointError, TensorSource};
+use crate::encoder::Architecture;
+use crate::lm::cpu_worker::CpuWorkerModel;
+use crate::lm::{EncoderModel, MaskedLm};
+
+pub fn load(
+    architecture: &Architecture,
+    source: &mut dyn TensorSource,
+    placement: &Placement,
+) -> Result<LoadedModel, LoadError> {
+    let Placement { threads, workers, .. } = *placement;
+    if workers > threads {
+        return Err(LoadError::TooManyWorkers { workers, threads });
+    }
+    let precision = placement.precision.unwrap_or_default();
+    if precision == Precision::F16 {
+        return Err(LoadError::Precision {
+            backend: "cpu",
+            precision,
+            supported: "f32, bf16 and int8",
+        });
+    }
+    // All threads load. A single worker keeps them.
+    let all = Compute::new(threads).map_err(LoadError::Threads)?;
+    let model = all.run(|| EncoderModel::load(architecture, source, &Default::default(), precision));
+    let model = Arc::new(model.map_err(CheckpointError::Weights)?);
+    cloze_allocator::trim();
+    let isa = all.features();
+    let mut shares = vec![all];
+    if workers > 1 {
+        shares.clear();
+        for worker in 0..workers {
+            let share = threads / workers + usize::from(worker < threads % workers);
+            shares.push(Compute::new(share).map_err(LoadError::Threads)?);
+        }
+    }
+    let on_share = |share| -> Box<dyn MaskedLm> { Box::new(CpuWorkerModel::new(Arc::clone(&model), share)) };
+    Ok(LoadedModel {
+        workers: shares.into_iter().map(on_share).collect(),
+        precision,
+        device: DeviceInfo::Cpu {
+            precision,
+            workers,
+            threads,
+            isa,
+        },
+    })
+}

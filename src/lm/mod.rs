@@ -1,0 +1,109 @@
+//! The seam between requests and models: above it nothing knows an architecture or a backend, below it nothing knows a
+//! request.
+//!
+//! A [`MaskedLm`] takes a [`Batch`] of [`Sequence`]s and gives the log-probabilities that their [`Readout`]s select.
+//! [`PretrainedModel`] opens a checkpoint, and its `load` puts the weights onto a backend and gives one model for each
+//! worker.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `batch` | sequences, readouts, scores; packing |
+//! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
+//! | `cpu_worker` | one model shared by several workers, each with threads of its own |
+//! | `fault_checked` | no answer from a device that has failed |
+//! | `pretrained` | an opened checkpoint: family, tokenizer, weights not yet loaded |
+//! | `load/` | the weights onto a backend, one file for each |
+//! | `inspect` | contents of a checkpoint, and every reason to refuse it |
+
+mod batch;
+#[cfg(feature = "cpu")]
+mod cpu_worker;
+mod encoder_model;
+mod fault_checked;
+pub mod inspect;
+mod load;
+mod pretrained;
+
+pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
+pub use encoder_model::EncoderModel;
+pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, load_model};
+pub use pretrained::{PretrainedModel, check_config};
+
+/// A masked language model with its weights on a device.
+pub trait MaskedLm: Send {
+    /// True if the model runs asynchronously on a device of its own, so that the next batch may be submitted before the
+    /// previous one has completed.
+    fn is_async(&self) -> bool {
+        false
+    }
+
+    /// Starts a batch. Batches complete in the order in which they were submitted.
+    ///
+    /// # Errors
+    /// As of [`PendingBatch::wait`].
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError>;
+
+    /// Computes a batch: the scores of each sequence, in order.
+    ///
+    /// # Errors
+    /// As of [`PendingBatch::wait`].
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
+        self.submit(batch)?.wait()
+    }
+}
+
+/// A batch that was submitted and may still be computing.
+pub struct PendingBatch(Box<dyn FnOnce() -> Result<Vec<Scores>, ModelError>>);
+
+impl PendingBatch {
+    /// `wait` blocks until the batch has completed and gives its scores.
+    pub fn new(wait: impl FnOnce() -> Result<Vec<Scores>, ModelError> + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// A batch that has completed.
+    pub fn ready(scores: Vec<Scores>) -> Self {
+        Self::new(move || Ok(scores))
+    }
+
+    /// Blocks until the batch has completed: the scores of each sequence, in order.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the model's output cannot be trusted.
+    pub fn wait(self) -> Result<Vec<Scores>, ModelError> {
+        (self.0)()
+    }
+}
+
+/// Reason why a batch has no scores.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// A logit was infinite or not a number: broken weights or a broken device.
+    #[error("the model gave a value that is not a finite number")]
+    NotFinite,
+    /// The device's memory could not be read back.
+    #[error("the result could not be read from the device: {0}")]
+    Readback(String),
+    /// The device is lost or broken, and the model with it.
+    #[error("{0}")]
+    Device(String),
+}
+
+impl ModelError {
+    /// True if no later batch can succeed.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+}
+
+/// Facts about a model that do not depend on where it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// `model_type` of transformers, such as `bert`.
+    pub family: &'static str,
+    /// Class of transformers, such as `BertForMaskedLM`.
+    pub architecture: &'static str,
+    pub vocab_size: usize,
+    /// The longest sequence in tokens, special tokens included.
+    pub max_tokens: usize,
+}
