@@ -206,7 +206,7 @@ fn weights_beyond_the_memory_are_refused_before_they_are_read() {
 fn several_workers_on_a_gpu_are_refused() {
     let mut command = command(&["--backend", "gpu", "--workers", "2"]);
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
-    assert!(reason.contains("--workers 2 is for the CPU"), "{reason}");
+    assert!(reason.contains("2 workers are for the CPU"), "{reason}");
 }
 
 fn an_unsupported_precision_is_refused_with_the_supported_ones() {
@@ -217,7 +217,7 @@ fn an_unsupported_precision_is_refused_with_the_supported_ones() {
     ] {
         let mut command = command(&["--backend", backend, "--dtype", dtype]);
         let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
-        let expected = format!("--backend {backend} cannot compute in {dtype}; it can in {there_is}");
+        let expected = format!("the {backend} backend cannot compute in {dtype}; it supports {there_is}; choose one of them with --dtype");
         assert!(reason.contains(&expected), "{reason}");
     }
 }

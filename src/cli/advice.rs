@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+#[cfg(feature = "gpu")]
+use cloze::backend::gpu::GpuError;
 use cloze::checkpoint::CheckpointError;
 use cloze::hub::HubError;
 use cloze::lm::LoadError;
@@ -27,8 +29,30 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
 fn for_load(error: &LoadError) -> Option<String> {
     match error {
         LoadError::Checkpoint(error) => for_checkpoint(error),
-        _ => None,
+        #[cfg(feature = "gpu")]
+        LoadError::Gpu(error) => for_gpu(error),
+        LoadError::TooManyWorkers { .. } => Some("lower --workers or raise --threads".to_owned()),
+        LoadError::WorkersOnGpu(_) => Some("leave out --workers with --backend gpu".to_owned()),
+        LoadError::Precision { .. } => Some("choose one of them with --dtype".to_owned()),
+        LoadError::Threads(_) | LoadError::NotBuilt(_) => None,
     }
+}
+
+#[cfg(feature = "gpu")]
+fn for_gpu(error: &GpuError) -> Option<String> {
+    let advice = match error {
+        GpuError::NoAdapter { .. } => {
+            "install a driver for Vulkan, Metal or DX12 (or Mesa's software driver), or use --backend cpu"
+        }
+        GpuError::NoSuchAdapter { .. } => "give --gpu-device the index or a part of the name of one of them",
+        GpuError::NoF16 { .. } => "leave out --dtype, or choose f32",
+        GpuError::TooLarge { .. } => "choose another GPU with --gpu-device, or use --backend cpu",
+        GpuError::TooLittleMemory { .. } => {
+            "choose another GPU with --gpu-device, free some of its memory, or use --backend cpu"
+        }
+        GpuError::NoDevice { .. } | GpuError::Load { .. } => return None,
+    };
+    Some(advice.to_owned())
 }
 
 fn for_checkpoint(error: &CheckpointError) -> Option<String> {
@@ -65,6 +89,8 @@ fn for_hub(error: &HubError) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use cloze::backend::Precision;
+
     use super::*;
 
     fn boxed(error: impl Error + 'static) -> Box<dyn Error> {
@@ -117,6 +143,74 @@ mod tests {
             let text = message(&*boxed(error));
             assert!(text.starts_with(&plain) && text.contains(advice), "{text}");
             assert!(!plain.contains("--") && !plain.contains("HF_"), "{plain}");
+        }
+    }
+
+    #[test]
+    fn errors_of_loading_get_the_flag_that_helps() {
+        for (error, advice) in [
+            (
+                LoadError::TooManyWorkers { workers: 3, threads: 2 },
+                "3 workers need a thread each, and there are 2; lower --workers or raise --threads",
+            ),
+            (LoadError::WorkersOnGpu(2), "; leave out --workers with --backend gpu"),
+            (
+                LoadError::Precision {
+                    backend: "cpu",
+                    precision: Precision::F16,
+                    supported: "f32, bf16 and int8",
+                },
+                "the cpu backend cannot compute in f16; it supports f32, bf16 and int8; choose one of them with --dtype",
+            ),
+        ] {
+            let plain = error.to_string();
+            let text = message(&*boxed(error));
+            assert!(text.starts_with(&plain) && text.ends_with(advice), "{text}");
+            assert!(!plain.contains("--"), "{plain}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "gpu")]
+    fn errors_of_the_gpu_get_the_flag_that_helps() {
+        let adapter = || "llvmpipe".to_owned();
+        for (error, advice) in [
+            (
+                GpuError::NoAdapter {
+                    apis: "Vulkan".to_owned(),
+                },
+                "; install a driver",
+            ),
+            (
+                GpuError::NoSuchAdapter {
+                    wanted: "T4".to_owned(),
+                    matches: 0,
+                    found: "0: llvmpipe".to_owned(),
+                },
+                "; give --gpu-device",
+            ),
+            (GpuError::NoF16 { adapter: adapter() }, "; leave out --dtype"),
+            (
+                GpuError::TooLarge {
+                    bytes: 2,
+                    bytes_max: 1,
+                    adapter: adapter(),
+                },
+                "; choose another GPU with --gpu-device",
+            ),
+            (
+                GpuError::TooLittleMemory {
+                    bytes: 1 << 20,
+                    memory: None,
+                    adapter: adapter(),
+                },
+                "; choose another GPU with --gpu-device",
+            ),
+        ] {
+            let plain = error.to_string();
+            let text = message(&*boxed(LoadError::Gpu(error)));
+            assert!(text.starts_with(&plain) && text.contains(advice), "{text}");
+            assert!(!plain.contains("--"), "{plain}");
         }
     }
 

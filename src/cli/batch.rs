@@ -3,10 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use cloze::lm::DeviceInfo;
-
-use super::warm_up::WarmUp;
 
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
@@ -31,6 +29,15 @@ pub struct BatchArguments {
     /// limit [default: 60000 on a GPU; 0 on the CPU, on a software driver, and with --warm-up short]
     #[arg(long, env = "CLOZE_BATCH_TIMEOUT_MS", value_name = "MS")]
     pub batch_timeout_ms: Option<u64>,
+}
+
+/// `--warm-up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WarmUp {
+    /// Every batch size that the GPU compiles kernels for; one batch on the CPU
+    Full,
+    /// One batch; the first batch of each other size waits for compilation
+    Short,
 }
 
 /// A GPU computes a batch in milliseconds.

@@ -2,22 +2,12 @@
 
 use std::time::Instant;
 
-use clap::ValueEnum;
 use cloze::backend::ladder;
 use cloze::lm::{Batch, LoadedModel, MaskedLm, Select, Sequence};
 use cloze::sys::panics;
 
-use super::batch::BatchArguments;
+use super::batch::{BatchArguments, WarmUp};
 use super::progress::WarmUpBar;
-
-/// `--warm-up`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WarmUp {
-    /// Every batch size that the GPU compiles kernels for; one batch on the CPU
-    Full,
-    /// One batch; the first batch of each other size waits for compilation
-    Short,
-}
 
 /// Tokens per text in a warm-up batch.
 const TEXT_TOKENS: usize = 8;

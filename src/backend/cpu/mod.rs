@@ -18,7 +18,7 @@ use ndarray::{ArcArray, IxDyn};
 use super::summary::row_len;
 use super::{Activation, AfterAttention, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
 
-/// The backend of `--backend cpu`.
+/// The CPU backend.
 pub type Cpu = NdArray<f32>;
 
 /// Likeliest tokens that a row tells at most. All rows of a batch tell as many as the greediest asks for, so there is an end

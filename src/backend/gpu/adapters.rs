@@ -87,7 +87,7 @@ impl fmt::Display for Adapter {
     }
 }
 
-/// Every adapter that can compute, the best first; `--gpu-device` counts them in this order from 0 on.
+/// Every adapter that can compute, the best first. Their index selects one.
 pub fn adapters() -> Vec<Adapter> {
     enumerate().1.into_iter().map(|(_, adapter)| adapter).collect()
 }

@@ -5,7 +5,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `adapters` | what is known of each adapter, and which one `--gpu-device` means |
+//! | `adapters` | what is known of each adapter, and which one a user selects |
 //! | `cache` | where tuning and compiled kernels are kept between starts |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | what BERT needs of a backend, through those kernels |
@@ -35,7 +35,7 @@ pub use adapters::{Adapter, adapters};
 use faults::{Faults, caught};
 pub use memory::AdapterMemory;
 
-/// The backend of `--backend gpu`. f32 is what numbers are unless somebody says otherwise; in half precision every tensor
+/// The wgpu backend. f32 is what numbers are unless somebody says otherwise; in half precision every tensor
 /// says so itself.
 pub type Gpu = Wgpu<f32>;
 
@@ -43,16 +43,13 @@ pub type Gpu = Wgpu<f32>;
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
     /// No adapter can compute.
-    #[error(
-        "no GPU adapter was found through {apis}; install a driver for Vulkan, Metal or DX12 (or Mesa's software \
-         driver), or start with --backend cpu"
-    )]
+    #[error("no GPU adapter was found through {apis}")]
     NoAdapter {
         /// The interfaces that were asked.
         apis: String,
     },
-    /// `--gpu-device` means none of the adapters, or several.
-    #[error("--gpu-device \"{wanted}\" means {}; give the number or a part of the name of one of {found}", count(*.matches))]
+    /// None of the adapters matches the request, or several do.
+    #[error("the GPU \"{wanted}\" matches {} of {found}", count(*.matches))]
     NoSuchAdapter {
         /// What was asked for.
         wanted: String,
@@ -72,16 +69,13 @@ pub enum GpuError {
         found: String,
     },
     /// Half precision was asked for.
-    #[error("{adapter} cannot compute in f16; leave --dtype out or choose f32")]
+    #[error("{adapter} cannot compute in f16")]
     NoF16 {
         /// The adapter.
         adapter: String,
     },
     /// A weight is larger than a buffer may be.
-    #[error(
-        "the model's largest weight takes {bytes} bytes and {adapter} allows {bytes_max} in one buffer; choose \
-         another with --gpu-device, or start with --backend cpu"
-    )]
+    #[error("the model's largest weight takes {bytes} bytes and {adapter} allows {bytes_max} in one buffer")]
     TooLarge {
         /// Bytes of the weight on the device.
         bytes: u64,
@@ -91,11 +85,7 @@ pub enum GpuError {
         adapter: String,
     },
     /// There is less memory than the weights take.
-    #[error(
-        "the model's weights take {} MiB and {adapter} {}; choose another with --gpu-device, free some of its memory, or \
-         start with --backend cpu",
-        .bytes.div_ceil(1 << 20), has(*.memory)
-    )]
+    #[error("the model's weights take {} MiB and {adapter} {}", .bytes.div_ceil(1 << 20), has(*.memory))]
     TooLittleMemory {
         /// Bytes of all weights on the device.
         bytes: u64,

@@ -57,7 +57,7 @@ fn a_weight_larger_than_a_buffer_is_refused_before_loading() {
     let bytes_max = gpu.adapter.buffer_bytes_max;
     assert!(gpu.check_fits(bytes_max, 4).is_ok());
     let error = gpu.check_fits(bytes_max + 1, 4).unwrap_err().to_string();
-    assert!(error.contains("--gpu-device") && error.contains("bytes"), "{error}");
+    assert!(error.contains("in one buffer") && error.contains("bytes"), "{error}");
 }
 
 #[test]
@@ -66,10 +66,7 @@ fn weights_beyond_the_memory_are_refused_before_loading() {
     let gpu = device();
     // A pebibyte.
     let error = gpu.check_fits(4, 1 << 50).unwrap_err().to_string();
-    assert!(
-        error.contains("1073741824 MiB") && error.contains("--gpu-device"),
-        "{error}"
-    );
+    assert!(error.contains("1073741824 MiB") && !error.contains("--"), "{error}");
 }
 
 #[test]

@@ -58,6 +58,8 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let url = format!("{scheme}://{}", socket.address);
     let listener = socket.listen()?;
     let limits = arguments.limits();
+    // Before the start-up block says that the server is ready.
+    runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
     print_banner(&arguments, &limits, &model, &url);
     let engine = Engine::start_workers(model.workers, limits)?;
     model.batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
@@ -120,7 +122,6 @@ fn serve(
     drain_timeout: Duration,
 ) -> std::io::Result<()> {
     runtime.block_on(async {
-        signals::reload_on_hangup(app.options.tls.clone())?;
         let shutdown = signals::shutdown(Arc::clone(&app))?;
         // After the new handler is installed, so that no signal is missed.
         loading.abort();

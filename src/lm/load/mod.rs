@@ -134,12 +134,12 @@ pub enum LoadError {
     Gpu(#[from] crate::backend::gpu::GpuError),
     #[error("the compute threads cannot be started: {0}")]
     Threads(String),
-    #[error("--workers {workers} needs a thread for each, and there are {threads}; ask for fewer, or see --threads")]
+    #[error("{workers} workers need a thread each, and there are {threads}")]
     TooManyWorkers { workers: usize, threads: usize },
-    #[error("--workers {0} is for the CPU: a GPU computes one batch at a time; leave it out with --backend gpu")]
+    #[error("{0} workers are for the CPU: a GPU computes one batch at a time")]
     WorkersOnGpu(usize),
     /// A precision that the backend does not compute in.
-    #[error("--backend {backend} cannot compute in {precision}; it can in {supported}")]
+    #[error("the {backend} backend cannot compute in {precision}; it supports {supported}")]
     Precision {
         backend: &'static str,
         precision: Precision,
