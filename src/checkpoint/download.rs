@@ -3,9 +3,15 @@
 use std::path::PathBuf;
 
 use super::error::Part;
-use super::files::{CONFIG, Files, TOKENIZER, TOKENIZER_CONFIG, VOCAB, WEIGHTS, WEIGHTS_INDEX};
+use super::files::Files;
+use super::names::{
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCAB, WEIGHTS, WEIGHTS_INDEX,
+};
 use super::{CheckpointError, ConfigCheck, weights};
-use crate::hub::{Hub, ModelName, Progress, RemoteModel};
+use crate::hub::{CachedModel, Hub, ModelName, Progress, RemoteModel};
+
+/// Files that not every model has, and that change the tokenizer of those that have them.
+const OPTIONAL: [&str; 3] = [TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS];
 
 /// Returns the model's folder in the cache, after the download of the files that it lacks. A complete folder is used
 /// without network access.
@@ -18,10 +24,15 @@ pub fn download(
     progress: &mut dyn Progress,
     check: ConfigCheck<'_>,
 ) -> Result<PathBuf, CheckpointError> {
-    if let Some(folder) = hub.cached(name)
-        && is_complete(&Files::Folder(folder.clone()))
-    {
-        return Ok(folder);
+    if let Some(cached) = hub.cached(name) {
+        let files = Files::Folder(cached.folder());
+        if is_complete(&files) {
+            let unknown = |file: &&str| !files.has(file) && !cached.is_absent(file);
+            if OPTIONAL.iter().any(unknown) {
+                fetch_optional(hub, &cached, progress);
+            }
+            return Ok(cached.folder());
+        }
     }
     let model = hub.resolve(name)?;
     let files = Files::Folder(model.folder());
@@ -32,8 +43,11 @@ pub fn download(
     }
     fetch(CONFIG)?;
     check(&files.read(CONFIG)?)?;
-    if model.has(TOKENIZER_CONFIG) {
-        fetch(TOKENIZER_CONFIG)?;
+    for file in OPTIONAL {
+        match model.has(file) {
+            true => fetch(file)?,
+            false => model.record_absent(file)?,
+        }
     }
     match (model.has(TOKENIZER), model.has(VOCAB)) {
         (true, _) => fetch(TOKENIZER)?,
@@ -54,11 +68,32 @@ pub fn download(
     Ok(model.finish()?)
 }
 
+/// Downloads the optional files of a cached model. Another tool may have cached the model without them. If the hub cannot be
+/// reached, the model is used as it is.
+fn fetch_optional(hub: &Hub, cached: &CachedModel, progress: &mut dyn Progress) {
+    let name = cached.name();
+    let fetched = hub.resolve(&name).and_then(|model| {
+        for file in OPTIONAL {
+            match model.has(file) {
+                true => model.fetch(file, progress)?,
+                false => model.record_absent(file)?,
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = fetched {
+        tracing::warn!(
+            "{name} is used from the cache; the hub may have more files of its tokenizer ({}): {error}",
+            OPTIONAL.join(", ")
+        );
+    }
+}
+
 fn missing(model: &RemoteModel<'_>, name: &ModelName, part: Part) -> CheckpointError {
     CheckpointError::Missing {
         part,
         location: format!("{name} on the hub"),
-        other_weights: weights::OTHER_WEIGHTS.into_iter().find(|file| model.has(file)),
+        other_weights: OTHER_WEIGHTS.into_iter().find(|file| model.has(file)),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::files::{CONFIG, TOKENIZER, VOCAB, WEIGHTS, WEIGHTS_INDEX};
-use super::weights::TensorError;
+use super::names::{CONFIG, TOKENIZER, VOCAB, WEIGHTS, WEIGHTS_INDEX};
 use crate::hub::HubError;
 
 /// An error of reading a checkpoint. Each message names the file.
@@ -15,6 +14,9 @@ pub enum CheckpointError {
     /// The path is a file; a checkpoint is a folder.
     #[error("{path} is a file, not a folder with {CONFIG}, a tokenizer and weights")]
     NotAFolder { path: String },
+    /// The file is a pointer that Git LFS would replace with the real file.
+    #[error("{path} is a Git LFS pointer, not the file itself; run \"git lfs pull\" in its folder")]
+    LfsPointer { path: String },
     /// A part of the checkpoint is not there in any of its formats.
     #[error("{location} has {}", missing(*.part, *.other_weights))]
     Missing {
@@ -30,6 +32,12 @@ pub enum CheckpointError {
     /// The tokenizer is not valid, or does not match the model.
     #[error("{file}: {reason}")]
     Tokenizer { file: String, reason: String },
+    /// The weights have no masked-language-model head, as those of a text-embedding model.
+    #[error(
+        "the weights have no masked-language-model head{}",
+        architectures.as_ref().map_or_else(String::new, |names| format!("; {CONFIG} gives the architecture as {names}"))
+    )]
+    NoHead { architectures: Option<String> },
     /// A weight file, or a tensor in it.
     #[error("{0}")]
     Weights(TensorError),
@@ -37,6 +45,11 @@ pub enum CheckpointError {
     #[error(transparent)]
     Hub(#[from] HubError),
 }
+
+/// A tensor that cannot be read. The message names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TensorError(pub String);
 
 /// A part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,8 @@ use std::fs::File;
 use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use super::CheckpointError;
-
-pub const CONFIG: &str = "config.json";
-pub const TOKENIZER: &str = "tokenizer.json";
-pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-pub const VOCAB: &str = "vocab.txt";
-pub const WEIGHTS: &str = "model.safetensors";
-pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+use super::error::CheckpointError;
+use super::names::{CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 
 /// Limit on the size of a text file (configuration, vocabulary).
 const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -109,8 +103,11 @@ impl Files {
                 if !std::fs::metadata(&path).map_err(io)?.is_file() {
                     return Err(io(std::io::Error::other("not a regular file")));
                 }
-                let file = File::open(path).map_err(io)?;
+                let mut file = File::open(path).map_err(io)?;
                 let size = file.metadata().map_err(io)?.len();
+                if is_lfs_pointer(&mut file, size).map_err(io)? {
+                    return Err(CheckpointError::LfsPointer { path: self.path(name) });
+                }
                 Ok((Box::new(file), size))
             }
             Self::Embedded(files) => {
@@ -118,6 +115,41 @@ impl Files {
                 let (_, bytes) = found.ok_or_else(|| io(std::io::ErrorKind::NotFound.into()))?;
                 Ok((Box::new(Cursor::new(*bytes)), bytes.len() as u64))
             }
+        }
+    }
+}
+
+/// True for the text that git checks out in place of a large file when Git LFS is not installed.
+fn is_lfs_pointer(file: &mut File, size: u64) -> std::io::Result<bool> {
+    const BEGINNING: &[u8] = b"version https://git-lfs.github.com/spec/";
+    const POINTER_BYTES_MAX: u64 = 1024;
+    if !(BEGINNING.len() as u64..=POINTER_BYTES_MAX).contains(&size) {
+        return Ok(false);
+    }
+    let mut beginning = [0; BEGINNING.len()];
+    file.read_exact(&mut beginning)?;
+    file.rewind()?;
+    Ok(beginning == *BEGINNING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::names::VOCAB;
+
+    #[test]
+    fn a_git_lfs_pointer_is_named_whatever_file_it_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 438007537\n";
+        let files = Files::folder(folder.path()).unwrap();
+        for name in [WEIGHTS, TOKENIZER, VOCAB, CONFIG] {
+            std::fs::write(folder.path().join(name), pointer).unwrap();
+            let error = files.open(name).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains("Git LFS pointer"), "{error}");
+            // What only looks like it at first is read from its beginning.
+            let other = "version https://git-lfs.github.com/other and more of it";
+            std::fs::write(folder.path().join(name), other).unwrap();
+            assert_eq!(files.read(name).unwrap(), other.as_bytes());
         }
     }
 }

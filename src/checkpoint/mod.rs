@@ -3,14 +3,18 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `files` | file access: a folder, or the demo model inside the binary |
-//! | `tokenizer` | builds the tokenizer from `tokenizer.json`, or from `vocab.txt` |
+//! | `tokenizer` | builds the tokenizer from `tokenizer.json` or `vocab.txt`, and the files with its settings |
 //! | `weights` | reads safetensors files, tensor by tensor |
 //! | `download` | the files of a hub model that are needed |
+//! | `json` | JSON with Python's names for numbers that are not finite |
+//! | `names` | names of files |
 //! | `error` | errors |
 
 mod download;
 mod error;
 mod files;
+pub mod json;
+mod names;
 mod tokenizer;
 mod weights;
 
@@ -18,10 +22,11 @@ use std::path::Path;
 
 use crate::hub::{Hub, ModelName, Progress};
 
-pub use error::{CheckpointError, Part};
-use files::{CONFIG, Files};
+pub use error::{CheckpointError, Part, TensorError};
+use files::Files;
+use names::CONFIG;
 pub use tokenizer::TokenizerFiles;
-pub use weights::{SafetensorsFiles, TensorError, TensorSource};
+pub use weights::{SafetensorsFiles, TensorSource};
 
 /// Refuses the text of a `config.json` that cannot be served.
 pub type ConfigCheck<'a> = &'a dyn Fn(&[u8]) -> Result<(), CheckpointError>;
@@ -88,6 +93,14 @@ impl Source {
             });
         }
         self.files.read(CONFIG)
+    }
+
+    /// `architectures` of `config.json`, separated by commas; `None` if the field is absent or not a list of names.
+    pub fn architectures(&self) -> Option<String> {
+        let fields: serde_json::Value = json::parse(&self.files.read(CONFIG).ok()?).ok()?;
+        let names = fields.get("architectures")?.as_array()?;
+        let names: Vec<&str> = names.iter().filter_map(serde_json::Value::as_str).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// The tokenizer.

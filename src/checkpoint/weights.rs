@@ -8,16 +8,18 @@ use std::io::{ErrorKind, SeekFrom};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::CheckpointError;
-use super::error::Part;
-use super::files::{Files, ReadSeek, WEIGHTS, WEIGHTS_INDEX};
+use super::error::{CheckpointError, Part, TensorError};
+use super::files::{Files, ReadSeek};
+use super::names::{OTHER_WEIGHTS, WEIGHTS, WEIGHTS_INDEX};
 
-/// Weight files of other libraries, for the error that says so.
-pub const OTHER_WEIGHTS: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
 /// The limit of the safetensors format itself.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The length of the header stands in the first eight bytes.
 const LENGTH_BYTES: u64 = 8;
+/// Biases of the logits, in which −∞ excludes a token.
+const OUTPUT_BIASES: [&str; 2] = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
+/// A bias that no sum of a logit outweighs, and that no later sum takes out of f32's range.
+const EXCLUDED: f32 = -1e30;
 /// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's
 /// size.
 const READ_BYTES: usize = 1 << 18;
@@ -35,11 +37,6 @@ pub trait TensorSource {
     /// The checkpoint has a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 }
-
-/// Reason why a tensor cannot be had: one sentence that names it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TensorError(pub String);
 
 /// All weight files of a checkpoint, opened and their headers read.
 pub struct SafetensorsFiles {
@@ -143,12 +140,13 @@ impl TensorSource for SafetensorsFiles {
         }
         let unreadable = |e: std::io::Error| TensorError(format!("{}: tensor {name}: {e}", file.path));
         let convert: fn(&[u8], &mut Vec<f32>) = match info.dtype {
+            Dtype::F64 => |bytes, values| floats(bytes, |b| f64::from_le_bytes(b) as f32, values),
             Dtype::F32 => |bytes, values| floats(bytes, f32::from_le_bytes, values),
             Dtype::F16 => |bytes, values| floats(bytes, |b| half::f16::from_le_bytes(b).to_f32(), values),
             Dtype::BF16 => |bytes, values| floats(bytes, |b| half::bf16::from_le_bytes(b).to_f32(), values),
             other => {
                 return Err(TensorError(format!(
-                    "{}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported",
+                    "{}: tensor {name} is of type {other:?}; F64, F32, F16 and BF16 are supported",
                     file.path
                 )));
             }
@@ -165,6 +163,9 @@ impl TensorSource for SafetensorsFiles {
             file.file.read_exact(part).map_err(unreadable)?;
             let before = values.len();
             convert(part, &mut values);
+            if OUTPUT_BIASES.contains(&name) {
+                exclude_from_predictions(&mut values[before..]);
+            }
             if !values[before..].iter().all(|value| value.is_finite()) {
                 return Err(TensorError(format!(
                     "{}: tensor {name} holds a value that is not a finite number; the file is damaged",
@@ -207,6 +208,14 @@ fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> 
     match elements.and_then(|n| n.checked_mul(info.dtype.bitsize())) {
         Some(bits) if bits == (end - start) * 8 => Ok(()),
         _ => Err("is not as long as its shape says"),
+    }
+}
+
+/// Replaces −∞ with a finite number that has the same effect: probability 0. Checkpoints with a padded vocabulary have
+/// −∞ in the bias of the rows that are no tokens.
+fn exclude_from_predictions(bias: &mut [f32]) {
+    for value in bias.iter_mut().filter(|value| **value == f32::NEG_INFINITY) {
+        *value = EXCLUDED;
     }
 }
 
@@ -264,5 +273,69 @@ mod tests {
             }
         }
         assert!(renamed > 10, "{renamed}");
+    }
+
+    /// A file with one tensor of this type and these bytes.
+    fn one_tensor(name: &str, dtype: &str, elements: usize, data: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let header = format!(
+            r#"{{"{name}":{{"dtype":"{dtype}","shape":[{elements}],"data_offsets":[0,{}]}}}}"#,
+            data.len()
+        );
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        std::fs::write(folder.path().join(WEIGHTS), file).unwrap();
+        folder
+    }
+
+    #[test]
+    fn every_floating_point_type_is_read() {
+        let values = [0.5f32, -2.0, 1.25];
+        let f64s: Vec<u8> = values
+            .iter()
+            .flat_map(|&value| f64::from(value).to_le_bytes())
+            .collect();
+        let f32s: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let f16s: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
+            .collect();
+        let bf16s: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| half::bf16::from_f32(v).to_le_bytes())
+            .collect();
+        for (dtype, bytes) in [("F64", f64s), ("F32", f32s), ("F16", f16s), ("BF16", bf16s)] {
+            let folder = one_tensor("x", dtype, 3, &bytes);
+            assert_eq!(
+                tensors(folder.path()).unwrap(),
+                [("x".to_owned(), values.to_vec())],
+                "{dtype}"
+            );
+        }
+        let folder = one_tensor("x", "I64", 1, &[0; 8]);
+        assert!(
+            tensors(folder.path())
+                .unwrap_err()
+                .contains("F64, F32, F16 and BF16 are supported")
+        );
+        // Beyond the range of f32.
+        let folder = one_tensor("x", "F64", 1, &1e300f64.to_le_bytes());
+        assert!(tensors(folder.path()).unwrap_err().contains("not a finite number"));
+    }
+
+    #[test]
+    fn minus_infinity_is_accepted_in_the_bias_of_the_logits_only() {
+        for (value, name, is_accepted) in [
+            (f32::NEG_INFINITY, "cls.predictions.bias", true),
+            (f32::NEG_INFINITY, "cls.predictions.decoder.bias", true),
+            (f32::NEG_INFINITY, "cls.predictions.transform.dense.bias", false),
+            (f32::INFINITY, "cls.predictions.bias", false),
+            (f32::NAN, "cls.predictions.bias", false),
+        ] {
+            let folder = one_tensor(name, "F32", 1, &value.to_le_bytes());
+            match tensors(folder.path()) {
+                Ok(read) => assert!(is_accepted && read[0].1 == [EXCLUDED], "{name}: {value}"),
+                Err(error) => assert!(!is_accepted && error.contains("not a finite number"), "{name}: {error}"),
+            }
+        }
     }
 }

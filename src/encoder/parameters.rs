@@ -19,6 +19,16 @@ pub enum Parameter {
     DecoderBias,
 }
 
+impl Parameter {
+    /// True for parameters of the masked-language-model head.
+    pub fn is_of_head(self) -> bool {
+        matches!(
+            self,
+            Self::HeadDense(_) | Self::HeadNorm(_) | Self::Decoder | Self::DecoderBias
+        )
+    }
+}
+
 /// A module of an encoder layer, in the order of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LayerModule {

@@ -3,6 +3,7 @@
 //! ```text
 //! models--OWNER--MODEL/refs/main                   commit of the branch at the last download
 //! models--OWNER--MODEL/snapshots/COMMIT/FILE       link to a blob
+//! models--OWNER--MODEL/.no_exist/COMMIT/FILE       empty: the commit has no such file
 //! models--OWNER--MODEL/blobs/ETAG                  content of a file
 //! models--OWNER--MODEL/blobs/ETAG.incomplete       partial download
 //! .locks/models--OWNER--MODEL/ETAG.lock            locked during the download
@@ -65,6 +66,24 @@ impl Cache {
     /// The folder that holds the files of a commit under their own names.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.layout().pointer_path(commit)
+    }
+
+    pub fn name(&self) -> &ModelName {
+        &self.name
+    }
+
+    /// The empty file that records the absence of `file` in a commit.
+    pub fn absent(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder().join(".no_exist").join(commit).join(file)
+    }
+
+    /// Records the absence of `file` in a commit.
+    pub fn record_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let path = self.absent(commit, file);
+        create_folder(path.parent().expect("the file is in a folder"))?;
+        File::create(&path)
+            .map(drop)
+            .map_err(|source| HubError::disk(&path, source))
     }
 
     /// Path of the content with this etag.

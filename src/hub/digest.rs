@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn both_kinds_of_hash_are_verified() {
-        // `printf 'hello\n' | sha256sum` and `printf 'hello\n' | git hash-object --stdin`.
+        // As sha256sum and git hash-object print them.
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let git = "ce013625030ba8dba906f756967f9e9ca394464a";
         for etag in [sha256, git] {

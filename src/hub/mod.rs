@@ -51,11 +51,11 @@ impl Hub {
         Self { settings }
     }
 
-    /// The snapshot folder of the revision in the cache, if its commit is known. Files may be missing from it. Uses no
-    /// network.
-    pub fn cached(&self, name: &ModelName) -> Option<PathBuf> {
+    /// The revision in the cache, if its commit is known. Files may be missing from it. Uses no network.
+    pub fn cached(&self, name: &ModelName) -> Option<CachedModel> {
         let cache = Cache::new(&self.settings.cache, name);
-        cache.commit().map(|commit| cache.snapshot(&commit))
+        let commit = cache.commit()?;
+        Some(CachedModel { cache, commit })
     }
 
     /// Requests the commit and the file list of the revision.
@@ -78,6 +78,29 @@ impl Hub {
             commit: info.commit,
             files: info.files,
         })
+    }
+}
+
+/// One commit of a model in the cache.
+pub struct CachedModel {
+    cache: Cache,
+    commit: String,
+}
+
+impl CachedModel {
+    /// The snapshot folder.
+    pub fn folder(&self) -> PathBuf {
+        self.cache.snapshot(&self.commit)
+    }
+
+    /// The model at this commit.
+    pub fn name(&self) -> ModelName {
+        self.cache.name().at(&self.commit)
+    }
+
+    /// True if the hub is known not to have this file.
+    pub fn is_absent(&self, file: &str) -> bool {
+        self.cache.absent(&self.commit, file).exists()
     }
 }
 
@@ -106,6 +129,14 @@ impl RemoteModel<'_> {
     /// [`HubError`] if the file cannot be downloaded, verified or stored.
     pub fn fetch(&self, file: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
         download::download(&self.client, &self.cache, &self.commit, file, progress)
+    }
+
+    /// Records that the commit does not have this file.
+    ///
+    /// # Errors
+    /// [`HubError::Disk`].
+    pub fn record_absent(&self, file: &str) -> Result<(), HubError> {
+        self.cache.record_absent(&self.commit, file)
     }
 
     /// Records the commit of the revision, so that [`Hub::cached`] finds it. Call it after the last file.

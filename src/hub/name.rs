@@ -28,6 +28,14 @@ impl ModelName {
         })
     }
 
+    /// The same model at another revision, which must be valid.
+    pub(super) fn at(&self, revision: &str) -> Self {
+        Self {
+            id: self.id.clone(),
+            revision: revision.to_owned(),
+        }
+    }
+
     /// `OWNER/MODEL` or `MODEL`.
     pub fn id(&self) -> &str {
         &self.id

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::pretrained::architecture;
+use super::pretrained::{architecture, check_head};
 use crate::backend::Activation;
 use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source};
 use crate::encoder::EncoderSpec;
@@ -89,9 +89,13 @@ impl Inspection {
                     Ok(stored) => architecture = stored,
                     Err(error) => add(CheckpointError::Weights(error)),
                 }
+                let head = check_head(&source, &architecture, weights).map_err(&mut add);
                 for parameter in architecture.spec.parameters() {
                     used.insert(architecture.stored_name(parameter, weights));
-                    if let Err(error) = architecture.read(parameter, weights) {
+                    // One error names all tensors of an absent head.
+                    if let Err(error) = architecture.read(parameter, weights)
+                        && (head.is_ok() || !parameter.is_of_head())
+                    {
                         add(CheckpointError::Weights(error));
                     }
                 }

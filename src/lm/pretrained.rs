@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{LoadError, LoadedModel, ModelInfo, Placement, load_model};
 use crate::backend::{BertBackend, Precision};
-use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source, TokenizerFiles};
+use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source, TensorSource, TokenizerFiles};
 use crate::encoder::Architecture;
 use crate::lm::EncoderModel;
 
@@ -27,8 +27,10 @@ impl PretrainedModel {
         let architecture = architecture(&source)?;
         let tokenizer = source.tokenizer()?;
         tokenizer.check_fits(architecture.spec.vocab_size)?;
+        let weights = source.weights()?;
+        check_head(&source, &architecture, &weights)?;
         Ok(Self {
-            weights: source.weights()?,
+            weights,
             name: source.name,
             info: ModelInfo::of(&architecture),
             architecture,
@@ -87,6 +89,22 @@ pub(super) fn architecture(source: &Source) -> Result<Architecture, CheckpointEr
     parse(&source.config()?)
 }
 
+/// Checks that the weights have a masked-language-model head.
+pub(super) fn check_head(
+    source: &Source,
+    architecture: &Architecture,
+    weights: &SafetensorsFiles,
+) -> Result<(), CheckpointError> {
+    let mut parameters = architecture.spec.parameters().into_iter();
+    let is_stored = |parameter| weights.contains(&architecture.stored_name(parameter, weights));
+    match parameters.any(|parameter| parameter.is_of_head() && is_stored(parameter)) {
+        true => Ok(()),
+        false => Err(CheckpointError::NoHead {
+            architectures: source.architectures(),
+        }),
+    }
+}
+
 fn parse(config: &[u8]) -> Result<Architecture, CheckpointError> {
     Architecture::parse(config).map_err(|error| CheckpointError::Config(error.to_string()))
 }
@@ -98,6 +116,58 @@ impl ModelInfo {
             architecture: architecture.family.class,
             vocab_size: architecture.spec.vocab_size,
             max_tokens: architecture.spec.max_tokens(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lm::inspect::Inspection;
+
+    /// A copy of `fuzz/tiny` with these replacements in `config.json` and in the names of the tensors.
+    fn tiny(architectures: &str, head: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny");
+        for entry in std::fs::read_dir(tiny).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        let path = folder.path().join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["architectures"] = serde_json::from_str(architectures).unwrap();
+        std::fs::write(path, config.to_string()).unwrap();
+        let path = folder.path().join("model.safetensors");
+        let weights = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("cls.predictions.");
+        assert!(weights, "the names are replaced byte by byte");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let old = b"cls.predictions.";
+        for start in 0..bytes.len() - old.len() {
+            if bytes[start..].starts_with(old) {
+                bytes[start..start + old.len()].copy_from_slice(head.as_bytes());
+            }
+        }
+        std::fs::write(path, bytes).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_model_without_a_masked_lm_head_is_refused_by_the_name_of_its_architecture() {
+        assert!(PretrainedModel::open(tiny("null", "cls.predictions.").path()).is_ok());
+        for (architectures, named) in [
+            (r#"["BertModel"]"#, "; config.json gives the architecture as BertModel"),
+            (r#"["BertForMaskedLM", "X"]"#, "as BertForMaskedLM, X"),
+            ("null", "no masked-language-model head"),
+        ] {
+            let folder = tiny(architectures, "cls.elsewhere.x.");
+            let error = PretrainedModel::open(folder.path()).err().unwrap().to_string();
+            assert!(
+                error.contains("no masked-language-model head") && error.ends_with(named),
+                "{error}"
+            );
+            let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
+            let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
+            assert_eq!(errors, [error]);
         }
     }
 }

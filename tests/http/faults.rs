@@ -188,7 +188,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
         (
             "uncased-tied",
             header(|header| header[DENSE]["dtype"] = json!("I32")),
-            &[DENSE, "is of type I32", "F32, F16 and BF16"],
+            &[DENSE, "is of type I32", "F64, F32, F16 and BF16"],
         ),
         (
             "uncased-tied",
@@ -256,7 +256,7 @@ fn a_broken_checkpoint_is_refused_by_name() {
         (
             "uncased-old-names",
             write("vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n"),
-            &["vocab.txt: the special token [MASK]"],
+            &["vocab.txt: the mask token [MASK] is not in the vocabulary"],
         ),
         (
             "uncased-old-names",
@@ -319,7 +319,7 @@ fn a_failed_start_gives_its_reason() {
         (&["--log", "a=b=c"], "--log"),
         (
             &["--workers", "3", "--threads", "2"],
-            "--workers 3 needs a thread for each, and there are 2",
+            "3 workers need a thread each, and there are 2; lower --workers",
         ),
         (&["--served-model-name", "a/b"], "--served-model-name"),
         (&["--cors-origin", "here"], "--cors-origin"),

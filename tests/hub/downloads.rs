@@ -140,6 +140,44 @@ fn shards_and_vocabularies_are_downloaded_too() {
 }
 
 #[test]
+fn optional_files_that_another_tool_left_out_are_fetched_once() {
+    for name in ["uncased-tied", "uncased-old-names", "strip-accents"] {
+        let mut files = files_of(name);
+        files.insert(
+            "special_tokens_map.json".to_owned(),
+            br#"{"mask_token": "[MASK]"}"#.to_vec(),
+        );
+        let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+        open(&hub, &cache).unwrap();
+        let model = cache.path().join("models--tiny--bert");
+        let snapshot = model.join("snapshots").join(COMMIT);
+        for optional in ["tokenizer_config.json", "special_tokens_map.json"] {
+            std::fs::remove_file(snapshot.join(optional)).unwrap();
+            // As it was before the absence of files was recorded.
+            std::fs::remove_dir_all(model.join(".no_exist")).unwrap_or_default();
+            hub.seen();
+            open(&hub, &cache).unwrap();
+            assert!(snapshot.join(optional).exists(), "{name}: {optional}");
+            assert!(!hub.seen().is_empty());
+            assert!(model.join(".no_exist").join(COMMIT).join("added_tokens.json").exists());
+            open(&hub, &cache).unwrap();
+            assert!(hub.seen().is_empty(), "{name}: {optional}");
+        }
+        // Without the hub the model is used as it is.
+        std::fs::remove_file(snapshot.join("tokenizer_config.json")).unwrap();
+        let endpoint = hub.endpoint();
+        drop(hub);
+        for offline in [false, true] {
+            let settings = Settings {
+                offline,
+                ..settings(endpoint.clone(), cache.path())
+            };
+            open_as(settings, NAME, None).unwrap();
+        }
+    }
+}
+
+#[test]
 fn revisions_and_renamed_models_are_found() {
     let hub = FakeHub::golden("uncased-tied");
     for revision in ["v1.0", "refs/pr/3", COMMIT] {

@@ -2,13 +2,13 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Family, LAYERS_MAX, SIZE_MAX, activation, check_sizes, json, refuse, spellings};
+use super::{ConfigError, Family, LAYERS_MAX, SIZE_MAX, activation, check_sizes, parse, refuse, spellings};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings};
 
 pub const FAMILY: Family = Family {
     model_type: "bert",
     class: "BertForMaskedLM",
-    parse,
+    parse: spec,
     names,
 };
 
@@ -55,8 +55,8 @@ fn yes() -> bool {
     true
 }
 
-fn parse(config: &[u8]) -> Result<EncoderSpec, ConfigError> {
-    let file: ConfigFile = json(config)?;
+fn spec(config: &[u8]) -> Result<EncoderSpec, ConfigError> {
+    let file: ConfigFile = parse(config)?;
     if file.position_embedding_type != "absolute" {
         return refuse(format!(
             "position_embedding_type is \"{}\"; only \"absolute\" is supported",
@@ -128,14 +128,18 @@ fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         Parameter::HeadDense(part) => format!("cls.predictions.transform.dense.{part}"),
         Parameter::HeadNorm(part) => format!("cls.predictions.transform.LayerNorm.{part}"),
         Parameter::Decoder => "cls.predictions.decoder.weight".to_owned(),
-        // transformers stores one bias under one name or both, and reads an own decoder's from beside it.
+        // transformers stores the bias under one name or both. If they differ, transformers 5 uses the decoder's.
         Parameter::DecoderBias => {
-            let (tied, own) = ("cls.predictions.bias", "cls.predictions.decoder.bias");
-            let names = if spec.tied_decoder { [tied, own] } else { [own, tied] };
+            let names = ["cls.predictions.decoder.bias", "cls.predictions.bias"];
             return names.map(str::to_owned).to_vec();
         }
     };
-    spellings(name, "bert.")
+    let mut names = spellings(name, "bert.");
+    if parameter == Parameter::WordEmbeddings && spec.tied_decoder {
+        // Of two tensors that share their memory, some programs store only one.
+        names.push("cls.predictions.decoder.weight".to_owned());
+    }
+    names
 }
 
 #[cfg(test)]
@@ -171,6 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn null_is_an_absent_field_and_numbers_that_are_not_finite_are_read() {
+        let nulls = r#"{"position_embedding_type": null, "is_decoder": null, "hidden_act": null}"#;
+        assert_eq!(with(nulls).unwrap(), with("{}").unwrap());
+        let json = r#"{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16, "other": [-Infinity, Infinity, NaN]}"#;
+        assert_eq!(spec(json.as_bytes()).unwrap().layer_norm_eps, 1e-12);
+        // A field that is used must be a number.
+        let json = json.replace("other\": [", "layer_norm_eps\": NaN, \"other\": [");
+        assert!(spec(json.as_bytes()).unwrap_err().to_string().contains("NaN"));
+    }
+
+    #[test]
+    fn the_tied_matrix_and_the_bias_are_found_under_either_name() {
+        let mut spec = with("{}").unwrap();
+        let decoder = "cls.predictions.decoder.weight".to_owned();
+        assert_eq!(names(&spec, Parameter::WordEmbeddings).last(), Some(&decoder));
+        assert_eq!(names(&spec, Parameter::DecoderBias)[0], "cls.predictions.decoder.bias");
+        spec.tied_decoder = false;
+        assert!(!names(&spec, Parameter::WordEmbeddings).contains(&decoder));
+    }
+
+    #[test]
     fn an_unsupported_value_is_refused_by_its_name() {
         for (changes, named) in [
             (r#"{"model_type": "roberta"}"#, "model_type is \"roberta\""),
@@ -185,6 +211,7 @@ mod tests {
             (r#"{"vocab_size": 99999999999}"#, "vocab_size is 99999999999"),
             (r#"{"layer_norm_eps": -1}"#, "layer_norm_eps"),
             (r#"{"hidden_size": "wide"}"#, "invalid type"),
+            (r#"{"hidden_size": null}"#, "missing field `hidden_size`"),
         ] {
             let error = with(changes).unwrap_err();
             assert!(error.contains(named), "{changes}: {error}");

@@ -6,7 +6,7 @@ mod bert;
 
 use super::{EncoderSpec, Parameter};
 use crate::backend::Activation;
-use crate::checkpoint::{TensorError, TensorSource};
+use crate::checkpoint::{TensorError, TensorSource, json};
 
 /// All families, in the order in which error messages name them.
 const FAMILIES: &[&Family] = &[&bert::FAMILY];
@@ -46,7 +46,8 @@ impl Architecture {
         struct ModelType {
             model_type: Option<String>,
         }
-        let ModelType { model_type } = json(config)?;
+        // First: the fields of other models have other names.
+        let ModelType { model_type } = parse(config)?;
         let model_type = model_type.as_deref().unwrap_or(bert::FAMILY.model_type);
         let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
             let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
@@ -97,8 +98,12 @@ fn refuse<T>(reason: String) -> Result<T, ConfigError> {
     Err(ConfigError(reason))
 }
 
-fn json<'a, T: serde::Deserialize<'a>>(config: &'a [u8]) -> Result<T, ConfigError> {
-    serde_json::from_slice(config).map_err(|error| ConfigError(error.to_string()))
+/// Parses a `config.json`. `null` is the same as an absent field, as in transformers.
+fn parse<T: serde::de::DeserializeOwned>(config: &[u8]) -> Result<T, ConfigError> {
+    let refused = |error: serde_json::Error| ConfigError(error.to_string());
+    let mut fields: serde_json::Map<String, serde_json::Value> = json::parse(config).map_err(refused)?;
+    fields.retain(|_, value| !value.is_null());
+    T::deserialize(serde_json::Value::Object(fields)).map_err(refused)
 }
 
 /// Larger sizes are a broken file: they bound the memory that a hostile one makes us allocate.
@@ -167,7 +172,16 @@ mod tests {
 
     #[test]
     fn an_unknown_model_type_is_refused_with_the_known_ones() {
-        let error = Architecture::parse(br#"{"model_type": "gpt2"}"#).unwrap_err();
-        assert_eq!(error.to_string(), "model_type is \"gpt2\"; supported: bert");
+        for (config, named) in [
+            (r#"{"model_type": "gpt2"}"#, "gpt2"),
+            (r#"{"model_type": "xlm", "emb_dim": 16, "init": NaN}"#, "xlm"),
+            (r#"{"dim": 16, "vocab_size": "x", "model_type": "funnel"}"#, "funnel"),
+        ] {
+            let error = Architecture::parse(config.as_bytes()).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("model_type is \"{named}\"; supported: bert")),
+                "{error}"
+            );
+        }
     }
 }

@@ -1,0 +1,12 @@
+//! Names of the files of a checkpoint.
+
+pub const CONFIG: &str = "config.json";
+pub const TOKENIZER: &str = "tokenizer.json";
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+pub const ADDED_TOKENS: &str = "added_tokens.json";
+pub const VOCAB: &str = "vocab.txt";
+pub const WEIGHTS: &str = "model.safetensors";
+pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+/// Weight files of other libraries, for the error that says so.
+pub const OTHER_WEIGHTS: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];

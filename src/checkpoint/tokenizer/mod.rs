@@ -1,0 +1,227 @@
+//! Builds the tokenizer by the rules of transformers 5, from `tokenizer.json` or `vocab.txt` and the [`settings`].
+
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use ahash::AHashMap;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::ModelWrapper;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, Model, Tokenizer};
+
+use super::CheckpointError;
+use super::error::Part;
+use super::files::Files;
+use super::names::{TOKENIZER, TOKENIZER_CONFIG, VOCAB};
+use crate::sys::panics;
+use settings::{Class, Settings};
+
+/// A tokenizer and its settings from other files.
+pub struct TokenizerFiles {
+    /// Truncation and padding are off.
+    pub tokenizer: Tokenizer,
+    /// `[MASK]` in BERT's own vocabularies.
+    pub mask_token: String,
+    pub mask_id: u32,
+    /// Id of the padding token. Decoded text omits it.
+    pub pad_id: Option<u32>,
+    /// `clean_up_tokenization_spaces`: decoded text has no spaces before punctuation, beyond what the tokenizer's
+    /// decoder removes.
+    pub clean_up_spaces: bool,
+    /// Path of the file that it was built from, for messages.
+    file: String,
+}
+
+/// Reads `tokenizer.json` or `vocab.txt`, and the files with settings.
+pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
+    let settings = Settings::read(files)?;
+    let name = match (files.has(TOKENIZER), files.has(VOCAB)) {
+        (true, _) => TOKENIZER,
+        (false, true) => VOCAB,
+        (false, false) => {
+            return Err(CheckpointError::Missing {
+                part: Part::Tokenizer,
+                location: files.location(),
+                other_weights: None,
+            });
+        }
+    };
+    let class = settings.class(name == TOKENIZER);
+    let class = class.map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
+    let bytes = files.read(name)?;
+    let built = catch(|| match name {
+        TOKENIZER => from_json(&bytes, &settings, class),
+        _ => from_vocab(&bytes, &settings),
+    });
+    let mut tokenizer = built.map_err(|reason| invalid(files, name, reason))?;
+    // Texts that are too long are refused; batches are packed without padding.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|e| invalid(files, name, e))?;
+    let mask = settings.special("mask_token").ok_or_else(|| {
+        let reason = "mask_token is null; without a mask token there is nothing to predict";
+        invalid(files, TOKENIZER_CONFIG, reason)
+    })?;
+    let mask_token = mask.content.clone();
+    // Added tokens are part of the vocabulary.
+    let mask_id = tokenizer.token_to_id(&mask_token).ok_or_else(|| {
+        let reason = format!("the mask token {mask_token} is not in the vocabulary");
+        invalid(files, name, reason)
+    })?;
+    catch(|| try_out(&tokenizer, &mask_token, mask_id)).map_err(|reason| invalid(files, name, reason))?;
+    let pad_id = settings
+        .special("pad_token")
+        .and_then(|pad| tokenizer.token_to_id(&pad.content));
+    Ok(TokenizerFiles {
+        tokenizer,
+        mask_token,
+        mask_id,
+        pad_id,
+        clean_up_spaces: settings.clean_up_spaces,
+        file: files.path(name),
+    })
+}
+
+impl TokenizerFiles {
+    /// Path of the file that the tokenizer was built from.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Checks that every token id has an embedding.
+    pub fn check_fits(&self, vocab_size: usize) -> Result<(), CheckpointError> {
+        let vocabulary = self.tokenizer.get_vocab(true);
+        match vocabulary.iter().max_by_key(|(_, id)| **id) {
+            Some((token, &id)) if id as usize >= vocab_size => Err(CheckpointError::Tokenizer {
+                file: self.file.clone(),
+                reason: format!(
+                    "token \"{token}\" has id {id}, but the model has only {vocab_size} tokens (vocab_size in config.json); \
+                     the tokenizer belongs to another model"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `tokenizer.json`. For BERT's classes only its vocabulary and its added tokens count, as in transformers.
+fn from_json(json: &[u8], settings: &Settings, class: Class) -> Result<Tokenizer, String> {
+    let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+    let mut added: Vec<AddedToken> = settings.added.values().cloned().collect();
+    if !settings.added_is_complete {
+        let mut own: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
+        own.sort_by_key(|(id, _)| *id);
+        added.extend(own.into_iter().map(|(_, token)| token));
+    }
+    match (class, tokenizer.get_model()) {
+        (Class::Bert, ModelWrapper::WordPiece(model)) => bert(model.get_vocab().into_iter().collect(), added, settings),
+        _ => {
+            add_tokens(&mut tokenizer, added, settings)?;
+            Ok(tokenizer)
+        }
+    }
+}
+
+/// `vocab.txt`: one token per line, whose number is the id.
+fn from_vocab(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
+    let vocab = std::str::from_utf8(vocab).map_err(|e| e.to_string())?;
+    let mut lines: Vec<&str> = vocab.lines().map(str::trim_end).collect();
+    // Blank lines at the end are no tokens. Those between others are, so that the ids of the others are right.
+    while lines.pop_if(|line| line.is_empty()).is_some() {}
+    let ids = lines.iter().zip(0u32..).map(|(&token, id)| (token.to_owned(), id));
+    bert(ids.collect(), settings.added.values().cloned().collect(), settings)
+}
+
+/// A WordPiece tokenizer as transformers' `BertTokenizer` builds it.
+fn bert(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
+    let name = |name: &str, default: &str| {
+        settings
+            .special(name)
+            .map_or(default, |token| &token.content)
+            .to_owned()
+    };
+    let unk = name("unk_token", "[UNK]");
+    let model = WordPiece::builder()
+        .vocab(vocab)
+        .unk_token(unk)
+        .build()
+        .map_err(|e| e.to_string())?;
+    let mut tokenizer = Tokenizer::new(model);
+    let normalizer = BertNormalizer::new(
+        true,
+        settings.tokenize_chinese_chars,
+        settings.strip_accents,
+        settings.do_lower_case,
+    );
+    tokenizer
+        .with_normalizer(Some(normalizer))
+        .map_err(|e| e.to_string())?
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_decoder(Some(WordPieceDecoder::default()));
+    add_tokens(&mut tokenizer, added, settings)?;
+    let ends = |token: &str, default: &str| {
+        let token = name(token, default);
+        let id = tokenizer.token_to_id(&token);
+        id.map(|id| (token.clone(), id))
+            .ok_or_else(|| format!("the special token {token} is not in it"))
+    };
+    let (sep, cls) = (ends("sep_token", "[SEP]")?, ends("cls_token", "[CLS]")?);
+    tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
+    Ok(tokenizer)
+}
+
+/// Adds tokens that the tokenizer does not have as added tokens yet, special ones last, as transformers does.
+fn add_tokens(tokenizer: &mut Tokenizer, added: Vec<AddedToken>, settings: &Settings) -> Result<(), String> {
+    let is_special = |token: &AddedToken| {
+        settings
+            .special_tokens()
+            .any(|special| special.content == token.content)
+    };
+    let mut tokens: Vec<AddedToken> = Vec::new();
+    for mut token in added {
+        token.special |= is_special(&token);
+        tokens.push(token);
+    }
+    let known = tokenizer.get_added_tokens_decoder();
+    let known = |content: &str| known.values().any(|token| token.content == content);
+    for token in settings.special_tokens() {
+        let is_there = tokens.iter().any(|other| other.content == token.content) || known(&token.content);
+        // A token that the vocabulary lacks would get an id without an embedding.
+        if !is_there && tokenizer.token_to_id(&token.content).is_some() {
+            tokens.push(token.clone());
+        }
+    }
+    tokenizer.add_tokens(tokens).map_err(|e| e.to_string()).map(drop)
+}
+
+/// Encodes and decodes the mask token. A tokenizer that fails here would fail in every request.
+fn try_out(tokenizer: &Tokenizer, mask_token: &str, mask_id: u32) -> Result<(), String> {
+    let encoding = tokenizer.encode_fast(mask_token, true).map_err(|e| e.to_string())?;
+    let ids = encoding.get_ids();
+    if !ids.contains(&mask_id) {
+        return Err(format!(
+            "the tokenizer does not recognize its mask token {mask_token} in a text"
+        ));
+    }
+    if let Some(id) = ids.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
+        return Err(format!(
+            "the post-processor adds token {id}, which is not in the vocabulary"
+        ));
+    }
+    tokenizer.decode(ids, true).map_err(|e| e.to_string()).map(drop)
+}
+
+/// The library panics on some invalid files.
+fn catch<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    panics::catch(work).unwrap_or_else(|_| Err("the tokenizer library panicked".to_owned()))
+}
+
+fn invalid(files: &Files, name: &str, reason: impl std::fmt::Display) -> CheckpointError {
+    CheckpointError::Tokenizer {
+        file: files.path(name),
+        reason: reason.to_string(),
+    }
+}

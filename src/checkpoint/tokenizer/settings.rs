@@ -1,0 +1,231 @@
+//! Settings of a tokenizer, merged from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` with
+//! the precedence of transformers 5.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::files::Files;
+use crate::checkpoint::json;
+use crate::checkpoint::names::{ADDED_TOKENS, CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
+
+/// transformers' names of special tokens, in the order in which it adds them, with BERT's defaults.
+const SPECIAL_TOKENS: [(&str, Option<&str>); 7] = [
+    ("bos_token", None),
+    ("eos_token", None),
+    ("unk_token", Some("[UNK]")),
+    ("sep_token", Some("[SEP]")),
+    ("pad_token", Some("[PAD]")),
+    ("cls_token", Some("[CLS]")),
+    ("mask_token", Some("[MASK]")),
+];
+
+/// How the tokenizer is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// transformers' `BertTokenizer`: its settings take precedence over those of `tokenizer.json`.
+    Bert,
+    /// `tokenizer.json` as it is.
+    Generic,
+}
+
+/// Classes that transformers implements as `BertTokenizer`.
+const BERT_CLASSES: [&str; 8] = [
+    "BertTokenizer",
+    "ConvBertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+];
+
+/// Classes written in Python, whose rules are in no file.
+const PYTHON_CLASSES: [&str; 2] = ["BertJapaneseTokenizer", "BertweetTokenizer"];
+
+/// The merged settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// `tokenizer_class`, without `Fast`.
+    class: Option<String>,
+    pub do_lower_case: bool,
+    pub strip_accents: Option<bool>,
+    pub tokenize_chinese_chars: bool,
+    pub clean_up_spaces: bool,
+    /// By transformers' name, such as `mask_token`; without tokens that are null.
+    special: Vec<(&'static str, AddedToken)>,
+    /// `additional_special_tokens` and `extra_special_tokens`.
+    extra: Vec<AddedToken>,
+    /// By id, from `added_tokens_decoder` or `added_tokens.json`.
+    pub added: BTreeMap<u32, AddedToken>,
+    /// True if `added` is from `added_tokens_decoder`, which replaces the added tokens of `tokenizer.json`.
+    pub added_is_complete: bool,
+}
+
+impl Settings {
+    /// Reads the files that are present.
+    pub fn read(files: &Files) -> Result<Self, CheckpointError> {
+        let mut config = read_object(files, TOKENIZER_CONFIG)?.unwrap_or_default();
+        let model = match files.has(CONFIG) {
+            // Its own errors are reported where it is read as a whole.
+            true => files.read(CONFIG).ok().and_then(|json| json::parse(&json).ok()),
+            false => None,
+        };
+        let class = config.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned);
+        let class = class.or_else(|| {
+            let model: &Map<String, Value> = model.as_ref()?;
+            Some(model.get("tokenizer_class")?.as_str()?.to_owned())
+        });
+        let decoder = config.remove("added_tokens_decoder");
+        let invalid = |name: &str, reason: String| CheckpointError::Tokenizer {
+            file: files.path(name),
+            reason,
+        };
+        let added_is_complete = decoder.is_some();
+        if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
+            config.extend(map);
+        }
+        let tokens = Tokens::of(&config).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        let mut added = BTreeMap::new();
+        if let Some(decoder) = decoder {
+            added = added_tokens_decoder(&decoder).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        } else if let Some(map) = read_object(files, ADDED_TOKENS)? {
+            for (content, id) in map {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                let id = id.ok_or_else(|| invalid(ADDED_TOKENS, format!("the id of \"{content}\" is not a number")))?;
+                let special = tokens.all().any(|token| token.content == content);
+                added.insert(id, AddedToken::from(content, special));
+            }
+        }
+        let flag = |name: &str| match config.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(_) => Err(invalid(TOKENIZER_CONFIG, format!("{name} is neither true nor false"))),
+        };
+        Ok(Self {
+            class: class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned()),
+            do_lower_case: flag("do_lower_case")?.unwrap_or(true),
+            strip_accents: flag("strip_accents")?,
+            tokenize_chinese_chars: flag("tokenize_chinese_chars")?.unwrap_or(true),
+            clean_up_spaces: flag("clean_up_tokenization_spaces")?.unwrap_or(false),
+            special: tokens.special,
+            extra: tokens.extra,
+            added,
+            added_is_complete,
+        })
+    }
+
+    /// The class of the tokenizer.
+    ///
+    /// # Errors
+    /// The name of a class that is not supported.
+    pub fn class(&self, has_tokenizer_json: bool) -> Result<Class, String> {
+        let Some(class) = self.class.as_deref() else {
+            return Ok(Class::Bert);
+        };
+        if BERT_CLASSES.contains(&class) {
+            return Ok(Class::Bert);
+        }
+        if PYTHON_CLASSES.contains(&class) {
+            return Err(format!("tokenizer_class is \"{class}\", which is not supported"));
+        }
+        match has_tokenizer_json {
+            true => Ok(Class::Generic),
+            false => Err(format!(
+                "tokenizer_class is \"{class}\", which is not supported without tokenizer.json"
+            )),
+        }
+    }
+
+    /// A special token by transformers' name; `None` if it is null.
+    pub fn special(&self, name: &str) -> Option<&AddedToken> {
+        let mut special = self.special.iter();
+        special.find(|(known, _)| *known == name).map(|(_, token)| token)
+    }
+
+    /// All special tokens, in the order in which transformers adds them.
+    pub fn special_tokens(&self) -> impl Iterator<Item = &AddedToken> {
+        self.special.iter().map(|(_, token)| token).chain(&self.extra)
+    }
+}
+
+struct Tokens {
+    special: Vec<(&'static str, AddedToken)>,
+    extra: Vec<AddedToken>,
+}
+
+impl Tokens {
+    fn of(config: &Map<String, Value>) -> Result<Self, String> {
+        let mut special = Vec::new();
+        for (name, default) in SPECIAL_TOKENS {
+            let token = match config.get(name) {
+                None => default.map(|content| AddedToken::from(content, true)),
+                Some(value) => token(value, true).map_err(|reason| format!("{name} {reason}"))?,
+            };
+            special.extend(token.map(|token| (name, token)));
+        }
+        let mut extra = Vec::new();
+        for name in ["additional_special_tokens", "extra_special_tokens"] {
+            let tokens: Vec<&Value> = match config.get(name) {
+                Some(Value::Array(tokens)) => tokens.iter().collect(),
+                Some(Value::Object(tokens)) => tokens.values().collect(),
+                _ => continue,
+            };
+            for value in tokens {
+                let token = token(value, true).map_err(|reason| format!("{name}: a token {reason}"))?;
+                extra.extend(token.filter(|token| !extra.contains(token)));
+            }
+        }
+        Ok(Self { special, extra })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &AddedToken> {
+        self.special.iter().map(|(_, token)| token).chain(&self.extra)
+    }
+}
+
+/// A token: its text, an object with `content` and options, or null.
+fn token(value: &Value, special: bool) -> Result<Option<AddedToken>, String> {
+    let object = match value {
+        Value::Null => return Ok(None),
+        Value::String(content) => return Ok(Some(AddedToken::from(content.as_str(), special))),
+        Value::Object(object) => object,
+        _ => return Err("is neither a text nor an object".to_owned()),
+    };
+    let content = object.get("content").and_then(Value::as_str);
+    let content = content.ok_or("has no content")?;
+    let flag = |name: &str| object.get(name).and_then(Value::as_bool);
+    let special = special || flag("special").unwrap_or(false);
+    let token = AddedToken::from(content, special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .normalized(flag("normalized").unwrap_or(!special));
+    Ok(Some(token))
+}
+
+fn added_tokens_decoder(value: &Value) -> Result<BTreeMap<u32, AddedToken>, String> {
+    let mut added = BTreeMap::new();
+    for (id, value) in value.as_object().into_iter().flatten() {
+        let id = id
+            .parse()
+            .map_err(|_| format!("added_tokens_decoder: \"{id}\" is not an id"))?;
+        let token = token(value, false).map_err(|reason| format!("added_tokens_decoder: token {id} {reason}"))?;
+        added.extend(token.map(|token| (id, token)));
+    }
+    Ok(added)
+}
+
+fn read_object(files: &Files, name: &str) -> Result<Option<Map<String, Value>>, CheckpointError> {
+    if !files.has(name) {
+        return Ok(None);
+    }
+    let object = json::parse(&files.read(name)?);
+    object.map(Some).map_err(|error| CheckpointError::Tokenizer {
+        file: files.path(name),
+        reason: error.to_string(),
+    })
+}
