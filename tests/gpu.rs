@@ -217,7 +217,9 @@ fn an_unsupported_precision_is_refused_with_the_supported_ones() {
     ] {
         let mut command = command(&["--backend", backend, "--dtype", dtype]);
         let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
-        let expected = format!("the {backend} backend cannot compute in {dtype}; it supports {there_is}; choose one of them with --dtype");
+        let expected = format!(
+            "the {backend} backend cannot compute in {dtype}; it supports {there_is}; choose one of them with --dtype"
+        );
         assert!(reason.contains(&expected), "{reason}");
     }
 }

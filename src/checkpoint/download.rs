@@ -17,7 +17,8 @@ const OPTIONAL: [&str; 3] = [TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS]
 /// without network access.
 ///
 /// # Errors
-/// [`CheckpointError::Hub`] if a download fails; the error of `check` for `config.json`, before the weights are downloaded.
+/// [`CheckpointError::Hub`] if a download fails; the error of `check` for `config.json`, before the weights are
+/// downloaded.
 pub fn download(
     hub: &Hub,
     name: &ModelName,
@@ -68,8 +69,8 @@ pub fn download(
     Ok(model.finish()?)
 }
 
-/// Downloads the optional files of a cached model. Another tool may have cached the model without them. If the hub cannot be
-/// reached, the model is used as it is.
+/// Downloads the optional files of a cached model. Another tool may have cached the model without them. If the hub
+/// cannot be reached, the model is used as it is.
 fn fetch_optional(hub: &Hub, cached: &CachedModel, progress: &mut dyn Progress) {
     let name = cached.name();
     let fetched = hub.resolve(&name).and_then(|model| {

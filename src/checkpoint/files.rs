@@ -146,7 +146,7 @@ mod tests {
             std::fs::write(folder.path().join(name), pointer).unwrap();
             let error = files.open(name).err().unwrap().to_string();
             assert!(error.contains(name) && error.contains("Git LFS pointer"), "{error}");
-            // What only looks like it at first is read from its beginning.
+            // A file with a similar beginning is read from its beginning.
             let other = "version https://git-lfs.github.com/other and more of it";
             std::fs::write(folder.path().join(name), other).unwrap();
             assert_eq!(files.read(name).unwrap(), other.as_bytes());

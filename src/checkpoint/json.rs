@@ -2,8 +2,8 @@
 
 use serde::de::DeserializeOwned;
 
-/// Parses strict JSON, or JSON with Python's names for numbers that are not finite. A field that must be a number does not
-/// accept them.
+/// Parses strict JSON, or JSON with Python's names for numbers that are not finite. A field that must be a number
+/// does not accept them.
 ///
 /// # Errors
 /// The error of the strict parser.

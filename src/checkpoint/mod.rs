@@ -64,7 +64,8 @@ impl Source {
         }
     }
 
-    /// A model of the hub. Files that the cache lacks are downloaded; `check` sees `config.json` before the weights are.
+    /// A model of the hub. Files that the cache lacks are downloaded; `check` sees `config.json` before the weights
+    /// are.
     ///
     /// # Errors
     /// [`CheckpointError::Hub`] if a download fails; the error of `check`.

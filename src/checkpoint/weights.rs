@@ -1,6 +1,7 @@
 //! Safetensors files, read tensor by tensor, and each in small parts: no tensor is in memory in the file's own type.
 //!
-//! The files are read, not mapped: truncating a mapped file kills the process that reads it, and mapping needs `unsafe`.
+//! The files are read, not mapped: truncating a mapped file kills the process that reads it, and mapping needs
+//! `unsafe`.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, SeekFrom};
@@ -48,7 +49,7 @@ pub struct SafetensorsFiles {
 struct WeightFile {
     path: String,
     file: Box<dyn ReadSeek>,
-    /// Where the tensors begin.
+    /// Offset of the first tensor.
     data_start: u64,
 }
 
@@ -198,7 +199,7 @@ fn weights_error(reason: String) -> CheckpointError {
     CheckpointError::Weights(TensorError(reason))
 }
 
-/// Whether a tensor lies within the file's data and is as long as its shape and type say.
+/// Checks that a tensor lies within the file's data and has the length of its shape and type.
 fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> {
     let (start, end) = info.data_offsets;
     if start > end || end as u64 > data_bytes {

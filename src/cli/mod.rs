@@ -105,7 +105,8 @@ pub use advice::message;
 /// Time that a driver gets to clean up after a lost or hung device.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Aborts the process after `timeout`, unless it has exited by then. Exit handlers of a driver can hang as its device did.
+/// Aborts the process after `timeout`, unless it has exited by then. Exit handlers of a driver can hang as its device
+/// did.
 fn abort_after(timeout: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(timeout);

@@ -56,8 +56,8 @@ fn run(model: &mut dyn MaskedLm, batch: Batch) -> Result<(), String> {
     }
 }
 
-/// A batch of `size` tokens in short sequences. Every token is read, so that as many rows pass through the last layer and the
-/// head; sequences alternate between the most probable tokens and given ones.
+/// A batch of `size` tokens in short sequences. Every token is read, so that as many rows pass through the last layer
+/// and the head; sequences alternate between the most probable tokens and given ones.
 fn batch_of(size: usize, vocab_size: usize, text_tokens: usize) -> Batch {
     let ids: Vec<u32> = (0..text_tokens).map(|id| (id % vocab_size) as u32).collect();
     let positions: Vec<usize> = (0..text_tokens).collect();

@@ -48,7 +48,7 @@ struct PartialFile {
     metadata: Metadata,
     path: PathBuf,
     file: File,
-    /// Of the bytes on disk.
+    /// Covers the bytes on disk.
     verifier: Verifier,
 }
 

@@ -22,7 +22,7 @@ const SPECIAL_TOKENS: [(&str, Option<&str>); 7] = [
     ("mask_token", Some("[MASK]")),
 ];
 
-/// How the tokenizer is built.
+/// Rules by which the tokenizer is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// transformers' `BertTokenizer`: its settings take precedence over those of `tokenizer.json`.

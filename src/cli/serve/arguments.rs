@@ -33,8 +33,8 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub batch: BatchArguments,
 
-    /// Time that the first text of a batch waits for further texts. Texts that arrive while a batch is computed form the
-    /// next batch in any case
+    /// Time that the first text of a batch waits for further texts. Texts that arrive while a batch is computed form
+    /// the next batch in any case
     #[arg(long, env = "CLOZE_BATCH_DELAY_MS", default_value_t = 0, value_name = "MS")]
     pub batch_delay_ms: u64,
 

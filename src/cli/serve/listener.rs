@@ -1,5 +1,5 @@
-//! The listening socket. Binding it before the model is loaded detects a port in use early; it refuses connections until
-//! [`listen`](BoundSocket::listen), so that a load balancer uses another replica meanwhile.
+//! The listening socket. Binding it before the model is loaded detects a port in use early; it refuses connections
+//! until [`listen`](BoundSocket::listen), so that a load balancer uses another replica meanwhile.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener};

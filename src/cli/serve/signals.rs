@@ -20,8 +20,8 @@ pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Exits at a signal while the model is loaded: there are no requests to finish. Without a handler, the first process of
-/// a container would ignore the signal.
+/// Exits at a signal while the model is loaded: there are no requests to finish. Without a handler, the first process
+/// of a container would ignore the signal.
 pub async fn exit_while_loading(signal: impl Future<Output = ()>) {
     signal.await;
     tracing::info!("stopped before the model was loaded");
