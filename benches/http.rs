@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloze::engine::{Engine, Limits};
-use cloze::fill_mask::FillMask;
 use cloze::lm::{BackendKind, Placement, PretrainedModel};
+use cloze::pipeline::Pipeline;
 use cloze::server::{About, App, Options, State, serve};
+use cloze::tasks::fill_mask::FillMask;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const TEXT: &str = "The capital of France is [MASK].";
@@ -21,15 +22,10 @@ fn start() -> (SocketAddr, String) {
     let loaded = model
         .load(&Placement::new(BackendKind::Cpu, threads))
         .expect("the demo model loads");
-    let limits = Limits {
-        batch_tokens_max: 2048,
-        batch_size_max: 64,
-        batch_delay: Duration::ZERO,
-        queue_size: 512,
-    };
+    let task = FillMask::new(model.tokenizer, &model.info, 512);
+    let engine = Engine::start(loaded.workers, Limits::default()).expect("a thread for the worker");
     let app = Arc::new(App {
-        fill_mask: FillMask::new(model.tokenizer, &model.info, 512),
-        engine: Engine::start_workers(loaded.workers, limits).expect("a thread for the worker"),
+        pipeline: Arc::new(Pipeline::new(task, engine)),
         request_timeout: Duration::from_secs(30),
         body_bytes_max: 1 << 20,
         about: About {

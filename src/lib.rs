@@ -4,8 +4,11 @@
 //! Layers look down only; each knows what stands below it and nothing above.
 //!
 //! - [`server`]: HTTP, JSON, status codes. Knows no tensors.
+//! - [`api`]: wire types: request and answer bodies, errors.
+//! - [`pipeline`]: one request, from admission to answer.
+//! - [`tasks`]: from a request to sequences, and from scores to its answer.
+//! - [`text`]: the tokenizer at run time.
 //! - [`engine`]: the queue, deadlines, batches, the worker thread. Knows neither HTTP nor Burn.
-//! - [`fill_mask`]: from text to token ids and from scores to sentences.
 //! - [`lm`]: the seam: sequences in, log-probabilities out; loading a checkpoint onto a backend.
 //! - [`encoder`]: the architecture, once, generic over the backend; one file for each model family.
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
@@ -20,12 +23,15 @@
 #[cfg(not(any(feature = "cpu", feature = "gpu")))]
 compile_error!("enable at least one of the features `cpu` and `gpu`: without a backend nothing can run");
 
+pub mod api;
 pub mod backend;
 pub mod checkpoint;
 pub mod encoder;
 pub mod engine;
-pub mod fill_mask;
 pub mod hub;
 pub mod lm;
+pub mod pipeline;
 pub mod server;
 pub mod sys;
+pub mod tasks;
+pub mod text;

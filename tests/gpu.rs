@@ -105,8 +105,8 @@ fn a_hanging_device_ends_the_process_with_its_reason() {
     command
         .args(["--batch-timeout-ms", "10000"])
         .env("CLOZE_TEST_HANG_GPU", &trigger);
-    // The process ends although its worker still waits for the device.
-    let reason = "the device has not come back with a batch for 10 s; it hangs";
+    // It ends although its worker still waits.
+    let reason = "a batch has not completed within 10 s; the device hangs";
     let took = assert_ends(&mut command, &trigger, reason);
     assert!(took >= Duration::from_secs(9), "{took:?}");
 }

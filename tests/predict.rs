@@ -129,7 +129,7 @@ fn bad_lines_are_reported_and_do_not_stop_the_rest() {
     }
     let error = error(&output);
     assert!(
-        error.contains("5 of 7 lines") && error.contains("line 2: The text has no blank"),
+        error.contains("5 of 7 lines") && error.contains("line 2: The text has no mask"),
         "{error}"
     );
     let json = predict(

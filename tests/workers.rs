@@ -31,7 +31,7 @@ fn engine(models: Vec<Box<dyn MaskedLm>>) -> Arc<Engine> {
         batch_delay: Duration::ZERO,
         queue_size: 1000,
     };
-    Arc::new(Engine::start_workers(models, limits).unwrap())
+    Arc::new(Engine::start(models, limits).unwrap())
 }
 
 /// Texts of many lengths, each with one mask.
@@ -51,7 +51,12 @@ async fn ask_all(engine: &Arc<Engine>, inputs: Vec<Sequence>) -> Vec<Result<Scor
         .into_iter()
         .map(|input| {
             let engine = Arc::clone(engine);
-            tokio::spawn(async move { engine.predict(vec![input], Instant::now() + MINUTE).await })
+            tokio::spawn(async move {
+                let admission = engine.admit()?;
+                engine
+                    .submit(admission, &[Arc::new(input)], Instant::now() + MINUTE)
+                    .await
+            })
         })
         .collect();
     let mut answers = Vec::new();

@@ -36,4 +36,4 @@ def test_an_error_is_a_sentence(url):
     with pytest.raises(HfHubHTTPError) as error:
         InferenceClient(model=url).fill_mask("no blank here")
     assert error.value.response.status_code == 400
-    assert "The text has no blank" in error.value.response.json()["error"]
+    assert "The text has no mask" in error.value.response.json()["error"]

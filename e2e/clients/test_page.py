@@ -125,7 +125,7 @@ def test_several_masks_side_by_side(page):
 
 def test_errors_in_words(page):
     page.ask("no mask here")
-    assert page["error"].text == "The text has no blank; write [MASK] where a word is missing."
+    assert page["error"].text == "The text has no mask; write [MASK] where a word is missing."
     assert not page["result"].is_displayed()
     page.write("top-k", "0")
     page.ask("a [MASK]")

@@ -1,4 +1,4 @@
-//! What waits for the model, and which of it makes the next batch.
+//! The queue: bounded admission, and which sequences make the next batch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,91 +7,108 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-// The mutex too: `tools/interleavings` runs this file with another.
-use super::{EngineError, Limits, Mutex, Scores, Sequence, Spans, Stats, Timing};
+use super::sync::Mutex;
+use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
 
-/// How long a full queue is not looked through again after nobody was found to have left, for each text in it: many
-/// times what looking takes, so that refusing costs the same however many wait.
-const REST_PER_TEXT: Duration = Duration::from_micros(1);
+/// After a full queue was swept in vain it counts as full for this long per sequence in it: many times the cost of a
+/// sweep, so that a refusal costs the same however long the queue is.
+const FULL_PER_SEQUENCE: Duration = Duration::from_micros(1);
 
-/// What an item is answered with.
 pub type Reply = Result<(Scores, Timing), EngineError>;
 
-/// One text in the queue.
-pub struct Item {
-    pub sequence: Sequence,
+/// One sequence in the queue.
+pub struct Entry {
+    pub sequence: Arc<Sequence>,
     pub queued_at: Instant,
     pub deadline: Instant,
-    /// Closed when its client has gone or has stopped waiting.
+    /// Closed when the client has left.
     pub reply: oneshot::Sender<Reply>,
-    pub spans: Spans,
+    pub spans: RequestSpans,
 }
 
-impl Item {
+impl Entry {
     fn tokens(&self) -> usize {
         self.sequence.token_ids.len()
     }
 
-    /// Whether somebody can still be answered in time.
+    /// False once the client has left or the deadline has passed.
     pub fn is_wanted(&self, now: Instant) -> bool {
         !self.reply.is_closed() && now < self.deadline
     }
 }
 
-/// A place for a request that is being prepared; given back when dropped.
-pub struct Admission(Arc<Queue>);
+/// A place in the queue for a request that is not submitted yet; given back when dropped. Holds `None` once submitted.
+pub struct Admission(Option<Arc<Queue>>);
 
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.0.state().preparing -= 1;
+impl Admission {
+    /// Queues the entries of the admitted request, unless the queue is closed. A full queue refuses no admitted request.
+    pub fn push(mut self, entries: Vec<Entry>) -> Result<(), EngineError> {
+        match self.0.take() {
+            Some(queue) => queue.push_admitted(entries),
+            None => Err(EngineError::Stopped),
+        }
     }
 }
 
-/// A bounded first-in-first-out queue, from which one worker takes, or several.
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Admission")
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            queue.state().admitted -= 1;
+        }
+    }
+}
+
+/// A bounded first-in-first-out queue, from which workers take batches.
 pub struct Queue {
     pub limits: Limits,
     pub stats: Stats,
     state: Mutex<State>,
-    /// Wakes a worker when something came or the queue closed.
+    /// Wakes a worker when a sequence arrived or the queue closed.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    items: VecDeque<Item>,
-    /// Tokens of all items.
+    entries: VecDeque<Entry>,
+    /// Tokens of all entries.
     tokens: usize,
-    /// Requests that have been let in and are still being prepared; each will bring at least one item.
-    preparing: usize,
-    /// Until when a full queue counts as full without a look at who has left.
+    /// Requests that are admitted and not submitted; each will bring at least one entry.
+    admitted: usize,
+    /// Until then a full queue counts as full without a sweep.
     full_until: Option<Instant>,
     closed: bool,
 }
 
 impl State {
     fn fills_a_batch(&self, limits: &Limits) -> bool {
-        self.items.len() >= limits.batch_size_max || self.tokens >= limits.batch_tokens_max
+        self.entries.len() >= limits.batch_size_max || self.tokens >= limits.batch_tokens_max
     }
 
-    /// Drops what nobody waits for any more; tells how many.
+    /// Drops entries that are no longer wanted; returns how many.
     fn sweep(&mut self) -> u64 {
         let now = Instant::now();
-        let before = self.items.len();
-        self.items.retain(|item| item.is_wanted(now));
-        self.tokens = self.items.iter().map(Item::tokens).sum();
-        (before - self.items.len()) as u64
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.is_wanted(now));
+        self.tokens = self.entries.iter().map(Entry::tokens).sum();
+        (before - self.entries.len()) as u64
     }
 
-    /// The same, but not at once again after it was in vain.
+    /// The same, except for a while after a sweep in vain.
     fn sweep_if_due(&mut self) -> u64 {
         let now = Instant::now();
         if self.full_until.is_some_and(|until| now < until) {
             return 0;
         }
-        let left = self.sweep();
-        let texts = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
-        self.full_until = (left == 0).then(|| now + REST_PER_TEXT * texts);
-        left
+        let dropped = self.sweep();
+        let entries = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        self.full_until = (dropped == 0).then(|| now + FULL_PER_SEQUENCE * entries);
+        dropped
     }
 }
 
@@ -105,61 +122,49 @@ impl Queue {
         }
     }
 
-    /// Lets a request in, or refuses it before anybody works on it. It counts until the admission is dropped.
+    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. The rule is the
+    /// same for one sequence and for a list, so that neither starves the other; a list may fill the queue beyond its size.
     pub fn admit(self: &Arc<Self>) -> Result<Admission, EngineError> {
         let mut state = self.state();
-        let preparing = state.preparing;
-        self.refuse_if_full(&mut state, preparing)?;
-        state.preparing += 1;
-        Ok(Admission(Arc::clone(self)))
-    }
-
-    /// One rule for one text and for many, so that neither starves the other: room is where fewer wait than may.
-    /// A list may then fill the queue beyond its size, by less than the size once more.
-    fn refuse_if_full(&self, state: &mut State, preparing: usize) -> Result<(), EngineError> {
         if state.closed {
             return Err(EngineError::Stopped);
         }
-        let places = self.limits.queue_size.saturating_sub(preparing);
-        if state.items.len() >= places {
-            // Before turning somebody away, make sure that those who wait are still there.
+        let places = self.limits.queue_size.saturating_sub(state.admitted);
+        if state.entries.len() >= places {
+            // Clients that wait may have left.
             self.stats.abandoned.add(state.sweep_if_due());
         }
-        if state.items.len() >= places {
+        if state.entries.len() >= places {
             self.stats.rejected.add(1);
             return Err(EngineError::QueueFull);
         }
-        Ok(())
+        state.admitted += 1;
+        Ok(Admission(Some(Arc::clone(self))))
     }
 
-    /// Takes all items, or none.
-    pub fn push(&self, items: Vec<Item>) -> Result<(), EngineError> {
-        let (texts, queue_size) = (items.len(), self.limits.queue_size);
-        if texts > queue_size {
-            return Err(EngineError::TooManyTexts { texts, queue_size });
-        }
-        let max = self.limits.batch_tokens_max;
-        if let Some(tokens) = items.iter().map(Item::tokens).find(|&tokens| tokens > max) {
-            return Err(EngineError::TooManyTokens { tokens, max });
-        }
+    fn push_admitted(&self, entries: Vec<Entry>) -> Result<(), EngineError> {
         let mut state = self.state();
-        self.refuse_if_full(&mut state, 0)?;
-        state.tokens += items.iter().map(Item::tokens).sum::<usize>();
-        state.items.extend(items);
+        state.admitted -= 1;
+        if state.closed {
+            return Err(EngineError::Stopped);
+        }
+        state.tokens += entries.iter().map(Entry::tokens).sum::<usize>();
+        state.entries.extend(entries);
         drop(state);
         self.changed.notify_one();
         Ok(())
     }
 
-    /// The next batch: at least one item, never more than the limits allow, in order of arrival. `None`
-    /// once the queue is closed and empty.
-    pub async fn next_batch(&self) -> Option<Vec<Item>> {
+    /// The next batch: at least one entry, within the limits, in order of arrival. `None` once the queue is closed and
+    /// empty.
+    pub async fn next_batch(&self) -> Option<Vec<Entry>> {
         loop {
             let first_queued_at = self.first_queued_at().await?;
             if !self.limits.batch_delay.is_zero() {
-                self.wait_for_company(first_queued_at + self.limits.batch_delay).await;
+                self.wait_for_full_batch(first_queued_at + self.limits.batch_delay)
+                    .await;
             }
-            // All of it may have been given up during the wait.
+            // Every client may have left during the wait.
             let batch = self.take_batch();
             if !batch.is_empty() {
                 return Some(batch);
@@ -167,18 +172,18 @@ impl Queue {
         }
     }
 
-    /// Waits until something is wanted, and tells since when. `None` once closed and empty.
+    /// Waits until an entry is wanted; returns when it was queued. `None` once closed and empty.
     async fn first_queued_at(&self) -> Option<Instant> {
         loop {
-            // Registered before looking, so that what comes in between is not missed.
+            // Registered before the look, so that an arrival in between is not missed.
             let changed = self.changed.notified();
             {
                 let mut state = self.state();
                 self.stats.abandoned.add(state.sweep());
-                match state.items.front() {
+                match state.entries.front() {
                     Some(first) => return Some(first.queued_at),
                     None if state.closed => {
-                        // Whoever else waits must end too.
+                        // The other workers must end too.
                         self.changed.notify_one();
                         return None;
                     }
@@ -190,7 +195,7 @@ impl Queue {
     }
 
     /// Waits until a batch is full, the queue closes, or `deadline`: one deadline, never moved.
-    async fn wait_for_company(&self, deadline: Instant) {
+    async fn wait_for_full_batch(&self, deadline: Instant) {
         loop {
             let changed = self.changed.notified();
             {
@@ -205,50 +210,52 @@ impl Queue {
         }
     }
 
-    /// The next batch if it is full already, so that nothing is gained by waiting for company.
-    pub fn full_batch(&self) -> Option<Vec<Item>> {
+    /// The next batch if it is full already.
+    pub fn full_batch(&self) -> Option<Vec<Entry>> {
         if !self.state().fills_a_batch(&self.limits) {
             return None;
         }
         Some(self.take_batch()).filter(|batch| !batch.is_empty())
     }
 
-    fn take_batch(&self) -> Vec<Item> {
+    fn take_batch(&self) -> Vec<Entry> {
         let mut state = self.state();
         self.stats.abandoned.add(state.sweep());
         let mut batch = Vec::new();
         let mut tokens = 0;
-        while let Some(next) = state.items.front() {
+        while let Some(next) = state.entries.front() {
             let more = tokens + next.tokens();
-            if batch.len() == self.limits.batch_size_max || more > self.limits.batch_tokens_max {
+            // A sequence beyond the limit is a batch by itself, so that it does not block the queue.
+            let fits = batch.is_empty() || more <= self.limits.batch_tokens_max;
+            if batch.len() == self.limits.batch_size_max || !fits {
                 break;
             }
             tokens = more;
-            batch.extend(state.items.pop_front());
+            batch.extend(state.entries.pop_front());
         }
         state.tokens -= tokens;
-        if !state.items.is_empty() {
-            // The wake-ups of what is left may have gone to whoever takes this batch.
+        if !state.entries.is_empty() {
+            // The wake-ups of the remaining entries may have gone to the worker that takes this batch.
             self.changed.notify_one();
         }
         batch
     }
 
-    /// Refuses what comes from now on; what waits is still served.
+    /// Refuses new requests; queued entries are still served.
     pub fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
     }
 
-    /// Refuses what comes from now on, and drops what waits: nobody will serve it.
+    /// Refuses new requests and drops all entries.
     pub fn abandon(&self) {
         let mut state = self.state();
         state.closed = true;
-        self.stats.abandoned.add(state.items.len() as u64);
-        state.items.clear();
+        self.stats.abandoned.add(state.entries.len() as u64);
+        state.entries.clear();
         state.tokens = 0;
         drop(state);
-        // Other workers may wait for what will never come.
+        // Workers that wait must end.
         self.changed.notify_one();
     }
 
@@ -256,14 +263,14 @@ impl Queue {
         !self.state().closed
     }
 
-    /// Texts and tokens that somebody still waits for.
+    /// Sequences and tokens that are queued and wanted.
     pub fn waiting(&self) -> (usize, usize) {
         let mut state = self.state();
         self.stats.abandoned.add(state.sweep());
-        (state.items.len(), state.tokens)
+        (state.entries.len(), state.tokens)
     }
 
     fn state(&self) -> impl std::ops::DerefMut<Target = State> {
-        self.state.lock().expect("nobody panics while holding the queue")
+        self.state.lock().expect("no thread panics while it holds the queue")
     }
 }

@@ -1,18 +1,18 @@
-//! Where a text's time goes, for who listens at debug: a cargo feature sends these spans to OpenTelemetry.
+//! Tracing spans of a request in the queue and of a batch. The cargo feature `otel` exports them.
 
 use tracing::span::Entered;
 use tracing::{Span, debug_span};
 
-/// The spans that a text is in while it waits; of one request, whose texts share them.
+/// The spans of one request while it waits; its sequences share them.
 #[derive(Clone, Debug)]
-pub struct Spans {
+pub struct RequestSpans {
     request: Span,
-    /// Ends when the last text of the request has left the queue.
+    /// Closes when the last sequence of the request has left the queue.
     queue: Span,
 }
 
-impl Default for Spans {
-    /// None.
+impl Default for RequestSpans {
+    /// Disabled spans.
     fn default() -> Self {
         Self {
             request: Span::none(),
@@ -21,35 +21,34 @@ impl Default for Spans {
     }
 }
 
-impl Spans {
-    /// Of the request that is current, which begins to wait.
-    pub fn begin() -> Self {
+impl RequestSpans {
+    /// The current span is that of the request; its wait in the queue starts now.
+    pub fn enter_queue() -> Self {
         Self {
             request: Span::current(),
             queue: debug_span!("queue"),
         }
     }
 
-    /// It waits no longer.
     pub fn leave_queue(&mut self) {
         self.queue = Span::none();
     }
 }
 
-/// One forward pass: a span of its own, linked with each request that has a part in it, and one in each of these requests.
-pub struct Pass {
+/// One forward pass: a span of its own, linked with each request in it, and a span in each of these requests.
+pub struct BatchSpans {
     batch: Span,
     _inference: Vec<Span>,
 }
 
-impl Pass {
-    /// Lasts until it is dropped; `items` are neighbours where they are of one request.
-    pub fn begin<'a>(items: impl Iterator<Item = &'a Spans>, texts: usize, tokens: usize) -> Self {
+impl BatchSpans {
+    /// Open until dropped. Neighbouring `requests` that are the same get one span.
+    pub fn open<'a>(requests: impl Iterator<Item = &'a RequestSpans>, texts: usize, tokens: usize) -> Self {
         let batch = debug_span!(parent: None, "batch", texts, tokens);
         let mut inference = Vec::new();
         if !batch.is_disabled() {
             let mut last = None;
-            for Spans { request, .. } in items {
+            for RequestSpans { request, .. } in requests {
                 if request.id() != last {
                     last = request.id();
                     batch.follows_from(request);
@@ -65,7 +64,7 @@ impl Pass {
         }
     }
 
-    /// What is told on this thread is told of the pass.
+    /// Events on this thread belong to the batch.
     pub fn enter(&self) -> Entered<'_> {
         self.batch.enter()
     }

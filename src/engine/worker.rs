@@ -5,63 +5,63 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::{Item, Queue, Reply};
-use super::watch::{Clock, Ends};
-use super::{EngineError, Scores, Stats, Timing, spans};
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Select, Sequence};
+use super::batch_timer::{BatchTimer, RunningGuard};
+use super::queue::{Entry, Queue, Reply};
+use super::spans::BatchSpans;
+use super::state::EngineState;
+use super::{EngineError, Timing};
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence};
 use crate::sys::panics;
 
-/// After this many failed batches in a row a worker is no longer sure that it can answer; when no worker is, the
-/// engine no longer calls itself ready.
+/// A worker counts as failing after this many failed batches in a row.
 const FAILURES_IN_A_ROW_MAX: u64 = 3;
 
-/// While a worker fails, and nobody asks it because others answer or the engine is not ready, it is tried this often.
+/// A failing worker that gets no batches is probed at this interval.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Closes and empties the queue when the worker ends, however it ends: nobody may wait for a worker that is gone. An end in
-/// order comes when the queue is closed and empty, and a lost device is lost for all workers.
-struct AbandonOnDrop<'a>(&'a Queue);
+/// Abandons the queue when a worker ends, also by a panic, so that no request waits for it. An orderly end comes when the
+/// queue is closed and empty, and a lost device is lost for all workers.
+struct AbandonOnDrop<'a>(&'a Queue, &'a EngineState);
 
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
+        let Self(queue, state) = self;
         if std::thread::panicking() {
-            self.0
-                .stats
-                .break_down("the worker thread panicked; the log says where".to_owned());
+            state.set_broken("the worker thread panicked; the log says where".to_owned());
         }
-        self.0.abandon();
-        self.0.stats.stop_probing();
+        queue.abandon();
+        state.stop();
     }
 }
 
-pub async fn run(queue: &Queue, model: Box<dyn MaskedLm>) {
-    let _guard = AbandonOnDrop(queue);
-    let stats = &queue.stats;
+pub async fn run(queue: &Queue, state: &EngineState, model: Box<dyn MaskedLm>) {
+    let _guard = AbandonOnDrop(queue, state);
     let mut worker = Worker {
         model,
-        stats,
-        clock: stats.new_clock(),
+        queue,
+        state,
+        timer: state.new_timer(),
         failures_in_a_row: 0,
     };
     loop {
         let next = if !worker.is_failing() {
             Some(queue.next_batch().await)
-        } else if stats.is_healthy() {
-            // Others answer: what waits is theirs, until a probe says that this one can answer too.
-            match tokio::time::timeout(PROBE_INTERVAL, stats.stopping().wait()).await {
+        } else if state.is_healthy() {
+            // Other workers answer: leave the queue to them until a probe succeeds.
+            match tokio::time::timeout(PROBE_INTERVAL, state.stopping().wait()).await {
                 Ok(_) => return,
                 Err(_) => None,
             }
         } else {
-            // Nothing is lost if the time ends first: a batch leaves the queue in the moment it is given.
+            // A timeout loses nothing: a batch leaves the queue in the moment that it is returned.
             tokio::time::timeout(PROBE_INTERVAL, queue.next_batch()).await.ok()
         };
         match next {
-            Some(Some(batch)) => worker.run_batches(batch, queue),
+            Some(Some(batch)) => worker.run_batches(batch),
             Some(None) => return,
             None => worker.probe(),
         }
-        if stats.broken().get().is_some() {
+        if state.broken().get().is_some() {
             return;
         }
     }
@@ -70,9 +70,9 @@ pub async fn run(queue: &Queue, model: Box<dyn MaskedLm>) {
 /// Why there are no scores; the reason is for the log.
 #[derive(Clone, Debug)]
 enum Failure {
-    /// This batch failed, the next may not.
+    /// The next batch may succeed.
     Batch(String),
-    /// None will ever succeed again.
+    /// No batch will succeed.
     Model(String),
 }
 
@@ -83,29 +83,37 @@ impl Failure {
     }
 }
 
-/// A forward pass that has begun.
-struct Begun {
-    ends: Result<PendingBatch, Failure>,
-    started_at: Instant,
-    traced: spans::Pass,
-    /// Until then its time is counted.
-    _running: Ends,
+impl From<&ModelError> for Failure {
+    fn from(error: &ModelError) -> Self {
+        match error.is_fatal() {
+            true => Self::Model(error.to_string()),
+            false => Self::Batch(error.to_string()),
+        }
+    }
 }
 
-/// What one forward pass gave.
-struct Pass {
-    /// One for each text, in order.
+/// A forward pass that is submitted to the model.
+struct RunningBatch {
+    pending: Result<PendingBatch, Failure>,
+    started_at: Instant,
+    spans: BatchSpans,
+    _running: RunningGuard,
+}
+
+/// The result of one forward pass.
+struct CompletedBatch {
+    /// One for each entry, in order.
     scores: Vec<Scores>,
     started_at: Instant,
-    /// With what was left of the pass before, where a device computes one after the other.
+    /// Where a device computes one batch after the other, this includes the rest of the batch before it.
     inference: Duration,
 }
 
-/// A model, and how it fares.
 struct Worker<'a> {
     model: Box<dyn MaskedLm>,
-    stats: &'a Stats,
-    clock: Arc<Clock>,
+    queue: &'a Queue,
+    state: &'a EngineState,
+    timer: Arc<BatchTimer>,
     failures_in_a_row: u64,
 }
 
@@ -114,43 +122,43 @@ impl Worker<'_> {
         self.failures_in_a_row >= FAILURES_IN_A_ROW_MAX
     }
 
-    fn batch_done(&mut self, succeeded: bool) {
-        let failed_before = self.is_failing();
+    fn count_batch(&mut self, succeeded: bool) {
+        let was_failing = self.is_failing();
         match succeeded {
             true => self.failures_in_a_row = 0,
             false => self.failures_in_a_row += 1,
         }
-        if failed_before != self.is_failing() {
-            self.stats.worker_fails(self.is_failing());
+        if was_failing != self.is_failing() {
+            self.state.set_worker_failing(self.is_failing());
         }
     }
 
-    /// Runs a batch. While a device computes it, the next is begun if it is full already (one that is not may still
-    /// grow), and so on, so that the device goes from one to the next.
-    fn run_batches(&mut self, first: Vec<Item>, queue: &Queue) {
-        let mut next = Some(self.begin_batch(first));
-        while let Some((batch, begun)) = next {
-            let works = begun.ends.is_ok() && !self.is_failing() && self.stats.broken().get().is_none();
+    /// Runs a batch. While an asynchronous device computes it, the next is submitted if it is full already (one that is
+    /// not may still grow), and so on, so that the device never waits.
+    fn run_batches(&mut self, first: Vec<Entry>) {
+        let mut next = Some(self.submit_batch(first));
+        while let Some((batch, running)) = next {
+            let works = running.pending.is_ok() && !self.is_failing() && self.state.broken().get().is_none();
             let full = match works && self.model.is_async() {
-                true => queue.full_batch(),
+                true => self.queue.full_batch(),
                 false => None,
             };
-            next = full.map(|batch| self.begin_batch(batch));
-            self.end_batch(batch, begun);
+            next = full.map(|batch| self.submit_batch(batch));
+            self.complete_batch(batch, running);
         }
     }
 
-    fn begin_batch(&mut self, mut batch: Vec<Item>) -> (Vec<Item>, Begun) {
-        batch.iter_mut().for_each(|item| item.spans.leave_queue());
-        let begun = self.begin(&batch);
-        (batch, begun)
+    fn submit_batch(&mut self, mut batch: Vec<Entry>) -> (Vec<Entry>, RunningBatch) {
+        batch.iter_mut().for_each(|entry| entry.spans.leave_queue());
+        let running = self.submit(&batch);
+        (batch, running)
     }
 
-    /// Ends a forward pass. If it fails, every text that is still wanted is tried once on its own, so that the culprit
-    /// alone fails. Health is noted before anybody is answered, so that who has an answer sees what it says.
-    fn end_batch(&mut self, batch: Vec<Item>, begun: Begun) {
-        let mut failure = match end(begun, &batch) {
-            Ok(pass) => return self.answer(batch, pass),
+    /// Completes a forward pass. If it failed, each entry that is still wanted is tried by itself, so that the culprit alone
+    /// fails. Health is updated before a reply is sent, so that a client with an answer sees the health after it.
+    fn complete_batch(&mut self, batch: Vec<Entry>, running: RunningBatch) {
+        let mut failure = match complete(running, &batch) {
+            Ok(completed) => return self.answer(batch, completed),
             Err(failure) => failure,
         };
         self.note(&failure);
@@ -160,129 +168,120 @@ impl Worker<'_> {
         {
             tracing::error!(texts = batch.len(), %reason, "a batch failed; trying its texts one by one");
         }
-        for item in batch {
+        for entry in batch {
             retry &= matches!(failure, Failure::Batch(_));
-            // The first pass may have taken long: nobody computes for those who have left meanwhile.
-            if retry && !item.is_wanted(Instant::now()) {
-                self.stats.abandoned.add(1);
+            // The first pass may have taken long enough for clients to leave.
+            if retry && !entry.is_wanted(Instant::now()) {
+                self.queue.stats.abandoned.add(1);
                 continue;
             }
             if retry {
-                let alone = std::slice::from_ref(&item);
-                match end(self.begin(alone), alone) {
-                    Ok(pass) => {
-                        self.answer(vec![item], pass);
+                let alone = std::slice::from_ref(&entry);
+                match complete(self.submit(alone), alone) {
+                    Ok(completed) => {
+                        self.answer(vec![entry], completed);
                         continue;
                     }
                     Err(of_one) => failure = of_one,
                 }
-                // The batch is counted already; a lost device must be known.
+                // The batch is counted as failed already; a lost device is not.
                 if matches!(failure, Failure::Model(_)) {
                     self.note(&failure);
                 }
             }
-            self.stats.failed.add(1);
-            reply(item, Err(failure.to_error()));
+            self.queue.stats.failed.add(1);
+            reply(entry, Err(failure.to_error()));
         }
     }
 
-    fn answer(&mut self, batch: Vec<Item>, pass: Pass) {
-        self.batch_done(true);
-        for (item, scores) in batch.into_iter().zip(pass.scores) {
+    fn answer(&mut self, batch: Vec<Entry>, completed: CompletedBatch) {
+        self.count_batch(true);
+        for (entry, scores) in batch.into_iter().zip(completed.scores) {
             let timing = Timing {
-                queue: pass.started_at - item.queued_at,
-                inference: pass.inference,
+                queue: completed.started_at - entry.queued_at,
+                inference: completed.inference,
             };
-            reply(item, Ok((scores, timing)));
+            reply(entry, Ok((scores, timing)));
         }
     }
 
     fn note(&mut self, failure: &Failure) {
         match failure {
-            Failure::Batch(_) => self.batch_done(false),
-            Failure::Model(reason) => self.stats.break_down(reason.clone()),
+            Failure::Batch(_) => self.count_batch(false),
+            Failure::Model(reason) => self.state.set_broken(reason.clone()),
         }
     }
 
-    /// One token, which every vocabulary has: does the model compute again?
+    /// Runs one token, which every vocabulary has, to see if the model computes again.
     fn probe(&mut self) {
         let mut batch = Batch::default();
         batch.push(&Sequence::new([0], [0], Select::TopK(1)));
-        let running = self.clock.begin();
+        let running = self.timer.start();
         let probed = guarded(|| self.model.predict(batch));
         drop(running);
         match probed {
             Ok(_) => {
                 tracing::info!("the model answers again");
-                self.batch_done(true);
+                self.count_batch(true);
             }
             Err(failure) => self.note(&failure),
         }
     }
 
-    fn begin(&mut self, items: &[Item]) -> Begun {
+    fn submit(&mut self, entries: &[Entry]) -> RunningBatch {
         let mut batch = Batch::default();
-        for item in items {
-            batch.push(&item.sequence);
+        for entry in entries {
+            batch.push(&entry.sequence);
         }
         let tokens = batch.token_ids().len();
-        let stats = self.stats;
-        stats.batches.add(1);
-        stats.texts.add(items.len() as u64);
-        stats.tokens.add(tokens as u64);
-        stats.batch_texts.observe(items.len() as u64);
+        let stats = &self.queue.stats;
+        stats.batch_sequences.observe(entries.len() as u64);
         stats.batch_tokens.observe(tokens as u64);
-        let waited = items.iter().map(|item| &item.spans);
-        let traced = spans::Pass::begin(waited, items.len(), tokens);
+        let spans = BatchSpans::open(entries.iter().map(|entry| &entry.spans), entries.len(), tokens);
         let started_at = Instant::now();
-        let running = self.clock.begin();
-        let ends = {
-            let _entered = traced.enter();
+        let running = self.timer.start();
+        let pending = {
+            let _entered = spans.enter();
             guarded(|| self.model.submit(batch))
         };
-        Begun {
-            ends,
+        RunningBatch {
+            pending,
             started_at,
-            traced,
+            spans,
             _running: running,
         }
     }
 }
 
-fn end(begun: Begun, items: &[Item]) -> Result<Pass, Failure> {
-    let pending = begun.ends?;
+/// Waits for the end of a forward pass and shares its scores out to `entries`.
+fn complete(running: RunningBatch, entries: &[Entry]) -> Result<CompletedBatch, Failure> {
+    let pending = running.pending?;
     let scores = {
-        let _entered = begun.traced.enter();
+        let _entered = running.spans.enter();
         guarded(|| pending.wait())?
     };
-    let inference = begun.started_at.elapsed();
-    // Fewer would give one sequence the scores of another.
-    if scores.len() != items.len() {
-        let (got, expected) = (scores.len(), items.len());
+    let inference = running.started_at.elapsed();
+    // Otherwise one text could get the answer of another.
+    let returned = scores.iter().map(Vec::len);
+    let expected = entries.iter().map(|entry| entry.sequence.readout.positions.len());
+    if !returned.clone().eq(expected.clone()) {
+        let (returned, expected) = (returned.sum::<usize>(), expected.sum::<usize>());
         return Err(Failure::Batch(format!(
-            "the model gave scores of {got} sequences of {expected}"
+            "the model returned scores for {returned} positions of {expected}"
         )));
     }
-    for (scores, item) in scores.iter().zip(items) {
-        let (got, expected) = (scores.len(), item.sequence.readout.positions.len());
-        if got != expected {
-            return Err(Failure::Batch(format!(
-                "the model gave scores at {got} positions of {expected}"
-            )));
-        }
-    }
-    Ok(Pass {
+    Ok(CompletedBatch {
         scores,
-        started_at: begun.started_at,
+        started_at: running.started_at,
         inference,
     })
 }
 
-/// A model that panicked is used again: it holds no state from one batch to the next.
+/// Catches panics. The model is used again afterwards: it holds no state from one batch to the next.
 fn guarded<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Failure> {
     match panics::catch(compute) {
         Ok(Ok(computed)) => Ok(computed),
-        Ok(Err(error)) => Err(of_error(&error)),
+        Ok(Err(error)) => Err(Failure::from(&error)),
         Err(panic) => {
             let message = panic.message().unwrap_or("without a message");
             Err(Failure::Batch(format!("panic: {message}")))
@@ -290,14 +289,7 @@ fn guarded<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Fail
     }
 }
 
-fn of_error(error: &ModelError) -> Failure {
-    match error.is_fatal() {
-        true => Failure::Model(error.to_string()),
-        false => Failure::Batch(error.to_string()),
-    }
-}
-
-fn reply(item: Item, reply: Reply) {
-    // An error here means that the client went away during the forward pass; there is nobody to tell.
-    let _ = item.reply.send(reply);
+fn reply(entry: Entry, reply: Reply) {
+    // An error says that the client left during the forward pass.
+    let _ = entry.reply.send(reply);
 }

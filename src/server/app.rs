@@ -1,18 +1,16 @@
 //! The dependencies of every handler.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Engine;
-use crate::fill_mask::FillMask;
+use crate::pipeline::Pipeline;
 
 use super::options::Options;
 use super::state::State;
 
 /// The dependencies of every handler.
 pub struct App {
-    /// Tokenizer and fill-mask task.
-    pub fill_mask: FillMask,
-    pub engine: Engine,
+    pub pipeline: Arc<Pipeline>,
     /// Upper limit from the head of a request to its answer; a client can shorten it.
     pub request_timeout: Duration,
     pub body_bytes_max: usize,
@@ -37,6 +35,6 @@ pub struct About {
 impl App {
     /// True if a new request would be answered: the model works and the server is not draining.
     pub fn is_ready(&self) -> bool {
-        self.engine.is_ready() && !self.state.is_draining()
+        self.pipeline.engine().is_ready() && !self.state.is_draining()
     }
 }

@@ -1,4 +1,6 @@
-//! Reading a body: never more of it than is allowed, and not for longer than its request may take.
+//! Reading a body: never more than the limit, and not past the request's deadline.
+
+use std::ops::Deref;
 
 use poem::Body;
 use poem::error::ReadBodyError;
@@ -6,40 +8,34 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::app::App;
 use super::error::ApiError;
-use super::predict::Deadline;
+use crate::pipeline::Deadline;
+
+/// Refuses a body by its headers, before any of it is read.
+///
+/// # Errors
+/// A compressed body (415), and one whose stated length exceeds the limit (413).
+pub fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    refuse_compressed(headers)?;
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length.is_some_and(|length| length > app.body_bytes_max as u64) {
+        true => Err(too_large(app)),
+        false => Ok(()),
+    }
+}
 
 /// Reads the whole body.
 ///
 /// # Errors
-/// A compressed body (415), one that is too large (413, from its stated length where it has one), one that
-/// comes too late (408), and one that breaks off (400).
+/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400).
 pub async fn read(
     app: &App,
-    headers: &HeaderMap,
     body: Body,
     deadline: Deadline,
-) -> Result<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + Send + use<>, ApiError> {
-    refuse_compressed(headers)?;
-    let max = app.body_bytes_max;
-    let too_large = || {
-        ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("The body is larger than the {max} bytes that are allowed; send less text at once."),
-        )
-    };
-    let length = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
-    if length
-        .and_then(|length| length.parse::<u64>().ok())
-        .is_some_and(|length| length > max as u64)
-    {
-        return Err(too_large());
-    }
-    match tokio::time::timeout_at(deadline.at, body.into_bytes_limit(max)).await {
+) -> Result<impl Deref<Target = [u8]> + Send + use<>, ApiError> {
+    match tokio::time::timeout_at(deadline.at, body.into_bytes_limit(app.body_bytes_max)).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large()),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large(app)),
         Ok(Err(error)) => Err(ApiError::bad_request(
             "bad_body",
             format!("The body cannot be read: {error}."),
@@ -52,10 +48,19 @@ pub async fn read(
     }
 }
 
-/// Nothing is decompressed here: a few kilobytes could become more than the memory there is.
+fn too_large(app: &App) -> ApiError {
+    let max = app.body_bytes_max;
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("The body is larger than the {max} bytes that are allowed; send less text at once."),
+    )
+}
+
+/// Bodies are not decompressed: a few kilobytes could exceed the memory of the machine.
 fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
-    let coded = headers.get_all(header::CONTENT_ENCODING).iter();
-    let Some(coding) = coded
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(coding) = codings
         .into_iter()
         .find(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
     else {

@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::engine::Timing;
+use crate::pipeline::Cost;
 
 /// Every status of an answer; any other is counted as the last.
 const STATUSES: [u16; 16] = [
@@ -23,18 +23,6 @@ const STATUSES: [u16; 16] = [
 
 /// The route label of a path that is not in the route table.
 pub const UNMATCHED: &str = "other";
-
-/// Cost of one answered request; travels in the extensions of its response.
-#[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    pub texts: usize,
-    /// Tokens of all texts.
-    pub tokens: usize,
-    /// From the body to token ids.
-    pub tokenizing: Duration,
-    /// Time in the queue and in the model.
-    pub timing: Timing,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {

@@ -9,7 +9,7 @@
 //! | `routes` | one file per route: fill-mask, health, info, metrics, the OpenAPI document, the web page |
 //! | `open_inference` | the Open Inference Protocol, for the clients of Triton and KServe |
 //! | `route` | one row of the route table |
-//! | `predict`, `request`, `body` | from a request body to answers, for every protocol |
+//! | `body`, `deadline` | reading a body within its limits; the deadline of a request |
 //! | `app`, `options` | what a handler needs; the settings of the server |
 //! | `middleware` | around every request: telemetry, authentication, CORS |
 //! | `net` | connections: accept loop, deadlines, slots, TLS |
@@ -18,14 +18,13 @@
 
 mod app;
 mod body;
+mod deadline;
 mod error;
 mod metrics;
 mod middleware;
 mod net;
 mod open_inference;
 mod options;
-mod predict;
-mod request;
 mod route;
 mod routes;
 mod service;
@@ -36,14 +35,11 @@ mod throttled_log;
 mod unique_id;
 
 pub use app::{About, App};
-pub use error::{ApiError, ErrorBody};
+pub use error::ApiError;
 pub use middleware::auth::ApiKey;
 pub use middleware::cors::{InvalidOrigin, Origins};
 pub use net::{ConnectionLimits, Tls, TlsError, TlsFile};
 pub use open_inference::parse_infer;
 pub use options::Options;
-pub use predict::prepare;
-pub use request::{FillMaskRequest, Form};
-pub use routes::fill_mask::Answers;
 pub use service::{serve, service};
 pub use state::State;

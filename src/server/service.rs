@@ -126,7 +126,7 @@ pub async fn serve(
     std::thread::Builder::new()
         .name("cloze-stop".to_owned())
         .spawn(move || {
-            app.engine.stop();
+            app.pipeline.engine().stop();
             // Fails if the timeout has passed.
             let _ = stopped.send(());
         })?;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cloze::backend::Precision;
-use cloze::fill_mask::{Answer, FillMask, InputError, Parameters, Prediction, Question, Wanted};
-use cloze::lm::{BackendKind, Batch, DeviceInfo, MaskedLm, Placement, PretrainedModel, Sequence};
+use cloze::lm::{BackendKind, Batch, DeviceInfo, MaskedLm, Placement, PretrainedModel};
+use cloze::tasks::fill_mask::{FillMask, InputError, Parameters, Plan, Prediction, Request, TextAnswer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -118,25 +118,25 @@ fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     subjects
 }
 
-fn prepare(fill_mask: &FillMask, case: &Case) -> Result<(Wanted, Vec<Question>), InputError> {
-    let wanted = fill_mask.wanted(&parameters(case))?;
-    let texts = strings(&case.inputs);
-    let questions = texts.iter().map(|text| fill_mask.question(text, &wanted));
-    Ok((wanted.clone(), questions.collect::<Result<_, _>>()?))
+fn plan(fill_mask: &FillMask, case: &Case) -> Result<Plan, InputError> {
+    let request = Request {
+        texts: strings(&case.inputs),
+        parameters: parameters(case),
+    };
+    fill_mask.plan(&request, usize::MAX)
 }
 
-/// One forward pass over all questions.
-fn predict(subject: &mut Subject, asked: &[(&Wanted, &Question)]) -> Vec<Answer> {
+/// The answers to all texts of any number of requests, in one forward pass.
+fn predict(subject: &mut Subject, plans: &[&Plan]) -> Vec<TextAnswer> {
     let mut batch = Batch::default();
-    for (wanted, question) in asked {
-        let (ids, positions) = (question.input_ids.clone(), question.mask_positions.clone());
-        batch.push(&Sequence::new(ids, positions, wanted.select.clone()));
+    for sequence in plans.iter().flat_map(|plan| &plan.sequences) {
+        batch.push(sequence);
     }
-    let scores = subject.model.predict(batch).unwrap();
-    let answers = asked
-        .iter()
-        .zip(scores)
-        .map(|((wanted, question), scores)| subject.fill_mask.answer(question, wanted, scores).unwrap());
+    let mut scores = subject.model.predict(batch).unwrap().into_iter();
+    let answers = plans.iter().flat_map(|plan| {
+        let scores = scores.by_ref().take(plan.sequences.len()).collect();
+        subject.fill_mask.answer(plan, scores).unwrap()
+    });
     answers.collect()
 }
 
@@ -150,15 +150,15 @@ fn outputs(output: &Value, texts: usize) -> Vec<&Value> {
     list
 }
 
-/// The largest difference of a score, after a check that it is within `tolerance`.
-fn compare(what: &str, answer: &Answer, expected: &Value, tolerance: f32) -> f32 {
+/// How far off the scores are at most, if that is within `tolerance`.
+fn compare(what: &str, answer: &TextAnswer, expected: &Value, tolerance: f32) -> f32 {
     let is_single = expected[0].is_object();
-    match answer {
-        Answer::One(predictions) => {
+    match &answer[..] {
+        [predictions] => {
             assert!(is_single, "{what}: expected a list for each of several masks");
             compare_predictions(what, predictions, expected, tolerance)
         }
-        Answer::Several(masks) => {
+        masks => {
             assert!(!is_single, "{what}: expected one list");
             assert_eq!(masks.len(), expected.as_array().unwrap().len(), "{what}: masks");
             let masks = masks.iter().zip(expected.as_array().unwrap());
@@ -213,13 +213,12 @@ pub fn check_cases(backend: BackendKind, precision: Precision, step: usize) {
         let mut worst = 0.0f32;
         for case in std::mem::take(&mut subject.cases).into_iter().step_by(step) {
             let what = format!("{}, case {}", subject.name, case.name);
-            match (prepare(&subject.fill_mask, &case), &case.output) {
-                (Ok((wanted, questions)), Some(output)) => {
-                    for (question, ids) in questions.iter().zip(&case.input_ids) {
-                        assert_eq!(&question.input_ids, ids, "{what}: token ids");
+            match (plan(&subject.fill_mask, &case), &case.output) {
+                (Ok(plan), Some(output)) => {
+                    for (sequence, ids) in plan.sequences.iter().zip(&case.input_ids) {
+                        assert_eq!(&sequence.token_ids, ids, "{what}: token ids");
                     }
-                    let asked: Vec<_> = questions.iter().map(|question| (&wanted, question)).collect();
-                    let answers = predict(&mut subject, &asked);
+                    let answers = predict(&mut subject, &[&plan]);
                     for (answer, expected) in answers.iter().zip(outputs(output, answers.len())) {
                         worst = worst.max(compare(&what, answer, expected, subject.tolerance));
                     }
@@ -238,23 +237,17 @@ pub fn check_one_batch(backend: BackendKind, precision: Precision) {
     for mut subject in subjects(backend, precision) {
         let cases = std::mem::take(&mut subject.cases);
         let answered = cases.iter().filter_map(|case| Some((case, case.output.as_ref()?)));
-        let prepared: Vec<_> = answered
-            .map(|(case, output)| {
-                let (wanted, questions) = prepare(&subject.fill_mask, case).unwrap();
-                (case, wanted, questions, output)
-            })
+        let planned: Vec<_> = answered
+            .map(|(case, output)| (case, plan(&subject.fill_mask, case).unwrap(), output))
             .collect();
-        let asked: Vec<_> = prepared
-            .iter()
-            .flat_map(|(_, wanted, questions, _)| questions.iter().map(move |question| (wanted, question)))
-            .collect();
-        assert!(asked.len() >= 10, "{}: too few texts to say anything", subject.name);
+        let plans: Vec<_> = planned.iter().map(|(_, plan, _)| plan).collect();
         let tolerance = subject.tolerance;
-        let mut answers = predict(&mut subject, &asked).into_iter();
-        let mut worst = 0.0f32;
-        for (case, _, questions, output) in &prepared {
+        let answers = predict(&mut subject, &plans);
+        assert!(answers.len() >= 10, "{}: too few texts to say anything", subject.name);
+        let (mut answers, mut worst) = (answers.into_iter(), 0.0f32);
+        for (case, plan, output) in &planned {
             let what = format!("{}, case {} in a batch", subject.name, case.name);
-            for expected in outputs(output, questions.len()) {
+            for expected in outputs(output, plan.sequences.len()) {
                 worst = worst.max(compare(&what, &answers.next().unwrap(), expected, tolerance));
             }
         }

@@ -1,13 +1,13 @@
 //! `cloze predict`: lines in, JSON Lines out, in the same order and through the same engine as the server.
 //!
-//! Three things run side by side: `input` reads lines, `window` makes questions of some hundred of them at a time,
-//! and here the questions are answered and written. Each waits for the next when it is ahead, so memory stays the
-//! same however long the input is.
+//! Three stages run side by side: `input` reads lines, `window` plans some hundred of them at a time, and this file submits
+//! the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not grow with the
+//! input.
 //!
-//! | file | what it is |
+//! | file | subject |
 //! |---|---|
 //! | `input` | lines, bounded in length |
-//! | `window` | as many lines as are answered together; plain text or JSON |
+//! | `window` | lines that are answered together; plain text or JSON |
 //! | `output` | answers and errors as JSON Lines |
 
 mod input;
@@ -24,12 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::engine::{Engine, EngineError, Limits};
-use cloze::fill_mask::{FillMask, Parameters};
-use cloze::lm::{Scores, Sequence};
+use cloze::engine::{Engine, Limits};
+use cloze::lm::Scores;
+use cloze::pipeline::{self, Deadline, Pipeline};
+use cloze::tasks::fill_mask::{FillMask, Parameters, Plan};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::batch::BatchArguments;
 use super::log::LogArguments;
@@ -39,14 +39,12 @@ use super::warm_up::warm_up;
 use super::{CLEAN_UP_TIMEOUT, abort_after};
 use input::Source;
 use output::{Output, Written};
-use window::{Format, Line, TEXTS_MAX, Window};
+use window::{Defaults, Line, LineFormat, TEXTS_MAX, Window};
 
 /// Some lines have an error in place of an answer. 1 is a failure to start or to go on, 2 a wrong flag.
 const SOME_LINES_FAILED: u8 = 3;
 /// While one window is answered, the next is prepared and waits in the engine's queue.
 const WINDOWS_IN_FLIGHT: usize = 2;
-/// No line is given up for the time that it takes.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long a write that a signal interrupts may still take to end its line.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -67,7 +65,7 @@ pub struct PredictArguments {
 
     /// What a line is; auto takes them for JSON if the first that is not blank begins with {
     #[arg(long, value_enum, default_value = "auto")]
-    format: Format,
+    format: LineFormat,
 
     #[command(flatten)]
     model: ModelArguments,
@@ -87,38 +85,43 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut model = arguments.model.open()?;
     let longest = arguments.batch.max_input_tokens(model.info.max_tokens)?;
     let loaded = arguments.model.load(&mut model)?;
-    let fill_mask = Arc::new(FillMask::new(model.tokenizer, &model.info, longest));
+    let task = FillMask::new(model.tokenizer, &model.info, longest);
     let parameters = Parameters {
         top_k: arguments.top_k,
         targets: arguments.targets,
     };
-    fill_mask.wanted(&parameters)?;
+    task.check(&parameters)?;
     let batch_timeout = arguments.batch.batch_timeout(&loaded.device);
     let workers = warm_up(loaded, &arguments.batch, model.info.vocab_size, longest)?;
-    let engine = Arc::new(Engine::start_workers(workers, limits(&arguments.batch))?);
-    batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
+    let engine = Engine::start(workers, limits(&arguments.batch))?;
+    batch_timeout.map(|limit| engine.start_watchdog(limit)).transpose()?;
+    let pipeline = Arc::new(Pipeline::new(task, engine).with_texts_max(TEXTS_MAX.get()));
 
     let progress = Lines::new(source.bytes());
     let lines = source.read();
     let (sender, windows) = mpsc::channel(1);
-    let theirs = Arc::clone(&fill_mask);
-    let preparing = std::thread::Builder::new()
-        .name("cloze-prepare".to_owned())
-        .spawn(move || window::prepare(&theirs, &parameters, arguments.format, &lines, &sender))?;
+    let defaults = Defaults {
+        format: arguments.format,
+        parameters,
+    };
+    let planner = Arc::clone(&pipeline);
+    let planning = std::thread::Builder::new()
+        .name("cloze-plan".to_owned())
+        .spawn(move || window::plan(&planner, defaults, &lines, &sender))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let output = Output::new(fill_mask, progress);
+    let output = Output::new(Arc::clone(&pipeline), progress);
     let ended = runtime.block_on(async {
         let interrupted = interrupted()?;
         tokio::select! {
             biased;
             // What is not written yet has no answers, only the same error on every line.
-            reason = engine.broken() => {
+            reason = pipeline.engine().broken() => {
                 abort_after(CLEAN_UP_TIMEOUT);
                 Err(format!("the model failed: {reason}; the lines after the last written one have no answer").into())
             }
             code = interrupted => Ok(Err(code)),
-            ended = answer_all(&engine, windows, output) => ended.map(Ok),
+            ended = answer_all(&pipeline, windows, output) => ended.map(Ok),
         }
     });
     runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
@@ -129,10 +132,10 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
         Err(signal) => return Ok(ExitCode::from(128 + signal)),
     };
     // It has said that there is nothing more, unless it broke down.
-    if preparing.join().is_err() {
-        return Err("a line could not be prepared; the output ends before it".into());
+    if planning.join().is_err() {
+        return Err("a line could not be tokenized; the output ends before it".into());
     }
-    engine.stop();
+    pipeline.engine().stop();
     match written.first_error {
         None => Ok(ExitCode::SUCCESS),
         Some((line, error)) => {
@@ -153,27 +156,27 @@ fn limits(batch: &BatchArguments) -> Limits {
     }
 }
 
-/// A window with what the engine said of each line, in the order of the lines.
-struct Answered {
-    lines: Vec<(Line, Result<Vec<Scores>, EngineError>)>,
+/// The lines of a window in their order, each with its plan and the scores, or an error.
+struct Scored {
+    lines: Vec<(Line, Result<Vec<Scores>, pipeline::Error>)>,
 }
 
 /// Answers windows as they come and writes them in their order; `None` where nobody reads them any more.
 async fn answer_all(
-    engine: &Arc<Engine>,
+    pipeline: &Arc<Pipeline>,
     mut windows: mpsc::Receiver<std::io::Result<Window>>,
     mut output: Output,
 ) -> Result<Option<Written>, Box<dyn Error>> {
-    let mut flying: VecDeque<JoinHandle<Answered>> = VecDeque::new();
+    let mut flying: VecDeque<JoinHandle<Scored>> = VecDeque::new();
     let mut input_ended = false;
     while !(input_ended && flying.is_empty()) {
         tokio::select! {
-            Some(answered) = next(&mut flying) => {
+            Some(scored) = next(&mut flying) => {
                 flying.pop_front();
-                let answered = answered?;
+                let scored = scored?;
                 // Writing may block for as long as the reader of our output likes.
                 let (returned, result) = tokio::task::spawn_blocking(move || {
-                    let result = output.write(answered);
+                    let result = output.write(scored);
                     (output, result)
                 })
                 .await?;
@@ -184,7 +187,7 @@ async fn answer_all(
                 }
             }
             window = windows.recv(), if !input_ended && flying.len() < WINDOWS_IN_FLIGHT => match window {
-                Some(Ok(window)) => flying.push_back(tokio::spawn(answer(Arc::clone(engine), window))),
+                Some(Ok(window)) => flying.push_back(tokio::spawn(score(Arc::clone(pipeline), window))),
                 Some(Err(error)) => return Err(format!("the input cannot be read: {error}").into()),
                 None => input_ended = true,
             },
@@ -194,37 +197,36 @@ async fn answer_all(
 }
 
 /// The oldest window, once it is answered.
-async fn next(flying: &mut VecDeque<JoinHandle<Answered>>) -> Option<Result<Answered, tokio::task::JoinError>> {
+async fn next(flying: &mut VecDeque<JoinHandle<Scored>>) -> Option<Result<Scored, tokio::task::JoinError>> {
     match flying.front_mut() {
         Some(oldest) => Some(oldest.await),
         None => None,
     }
 }
 
-/// Sends a window through the engine, its lines sorted by length, so that batches hold texts of like length.
-async fn answer(engine: Arc<Engine>, window: Window) -> Answered {
+/// Submits a window to the engine, its lines sorted by length, so that batches hold texts of similar length.
+async fn score(pipeline: Arc<Pipeline>, window: Window) -> Scored {
     let mut order: Vec<usize> = (0..window.lines.len()).collect();
     order.sort_by_key(|&i| window.lines[i].tokens());
-    let predictions = order.iter().filter_map(|&i| {
-        let asked = window.lines[i].asked.as_ref().ok()?;
-        let inputs = asked.questions.iter().map(|question| {
-            Sequence::new(
-                question.input_ids.clone(),
-                question.mask_positions.clone(),
-                asked.wanted.select.clone(),
-            )
-        });
-        let inputs = inputs.collect();
-        let engine = &engine;
-        Some(async move { (i, engine.predict(inputs, Instant::now() + FOREVER).await) })
+    let submissions = order.iter().filter_map(|&i| {
+        let plan = window.lines[i].plan.as_ref().ok()?;
+        let pipeline = &pipeline;
+        Some(async move { (i, submit(pipeline, plan).await) })
     });
     let mut scores: Vec<_> = window.lines.iter().map(|_| Ok(Vec::new())).collect();
-    for (i, predicted) in futures_util::future::join_all(predictions).await {
-        scores[i] = predicted.map(|(scores, _timing)| scores);
+    for (i, submitted) in futures_util::future::join_all(submissions).await {
+        scores[i] = submitted;
     }
-    Answered {
+    Scored {
         lines: window.lines.into_iter().zip(scores).collect(),
     }
+}
+
+/// No line has a deadline.
+async fn submit(pipeline: &Pipeline, plan: &Plan) -> Result<Vec<Scores>, pipeline::Error> {
+    let admission = pipeline.admit()?;
+    let (scores, _) = pipeline.submit(admission, plan, Deadline::never()).await?;
+    Ok(scores)
 }
 
 /// Completes with the number of the signal that asks for an end.

@@ -3,17 +3,16 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Arc;
 
-use cloze::engine::EngineError;
-use cloze::fill_mask::FillMask;
+use cloze::api::{ErrorBody, FillMaskResponse};
 use cloze::lm::Scores;
-use cloze::server::{Answers, ErrorBody};
+use cloze::pipeline::{self, Pipeline};
+use cloze::tasks::fill_mask::{Plan, TextAnswer};
 use serde::Serialize;
 
-use super::Answered;
-use super::window::Asked;
+use super::Scored;
 use crate::cli::progress::Lines;
 
-/// What has been written.
+/// Counts of the lines that have been written.
 #[derive(Debug, Default)]
 pub struct Written {
     pub lines: u64,
@@ -23,7 +22,7 @@ pub struct Written {
     pub first_error: Option<(u64, String)>,
 }
 
-/// What stands where an answer would.
+/// The output of a line that has no answer.
 #[derive(Serialize)]
 struct LineError<'a> {
     #[serde(flatten)]
@@ -31,31 +30,31 @@ struct LineError<'a> {
     line: u64,
 }
 
-/// Puts scores into words and writes them.
+/// Turns scores into answers and writes them.
 pub struct Output {
-    fill_mask: Arc<FillMask>,
+    pipeline: Arc<Pipeline>,
     stdout: BufWriter<Stdout>,
     progress: Lines,
     written: Written,
 }
 
 impl Output {
-    pub fn new(fill_mask: Arc<FillMask>, progress: Lines) -> Self {
+    pub fn new(pipeline: Arc<Pipeline>, progress: Lines) -> Self {
         Self {
-            fill_mask,
+            pipeline,
             stdout: BufWriter::with_capacity(64 << 10, io::stdout()),
             progress,
             written: Written::default(),
         }
     }
 
-    /// Writes a whole window, and sees to it that it arrives.
-    pub fn write(&mut self, answered: Answered) -> io::Result<()> {
-        for (line, scores) in answered.lines {
-            let answer = line.asked.and_then(|asked| self.answer(&asked, scores));
-            // As a whole, so that a line that cannot be put into JSON leaves no half of one.
+    /// Writes and flushes a whole window.
+    pub fn write(&mut self, scored: Scored) -> io::Result<()> {
+        for (line, scores) in scored.lines {
+            let answer = line.plan.and_then(|plan| self.finish_plan(&plan, scores));
+            // As a whole, so that a line that cannot be serialized leaves no half of one.
             let mut json = match answer {
-                Ok(answers) => serde_json::to_vec(&answers)?,
+                Ok(texts) => serde_json::to_vec(&FillMaskResponse(&texts))?,
                 Err(body) => {
                     let json = serde_json::to_vec(&LineError {
                         body: &body,
@@ -74,16 +73,16 @@ impl Output {
         self.stdout.flush()
     }
 
-    fn answer(&self, asked: &Asked, scores: Result<Vec<Scores>, EngineError>) -> Result<Answers, ErrorBody> {
-        let failed = |error: &dyn std::fmt::Display| ErrorBody {
+    fn finish_plan(
+        &self,
+        plan: &Plan,
+        scores: Result<Vec<Scores>, pipeline::Error>,
+    ) -> Result<Vec<TextAnswer>, ErrorBody> {
+        let finished = scores.and_then(|scores| self.pipeline.finish(plan, scores));
+        finished.map_err(|error| ErrorBody {
             error: format!("The line cannot be answered: {error}."),
             error_type: "internal".to_owned(),
-        };
-        let scores = scores.map_err(|error| failed(&error))?;
-        let answers = asked.questions.iter().zip(scores);
-        let answers = answers.map(|(question, scores)| self.fill_mask.answer(question, &asked.wanted, scores));
-        let answers = answers.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
-        Ok(Answers::from(answers))
+        })
     }
 
     /// Ends the progress bar.

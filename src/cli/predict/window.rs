@@ -1,4 +1,4 @@
-//! Windows: as many lines as are sorted and answered together.
+//! Windows: lines that are sorted and answered together.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -6,8 +6,9 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use cloze::fill_mask::{FillMask, Parameters, Question, Wanted};
-use cloze::server::{self, ApiError, ErrorBody, Form};
+use cloze::api::{self, ErrorBody, Format};
+use cloze::pipeline::Pipeline;
+use cloze::tasks::fill_mask::{Parameters, Plan};
 use tokio::sync::mpsc;
 
 use super::input::{LINE_BYTES_MAX, RawLine};
@@ -16,14 +17,14 @@ use super::input::{LINE_BYTES_MAX, RawLine};
 pub const TEXTS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Bytes of the lines of one window.
 const BYTES_MAX: usize = 4 << 20;
-/// Predictions of one window: eight bytes each, until they are put into words one line after the other.
+/// Predictions of one window: eight bytes each, until they are written one line after the other.
 const PREDICTIONS_MAX: usize = 1 << 20;
-/// A window also closes when the input pauses this long, so that somebody who types gets answers.
+/// A window also closes when the input pauses this long, so that a person who types gets answers.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum LineFormat {
     /// JSON if the first line that is not blank begins with {, else plain text
     Auto,
     /// Every line is a text
@@ -32,18 +33,18 @@ pub enum Format {
     Json,
 }
 
-/// A line and what it asks.
-pub struct Line {
-    pub number: u64,
-    /// Bytes of the input up to its end.
-    pub end: u64,
-    pub asked: Result<Asked, ErrorBody>,
+/// Settings of lines that do not set their own.
+pub struct Defaults {
+    pub format: LineFormat,
+    pub parameters: Parameters,
 }
 
-/// What a sound line asks.
-pub struct Asked {
-    pub wanted: Wanted,
-    pub questions: Vec<Question>,
+/// A line and its plan.
+pub struct Line {
+    pub number: u64,
+    /// Bytes of the input up to the line's end.
+    pub end: u64,
+    pub plan: Result<Plan, ErrorBody>,
 }
 
 /// Lines in their order.
@@ -55,23 +56,25 @@ pub struct Window {
 impl Line {
     /// Tokens of all its texts.
     pub fn tokens(&self) -> usize {
-        let questions = self.asked.iter().flat_map(|asked| &asked.questions);
-        questions.map(|question| question.input_ids.len()).sum()
+        self.plan.as_ref().map_or(0, Plan::tokens)
     }
 }
 
-/// Makes windows of `lines` until they end or nobody takes the windows any more.
-pub fn prepare(
-    fill_mask: &FillMask,
-    parameters: &Parameters,
-    format: Format,
+/// Collects `lines` into windows and plans them, until the lines end or the windows are no longer received.
+pub fn plan(
+    pipeline: &Pipeline,
+    defaults: Defaults,
     lines: &Receiver<io::Result<RawLine>>,
     windows: &mpsc::Sender<io::Result<Window>>,
 ) {
-    let mut form = match format {
-        Format::Auto => None,
-        Format::Text => Some(Form::Text),
-        Format::Json => Some(Form::Json),
+    let mut planner = Planner {
+        pipeline,
+        parameters: defaults.parameters,
+        format: match defaults.format {
+            LineFormat::Auto => None,
+            LineFormat::Text => Some(Format::Text),
+            LineFormat::Json => Some(Format::Json),
+        },
     };
     let mut next = lines.recv().ok();
     while let Some(first) = next.take() {
@@ -88,10 +91,10 @@ pub fn prepare(
                 }
             };
             bytes += line.content.as_ref().map_or(0, Vec::len);
-            let line = read(fill_mask, parameters, &mut form, line);
-            if let Ok(asked) = &line.asked {
-                texts += asked.questions.len();
-                predictions += asked.predictions();
+            let line = planner.line(line);
+            if let Ok(plan) = &line.plan {
+                texts += plan.sequences.len();
+                predictions += plan.predictions();
             }
             window.lines.push(line);
             if window.lines.len().max(texts) >= TEXTS_MAX.get() || bytes >= BYTES_MAX || predictions >= PREDICTIONS_MAX
@@ -104,7 +107,7 @@ pub fn prepare(
             return;
         }
         if let Some(error) = failure {
-            // Whether somebody still listens makes no difference: this is the end.
+            // An error says that the windows are no longer received.
             let _ = windows.blocking_send(Err(error));
             return;
         }
@@ -112,40 +115,40 @@ pub fn prepare(
     }
 }
 
-impl Asked {
-    fn predictions(&self) -> usize {
-        let masks = self.questions.iter().map(|question| question.mask_positions.len());
-        masks.sum::<usize>() * self.wanted.top_k
-    }
+struct Planner<'a> {
+    pipeline: &'a Pipeline,
+    parameters: Parameters,
+    /// `None` until the first line that is not white space alone settles it for all.
+    format: Option<Format>,
 }
 
-/// Reads one line. The first that is not blank settles the form of all.
-fn read(fill_mask: &FillMask, parameters: &Parameters, form: &mut Option<Form>, line: RawLine) -> Line {
-    let asked = match &line.content {
-        None => Err(ErrorBody {
-            error: format!("The line is longer than the {LINE_BYTES_MAX} bytes that are allowed; split it."),
-            error_type: "line_too_long".to_owned(),
-        }),
-        Some(content) => {
-            let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
-            if let (None, Some(first)) = (&form, first) {
-                *form = Some(if *first == b'{' { Form::Json } else { Form::Text });
+impl Planner<'_> {
+    fn line(&mut self, line: RawLine) -> Line {
+        let plan = match &line.content {
+            None => Err(ErrorBody {
+                error: format!("The line is longer than the {LINE_BYTES_MAX} bytes that are allowed; split it."),
+                error_type: "line_too_long".to_owned(),
+            }),
+            Some(content) => {
+                let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
+                if let (None, Some(first)) = (self.format, first) {
+                    self.format = Some(if *first == b'{' { Format::Json } else { Format::Text });
+                }
+                self.plan(content).map_err(|error| error.body())
             }
-            ask(fill_mask, parameters, form.unwrap_or(Form::Text), content).map_err(|error| error.body())
+        };
+        Line {
+            number: line.number,
+            end: line.end,
+            plan,
         }
-    };
-    Line {
-        number: line.number,
-        end: line.end,
-        asked,
     }
-}
 
-fn ask(fill_mask: &FillMask, parameters: &Parameters, form: Form, content: &[u8]) -> Result<Asked, ApiError> {
-    let mut request = form.parse(content)?;
-    let theirs = &mut request.parameters;
-    theirs.top_k = theirs.top_k.or(parameters.top_k);
-    theirs.targets = theirs.targets.take().or_else(|| parameters.targets.clone());
-    let (wanted, questions) = server::prepare(fill_mask, &request, TEXTS_MAX.get())?;
-    Ok(Asked { wanted, questions })
+    fn plan(&self, content: &[u8]) -> Result<Plan, api::Error> {
+        let mut request = self.format.unwrap_or(Format::Text).parse(content)?;
+        let parameters = &mut request.parameters;
+        parameters.top_k = parameters.top_k.or(self.parameters.top_k);
+        parameters.targets = parameters.targets.take().or_else(|| self.parameters.targets.clone());
+        Ok(self.pipeline.plan(&request)?)
+    }
 }

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloze::engine::{Engine, Health, Limits};
-use cloze::fill_mask::FillMask;
 use cloze::lm::MaskedLm;
+use cloze::pipeline::Pipeline;
 use cloze::server::{self, About, App, State};
 use cloze::sys::descriptors;
+use cloze::tasks::fill_mask::FillMask;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -61,11 +62,13 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
     print_banner(&arguments, &limits, &model, &url);
-    let engine = Engine::start_workers(model.workers, limits)?;
-    model.batch_timeout.map(|limit| engine.watch(limit)).transpose()?;
+    let engine = Engine::start(model.workers, limits)?;
+    model
+        .batch_timeout
+        .map(|limit| engine.start_watchdog(limit))
+        .transpose()?;
     let app = Arc::new(App {
-        fill_mask: model.fill_mask,
-        engine,
+        pipeline: Arc::new(Pipeline::new(model.fill_mask, engine)),
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
         about: model.about,
@@ -76,7 +79,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     serve(&runtime, listener, Arc::clone(&app), &loading, drain_timeout)?;
     // A batch that exceeds the time limit must not keep the process alive.
     runtime.shutdown_background();
-    if let Health::Broken(reason) = app.engine.health() {
+    if let Health::Broken(reason) = app.pipeline.engine().health() {
         abort_after(CLEAN_UP_TIMEOUT);
         return Err(format!("the model failed: {reason}; restart the server").into());
     }
@@ -159,7 +162,7 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
 
 fn print_banner(arguments: &ServeArguments, limits: &Limits, model: &Model, url: &str) {
     let vocab_size = model.fill_mask.vocab_size();
-    let input_tokens = model.fill_mask.max_input_tokens();
+    let input_tokens = model.fill_mask.tokens_max();
     println!("cloze {}", env!("CARGO_PKG_VERSION"));
     println!(
         "  model    {}, vocabulary size {vocab_size}, texts up to {input_tokens} tokens",

@@ -15,7 +15,7 @@ pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
     Ok(async move {
         tokio::select! {
             () = signal => {}
-            _ = app.engine.broken() => {}
+            _ = app.pipeline.engine().broken() => {}
         }
     })
 }

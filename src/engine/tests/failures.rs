@@ -4,11 +4,11 @@ use super::*;
 
 /// Runs the worker over `count` texts that wait already; gives each text's reply.
 async fn run_worker(model: &Echo, count: u32) -> Vec<Result<u32, EngineError>> {
-    let queue = Queue::new(limits());
-    let (items, receivers): (Vec<_>, Vec<_>) = (1..=count).map(|id| item(id, 1, MINUTE)).unzip();
-    queue.push(items).unwrap();
+    let (queue, state) = parts(limits());
+    let (entries, receivers): (Vec<_>, Vec<_>) = (1..=count).map(|id| entry(id, 1, MINUTE)).unzip();
+    push(&queue, entries).unwrap();
     queue.close();
-    worker::run(&queue, Box::new(model.clone())).await;
+    worker::run(&queue, &state, Box::new(model.clone())).await;
     let mut replies = Vec::new();
     for receiver in receivers {
         replies.push(receiver.await.unwrap().map(|(scores, _)| scores[0][0].token));
@@ -60,11 +60,11 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
             Ok(PendingBatch::ready(scores))
         }
     }
-    let queue = Queue::new(limits());
-    let (items, receivers): (Vec<_>, Vec<_>) = (1..=3).map(|id| item(id, 1, MINUTE)).unzip();
-    queue.push(items).unwrap();
+    let (queue, state) = parts(limits());
+    let (entries, receivers): (Vec<_>, Vec<_>) = (1..=3).map(|id| entry(id, 1, MINUTE)).unzip();
+    push(&queue, entries).unwrap();
     queue.close();
-    worker::run(&queue, Box::new(Forgetful(Echo::default()))).await;
+    worker::run(&queue, &state, Box::new(Forgetful(Echo::default()))).await;
     for receiver in receivers {
         let reply = receiver.await.unwrap();
         assert!(
@@ -76,14 +76,15 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
 
 /// What each of four texts that waited got from a model that does `script`.
 async fn four_replies(
-    queue: &Queue,
+    queue: &Arc<Queue>,
+    state: &EngineState,
     timeout: impl Fn(u32) -> Duration,
     script: impl FnMut(&[u32]) -> Result<(), ModelError> + Send + 'static,
 ) -> Vec<Option<Result<(), EngineError>>> {
-    let (items, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| item(id, 1, timeout(id))).unzip();
-    queue.push(items).unwrap();
+    let (entries, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| entry(id, 1, timeout(id))).unzip();
+    push(queue, entries).unwrap();
     queue.close();
-    worker::run(queue, Box::new(Scripted(script))).await;
+    worker::run(queue, state, Box::new(Scripted(script))).await;
     let mut replies = Vec::new();
     for receiver in receivers {
         replies.push(receiver.await.ok().map(|reply| reply.map(|_| ())));
@@ -93,10 +94,10 @@ async fn four_replies(
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
-    let queue = Queue::new(limits());
+    let (queue, state) = parts(limits());
     let passes = Arc::new(Mutex::new(Vec::new()));
-    let (items, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| item(id, 1, MINUTE)).unzip();
-    queue.push(items).unwrap();
+    let (entries, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| entry(id, 1, MINUTE)).unzip();
+    push(&queue, entries).unwrap();
     queue.close();
     let theirs = Arc::clone(&passes);
     let mut receivers = Some(receivers);
@@ -111,13 +112,13 @@ async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
             }
         }
     };
-    worker::run(&queue, Box::new(Scripted(script))).await;
+    worker::run(&queue, &state, Box::new(Scripted(script))).await;
     assert_eq!(*passes.lock().unwrap(), [vec![1, 2, 3, 4]]);
     assert_eq!(queue.stats.abandoned.get(), 4);
     assert_eq!(queue.stats.failed.get(), 0);
 
     // The same for deadlines that pass meanwhile: the pass below takes 30 ms of real time.
-    let queue = Queue::new(limits());
+    let (queue, state) = parts(limits());
     let script = |ids: &[u32]| match ids.len() {
         1 => Ok(()),
         _ => {
@@ -130,36 +131,36 @@ async fn a_failed_batch_is_not_tried_again_for_those_who_left() {
         2 => Duration::from_millis(20),
         _ => MINUTE,
     };
-    let replies = four_replies(&queue, timeout, script).await;
+    let replies = four_replies(&queue, &state, timeout, script).await;
     assert_eq!(replies, [Some(Ok(())), None, Some(Ok(())), Some(Ok(()))]);
-    assert_eq!(queue.stats.batches.get(), 4);
+    assert_eq!(batches(&queue), 4);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_device_ends_the_worker_and_leaves_nobody_waiting() {
     let lost = || ModelError::Device("the device is lost".to_owned());
-    let queue = Queue::new(limits());
-    let replies = four_replies(&queue, |_| MINUTE, move |_| Err(lost())).await;
+    let (queue, state) = parts(limits());
+    let replies = four_replies(&queue, &state, |_| MINUTE, move |_| Err(lost())).await;
     for reply in replies {
         assert!(matches!(reply, Some(Err(EngineError::Model(_)))), "{reply:?}");
     }
-    assert_eq!(queue.stats.batches.get(), 1, "a lost device is not asked again");
+    assert_eq!(batches(&queue), 1, "a lost device is not asked again");
     assert_eq!(queue.stats.failed.get(), 4);
 
     // While texts are tried singly: the first is answered, the second loses the device, nobody waits in vain.
-    let queue = Queue::new(limits());
+    let (queue, state) = parts(limits());
     let script = move |ids: &[u32]| match ids {
         [1] => Ok(()),
         [_] => Err(lost()),
         _ => Err(ModelError::NotFinite),
     };
-    let replies = four_replies(&queue, |_| MINUTE, script).await;
+    let replies = four_replies(&queue, &state, |_| MINUTE, script).await;
     assert_eq!(replies[0], Some(Ok(())));
     for reply in &replies[1..] {
         assert!(matches!(reply, Some(Err(EngineError::Model(_)))), "{reply:?}");
     }
-    assert_eq!(queue.stats.batches.get(), 3);
-    assert_eq!(queue.stats.broken().get().unwrap(), "the device is lost");
+    assert_eq!(batches(&queue), 3);
+    assert_eq!(state.broken().get().unwrap(), "the device is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,12 +172,11 @@ async fn a_lost_device_is_told_and_the_rest_is_refused() {
         wait.recv().unwrap();
         Err(ModelError::Device("the device is lost".to_owned()))
     });
-    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let engine = Arc::new(Engine::start(vec![Box::new(model)], limits()).unwrap());
     let ask = |id| {
         let engine = Arc::clone(&engine);
         tokio::spawn(async move {
-            engine
-                .predict(vec![input(id, 1)], Instant::now() + MINUTE)
+            submit(&engine, vec![sequence(id, 1)], Instant::now() + MINUTE)
                 .await
                 .map(|_| ())
         })
@@ -199,30 +199,30 @@ async fn a_lost_device_is_told_and_the_rest_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_model_is_tried_until_it_answers_again() {
-    let queue = Arc::new(Queue::new(limits()));
+    let (queue, state) = parts(limits());
     let probes = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&probes);
     let script = move |ids: &[u32]| match ids {
         [0] if seen.fetch_add(1, Ordering::SeqCst) == 1 => Ok(()),
         _ => Err(ModelError::NotFinite),
     };
-    let theirs = Arc::clone(&queue);
-    let running = tokio::spawn(async move { worker::run(&theirs, Box::new(Scripted(script))).await });
+    let theirs = (Arc::clone(&queue), Arc::clone(&state));
+    let running = tokio::spawn(async move { worker::run(&theirs.0, &theirs.1, Box::new(Scripted(script))).await });
     for failures in 1..=3 {
-        assert!(queue.stats.is_healthy(), "before failure {failures}");
+        assert!(state.is_healthy(), "before failure {failures}");
         // One batch is one failure, however many texts it has.
-        let (items, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| item(id, 1, MINUTE)).unzip();
-        queue.push(items).unwrap();
+        let (entries, receivers): (Vec<_>, Vec<_>) = (1..=4).map(|id| entry(id, 1, MINUTE)).unzip();
+        push(&queue, entries).unwrap();
         for receiver in receivers {
             assert!(receiver.await.unwrap().is_err());
         }
     }
     tokio::task::yield_now().await;
-    assert!(!queue.stats.is_healthy());
+    assert!(!state.is_healthy());
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert!(!queue.stats.is_healthy(), "the first probe failed");
+    assert!(!state.is_healthy(), "the first probe failed");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(queue.stats.is_healthy());
+    assert!(state.is_healthy());
     tokio::time::sleep(MINUTE).await;
     assert_eq!(probes.load(Ordering::SeqCst), 2, "a healthy model is left alone");
     queue.close();
@@ -235,15 +235,14 @@ async fn readiness_goes_down_with_repeated_failures_and_up_with_a_success() {
         panics_on: Some(9),
         ..Echo::default()
     };
-    let engine = Engine::start(Box::new(model), limits()).unwrap();
+    let engine = Engine::start(vec![Box::new(model)], limits()).unwrap();
     for failures in 1..=3 {
         assert!(engine.is_ready(), "before failure {failures}");
-        let answer = engine.predict(vec![input(9, 1)], Instant::now() + MINUTE).await;
+        let answer = submit(&engine, vec![sequence(9, 1)], Instant::now() + MINUTE).await;
         assert!(matches!(answer, Err(EngineError::Model(_))));
     }
     assert!(!engine.is_ready());
-    engine
-        .predict(vec![input(1, 1)], Instant::now() + MINUTE)
+    submit(&engine, vec![sequence(1, 1)], Instant::now() + MINUTE)
         .await
         .unwrap();
     assert!(engine.is_ready());

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::{Item, Queue, Reply};
-use super::spans::Spans;
-use super::{Engine, EngineError, Health, Limits, watch, worker};
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Select, Sequence, TokenScore};
+use super::queue::{Entry, Queue, Reply};
+use super::spans::RequestSpans;
+use super::state::EngineState;
+use super::{Engine, EngineError, Health, Limits, watchdog, worker};
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence, TokenScore};
 
 mod failures;
+mod hanging;
 mod overlap;
 mod queue;
 mod waiting;
-mod watching;
 mod workers;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -30,11 +31,37 @@ fn limits() -> Limits {
     }
 }
 
-/// A text of `tokens` tokens whose first id tells it from others; its mask is the first token.
-fn input(id: u32, tokens: usize) -> Sequence {
+fn queue(limits: Limits) -> Arc<Queue> {
+    Arc::new(Queue::new(limits))
+}
+
+/// What an engine with one worker shares, without the worker.
+fn parts(limits: Limits) -> (Arc<Queue>, Arc<EngineState>) {
+    (queue(limits), Arc::new(EngineState::new(1)))
+}
+
+/// Admits the entries as one request and queues them.
+fn push(queue: &Arc<Queue>, entries: Vec<Entry>) -> Result<(), EngineError> {
+    queue.admit()?.push(entries)
+}
+
+/// Admits the sequences as one request and waits for their scores.
+async fn submit(engine: &Engine, sequences: Vec<Arc<Sequence>>, deadline: Instant) -> Result<Vec<Scores>, EngineError> {
+    let admission = engine.admit()?;
+    let (scores, _) = engine.submit(admission, &sequences, deadline).await?;
+    Ok(scores)
+}
+
+/// Forward passes so far.
+fn batches(queue: &Queue) -> u64 {
+    queue.stats.batch_sequences.snapshot().count()
+}
+
+/// A sequence of `tokens` tokens with one mask, the first token, whose id tells it from others.
+fn sequence(id: u32, tokens: usize) -> Arc<Sequence> {
     let mut token_ids = vec![0; tokens];
     token_ids[0] = id;
-    Sequence::new(token_ids, [0], Select::TopK(1))
+    Arc::new(Sequence::new(token_ids, [0], Select::TopK(1)))
 }
 
 /// The token at each readout row.
@@ -74,25 +101,25 @@ impl MaskedLm for Echo {
     }
 }
 
-fn item(id: u32, tokens: usize, timeout: Duration) -> (Item, tokio::sync::oneshot::Receiver<Reply>) {
+fn entry(id: u32, tokens: usize, timeout: Duration) -> (Entry, tokio::sync::oneshot::Receiver<Reply>) {
     let (reply, receiver) = tokio::sync::oneshot::channel();
     let queued_at = Instant::now();
-    let item = Item {
-        sequence: input(id, tokens),
+    let entry = Entry {
+        sequence: sequence(id, tokens),
         queued_at,
         deadline: queued_at + timeout,
         reply,
-        spans: Spans::default(),
+        spans: RequestSpans::default(),
     };
-    (item, receiver)
+    (entry, receiver)
 }
 
-fn ids(batch: &[Item]) -> Vec<u32> {
-    batch.iter().map(|item| item.sequence.token_ids[0]).collect()
+fn ids(batch: &[Entry]) -> Vec<u32> {
+    batch.iter().map(|entry| entry.sequence.token_ids[0]).collect()
 }
 
-fn many(count: u32) -> (Vec<Item>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
-    (0..count).map(|id| item(id, 1, MINUTE)).unzip()
+fn many(count: u32) -> (Vec<Entry>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
+    (0..count).map(|id| entry(id, 1, MINUTE)).unzip()
 }
 
 /// Does what a test says with the ids of each batch's texts.

@@ -37,11 +37,11 @@ impl MaskedLm for Device {
 async fn run(device: &Device, count: u32) -> Vec<Result<u32, EngineError>> {
     let mut limits = limits();
     limits.queue_size = 100;
-    let queue = Queue::new(limits);
-    let (items, receivers): (Vec<_>, Vec<_>) = (1..=count).map(|id| item(id, 1, MINUTE)).unzip();
-    queue.push(items).unwrap();
+    let (queue, state) = parts(limits);
+    let (entries, receivers): (Vec<_>, Vec<_>) = (1..=count).map(|id| entry(id, 1, MINUTE)).unzip();
+    push(&queue, entries).unwrap();
     queue.close();
-    worker::run(&queue, Box::new(device.clone())).await;
+    worker::run(&queue, &state, Box::new(device.clone())).await;
     let mut replies = Vec::new();
     for receiver in receivers {
         replies.push(match receiver.await {

@@ -1,14 +1,14 @@
-//! What becomes a batch, and what is refused.
+//! Admission, and which sequences make a batch.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn batches_keep_both_limits_and_the_order() {
-    let queue = Queue::new(limits());
+    let queue = queue(limits());
     let mut receivers = Vec::new();
     for (id, tokens) in [(1, 60), (2, 40), (3, 1), (4, 99), (5, 1), (6, 1), (7, 1), (8, 1)] {
-        let (item, receiver) = item(id, tokens, MINUTE);
-        queue.push(vec![item]).unwrap();
+        let (entry, receiver) = entry(id, tokens, MINUTE);
+        push(&queue, vec![entry]).unwrap();
         receivers.push(receiver);
     }
     let started_at = Instant::now();
@@ -22,20 +22,20 @@ async fn batches_keep_both_limits_and_the_order() {
 #[tokio::test(start_paused = true)]
 async fn the_delay_is_one_deadline_from_the_first_item() {
     let delay = Duration::from_millis(10);
-    let queue = Arc::new(Queue::new(Limits {
+    let queue = queue(Limits {
         batch_delay: delay,
         ..limits()
-    }));
+    });
     let started_at = Instant::now();
-    let (first, _first) = item(1, 1, MINUTE);
-    queue.push(vec![first]).unwrap();
+    let (first, _first) = entry(1, 1, MINUTE);
+    push(&queue, vec![first]).unwrap();
     let theirs = Arc::clone(&queue);
     let late = tokio::spawn(async move {
         let mut receivers = Vec::new();
         for id in [2, 3] {
             tokio::time::sleep(Duration::from_millis(6)).await;
-            let (item, receiver) = item(id, 1, MINUTE);
-            theirs.push(vec![item]).unwrap();
+            let (entry, receiver) = entry(id, 1, MINUTE);
+            push(&theirs, vec![entry]).unwrap();
             receivers.push(receiver);
         }
         receivers
@@ -51,14 +51,14 @@ async fn the_delay_is_one_deadline_from_the_first_item() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_leaves_at_once() {
-    let queue = Queue::new(Limits {
+    let queue = queue(Limits {
         batch_delay: MINUTE,
         ..limits()
     });
     let mut receivers = Vec::new();
     for id in 1..=4 {
-        let (item, receiver) = item(id, 1, MINUTE);
-        queue.push(vec![item]).unwrap();
+        let (entry, receiver) = entry(id, 1, MINUTE);
+        push(&queue, vec![entry]).unwrap();
         receivers.push(receiver);
     }
     let started_at = Instant::now();
@@ -68,11 +68,11 @@ async fn a_full_batch_leaves_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_and_abandoned_items_make_no_batch() {
-    let queue = Queue::new(limits());
-    let (expired, _expired) = item(1, 1, Duration::from_millis(5));
-    let (abandoned, receiver) = item(2, 1, MINUTE);
-    let (wanted, _wanted) = item(3, 1, MINUTE);
-    queue.push(vec![expired, abandoned, wanted]).unwrap();
+    let queue = queue(limits());
+    let (expired, _expired) = entry(1, 1, Duration::from_millis(5));
+    let (abandoned, receiver) = entry(2, 1, MINUTE);
+    let (wanted, _wanted) = entry(3, 1, MINUTE);
+    push(&queue, vec![expired, abandoned, wanted]).unwrap();
     drop(receiver);
     tokio::time::advance(Duration::from_millis(5)).await;
     assert_eq!(ids(&queue.next_batch().await.unwrap()), [3]);
@@ -82,16 +82,16 @@ async fn expired_and_abandoned_items_make_no_batch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_one_and_many_alike() {
-    let queue = Queue::new(limits());
-    let (items, mut seven) = many(7);
-    queue.push(items).unwrap();
+    let queue = queue(limits());
+    let (entries, mut seven) = many(7);
+    push(&queue, entries).unwrap();
     // One place is left, which does for a list as it would for one text: all of it or nothing.
-    let (items, mut five) = many(5);
-    queue.push(items).unwrap();
+    let (entries, mut five) = many(5);
+    push(&queue, entries).unwrap();
     assert_eq!(queue.waiting(), (12, 12));
     for count in [1, 5] {
-        let (items, _refused) = many(count);
-        assert_eq!(queue.push(items), Err(EngineError::QueueFull));
+        let (entries, _refused) = many(count);
+        assert_eq!(push(&queue, entries), Err(EngineError::QueueFull));
     }
     assert_eq!(queue.waiting(), (12, 12));
     assert_eq!(queue.stats.rejected.get(), 2);
@@ -99,31 +99,49 @@ async fn a_full_queue_refuses_one_and_many_alike() {
     tokio::time::advance(Duration::from_micros(12)).await;
     seven.truncate(3);
     five.truncate(4);
-    let (items, _accepted) = many(1);
-    queue.push(items).unwrap();
-    assert_eq!(queue.waiting(), (8, 8));
-    let (items, _never) = many(9);
-    let error = EngineError::TooManyTexts {
-        texts: 9,
-        queue_size: 8,
-    };
-    assert_eq!(queue.push(items), Err(error));
-    let (too_long, _never) = item(1, 101, MINUTE);
-    let error = EngineError::TooManyTokens { tokens: 101, max: 100 };
-    assert_eq!(queue.push(vec![too_long]), Err(error));
+    let (entries, _accepted) = many(1);
+    push(&queue, entries).unwrap();
     assert_eq!(queue.waiting(), (8, 8));
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_admitted_request_is_not_refused_for_a_full_queue() {
+    let queue = queue(limits());
+    let (first, second) = (queue.admit().unwrap(), queue.admit().unwrap());
+    let (entries, _first) = many(8);
+    first.push(entries).unwrap();
+    // The first list has filled the queue; the second was admitted when it was empty.
+    let (entries, _second) = many(8);
+    second.push(entries).unwrap();
+    assert_eq!(queue.waiting(), (16, 16));
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    assert_eq!(queue.stats.rejected.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sequence_beyond_the_limit_of_a_batch_is_a_batch_by_itself() {
+    let queue = queue(limits());
+    for (id, tokens) in [(1, 1), (2, 101), (3, 1)] {
+        let (entry, receiver) = entry(id, tokens, MINUTE);
+        push(&queue, vec![entry]).unwrap();
+        // Kept open.
+        std::mem::forget(receiver);
+    }
+    for expected in [[1], [2], [3]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_is_looked_through_now_and_then() {
-    let queue = Queue::new(limits());
-    let (items, mut receivers) = many(8);
-    queue.push(items).unwrap();
+    let queue = queue(limits());
+    let (entries, mut receivers) = many(8);
+    push(&queue, entries).unwrap();
     let mut kept = Vec::new();
     let mut refused = || {
-        let (items, receivers) = many(1);
+        let (entries, receivers) = many(1);
         kept.extend(receivers);
-        queue.push(items) == Err(EngineError::QueueFull)
+        push(&queue, entries) == Err(EngineError::QueueFull)
     };
     // In vain: nobody has left. For eight microseconds nobody looks again, so that refusing costs next to nothing.
     assert!(refused());
@@ -131,8 +149,8 @@ async fn a_full_queue_is_looked_through_now_and_then() {
     tokio::time::advance(Duration::from_micros(7)).await;
     assert!(refused() && queue.stats.abandoned.get() == 0);
     tokio::time::advance(Duration::from_micros(1)).await;
-    let (one, receiver) = item(9, 1, MINUTE);
-    queue.push(vec![one]).unwrap();
+    let (one, receiver) = entry(9, 1, MINUTE);
+    push(&queue, vec![one]).unwrap();
     assert_eq!(queue.stats.abandoned.get(), 1);
     // Not in vain: whoever leaves next is found at once.
     drop(receiver);
@@ -145,22 +163,25 @@ async fn a_full_queue_is_looked_through_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_prepares_takes_a_place() {
-    let queue = Arc::new(Queue::new(limits()));
-    let (items, _waiting) = many(6);
-    queue.push(items).unwrap();
+async fn an_admission_holds_a_place_until_it_is_used_or_dropped() {
+    let queue = queue(limits());
+    let (entries, _waiting) = many(6);
+    push(&queue, entries).unwrap();
     let admitted = (queue.admit().unwrap(), queue.admit().unwrap());
     assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
     assert_eq!(queue.stats.rejected.get(), 1);
     drop(admitted.0);
     let again = queue.admit().unwrap();
-    drop((again, admitted.1));
-    // Those who were let in found a place, whatever others brought meanwhile.
-    let (items, _waiting_too) = many(2);
-    queue.push(items).unwrap();
+    // One entry takes the place of its admission.
+    let (entries, _waiting_too) = many(1);
+    again.push(entries).unwrap();
     assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    drop(admitted.1);
+    let late = queue.admit().unwrap();
     queue.close();
     assert_eq!(queue.admit().err(), Some(EngineError::Stopped));
+    let (entries, _late) = many(1);
+    assert_eq!(late.push(entries), Err(EngineError::Stopped));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +192,7 @@ async fn lists_and_single_texts_share_a_full_queue() {
         std::thread::sleep(Duration::from_micros(300));
         Ok(())
     });
-    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let engine = Arc::new(Engine::start(vec![Box::new(model)], limits()).unwrap());
     // Until each was answered once; on a busy machine that takes longer, and a client that starves never is.
     let (soonest, latest) = (Duration::from_millis(400), Duration::from_secs(20));
     let started_at = Instant::now();
@@ -184,8 +205,8 @@ async fn lists_and_single_texts_share_a_full_queue() {
             let (mut answered, mut refused) = (0, 0);
             let is_over = |gone: Duration| gone > latest || (gone > soonest && unanswered.load(Ordering::Relaxed) == 0);
             while !is_over(started_at.elapsed()) {
-                match engine.predict(vec![input(1, 1); texts], Instant::now() + MINUTE).await {
-                    Ok((scores, _)) => {
+                match submit(&engine, vec![sequence(1, 1); texts], Instant::now() + MINUTE).await {
+                    Ok(scores) => {
                         assert_eq!(scores.len(), texts);
                         answered += 1;
                         if answered == 1 {
@@ -217,24 +238,24 @@ async fn lists_and_single_texts_share_a_full_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_queue_serves_what_waits_and_ends() {
-    let queue = Queue::new(limits());
-    let (waiting, _waiting) = item(1, 1, MINUTE);
-    queue.push(vec![waiting]).unwrap();
+    let queue = queue(limits());
+    let (waiting, _waiting) = entry(1, 1, MINUTE);
+    push(&queue, vec![waiting]).unwrap();
     queue.close();
-    let (late, _late) = item(2, 1, MINUTE);
-    assert_eq!(queue.push(vec![late]), Err(EngineError::Stopped));
+    let (late, _late) = entry(2, 1, MINUTE);
+    assert_eq!(push(&queue, vec![late]), Err(EngineError::Stopped));
     assert_eq!(ids(&queue.next_batch().await.unwrap()), [1]);
     assert!(queue.next_batch().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_close_ends_the_wait_for_company() {
-    let queue = Arc::new(Queue::new(Limits {
+    let queue = queue(Limits {
         batch_delay: MINUTE,
         ..limits()
-    }));
-    let (waiting, _waiting) = item(1, 1, 2 * MINUTE);
-    queue.push(vec![waiting]).unwrap();
+    });
+    let (waiting, _waiting) = entry(1, 1, 2 * MINUTE);
+    push(&queue, vec![waiting]).unwrap();
     let started_at = Instant::now();
     let theirs = Arc::clone(&queue);
     tokio::spawn(async move {
@@ -253,17 +274,17 @@ async fn a_batch_that_becomes_full_leaves_in_that_moment() {
         (&[60, 40], &[1, 2]),
         (&[60, 41], &[1]),
     ] {
-        let queue = Arc::new(Queue::new(Limits {
+        let queue = queue(Limits {
             batch_delay: MINUTE,
             ..limits()
-        }));
+        });
         let (theirs, tokens) = (Arc::clone(&queue), tokens.to_vec());
         let arrivals = tokio::spawn(async move {
             let mut receivers = Vec::new();
             for (id, tokens) in (1..).zip(tokens) {
                 tokio::time::sleep(Duration::from_millis(7)).await;
-                let (item, receiver) = item(id, tokens, 2 * MINUTE);
-                theirs.push(vec![item]).unwrap();
+                let (entry, receiver) = entry(id, tokens, 2 * MINUTE);
+                push(&theirs, vec![entry]).unwrap();
                 receivers.push(receiver);
             }
             (Instant::now(), receivers)
@@ -296,15 +317,15 @@ async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
             queue_size: 1000,
             ..limits()
         };
-        let queue = Arc::new(Queue::new(limits.clone()));
+        let queue = queue(limits.clone());
         let arrivals: Vec<(u64, usize)> = (0..30).map(|_| (dice(6), 1 + dice(50) as usize)).collect();
         let theirs = Arc::clone(&queue);
         let pushing = tokio::spawn(async move {
             let mut receivers = Vec::new();
             for (id, (pause, tokens)) in (0..).zip(arrivals) {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
-                let (item, receiver) = item(id, tokens, MINUTE);
-                theirs.push(vec![item]).unwrap();
+                let (entry, receiver) = entry(id, tokens, MINUTE);
+                push(&theirs, vec![entry]).unwrap();
                 receivers.push(receiver);
             }
             receivers
@@ -322,7 +343,7 @@ async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
                 continue;
             }
             // Sooner only because no more fits.
-            let tokens: usize = batch.iter().map(|item| item.sequence.token_ids.len()).sum();
+            let tokens: usize = batch.iter().map(|entry| entry.sequence.token_ids.len()).sum();
             let (_, behind) = queue.waiting();
             let is_full = batch.len() == limits.batch_size_max || tokens + behind >= limits.batch_tokens_max;
             assert!(

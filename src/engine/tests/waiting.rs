@@ -20,11 +20,11 @@ fn busy_engine() -> Busy {
         may_end: wait,
         passes: Arc::clone(&passes),
     };
-    let engine = Arc::new(Engine::start(Box::new(model), limits()).unwrap());
+    let engine = Arc::new(Engine::start(vec![Box::new(model)], limits()).unwrap());
     let theirs = Arc::clone(&engine);
     let first = tokio::spawn(async move {
-        let answer = theirs.predict(vec![input(1, 1)], Instant::now() + MINUTE).await;
-        answer.map(|(scores, _)| scores.len())
+        let answer = submit(&theirs, vec![sequence(1, 1)], Instant::now() + MINUTE).await;
+        answer.map(|scores| scores.len())
     });
     Busy {
         engine,
@@ -40,7 +40,7 @@ async fn a_deadline_in_the_queue_costs_no_forward_pass() {
     let busy = busy_engine();
     busy.begun.recv().unwrap();
     let deadline = Instant::now() + Duration::from_millis(20);
-    let error = busy.engine.predict(vec![input(2, 1)], deadline).await.unwrap_err();
+    let error = submit(&busy.engine, vec![sequence(2, 1)], deadline).await.unwrap_err();
     assert_eq!(error, EngineError::Deadline);
     assert_eq!(busy.engine.stats().expired.get(), 1);
     busy.may_end.send(()).unwrap();
@@ -56,7 +56,11 @@ async fn a_client_that_goes_away_costs_no_forward_pass() {
     let busy = busy_engine();
     busy.begun.recv().unwrap();
     let engine = Arc::clone(&busy.engine);
-    let gone = tokio::spawn(async move { engine.predict(vec![input(2, 1)], Instant::now() + MINUTE).await.is_ok() });
+    let gone = tokio::spawn(async move {
+        submit(&engine, vec![sequence(2, 1)], Instant::now() + MINUTE)
+            .await
+            .is_ok()
+    });
     while busy.engine.waiting().0 == 0 {
         tokio::task::yield_now().await;
     }

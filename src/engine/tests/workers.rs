@@ -3,22 +3,21 @@
 use super::*;
 
 /// The engine's workers as tasks on paused time, each with a model of its own.
-fn start_workers(models: Vec<Box<dyn MaskedLm>>) -> (Arc<Queue>, tokio::task::JoinSet<()>) {
-    let mut queue = Queue::new(limits());
-    queue.stats = crate::engine::Stats::of_workers(models.len());
-    let queue = Arc::new(queue);
+fn start_workers(models: Vec<Box<dyn MaskedLm>>) -> (Arc<Queue>, Arc<EngineState>, tokio::task::JoinSet<()>) {
+    let queue = queue(limits());
+    let state = Arc::new(EngineState::new(models.len()));
     let mut workers = tokio::task::JoinSet::new();
     for model in models {
-        let queue = Arc::clone(&queue);
-        workers.spawn(async move { worker::run(&queue, model).await });
+        let (queue, state) = (Arc::clone(&queue), Arc::clone(&state));
+        workers.spawn(async move { worker::run(&queue, &state, model).await });
     }
-    (queue, workers)
+    (queue, state, workers)
 }
 
-/// Asks one text, and says whether it was answered.
-async fn asked(queue: &Queue, id: u32) -> bool {
-    let (item, receiver) = item(id, 1, MINUTE);
-    queue.push(vec![item]).unwrap();
+/// Submits one sequence; true if it was answered.
+async fn asked(queue: &Arc<Queue>, id: u32) -> bool {
+    let (entry, receiver) = entry(id, 1, MINUTE);
+    push(queue, vec![entry]).unwrap();
     receiver.await.unwrap().is_ok()
 }
 
@@ -32,11 +31,11 @@ async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
         assert!(theirs.load(Ordering::SeqCst), "told to panic");
         Ok(())
     });
-    let (queue, mut workers) = start_workers(vec![Box::new(bad), Box::new(Scripted(|_: &[u32]| Ok(())))]);
+    let (queue, state, mut workers) = start_workers(vec![Box::new(bad), Box::new(Scripted(|_: &[u32]| Ok(())))]);
     let mut failed = 0;
     for id in 1..=40 {
         failed += usize::from(!asked(&queue, id).await);
-        assert!(queue.stats.is_healthy(), "one worker answers");
+        assert!(state.is_healthy(), "one worker answers");
     }
     assert_eq!(failed, 3, "after three failures it stands back");
     tokio::time::sleep(Duration::from_secs(11)).await;
@@ -56,12 +55,12 @@ async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
 #[tokio::test(start_paused = true)]
 async fn when_all_workers_fail_the_engine_does() {
     let fails = || -> Box<dyn MaskedLm> { Box::new(Scripted(|_: &[u32]| Err(ModelError::NotFinite))) };
-    let (queue, mut workers) = start_workers(vec![fails(), fails()]);
+    let (queue, state, mut workers) = start_workers(vec![fails(), fails()]);
     for id in 1..=6 {
-        assert!(queue.stats.is_healthy(), "before failure {id}");
+        assert!(state.is_healthy(), "before failure {id}");
         assert!(!asked(&queue, id).await);
     }
-    assert!(!queue.stats.is_healthy());
+    assert!(!state.is_healthy());
     // Nobody is left to answer, so whoever asks is told at once and not after a probe.
     let before = Instant::now();
     assert!(!asked(&queue, 7).await);
@@ -75,7 +74,7 @@ async fn when_all_workers_fail_the_engine_does() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_device_ends_all_workers() {
     let lost = Scripted(|_: &[u32]| Err(ModelError::Device("the device is lost".to_owned())));
-    let (queue, mut workers) = start_workers(vec![Box::new(lost), Box::new(Scripted(|_: &[u32]| Ok(())))]);
+    let (queue, state, mut workers) = start_workers(vec![Box::new(lost), Box::new(Scripted(|_: &[u32]| Ok(())))]);
     while queue.is_open() {
         asked(&queue, 1).await;
         tokio::task::yield_now().await;
@@ -83,13 +82,13 @@ async fn a_lost_device_ends_all_workers() {
     while let Some(ended) = workers.join_next().await {
         ended.unwrap();
     }
-    assert_eq!(queue.stats.broken().get().unwrap(), "the device is lost");
+    assert_eq!(state.broken().get().unwrap(), "the device is lost");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_every_worker_that_waits() {
     let works = || -> Box<dyn MaskedLm> { Box::new(Scripted(|_: &[u32]| Ok(()))) };
-    let (queue, mut workers) = start_workers(vec![works(), works(), works()]);
+    let (queue, _, mut workers) = start_workers(vec![works(), works(), works()]);
     assert!(asked(&queue, 1).await);
     let before = Instant::now();
     queue.close();
@@ -111,18 +110,18 @@ async fn what_is_left_of_a_list_goes_to_the_next_worker() {
             passes: Arc::default(),
         }));
     }
-    let engine = Arc::new(Engine::start_workers(models, limits()).unwrap());
+    let engine = Arc::new(Engine::start(models, limits()).unwrap());
     // Both sleep by then, or the test shows less.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let theirs = Arc::clone(&engine);
-    let asked = tokio::spawn(async move { theirs.predict(vec![input(1, 1); 6], Instant::now() + MINUTE).await });
+    let asked = tokio::spawn(async move { submit(&theirs, vec![sequence(1, 1); 6], Instant::now() + MINUTE).await });
     for _ in 0..2 {
         has_begun
             .recv_timeout(Duration::from_secs(20))
             .expect("four of the six are in one batch, and nobody takes the others");
     }
     gates.iter().for_each(|gate| gate.send(()).unwrap());
-    assert_eq!(asked.await.unwrap().unwrap().0.len(), 6);
+    assert_eq!(asked.await.unwrap().unwrap().len(), 6);
     engine.stop();
 }
 
@@ -141,11 +140,11 @@ async fn workers_run_at_the_same_time_and_a_stop_drains_them_all() {
             passes: Arc::clone(&passes),
         }));
     }
-    let engine = Arc::new(Engine::start_workers(models, limits()).unwrap());
+    let engine = Arc::new(Engine::start(models, limits()).unwrap());
     assert_eq!(engine.workers(), 2);
     let ask = |id| {
         let engine = Arc::clone(&engine);
-        tokio::spawn(async move { engine.predict(vec![input(id, 1)], Instant::now() + MINUTE).await })
+        tokio::spawn(async move { submit(&engine, vec![sequence(id, 1)], Instant::now() + MINUTE).await })
     };
     let mut asking = Vec::new();
     for id in 1..=2 {

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::tracing_span;
+use crate::pipeline::Cost;
 use crate::server::error::{ApiError, respond};
-use crate::server::metrics::{Cost, UNMATCHED};
+use crate::server::metrics::UNMATCHED;
 use crate::server::net::BadHead;
 use crate::server::state::State;
 use crate::server::unique_id::unique_id;

@@ -11,24 +11,35 @@ use super::request::{HEADER_LENGTH, InferRequest};
 use super::response;
 use crate::server::app::App;
 use crate::server::body;
+use crate::server::deadline::deadline;
 use crate::server::error::ApiError;
-use crate::server::predict::{Deadline, predict};
 
 #[handler]
 pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    let pipeline = &app.pipeline;
     let headers = request.headers();
-    let deadline = Deadline::start(app, headers)?;
+    let deadline = deadline(app, headers)?;
     check_model(request, app)?;
     let json_length = json_length(headers)?;
-    let body = body::read(app, headers, body, deadline).await?;
-    let model_name = app.about.model_name.clone();
-    predict(
-        app,
-        deadline,
-        move || InferRequest::parse(&body, json_length),
-        move |answers, wanted| response::render(&model_name, answers, wanted),
-    )
-    .await
+    body::check(app, headers)?;
+
+    let admission = pipeline.admit()?;
+    let body = body::read(app, body, deadline).await?;
+    let parsed = pipeline.compute_bytes(body.len(), deadline, move || InferRequest::parse(&body, json_length));
+    let parsed = parsed.await??;
+    let deadline = match parsed.timeout {
+        Some(timeout) => deadline.within(timeout),
+        None => deadline,
+    };
+    let answered = pipeline.run(admission, parsed.request, deadline).await?;
+
+    let (cost, model_name, format) = (answered.cost, app.about.model_name.clone(), parsed.response);
+    let rendered = pipeline.compute_bytes(answered.bytes(), deadline, move || {
+        response::render(&model_name, &answered.texts, format)
+    });
+    let mut response = rendered.await??;
+    response.extensions_mut().insert(cost);
+    Ok(response)
 }
 
 /// Length of the JSON in the body; `None` if the whole body is JSON.

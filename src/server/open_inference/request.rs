@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use poem::http::HeaderName;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::tensor::Output;
-use crate::fill_mask::Parameters;
-use crate::server::error::ApiError;
-use crate::server::request::{FillMaskRequest, Object, json_error, top_k};
+use crate::api::{Error, JsonObject, json_error, parse_top_k};
+use crate::tasks::fill_mask::{Parameters, Request};
 
 /// The name of the only input.
 pub const INPUT: &str = "text";
@@ -18,9 +17,18 @@ pub const INPUT: &str = "text";
 /// Length of the JSON in a body with binary tensors after it.
 pub const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// The requested form of the answer.
+/// A parsed inference request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InferRequest {
+    pub request: Request,
+    /// The time limit of the client.
+    pub timeout: Option<Duration>,
+    pub response: ResponseFormat,
+}
+
+/// The requested form of the answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ResponseFormat {
     /// Repeated in the answer.
     pub id: Option<String>,
     /// The tensors to send, in this order.
@@ -40,11 +48,11 @@ pub struct RequestedOutput {
 struct Body {
     #[serde(default)]
     id: Option<String>,
-    inputs: Vec<Object<BodyInput>>,
+    inputs: Vec<JsonObject<BodyInput>>,
     #[serde(default)]
-    outputs: Option<Vec<Object<BodyOutput>>>,
+    outputs: Option<Vec<JsonObject<BodyOutput>>>,
     #[serde(default)]
-    parameters: Option<Object<BodyParameters>>,
+    parameters: Option<JsonObject<BodyParameters>>,
     /// Some clients repeat the name and the version of the path here.
     #[serde(default, rename = "model_name")]
     _model_name: IgnoredAny,
@@ -95,7 +103,7 @@ struct BodyInput {
     shape: Vec<u64>,
     datatype: String,
     #[serde(default)]
-    parameters: Option<Object<TensorParameters>>,
+    parameters: Option<JsonObject<TensorParameters>>,
     #[serde(default)]
     data: Option<Strings>,
 }
@@ -105,7 +113,7 @@ struct BodyInput {
 struct BodyOutput {
     name: String,
     #[serde(default)]
-    parameters: Option<Object<TensorParameters>>,
+    parameters: Option<JsonObject<TensorParameters>>,
 }
 
 /// Parameters of an input or an output. Unknown ones (such as `content_type`) are ignored: they belong to other
@@ -119,7 +127,7 @@ struct TensorParameters {
 }
 
 impl TensorParameters {
-    fn check(&self) -> Result<(), ApiError> {
+    fn check(&self) -> Result<(), Error> {
         match (&self.shared_memory_region, &self.classification) {
             (Some(_), _) => Err(bad(
                 "Shared memory is not supported; send and receive tensors in the body.",
@@ -160,7 +168,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
         f.write_str("strings, or lists of strings")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
         self.0.push(text.to_owned());
         Ok(())
     }
@@ -173,7 +181,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
 
 impl InferRequest {
     /// Parses a body whose first `json_length` bytes are JSON; the whole body if `None`.
-    pub fn parse(body: &[u8], json_length: Option<usize>) -> Result<(FillMaskRequest, Self), ApiError> {
+    pub fn parse(body: &[u8], json_length: Option<usize>) -> Result<Self, Error> {
         let (json, binary) = match json_length {
             None => (body, None),
             Some(length) => {
@@ -188,27 +196,31 @@ impl InferRequest {
         };
         let hint = "Send {\"inputs\": [{\"name\": \"text\", \"shape\": [1], \"datatype\": \"BYTES\", \
                     \"data\": [\"a text with a mask\"]}]}";
-        let Object(request): Object<Body> =
+        let JsonObject(request): JsonObject<Body> =
             serde_json::from_slice(json).map_err(|error| json_error(&error, "an inference request", hint))?;
-        let parameters = request.parameters.map(|Object(given)| given).unwrap_or_default();
+        let parameters = request.parameters.map(|JsonObject(given)| given).unwrap_or_default();
         let outputs = requested(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
         let timeout = parameters.timeout.filter(|&micros| micros > 0);
-        let asked = FillMaskRequest {
-            texts: texts(request.inputs, binary)?,
-            parameters: Parameters {
-                top_k: parameters.top_k.map(top_k).transpose()?,
-                targets: parameters.targets.map(Targets::words),
+        Ok(Self {
+            request: Request {
+                texts: texts(request.inputs, binary)?,
+                parameters: Parameters {
+                    top_k: parameters.top_k.map(parse_top_k).transpose()?,
+                    targets: parameters.targets.map(Targets::words),
+                },
             },
             timeout: timeout.map(Duration::from_micros),
-        };
-        let id = request.id;
-        Ok((asked, Self { id, outputs }))
+            response: ResponseFormat {
+                id: request.id,
+                outputs,
+            },
+        })
     }
 }
 
 /// The elements of the input, from the JSON or from the binary data.
-fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<String>, ApiError> {
-    let [Object(input)] = <[Object<BodyInput>; 1]>::try_from(inputs).map_err(|inputs| {
+fn texts(inputs: Vec<JsonObject<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<String>, Error> {
+    let [JsonObject(input)] = <[JsonObject<BodyInput>; 1]>::try_from(inputs).map_err(|inputs| {
         bad(format!(
             "There must be one input, {INPUT:?}; there are {}.",
             inputs.len()
@@ -230,7 +242,7 @@ fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<St
             "The shape of {INPUT:?} must be [texts] or [texts, 1]; it is {shape:?}."
         )));
     };
-    let parameters = input.parameters.map(|Object(given)| given).unwrap_or_default();
+    let parameters = input.parameters.map(|JsonObject(given)| given).unwrap_or_default();
     parameters.check()?;
     let texts = match (input.data, parameters.binary_data_size, binary) {
         (Some(Strings(texts)), None, None | Some([])) => texts,
@@ -254,13 +266,13 @@ fn texts(inputs: Vec<Object<BodyInput>>, binary: Option<&[u8]>) -> Result<Vec<St
         )));
     }
     match texts.is_empty() {
-        true => Err(ApiError::bad_request("empty", "There is no text; send at least one.")),
+        true => Err(Error::bad_request("empty", "There is no text; send at least one.")),
         false => Ok(texts),
     }
 }
 
 /// Decodes strings of the binary extension: each after its length, 32 bits, little-endian.
-fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, ApiError> {
+fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, Error> {
     if rest.len() as u64 != size {
         return Err(bad(format!(
             "The input's binary_data_size is {size}; there are {} bytes after the JSON.",
@@ -278,7 +290,7 @@ fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, ApiError> {
         let text = std::str::from_utf8(text).map_err(|e| {
             let at = e.valid_up_to();
             let message = format!("Element {element} is not valid UTF-8 at byte {at}; send it in UTF-8.");
-            ApiError::bad_request("not_utf8", message)
+            Error::bad_request("not_utf8", message)
         })?;
         texts.push(text.to_owned());
         rest = behind;
@@ -286,7 +298,7 @@ fn from_binary(mut rest: &[u8], size: u64) -> Result<Vec<String>, ApiError> {
     Ok(texts)
 }
 
-fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Result<Vec<RequestedOutput>, ApiError> {
+fn requested(outputs: Option<Vec<JsonObject<BodyOutput>>>, all_binary: bool) -> Result<Vec<RequestedOutput>, Error> {
     let Some(outputs) = outputs.filter(|outputs| !outputs.is_empty()) else {
         let of = |output| RequestedOutput {
             output,
@@ -295,7 +307,7 @@ fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Resu
         return Ok(Output::ALL.map(of).to_vec());
     };
     let mut requested: Vec<RequestedOutput> = Vec::new();
-    for Object(wanted) in outputs {
+    for JsonObject(wanted) in outputs {
         let Some(output) = Output::ALL.into_iter().find(|output| output.name() == wanted.name) else {
             let names = Output::ALL.map(Output::name).join(", ");
             return Err(bad(format!("There is no output {:?}; there are {names}.", wanted.name)));
@@ -304,7 +316,7 @@ fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Resu
         if requested.iter().any(|already| already.output == output) {
             return Err(bad(format!("The output {:?} is requested twice.", wanted.name)));
         }
-        let parameters = wanted.parameters.map(|Object(given)| given).unwrap_or_default();
+        let parameters = wanted.parameters.map(|JsonObject(given)| given).unwrap_or_default();
         parameters.check()?;
         requested.push(RequestedOutput {
             output,
@@ -314,14 +326,14 @@ fn requested(outputs: Option<Vec<Object<BodyOutput>>>, all_binary: bool) -> Resu
     Ok(requested)
 }
 
-fn bad(message: impl Into<String>) -> ApiError {
-    ApiError::bad_request("bad_request", message)
+fn bad(message: impl Into<String>) -> Error {
+    Error::bad_request("bad_request", message)
 }
 
 /// Reads the body of an inference request without its header: the first `json_length` bytes are JSON, or all of it.
 ///
 /// # Errors
-/// [`ApiError`] with the field that is wrong.
-pub fn parse_infer(body: &[u8], json_length: Option<usize>) -> Result<FillMaskRequest, ApiError> {
-    InferRequest::parse(body, json_length).map(|(request, _)| request)
+/// [`Error`] with the field that is wrong.
+pub fn parse_infer(body: &[u8], json_length: Option<usize>) -> Result<Request, Error> {
+    InferRequest::parse(body, json_length).map(|parsed| parsed.request)
 }

@@ -5,10 +5,10 @@ use poem::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::model::VERSION;
-use super::request::{HEADER_LENGTH, InferRequest};
+use super::request::{HEADER_LENGTH, ResponseFormat};
 use super::tensor::{Data, Row};
-use crate::fill_mask::Answer;
 use crate::server::error::ApiError;
+use crate::tasks::fill_mask::TextAnswer;
 
 #[derive(Serialize)]
 struct InferResponse<'a> {
@@ -36,14 +36,14 @@ struct OutputParameters {
 }
 
 /// Renders the answers of all texts as the requested tensors, with one row per mask.
-pub fn render(model_name: &str, answers: Vec<Answer>, wanted: InferRequest) -> Result<Response, ApiError> {
-    let rows = rows(answers);
+pub fn render(model_name: &str, texts: &[TextAnswer], format: ResponseFormat) -> Result<Response, ApiError> {
+    let rows = rows(texts);
     let columns = rows.first().map_or(0, |row| row.predictions.len());
     let mut binary = Vec::new();
     let mut any_binary = false;
-    let outputs = wanted.outputs.iter().map(|wanted| {
-        let data = wanted.output.data(&rows);
-        let (parameters, data) = match wanted.binary {
+    let outputs = format.outputs.iter().map(|requested| {
+        let data = requested.output.data(&rows);
+        let (parameters, data) = match requested.binary {
             false => (None, Some(data)),
             true => {
                 any_binary = true;
@@ -54,9 +54,9 @@ pub fn render(model_name: &str, answers: Vec<Answer>, wanted: InferRequest) -> R
             }
         };
         OutputTensor {
-            name: wanted.output.name(),
-            datatype: wanted.output.datatype(),
-            shape: wanted.output.shape(rows.len(), columns),
+            name: requested.output.name(),
+            datatype: requested.output.datatype(),
+            shape: requested.output.shape(rows.len(), columns),
             parameters,
             data,
         }
@@ -65,7 +65,7 @@ pub fn render(model_name: &str, answers: Vec<Answer>, wanted: InferRequest) -> R
         model_name,
         model_version: VERSION,
         outputs: outputs.collect(),
-        id: wanted.id,
+        id: format.id,
     };
     let mut body = serde_json::to_vec(&response).map_err(ApiError::internal)?;
     if !any_binary {
@@ -79,20 +79,15 @@ pub fn render(model_name: &str, answers: Vec<Answer>, wanted: InferRequest) -> R
     Ok(response.with_header(HEADER_LENGTH, json_length).into_response())
 }
 
-fn rows(answers: Vec<Answer>) -> Vec<Row> {
-    let texts = answers.into_iter().enumerate();
-    texts
-        .flat_map(|(text, answer)| {
-            let masks = match answer {
-                Answer::One(predictions) => vec![predictions],
-                Answer::Several(masks) => masks,
-            };
-            let masks = masks.into_iter().enumerate();
-            masks.map(move |(mask, predictions)| Row {
-                text,
-                mask,
-                predictions,
-            })
+fn rows(texts: &[TextAnswer]) -> Vec<Row<'_>> {
+    let texts = texts.iter().enumerate();
+    let rows = texts.flat_map(|(text, masks)| {
+        let masks = masks.iter().enumerate();
+        masks.map(move |(mask, predictions)| Row {
+            text,
+            mask,
+            predictions,
         })
-        .collect()
+    });
+    rows.collect()
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::fill_mask::Prediction;
+use crate::tasks::fill_mask::Prediction;
 
 /// An output tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl Output {
     }
 
     /// The elements in row-major order.
-    pub fn data(self, rows: &[Row]) -> Data<'_> {
-        let predictions = || rows.iter().flat_map(|row| &row.predictions);
+    pub fn data<'a>(self, rows: &[Row<'a>]) -> Data<'a> {
+        let predictions = || rows.iter().flat_map(|row| row.predictions);
         match self {
             Self::TextIndex => Data::Int32(rows.iter().map(|row| index(row.text)).collect()),
             Self::MaskIndex => Data::Int32(rows.iter().map(|row| index(row.mask)).collect()),
@@ -72,13 +72,13 @@ fn index(value: usize) -> i32 {
 }
 
 /// One mask of one text.
-pub struct Row {
+pub struct Row<'a> {
     /// Index of the text in the request.
     pub text: usize,
     /// Index of the mask in that text.
     pub mask: usize,
     /// Every row has the same number of predictions.
-    pub predictions: Vec<Prediction>,
+    pub predictions: &'a [Prediction],
 }
 
 /// The elements of a tensor; a flat list in JSON.

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
-use crate::engine::Buckets;
+use crate::engine::HistogramSnapshot;
 use crate::server::app::App;
 use crate::sys::memory;
 
@@ -18,14 +18,14 @@ use crate::sys::memory;
 pub struct EngineMetrics {
     counters: [(&'static str, &'static str, u64); 4],
     gauges: [(&'static str, &'static str, u64); 6],
-    histograms: [(&'static str, &'static str, Buckets); 2],
+    histograms: [(&'static str, &'static str, HistogramSnapshot); 2],
     info: Vec<(&'static str, String)>,
 }
 
 impl EngineMetrics {
     pub fn read(app: &App) -> Self {
-        let stats = app.engine.stats();
-        let (texts, tokens) = app.engine.waiting();
+        let stats = app.pipeline.engine().stats();
+        let (texts, tokens) = app.pipeline.engine().waiting();
         Self {
             counters: [
                 (
@@ -55,12 +55,12 @@ impl EngineMetrics {
                 (
                     "queue_texts_max",
                     "Queue capacity in texts",
-                    app.engine.limits().queue_size as u64,
+                    app.pipeline.engine().limits().queue_size as u64,
                 ),
                 (
                     "workers",
                     "Worker threads, each running one batch at a time",
-                    app.engine.workers() as u64,
+                    app.pipeline.engine().workers() as u64,
                 ),
                 ("ready", "1 if a new request would be answered", app.is_ready().into()),
                 (
@@ -70,8 +70,8 @@ impl EngineMetrics {
                 ),
             ],
             histograms: [
-                ("batch_texts", "Texts per batch", stats.batch_texts.buckets()),
-                ("batch_tokens", "Tokens per batch", stats.batch_tokens.buckets()),
+                ("batch_texts", "Texts per batch", stats.batch_sequences.snapshot()),
+                ("batch_tokens", "Tokens per batch", stats.batch_tokens.snapshot()),
             ],
             info: vec![
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -92,10 +92,10 @@ impl Collector for EngineMetrics {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as i64).encode(encoder)?;
         }
-        for (name, help, buckets) in &self.histograms {
+        for (name, help, snapshot) in &self.histograms {
             let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-            let count = buckets.counts.iter().map(|(_, count)| count).sum();
-            encoder.encode_histogram::<NoLabelSet>(buckets.sum as f64, count, &buckets.counts, None)?;
+            let count = snapshot.count();
+            encoder.encode_histogram::<NoLabelSet>(snapshot.sum as f64, count, &snapshot.counts, None)?;
         }
         let encoder = encoder.encode_descriptor("build", "Version, model and device", None, MetricType::Info)?;
         Info::new(self.info.clone()).encode(encoder)

@@ -1,48 +1,39 @@
-//! `POST /` and `POST /v1/fill-mask`: from a body to an answer.
+//! `POST /` and `POST /v1/fill-mask`.
 
 use std::sync::Arc;
 
-use poem::web::{Data, Json};
+use poem::http::header;
+use poem::web::Data;
 use poem::{Body, IntoResponse, Request, Response, handler};
-use serde::Serialize;
 
-use crate::fill_mask::Answer;
+use crate::api::{FillMaskResponse, Format};
 use crate::server::app::App;
 use crate::server::body;
+use crate::server::deadline::deadline;
 use crate::server::error::ApiError;
-use crate::server::predict::{Deadline, predict};
-use crate::server::request::Form;
-
-/// What all texts of a request are answered with: a list of one is unwrapped, as transformers does.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Answers {
-    /// Of a request with one text.
-    One(Answer),
-    /// Of a request with several.
-    Many(Vec<Answer>),
-}
-
-impl From<Vec<Answer>> for Answers {
-    fn from(mut answers: Vec<Answer>) -> Self {
-        match answers.len() {
-            1 => Self::One(answers.remove(0)),
-            _ => Self::Many(answers),
-        }
-    }
-}
 
 #[handler]
 pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    let pipeline = &app.pipeline;
     let headers = request.headers();
-    let deadline = Deadline::start(app, headers)?;
-    let body = body::read(app, headers, body, deadline).await?;
-    let form = Form::of(headers);
-    predict(
-        app,
-        deadline,
-        move || form.parse(&body).map(|request| (request, ())),
-        |answers, ()| Ok(Json(Answers::from(answers)).into_response()),
-    )
-    .await
+    let deadline = deadline(app, headers)?;
+    body::check(app, headers)?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let format = Format::from_content_type(content_type);
+
+    let admission = pipeline.admit()?;
+    let body = body::read(app, body, deadline).await?;
+    let parsed = pipeline.compute_bytes(body.len(), deadline, move || format.parse(&body));
+    let answered = pipeline.run(admission, parsed.await??, deadline).await?;
+
+    let cost = answered.cost;
+    let json = pipeline.compute_bytes(answered.bytes(), deadline, move || {
+        serde_json::to_vec(&FillMaskResponse(&answered.texts))
+    });
+    let json = json.await?.map_err(ApiError::internal)?;
+    let mut response = json
+        .with_content_type("application/json; charset=utf-8")
+        .into_response();
+    response.extensions_mut().insert(cost);
+    Ok(response)
 }

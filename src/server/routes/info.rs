@@ -36,19 +36,19 @@ struct Limits {
 /// `GET /info`.
 #[handler]
 pub fn info(Data(app): Data<&Arc<App>>) -> Response {
-    let limits = app.engine.limits();
+    let limits = app.pipeline.engine().limits();
     Json(Info {
         version: env!("CARGO_PKG_VERSION"),
         model: &app.about.model_name,
         architecture: "BertForMaskedLM",
-        mask_token: app.fill_mask.mask_token(),
-        vocab_size: app.fill_mask.vocab_size(),
+        mask_token: app.pipeline.task().mask_token(),
+        vocab_size: app.pipeline.task().vocab_size(),
         backend: &app.about.backend,
         device: &app.about.device,
         dtype: &app.about.dtype,
-        workers: app.engine.workers(),
+        workers: app.pipeline.engine().workers(),
         limits: Limits {
-            max_input_tokens: app.fill_mask.max_input_tokens(),
+            max_input_tokens: app.pipeline.task().tokens_max(),
             max_batch_tokens: limits.batch_tokens_max,
             max_batch_size: limits.batch_size_max,
             batch_delay_ms: limits.batch_delay.as_millis(),

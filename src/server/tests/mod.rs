@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::{About, App, ErrorBody, Options, State, service};
+use super::{About, App, Options, State, service};
+use crate::api::ErrorBody;
 use crate::engine::{Engine, Limits};
-use crate::fill_mask::FillMask;
 use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, PretrainedModel, Select, TokenScore};
+use crate::pipeline::Pipeline;
+use crate::tasks::fill_mask::FillMask;
 
 /// Calls a function of the test for each batch, then gives every token the same score.
 struct FakeModel<F>(F);
@@ -25,7 +28,7 @@ impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
         (self.0)(&batch);
         let score = |token| TokenScore {
             token,
-            log_prob: 0.25f32.ln(),
+            log_prob: 0.25_f32.ln(),
         };
         let scores = batch.readouts().map(|(rows, select)| {
             let of_row: Vec<TokenScore> = match select {
@@ -40,16 +43,17 @@ impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
 
 pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize, timeout: Duration) -> Arc<App> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/uncased-tied");
-    let checkpoint = PretrainedModel::open(&folder).unwrap();
+    let files = PretrainedModel::open(&folder).unwrap();
     let limits = Limits {
         batch_tokens_max: 256,
         batch_size_max: 1,
         batch_delay: Duration::ZERO,
         queue_size,
     };
+    let task = FillMask::new(files.tokenizer, &files.info, 256);
+    let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
     Arc::new(App {
-        fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.info, 256),
-        engine: Engine::start(Box::new(FakeModel(model)), limits).unwrap(),
+        pipeline: Arc::new(Pipeline::new(task, engine)),
         request_timeout: timeout,
         body_bytes_max: 10_000,
         about: About {
@@ -232,7 +236,7 @@ async fn a_full_queue_is_503_with_retry_after() {
     let running = send(&client);
     tokio::task::block_in_place(|| begun.recv().unwrap());
     let waiting = send(&client);
-    while app.engine.waiting().0 == 0 {
+    while app.pipeline.engine().waiting().0 == 0 {
         tokio::task::yield_now().await;
     }
     let refused = send(&client).await.unwrap();
@@ -257,49 +261,61 @@ async fn a_deadline_that_passes_is_504() {
     drop(may_end);
 }
 
-/// Waits until the test drops the sender, or at most ten seconds.
-fn wait(gate: &Receiver<()>) {
-    let _ = gate.recv_timeout(Duration::from_secs(10));
+/// A body that arrives when the test sends it.
+fn body_later(body: &'static str) -> (poem::Body, tokio::sync::oneshot::Sender<()>) {
+    let (send, sent) = tokio::sync::oneshot::channel::<()>();
+    let stream = futures_util::stream::once(async move {
+        // Fails if the test drops the sender.
+        let _ = sent.await;
+        Ok::<_, std::io::Error>(body.as_bytes().to_vec())
+    });
+    (poem::Body::from_bytes_stream(stream), send)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_applies_while_a_body_is_parsed_and_while_an_answer_is_rendered() {
-    use super::predict::{Deadline, predict};
-    use super::request::Form;
-    let app = app(|_| {}, 8, MINUTE);
-    let timeout = Duration::from_millis(200);
-    let deadline = || Deadline {
-        at: tokio::time::Instant::now() + timeout,
-        timeout,
-    };
-    let read = || Form::Text.parse(b"a [MASK]").map(|request| (request, ()));
-    for slow_part in ["reading", "writing"] {
-        let (may_end, gate) = channel::<()>();
-        let batches = app.engine.stats().batches.get();
-        let answer = match slow_part {
-            "reading" => {
-                let read = move || {
-                    wait(&gate);
-                    read()
-                };
-                predict(&app, deadline(), read, |_, ()| unreachable!("the deadline has passed")).await
-            }
-            _ => {
-                let write = move |_, ()| {
-                    wait(&gate);
-                    Ok(poem::Response::default())
-                };
-                predict(&app, deadline(), read, write).await
-            }
-        };
-        // The answer came while the work was still blocked.
-        let error = answer.expect_err(slow_part).body();
-        assert_eq!(error.error_type, "timeout", "{slow_part}");
-        drop(may_end);
-        let passes = app.engine.stats().batches.get() - batches;
-        assert_eq!(passes, u64::from(slow_part == "writing"), "{slow_part}");
+async fn a_request_is_refused_before_its_body_arrives() {
+    let app = app(|_| {}, 1, MINUTE);
+    let client = TestClient::new(service(Arc::clone(&app)));
+    let _place = app.pipeline.admit().unwrap();
+    let (body, _never_sent) = body_later("a [MASK]");
+    let refused = tokio::time::timeout(MINUTE / 6, client.post("/").body(body).send()).await;
+    let refused = refused.expect("the body is not waited for");
+    expect_error(refused, StatusCode::SERVICE_UNAVAILABLE, "overloaded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admitted_request_is_answered_although_the_queue_is_full_meanwhile() {
+    let (model, begun, may_end) = gated();
+    let app = app(model, 3, MINUTE);
+    let client = Arc::new(TestClient::new(service(Arc::clone(&app))));
+    let first = Arc::clone(&client);
+    let running = tokio::spawn(async move { first.post("/").body("a [MASK]").send().await });
+    tokio::task::block_in_place(|| begun.recv().unwrap());
+    // Two lists are admitted while the queue is empty. Either fills it.
+    let list = r#"{"inputs": ["a [MASK]", "b [MASK]", "c [MASK]"]}"#;
+    let (bodies, sends): (Vec<_>, Vec<_>) = (0..2).map(|_| body_later(list)).unzip();
+    let requests = bodies.into_iter().map(|body| {
+        let request = client.post("/").content_type("application/json");
+        Box::pin(request.body(body).send())
+    });
+    let mut requests: Vec<_> = requests.collect();
+    for request in &mut requests {
+        assert!(request.as_mut().now_or_never().is_none(), "answered without its body");
     }
-    assert_eq!(app.engine.stats().expired.get(), 2);
+    for send in sends {
+        send.send(()).unwrap();
+    }
+    let release = async {
+        while app.pipeline.engine().waiting().0 < 6 {
+            tokio::task::yield_now().await;
+        }
+        drop(may_end);
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(requests), release);
+    for answer in answers {
+        answer.assert_status_is_ok();
+    }
+    running.await.unwrap().assert_status_is_ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,7 +339,7 @@ async fn a_failing_model_is_500_with_an_id_and_no_details() {
 async fn a_stopped_engine_is_503() {
     let app = app(|_| {}, 8, MINUTE);
     let stopping = Arc::clone(&app);
-    tokio::task::spawn_blocking(move || stopping.engine.stop())
+    tokio::task::spawn_blocking(move || stopping.pipeline.engine().stop())
         .await
         .unwrap();
     let client = TestClient::new(service(app));

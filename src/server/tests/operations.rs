@@ -110,7 +110,7 @@ async fn metrics_contain_the_counters_of_the_engine() {
     let running = ask("60000", r#"{"inputs": "a [MASK]"}"#);
     tokio::task::block_in_place(|| has_begun.recv().unwrap());
     let waiting = ask("60000", r#"{"inputs": ["a [MASK]", "a a [MASK]"]}"#);
-    while app.engine.waiting().0 < 2 {
+    while app.pipeline.engine().waiting().0 < 2 {
         tokio::task::yield_now().await;
     }
     for _ in 0..3 {
@@ -140,7 +140,7 @@ async fn metrics_contain_the_counters_of_the_engine() {
     running.await.unwrap().assert_status_is_ok();
     tokio::task::spawn_blocking({
         let app = Arc::clone(&app);
-        move || app.engine.stop()
+        move || app.pipeline.engine().stop()
     })
     .await
     .unwrap();

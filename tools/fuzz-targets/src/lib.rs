@@ -7,11 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::LazyLock;
 
+use cloze::api::{self, Format};
 use cloze::checkpoint::Source;
-use cloze::fill_mask::{FillMask, Wanted};
 use cloze::lm::inspect::Inspection;
-use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Select, Sequence, TokenScore};
-use cloze::server::{ApiError, FillMaskRequest, Form, parse_infer, prepare};
+use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Scores, Select, Sequence, TokenScore};
+use cloze::server::parse_infer;
+use cloze::tasks::fill_mask::{FillMask, Parameters, Request};
 use tempfile::TempDir;
 
 /// The server's default.
@@ -34,11 +35,11 @@ pub fn let_tokenizers_panic() {
 
 /// The body of `POST /`, as JSON, or as the text itself where it is no JSON.
 pub fn request(body: &[u8]) {
-    match Form::Json.parse(body) {
+    match Format::Json.parse(body) {
         Ok(request) => answer(&request),
         Err(error) => {
             sentence(&error);
-            if let Ok(request) = Form::Text.parse(body) {
+            if let Ok(request) = Format::Text.parse(body) {
                 answer(&request);
             }
         }
@@ -95,7 +96,7 @@ pub fn weights(file: &[u8]) {
 }
 
 /// Checks that an error is a sentence.
-fn sentence(error: &ApiError) {
+fn sentence(error: &api::Error) {
     let text = error.to_string();
     assert!(text.ends_with('.'), "not a sentence: {text}");
     // An error may quote the input, but not several times.
@@ -103,35 +104,33 @@ fn sentence(error: &ApiError) {
 }
 
 /// Answers a parsed request, with made-up scores in place of a model's.
-fn answer(request: &FillMaskRequest) {
+fn answer(request: &Request) {
     static FILL_MASK: LazyLock<FillMask> = LazyLock::new(|| {
         let folder = repository().join("tests/fixtures/golden/uncased-tied");
         let checkpoint = PretrainedModel::open(&folder).expect("the checkpoint is valid");
         FillMask::new(checkpoint.tokenizer, &checkpoint.info, 256)
     });
-    match prepare(&FILL_MASK, request, TEXTS_MAX) {
-        Ok((wanted, questions)) => {
-            for question in questions.iter().take(2) {
-                let scores = question.mask_positions.iter().map(|_| some_scores(&wanted)).collect();
-                FILL_MASK
-                    .answer(question, &wanted, scores)
-                    .expect("the tokenizer is whole");
-            }
+    match FILL_MASK.plan(request, TEXTS_MAX) {
+        Ok(mut plan) => {
+            plan.sequences.truncate(2);
+            let scores = plan.sequences.iter().map(|sequence| some_scores(sequence)).collect();
+            FILL_MASK.answer(&plan, scores).expect("the tokenizer is whole");
         }
-        Err(error) => sentence(&error),
+        Err(error) => sentence(&error.into()),
     }
 }
 
-/// Three scores at most, so that large answers do not take most of the time.
-fn some_scores(wanted: &Wanted) -> Vec<TokenScore> {
+/// At most three for each mask, so that the largest answers do not take all the time.
+fn some_scores(sequence: &Sequence) -> Scores {
     let score = |token| TokenScore {
         token,
-        log_prob: 0.25f32.ln(),
+        log_prob: 0.25_f32.ln(),
     };
-    match &wanted.select {
+    let of_mask: Vec<TokenScore> = match &sequence.readout.select {
         Select::TopK(k) => (0..*k as u32).take(3).map(score).collect(),
         Select::Tokens(tokens) => tokens.iter().copied().take(3).map(score).collect(),
-    }
+    };
+    vec![of_mask; sequence.readout.positions.len()]
 }
 
 fn repository() -> &'static Path {
@@ -175,25 +174,25 @@ impl Folder {
         assert_eq!(loaded.is_ok(), inspection.errors.is_empty(), "{:?}", inspection.errors);
         let Ok(mut loaded) = loaded else { return };
         let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.info, 8);
-        let wanted = fill_mask
-            .wanted(&Default::default())
-            .expect("the defaults suit any model");
+        let parameters = Parameters::default();
+        fill_mask.check(&parameters).expect("the defaults suit any model");
         for text in [
             fill_mask.mask_token(),
             "a [MASK] b.",
             "\u{e9}\u{4e00} [MASK] \0 ab [MASK]",
         ] {
+            let request = Request {
+                texts: vec![text.to_owned()],
+                parameters: parameters.clone(),
+            };
             // The server answers 500 if the tokenizer's library panics, and continues.
-            let question = catch_unwind(AssertUnwindSafe(|| fill_mask.question(text, &wanted)));
-            let Ok(Ok(question)) = question else { continue };
-            let (ids, positions) = (question.input_ids.clone(), question.mask_positions.clone());
+            let plan = catch_unwind(AssertUnwindSafe(|| fill_mask.plan(&request, 1)));
+            let Ok(Ok(plan)) = plan else { continue };
             let mut batch = Batch::default();
-            batch.push(&Sequence::new(ids, positions, wanted.select.clone()));
+            plan.sequences.iter().for_each(|sequence| batch.push(sequence));
             match loaded.workers[0].predict(batch) {
                 // As above.
-                Ok(mut scores) => drop(catch_unwind(AssertUnwindSafe(|| {
-                    fill_mask.answer(&question, &wanted, scores.remove(0))
-                }))),
+                Ok(scores) => drop(catch_unwind(AssertUnwindSafe(|| fill_mask.answer(&plan, scores)))),
                 // Sums of finite weights can exceed the range of f32.
                 Err(ModelError::NotFinite) => {}
                 Err(error) => panic!("{error}"),

@@ -17,18 +17,21 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shuttle::future::{block_on, spawn};
-use shuttle::sync::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use error::EngineError;
-use queue::{Item, Queue, Reply};
+use queue::{Entry, Queue, Reply};
 
-// What the queue knows of the engine, with as much of each as it uses.
+// The parts of the engine that the queue uses, with as much of each as it uses.
+
+mod sync {
+    pub use shuttle::sync::Mutex;
+}
 
 type Scores = u32;
 type Timing = ();
-type Spans = ();
+type RequestSpans = ();
 
 struct Sequence {
     token_ids: Vec<u32>,
@@ -75,35 +78,40 @@ fn queue(batch_delay: Duration, queue_size: usize) -> Arc<Queue> {
     }))
 }
 
-fn item(id: u32) -> (Item, oneshot::Receiver<Reply>) {
+fn entry(id: u32) -> (Entry, oneshot::Receiver<Reply>) {
     let (reply, receiver) = oneshot::channel();
     let queued_at = Instant::now();
-    let item = Item {
-        sequence: Sequence { token_ids: vec![id] },
+    let entry = Entry {
+        sequence: Arc::new(Sequence { token_ids: vec![id] }),
         queued_at,
         deadline: queued_at + MINUTE,
         reply,
         spans: (),
     };
-    (item, receiver)
+    (entry, receiver)
+}
+
+/// Admits the entries as one request and queues them.
+fn push(queue: &Arc<Queue>, entries: Vec<Entry>) -> Result<(), EngineError> {
+    queue.admit()?.push(entries)
 }
 
 /// A worker: answers every text with its own id, and counts them.
 async fn serve(queue: Arc<Queue>, served: Arc<AtomicUsize>) {
     while let Some(batch) = queue.next_batch().await {
         assert!((1..=2).contains(&batch.len()), "a batch of {}", batch.len());
-        for item in batch {
+        for entry in batch {
             served.fetch_add(1, Ordering::SeqCst);
-            let id = item.sequence.token_ids[0];
-            let _ = item.reply.send(Ok((id, ())));
+            let id = entry.sequence.token_ids[0];
+            let _ = entry.reply.send(Ok((id, ())));
         }
     }
 }
 
 /// Pushes texts as one request and waits for all answers; gives how many there were.
 async fn ask(queue: Arc<Queue>, ids: Vec<u32>) -> usize {
-    let (items, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| item(id)).unzip();
-    match queue.push(items) {
+    let (entries, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| entry(id)).unzip();
+    match push(&queue, entries) {
         Ok(()) => {}
         Err(EngineError::QueueFull) => return 0,
         Err(error) => panic!("{error}"),
@@ -128,9 +136,9 @@ fn nothing_is_lost(workers: usize, queue_size: usize) {
             .collect();
         let theirs = Arc::clone(&queue);
         let leaving = spawn(async move {
-            let (item, receiver) = item(9);
+            let (entry, receiver) = entry(9);
             drop(receiver);
-            theirs.push(vec![item]).is_ok()
+            push(&theirs, vec![entry]).is_ok()
         });
         let mut answered = 0;
         for client in clients {
@@ -180,8 +188,8 @@ fn a_close_ends_every_wait() {
                 .collect();
             let asked = spawn(ask(Arc::clone(&queue), vec![1, 2]));
             assert_eq!(asked.await.unwrap(), 2);
-            let (one, receiver) = item(3);
-            queue.push(vec![one]).unwrap();
+            let (one, receiver) = entry(3);
+            push(&queue, vec![one]).unwrap();
             let theirs = Arc::clone(&queue);
             let closing = spawn(async move { theirs.close() });
             assert_eq!(receiver.await.unwrap().unwrap().0, 3);
@@ -214,6 +222,36 @@ fn an_admission_gives_its_place_back() {
 }
 
 #[test]
+fn an_admitted_request_always_has_a_place() {
+    in_many_orders(|| {
+        block_on(async {
+            let queue = queue(Duration::ZERO, 2);
+            let served = Arc::new(AtomicUsize::new(0));
+            let worker = spawn(serve(Arc::clone(&queue), Arc::clone(&served)));
+            let clients: Vec<_> = [vec![1, 2], vec![3, 4]]
+                .into_iter()
+                .map(|ids| {
+                    let admission = queue.admit().unwrap();
+                    spawn(async move {
+                        let (entries, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| entry(id)).unzip();
+                        admission.push(entries).unwrap();
+                        for (id, receiver) in ids.iter().zip(receivers) {
+                            assert_eq!(receiver.await.unwrap().unwrap().0, *id);
+                        }
+                    })
+                })
+                .collect();
+            for client in clients {
+                client.await.unwrap();
+            }
+            queue.close();
+            worker.await.unwrap();
+            assert_eq!(served.load(Ordering::SeqCst), 4);
+        });
+    });
+}
+
+#[test]
 fn a_lost_model_ends_every_worker() {
     in_many_orders(|| {
         block_on(async {
@@ -225,8 +263,8 @@ fn a_lost_model_ends_every_worker() {
             let theirs = Arc::clone(&queue);
             // A third worker loses the model while the others wait or serve.
             let losing = spawn(async move { theirs.abandon() });
-            let (one, receiver) = item(1);
-            if queue.push(vec![one]).is_ok() {
+            let (one, receiver) = entry(1);
+            if push(&queue, vec![one]).is_ok() {
                 // Answered or dropped, but never left waiting.
                 let _ = receiver.await;
             }

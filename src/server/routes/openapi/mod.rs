@@ -42,11 +42,11 @@ pub fn script() -> Response {
 
 /// The document with the limits and names of this server.
 fn render(app: &App) -> Value {
-    let mask = app.fill_mask.mask_token();
+    let mask = app.pipeline.task().mask_token();
     let quoted = Value::from(mask).to_string();
     let text = include_str!("openapi.json").replace("[MASK]", &quoted[1..quoted.len() - 1]);
     let mut rendered: Value = serde_json::from_str(&text).expect("a test reads it");
-    let limits = app.engine.limits();
+    let limits = app.pipeline.engine().limits();
     for (pointer, value) in [
         ("/info/version", json!(env!("CARGO_PKG_VERSION"))),
         (
@@ -62,7 +62,10 @@ fn render(app: &App) -> Value {
             "/components/schemas/InferInput/properties/data/maxItems",
             json!(limits.queue_size),
         ),
-        ("/components/schemas/TopK/maximum", json!(app.fill_mask.vocab_size())),
+        (
+            "/components/schemas/TopK/maximum",
+            json!(app.pipeline.task().vocab_size()),
+        ),
     ] {
         *rendered.pointer_mut(pointer).expect("a test reads it") = value;
     }
@@ -70,7 +73,7 @@ fn render(app: &App) -> Value {
     rendered["info"]["description"] = json!(format!(
         "{description}\n\nHere a text has up to {} tokens, a request up to {} texts and {} bytes, and an answer is \
          ready within {} ms.",
-        app.fill_mask.max_input_tokens(),
+        app.pipeline.task().tokens_max(),
         limits.queue_size,
         app.body_bytes_max,
         app.request_timeout.as_millis(),

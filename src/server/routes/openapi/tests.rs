@@ -8,11 +8,11 @@ use poem::test::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
 use super::render;
-use crate::fill_mask::{TARGET_BYTES_MAX, TARGETS_MAX};
 use crate::server::app::App;
 use crate::server::options::Options;
 use crate::server::service::{service, table};
 use crate::server::tests::{MINUTE, app};
+use crate::tasks::fill_mask::{TARGET_BYTES_MAX, TARGETS_MAX};
 
 fn document_and_client() -> (Value, TestClient<impl poem::Endpoint>) {
     let app = app(|_| {}, 8, MINUTE);
@@ -161,7 +161,9 @@ async fn server_errors_match_their_schemas() {
         response.assert_status(StatusCode::SERVICE_UNAVAILABLE);
         check(&document, "get", path, response).await;
     }
-    tokio::task::spawn_blocking(move || broken.engine.stop()).await.unwrap();
+    tokio::task::spawn_blocking(move || broken.pipeline.engine().stop())
+        .await
+        .unwrap();
     let response = client.post("/").body("a [MASK]").send().await;
     response.assert_status(StatusCode::SERVICE_UNAVAILABLE);
     check(&document, "post", "/", response).await;
@@ -223,7 +225,7 @@ fn the_limits_are_those_of_the_server() {
     let document = render(&app);
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["Text"]["pattern"], r"\[MASK\]");
-    assert_eq!(schemas["TopK"]["maximum"], app.fill_mask.vocab_size());
+    assert_eq!(schemas["TopK"]["maximum"], app.pipeline.task().vocab_size());
     assert_eq!(
         schemas["FillMaskRequest"]["properties"]["inputs"]["oneOf"][1]["maxItems"],
         8

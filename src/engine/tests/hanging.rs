@@ -21,11 +21,11 @@ async fn hanging() -> Hanging {
         let _ = wait.recv();
         Ok(())
     };
-    let engine = Arc::new(Engine::start(Box::new(Scripted(script)), limits()).unwrap());
+    let engine = Arc::new(Engine::start(vec![Box::new(Scripted(script))], limits()).unwrap());
     let ask = |id| {
         let engine = Arc::clone(&engine);
         let deadline = Instant::now() + 60 * MINUTE;
-        tokio::spawn(async move { engine.predict(vec![input(id, 1)], deadline).await.map(|_| ()) })
+        tokio::spawn(async move { submit(&engine, vec![sequence(id, 1)], deadline).await.map(|_| ()) })
     };
     let running = ask(1);
     tokio::task::yield_now().await;
@@ -46,16 +46,16 @@ async fn who_waits_for_a_device_that_hangs_is_told_and_the_engine_is_broken() {
     let engine = &hanging.engine;
     let began_at = Instant::now();
     assert_eq!(engine.health(), Health::Ready);
-    watch::watch(&engine.queue, LIMIT).await;
+    watchdog::watch(&engine.queue, &engine.state, LIMIT).await;
     let waited = began_at.elapsed();
     // The worker's clock did not stand still until it began.
     assert!(waited >= LIMIT && waited < LIMIT + Duration::from_secs(5), "{waited:?}");
-    let reason = "the device has not come back with a batch for 60 s; it hangs".to_owned();
+    let reason = "a batch has not completed within 60 s; the device hangs".to_owned();
     assert_eq!(engine.health(), Health::Broken(reason.clone()));
     assert_eq!(engine.broken().await, reason);
     assert_eq!(hanging.running.await.unwrap(), Err(EngineError::Model(reason)));
     assert_eq!(hanging.waiting.await.unwrap(), Err(EngineError::Stopped));
-    let late = engine.predict(vec![input(3, 1)], Instant::now() + MINUTE).await;
+    let late = submit(&engine, vec![sequence(3, 1)], Instant::now() + MINUTE).await;
     assert_eq!(late.map(|_| ()), Err(EngineError::Stopped));
     // Joins nobody.
     engine.stop();
@@ -71,22 +71,22 @@ async fn without_a_limit_nobody_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_of_each_batch_is_counted_by_itself() {
-    let queue = Queue::new(limits());
-    let clock = queue.stats.new_clock();
-    let watching = watch::watch(&queue, LIMIT);
+    let (queue, state) = parts(limits());
+    let timer = state.new_timer();
+    let watching = watchdog::watch(&queue, &state, LIMIT);
     let working = async {
         let almost = LIMIT - Duration::from_secs(1);
         // Two after a pause, the second of which has begun before the first ends.
         tokio::time::sleep(almost).await;
-        let first = clock.begin();
+        let first = timer.start();
         tokio::time::sleep(almost).await;
-        let second = clock.begin();
+        let second = timer.start();
         drop(first);
         tokio::time::sleep(almost).await;
         drop(second);
         tokio::time::sleep(5 * LIMIT).await;
         // And one that does not end.
-        let last = clock.begin();
+        let last = timer.start();
         (last, Instant::now())
     };
     let ((), (_last, began_at)) = tokio::join!(watching, working);
@@ -95,13 +95,13 @@ async fn the_time_of_each_batch_is_counted_by_itself() {
         waited >= LIMIT && waited < LIMIT + Duration::from_millis(10),
         "{waited:?}"
     );
-    assert!(queue.stats.hung().get().is_some());
+    assert!(state.hung().get().is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn watching_ends_with_the_engine() {
-    let queue = Queue::new(limits());
-    queue.stats.stop_probing();
-    watch::watch(&queue, LIMIT).await;
-    assert_eq!(queue.stats.hung().get(), None);
+    let (queue, state) = parts(limits());
+    state.stop();
+    watchdog::watch(&queue, &state, LIMIT).await;
+    assert_eq!(state.hung().get(), None);
 }

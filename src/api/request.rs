@@ -1,43 +1,30 @@
-//! The two forms of a body: a text as it is, or JSON in the form of Hugging Face's inference API.
+//! Request bodies: a text as it is, or JSON in the form of Hugging Face's inference API.
 
 use std::marker::PhantomData;
-use std::time::Duration;
 
-use poem::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::error::ApiError;
-use crate::fill_mask::Parameters;
+use super::Error;
+use crate::tasks::fill_mask::{Parameters, Request};
 
-/// What a client wants filled in.
-#[derive(Debug, PartialEq, Eq)]
-pub struct FillMaskRequest {
-    /// At least one.
-    pub texts: Vec<String>,
-    /// What it says beside them.
-    pub parameters: Parameters,
-    /// How long the client waits for the answer, where its protocol can say so.
-    pub timeout: Option<Duration>,
-}
+/// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of them
+/// are optional.
+pub struct JsonObject<T>(pub T);
 
-/// A JSON object. Serde would also take a list of a struct's fields in their order, and an empty list for all
-/// of them absent.
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
+            type Value = JsonObject<T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<JsonObject<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(JsonObject)
             }
         }
         deserializer.deserialize_map(Fields(PhantomData))
@@ -49,8 +36,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 struct Body {
     inputs: OneOrMany,
     #[serde(default)]
-    parameters: Option<Object<BodyParameters>>,
-    /// The hub's API takes options (such as `wait_for_model`) that mean nothing here.
+    parameters: Option<JsonObject<BodyParameters>>,
+    /// Options of the hub's API, such as `wait_for_model`, have no meaning here.
     #[serde(default, rename = "options")]
     _options: serde::de::IgnoredAny,
 }
@@ -91,19 +78,18 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-/// Which of the two forms a body has.
+/// The format of a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// The text as it is.
+pub enum Format {
+    /// The body is the text.
     Text,
     /// `{"inputs": …, "parameters": …}`.
     Json,
 }
 
-impl Form {
-    /// By the content type: JSON is a request, anything else is the text itself.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+impl Format {
+    /// JSON content types announce JSON; with any other, or none, the body is the text.
+    pub fn from_content_type(content_type: Option<&str>) -> Self {
         let essence = content_type
             .and_then(|value| value.split(';').next())
             .unwrap_or_default();
@@ -114,11 +100,11 @@ impl Form {
         }
     }
 
-    /// Reads a body of this form.
+    /// Parses a body of this format.
     ///
     /// # Errors
-    /// [`ApiError`] with what is wrong and where.
-    pub fn parse(self, body: &[u8]) -> Result<FillMaskRequest, ApiError> {
+    /// [`Error`] says what is wrong and where.
+    pub fn parse(self, body: &[u8]) -> Result<Request, Error> {
         match self {
             Self::Json => parse_json(body),
             Self::Text => parse_text(body),
@@ -126,71 +112,69 @@ impl Form {
     }
 }
 
-fn parse_text(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
+fn parse_text(body: &[u8]) -> Result<Request, Error> {
     let text = std::str::from_utf8(body).map_err(|e| {
         let at = e.valid_up_to();
-        ApiError::bad_request(
+        Error::bad_request(
             "not_utf8",
             format!("The text is not valid UTF-8 at byte {at}; send it in UTF-8."),
         )
     })?;
-    Ok(FillMaskRequest {
+    Ok(Request {
         texts: vec![text.to_owned()],
         parameters: Parameters::default(),
-        timeout: None,
     })
 }
 
-fn parse_json(body: &[u8]) -> Result<FillMaskRequest, ApiError> {
-    let Object(body): Object<Body> = serde_json::from_slice(body).map_err(|error| {
+fn parse_json(body: &[u8]) -> Result<Request, Error> {
+    let JsonObject(body): JsonObject<Body> = serde_json::from_slice(body).map_err(|error| {
         json_error(
             &error,
             "a fill-mask request",
-            "Send {\"inputs\": \"a text with a blank\"}",
+            "Send {\"inputs\": \"a text with a mask\"}",
         )
     })?;
     if body.inputs.0.is_empty() {
-        return Err(ApiError::bad_request(
+        return Err(Error::bad_request(
             "empty",
             "inputs is an empty list; send at least one text.",
         ));
     }
-    let parameters = body.parameters.map(|Object(given)| given).unwrap_or_default();
-    Ok(FillMaskRequest {
+    let parameters = body
+        .parameters
+        .map(|JsonObject(parameters)| parameters)
+        .unwrap_or_default();
+    Ok(Request {
         texts: body.inputs.0,
         parameters: Parameters {
-            top_k: parameters.top_k.map(top_k).transpose()?,
+            top_k: parameters.top_k.map(parse_top_k).transpose()?,
             targets: parameters.targets.map(|targets| targets.0),
         },
-        timeout: None,
     })
 }
 
-/// Why JSON is not `what` was expected, and what to send instead.
-pub fn json_error(error: &serde_json::Error, what: &str, hint: &str) -> ApiError {
-    let (error_type, what) = match error.classify() {
-        serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {what}")),
+/// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.
+pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Error {
+    let (error_type, problem) = match error.classify() {
+        serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {expected}")),
         _ => ("not_json", "The body is not valid JSON".to_owned()),
     };
-    ApiError::bad_request(error_type, format!("{what}: {error}. {hint}."))
+    Error::bad_request(error_type, format!("{problem}: {error}. {hint}."))
 }
 
-/// `top_k` as JSON has it; the model's own bound is checked later.
-pub fn top_k(top_k: i64) -> Result<usize, ApiError> {
+/// `top_k` of a JSON body. The task checks it against the model.
+pub fn parse_top_k(top_k: i64) -> Result<usize, Error> {
     usize::try_from(top_k)
-        .map_err(|_| ApiError::bad_request("bad_top_k", format!("top_k is {top_k}; it must be 1 or more.")))
+        .map_err(|_| Error::bad_request("bad_top_k", format!("top_k is {top_k}; it must be 1 or more.")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_as(content_type: Option<&str>, body: &str) -> Result<FillMaskRequest, String> {
-        let mut headers = HeaderMap::new();
-        if let Some(content_type) = content_type {
-            headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-        }
-        Form::of(&headers).parse(body.as_bytes()).map_err(|e| e.to_string())
+    fn parse_as(content_type: Option<&str>, body: &str) -> Result<Request, String> {
+        let format = Format::from_content_type(content_type);
+        format.parse(body.as_bytes()).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -213,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn json_takes_one_or_many() {
+    fn json_inputs_are_a_string_or_a_list() {
         let request = parse_as(
             Some("application/json"),
             r#"{"inputs": ["a", "b"], "parameters": {"top_k": 3, "targets": "x"}, "options": {"use_cache": false}}"#,
@@ -238,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_error_names_the_problem() {
         for (body, named) in [
             ("{", "not valid JSON"),
             ("[]", "expected an object"),

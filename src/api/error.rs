@@ -1,0 +1,140 @@
+//! Errors on the wire: `{"error": "a sentence", "error_type": "a_word"}`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline;
+use crate::tasks::fill_mask::InputError;
+use crate::text::EncodeError;
+
+/// The body of every answer that is not 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// A sentence: what was wrong, and what to do.
+    pub error: String,
+    /// The kind of error, for programs.
+    pub error_type: String,
+}
+
+/// An error for a client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The status of HTTP.
+    pub status: u16,
+    pub error_type: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// When another try may succeed.
+    pub retry_after: Option<Duration>,
+}
+
+impl Error {
+    pub fn new(status: u16, error_type: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            error_type,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    pub fn bad_request(error_type: &'static str, message: impl Into<String>) -> Self {
+        Self::new(400, error_type, message)
+    }
+
+    /// 503 with the time of another try.
+    pub fn unavailable(error_type: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(503, error_type, message)
+        }
+    }
+
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: self.message.clone(),
+            error_type: self.error_type.to_owned(),
+        }
+    }
+}
+
+impl From<pipeline::Error> for Error {
+    /// The reason of [`pipeline::Error::Internal`] is left out: it is for the log.
+    fn from(error: pipeline::Error) -> Self {
+        match error {
+            pipeline::Error::Input(error) => error.into(),
+            pipeline::Error::Overloaded => Self::unavailable(
+                "overloaded",
+                "The server is busy: its queue is full. Try again in a second.",
+                Duration::from_secs(1),
+            ),
+            pipeline::Error::Stopped => Self::unavailable(
+                "shutting_down",
+                "The server is shutting down; try again in a few seconds.",
+                Duration::from_secs(5),
+            ),
+            pipeline::Error::Timeout(timeout) => Self::new(
+                504,
+                "timeout",
+                format!(
+                    "No answer was ready within {} ms; try again later.",
+                    timeout.as_millis()
+                ),
+            ),
+            pipeline::Error::Internal(_) => Self::new(500, "internal", "The request failed inside the server."),
+        }
+    }
+}
+
+impl From<InputError> for Error {
+    fn from(error: InputError) -> Self {
+        let (status, error_type) = match error {
+            InputError::TooManyTexts { .. } => (422, "too_many_texts"),
+            InputError::Encode(EncodeError::TooManyTokens { .. } | EncodeError::TooManyBytes { .. }) => {
+                (422, "too_many_tokens")
+            }
+            InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
+            InputError::Empty { .. } => (400, "empty"),
+            InputError::NoMask { .. } => (400, "no_mask"),
+            InputError::TopK { .. } => (400, "bad_top_k"),
+            InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => (422, "answer_too_large"),
+            InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {
+                (400, "bad_targets")
+            }
+        };
+        Self::new(status, error_type, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_has_a_status_and_a_sentence() {
+        let timeout = pipeline::Error::Timeout(Duration::from_millis(20));
+        for (error, status, error_type, retry_after) in [
+            (pipeline::Error::Overloaded, 503, "overloaded", Some(1)),
+            (pipeline::Error::Stopped, 503, "shutting_down", Some(5)),
+            (timeout, 504, "timeout", None),
+            (pipeline::Error::Internal("a secret".to_owned()), 500, "internal", None),
+            (InputError::NoTarget.into(), 400, "bad_targets", None),
+            (
+                InputError::TooManyTexts { texts: 9, max: 8 }.into(),
+                422,
+                "too_many_texts",
+                None,
+            ),
+        ] {
+            let error = Error::from(error);
+            assert_eq!((error.status, error.error_type), (status, error_type));
+            assert_eq!(error.retry_after.map(|after| after.as_secs()), retry_after);
+            assert!(
+                error.message.ends_with('.') && !error.message.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Wire types: bodies of requests and answers, and errors. HTTP, the Open Inference Protocol and `cloze predict` share them.
+
+mod error;
+mod request;
+mod response;
+
+pub use error::{Error, ErrorBody};
+pub use request::Format;
+pub(crate) use request::{JsonObject, json_error, parse_top_k};
+pub use response::FillMaskResponse;

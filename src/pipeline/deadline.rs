@@ -1,0 +1,55 @@
+//! The moment until which a request must be answered.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A deadline, and the time limit that it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    pub at: Instant,
+    /// For the error that the client gets.
+    pub timeout: Duration,
+}
+
+/// Practically no limit, and far from the end of the clock.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Deadline {
+    /// `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        let timeout = timeout.min(NEVER);
+        Self {
+            at: Instant::now() + timeout,
+            timeout,
+        }
+    }
+
+    pub fn never() -> Self {
+        Self::after(NEVER)
+    }
+
+    /// The earlier of this deadline and `timeout` from now.
+    pub fn within(self, timeout: Duration) -> Self {
+        let other = Self::after(timeout);
+        if other.at < self.at { other } else { self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_can_only_come_nearer() {
+        let minute = Duration::from_secs(60);
+        let deadline = Deadline::after(minute);
+        let nearer = deadline.within(Duration::from_secs(1));
+        assert_eq!((nearer.at - Instant::now()).as_secs(), 1);
+        assert_eq!(nearer.timeout.as_secs(), 1);
+        for longer in [2 * minute, Duration::MAX] {
+            let same = deadline.within(longer);
+            assert_eq!((same.at, same.timeout), (deadline.at, minute));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Reasons why a request has no answer.
+
+use std::time::Duration;
+
+use crate::engine::EngineError;
+use crate::tasks::fill_mask::InputError;
+use crate::text::DecodeError;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request itself is refused.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The queue is full.
+    #[error("the queue is full")]
+    Overloaded,
+    /// The engine takes no more requests.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The deadline passed; `0` is the time limit.
+    #[error("no answer was ready within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The model, the tokenizer or a worker failed. The reason is for the log, not for the client.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The error of a request that had `timeout` to be answered.
+    pub(super) fn from_engine(error: EngineError, timeout: Duration) -> Self {
+        match error {
+            EngineError::QueueFull => Self::Overloaded,
+            EngineError::Stopped => Self::Stopped,
+            EngineError::Deadline => Self::Timeout(timeout),
+            EngineError::Model(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,242 @@
+//! The pipeline over the demo model's tokenizer and a model that each test controls.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
+use super::*;
+use crate::engine::Limits;
+use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, PretrainedModel, TokenScore};
+use crate::tasks::fill_mask::{InputError, Parameters};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Calls a function of the test for each batch; then every mask reads `a`.
+struct FakeModel<F>(F);
+
+impl<F: FnMut(&Batch) -> Result<(), ModelError> + Send> MaskedLm for FakeModel<F> {
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        (self.0)(&batch)?;
+        let score = TokenScore {
+            token: 5,
+            log_prob: 0.5_f32.ln(),
+        };
+        let scores = batch.readouts().map(|(rows, _)| vec![vec![score]; rows.len()]);
+        Ok(PendingBatch::ready(scores.collect()))
+    }
+}
+
+fn pipeline(model: impl FnMut(&Batch) -> Result<(), ModelError> + Send + 'static, queue_size: usize) -> Arc<Pipeline> {
+    let files = PretrainedModel::embedded().unwrap();
+    let task = FillMask::new(files.tokenizer, &files.info, 64);
+    let limits = Limits {
+        queue_size,
+        ..Limits::default()
+    };
+    let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
+    Arc::new(Pipeline::new(task, engine))
+}
+
+fn request(texts: &[&str]) -> Request {
+    Request {
+        texts: texts.iter().map(|&text| text.to_owned()).collect(),
+        parameters: Parameters::default(),
+    }
+}
+
+async fn run(pipeline: &Arc<Pipeline>, texts: &[&str], deadline: Deadline) -> Result<Answered, Error> {
+    let admission = pipeline.admit()?;
+    pipeline.run(admission, request(texts), deadline).await
+}
+
+fn passes(pipeline: &Pipeline) -> u64 {
+    pipeline.engine.stats().batch_tokens.snapshot().count()
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_its_cost() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let answered = run(&pipeline, &["the [MASK]", "[MASK] and [MASK]"], Deadline::after(MINUTE));
+    let answered = answered.await.unwrap();
+    let masks: Vec<usize> = answered.texts.iter().map(Vec::len).collect();
+    assert_eq!(masks, [1, 2]);
+    let prediction = &answered.texts[0][0][0];
+    assert_eq!((prediction.token, prediction.score), (5, 0.5));
+    assert!(prediction.sequence.starts_with("the"), "{prediction:?}");
+    // [CLS] the [MASK] [SEP] and [CLS] [MASK] and [MASK] [SEP]
+    let cost = answered.cost;
+    assert_eq!((cost.texts, cost.tokens), (2, 9));
+    assert!(cost.tokenizing > Duration::ZERO && cost.timing.inference > Duration::ZERO);
+    assert!(answered.bytes() > 10);
+}
+
+#[tokio::test]
+async fn refusals_of_the_task_reach_no_model() {
+    let pipeline = pipeline(|_| panic!("computed"), 2);
+    let too_many = InputError::TooManyTexts { texts: 3, max: 2 };
+    for (texts, expected) in [
+        (&["[MASK]"; 3][..], Some(too_many)),
+        (&["no mask"], None),
+        (&["[MASK]", " "], None),
+    ] {
+        let error = run(&pipeline, texts, Deadline::never()).await.unwrap_err();
+        match expected {
+            Some(expected) => assert_eq!(error, Error::Input(expected)),
+            None => assert!(matches!(error, Error::Input(_)), "{error}"),
+        }
+    }
+    assert_eq!(passes(&pipeline), 0);
+    assert!(pipeline.admit().is_ok(), "a refused request gives its place back");
+}
+
+#[tokio::test]
+async fn the_limit_on_texts_can_differ_from_the_size_of_the_queue() {
+    let files = PretrainedModel::embedded().unwrap();
+    let task = FillMask::new(files.tokenizer, &files.info, 64);
+    let engine = Engine::start(vec![Box::new(FakeModel(|_: &Batch| Ok(())))], Limits::default()).unwrap();
+    let pipeline = Arc::new(Pipeline::new(task, engine).with_texts_max(2));
+    assert!(pipeline.plan(&request(&["[MASK]"; 2])).is_ok());
+    assert!(pipeline.plan(&request(&["[MASK]"; 3])).is_err());
+}
+
+#[tokio::test]
+async fn two_lists_admitted_while_the_queue_is_empty_are_both_answered() {
+    let pipeline = pipeline(
+        |_| {
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(())
+        },
+        4,
+    );
+    let lists = [["[MASK]"; 4]; 2].map(|texts| (pipeline.admit().unwrap(), request(&texts)));
+    let runs = lists.map(|(admission, request)| pipeline.run(admission, request, Deadline::after(MINUTE)));
+    for answered in futures_util::future::join_all(runs).await {
+        assert_eq!(answered.unwrap().texts.len(), 4);
+    }
+    assert_eq!(pipeline.engine.stats().rejected.get(), 0);
+}
+
+#[tokio::test]
+async fn a_full_queue_and_a_stopped_engine_refuse_at_admission() {
+    let pipeline = pipeline(|_| Ok(()), 1);
+    let place = pipeline.admit().unwrap();
+    assert_eq!(pipeline.admit().unwrap_err(), Error::Overloaded);
+    drop(place);
+    let stopping = Arc::clone(&pipeline);
+    tokio::task::spawn_blocking(move || stopping.engine.stop())
+        .await
+        .unwrap();
+    assert_eq!(pipeline.admit().unwrap_err(), Error::Stopped);
+}
+
+#[tokio::test]
+async fn a_failing_model_is_an_internal_error() {
+    let pipeline = pipeline(|_| Err(ModelError::NotFinite), 8);
+    let error = run(&pipeline, &["[MASK]"], Deadline::after(MINUTE)).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Internal(reason) if reason.contains("finite")),
+        "{error}"
+    );
+}
+
+/// A runtime whose only blocking thread is taken until the sender is dropped.
+fn one_blocking_thread() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).max_blocking_threads(1).enable_time();
+    builder.build().unwrap()
+}
+
+#[test]
+fn the_deadline_holds_while_a_request_is_planned_and_while_its_answer_is_finished() {
+    for busy_while in ["planning", "finishing"] {
+        let runtime = one_blocking_thread();
+        let handle = runtime.handle().clone();
+        let (release, gate) = channel::<()>();
+        let mut gate = Some(gate);
+        // Takes the only thread that computes, once.
+        let mut take_thread = move || {
+            if let Some(gate) = gate.take() {
+                handle.spawn_blocking(move || gate.recv());
+            }
+        };
+        if busy_while == "planning" {
+            take_thread();
+        }
+        let pipeline = pipeline(
+            move |_| {
+                take_thread();
+                Ok(())
+            },
+            8,
+        );
+        let timeout = Duration::from_millis(300);
+        let error = runtime.block_on(async {
+            let running = run(&pipeline, &["[MASK]"], Deadline::after(timeout));
+            running.await.unwrap_err()
+        });
+        assert_eq!(error, Error::Timeout(timeout), "{busy_while}");
+        assert_eq!(passes(&pipeline), u64::from(busy_while == "finishing"), "{busy_while}");
+        assert_eq!(pipeline.engine.stats().expired.get(), 1, "{busy_while}");
+        drop(release);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_holds_while_work_runs() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let (release, gate) = channel::<()>();
+    let timeout = Duration::from_millis(30);
+    let late = pipeline.compute(Deadline::after(timeout), move |_| gate.recv());
+    assert_eq!(late.await.map(drop), Err(Error::Timeout(timeout)));
+    assert_eq!(pipeline.engine.stats().expired.get(), 1);
+    drop(release);
+}
+
+#[test]
+fn work_that_is_too_late_or_unwanted_when_its_turn_comes_never_starts() {
+    for leaves in [false, true] {
+        one_blocking_thread().block_on(async {
+            let pipeline = pipeline(|_| Ok(()), 8);
+            // The only thread that computes is busy with another request.
+            let (release, gate) = channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || gate.recv());
+            let started = Arc::new(AtomicBool::new(false));
+            let theirs = Arc::clone(&started);
+            let timeout = Duration::from_millis(30);
+            let deadline = if leaves {
+                Deadline::never()
+            } else {
+                Deadline::after(timeout)
+            };
+            let late = pipeline.compute(deadline, move |_| theirs.store(true, Ordering::SeqCst));
+            let expected = match leaves {
+                // The client leaves.
+                true => tokio::time::timeout(timeout, late).await.is_err(),
+                false => late.await == Err(Error::Timeout(timeout)),
+            };
+            assert!(expected);
+            drop(release);
+            assert!(busy.await.unwrap().is_err());
+            // Queued behind it, if it were still there.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!started.load(Ordering::SeqCst), "computed for no client");
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_work_is_an_internal_error() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let panicked = pipeline.compute(Deadline::never(), |_| panic!("on purpose"));
+    assert!(matches!(panicked.await.map(drop::<()>), Err(Error::Internal(_))));
+}
+
+#[tokio::test]
+async fn small_work_runs_at_once_and_large_work_elsewhere() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let here = std::thread::current().id();
+    for (bytes, expected) in [(INLINE_BYTES_MAX, true), (INLINE_BYTES_MAX + 1, false)] {
+        let work = || std::thread::current().id();
+        let ran_on = pipeline.compute_bytes(bytes, Deadline::never(), work).await.unwrap();
+        assert_eq!(ran_on == here, expected, "{bytes} bytes");
+    }
+}

@@ -1,0 +1,37 @@
+//! Refusals of a request by the task.
+
+use crate::text::EncodeError;
+
+/// One sentence for the client: what was wrong, and how to correct it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    #[error("The request holds {texts} texts and at most {max} are allowed; send them in parts.")]
+    TooManyTexts { texts: usize, max: usize },
+    /// A text of white space alone.
+    #[error("The text is empty; send a text with a mask, for example \"Paris is the capital of {mask_token}.\".")]
+    Empty { mask_token: String },
+    #[error("The text has no mask; write {mask_token} where a word is missing.")]
+    NoMask { mask_token: String },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// `top_k` is 0 or exceeds the vocabulary.
+    #[error("top_k is {top_k}; it must be between 1 and {vocab_size}, the size of the vocabulary.")]
+    TopK { top_k: usize, vocab_size: usize },
+    /// `predictions` is `top_k` times the masks, counted until the limit was exceeded.
+    #[error(
+        "The answer would hold {predictions} predictions or more, and at most {max} are allowed; lower top_k or send fewer texts."
+    )]
+    TooManyPredictions { predictions: usize, max: usize },
+    /// `tokens` is predictions times the tokens of their texts, counted until the limit was exceeded.
+    #[error(
+        "The answer repeats a text for each prediction, {tokens} tokens or more in all, and at most {max} are allowed; lower top_k or send fewer or shorter texts."
+    )]
+    AnswerTooLong { tokens: usize, max: usize },
+    #[error("There are {targets} targets and at most {max} are allowed; name fewer.")]
+    TooManyTargets { targets: usize, max: usize },
+    #[error("A target is {bytes} bytes long and at most {max} are allowed; a target is a word.")]
+    LongTarget { bytes: usize, max: usize },
+    /// The tokenizer drops every target.
+    #[error("None of the targets is a word that the model knows; name at least one word in targets, or leave it out.")]
+    NoTarget,
+}

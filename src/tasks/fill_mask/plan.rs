@@ -1,0 +1,80 @@
+//! A request to the sequences that the model reads.
+
+use std::sync::Arc;
+
+use super::answer_size::AnswerSize;
+use super::{FillMask, InputError, Request};
+use crate::lm::Sequence;
+
+/// A checked and tokenized request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// One for each text, in order; its readout positions are the masks.
+    pub sequences: Vec<Arc<Sequence>>,
+    /// Predictions to keep for each mask, best first.
+    pub(super) top_k: usize,
+}
+
+impl Plan {
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.tokens()).sum()
+    }
+
+    /// Predictions in the answer, over all masks.
+    pub fn predictions(&self) -> usize {
+        let masks = self.sequences.iter().map(|sequence| sequence.readout.positions.len());
+        masks.sum::<usize>() * self.top_k
+    }
+}
+
+impl FillMask {
+    /// Checks the parameters and tokenizes the texts, `texts_max` of them at most.
+    ///
+    /// # Errors
+    /// The first text or parameter that is refused.
+    pub fn plan(&self, request: &Request, texts_max: usize) -> Result<Plan, InputError> {
+        if request.texts.len() > texts_max {
+            return Err(InputError::TooManyTexts {
+                texts: request.texts.len(),
+                max: texts_max,
+            });
+        }
+        let scoring = self.scoring(&request.parameters)?;
+        let mut answer_size = AnswerSize::default();
+        let mut sequences = Vec::with_capacity(request.texts.len());
+        for text in &request.texts {
+            let token_ids = self.encode(text)?;
+            let positions = self.mask_positions(&token_ids)?;
+            answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
+            let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
+            sequences.push(Arc::new(sequence));
+        }
+        Ok(Plan {
+            sequences,
+            top_k: scoring.top_k,
+        })
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {
+        match text.trim().is_empty() {
+            true => Err(InputError::Empty {
+                mask_token: self.mask_token().to_owned(),
+            }),
+            false => Ok(self.tokenizer.encode(text)?),
+        }
+    }
+
+    /// Ascending, at least one.
+    fn mask_positions(&self, token_ids: &[u32]) -> Result<Vec<usize>, InputError> {
+        let mask_id = self.tokenizer.mask_id();
+        let masks = token_ids.iter().enumerate().filter(|(_, id)| **id == mask_id);
+        let positions: Vec<usize> = masks.map(|(position, _)| position).collect();
+        match positions.is_empty() {
+            true => Err(InputError::NoMask {
+                mask_token: self.mask_token().to_owned(),
+            }),
+            false => Ok(positions),
+        }
+    }
+}

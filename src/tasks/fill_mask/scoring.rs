@@ -1,0 +1,85 @@
+//! Parameters to the tokens that are scored: the likeliest of the vocabulary, or given targets.
+
+use std::sync::Arc;
+
+use super::{FillMask, InputError, Parameters};
+use crate::lm::Select;
+
+/// Targets of one request.
+pub const TARGETS_MAX: usize = 10_000;
+
+/// Bytes of one target.
+pub const TARGET_BYTES_MAX: usize = 1_000;
+
+/// `top_k` of a request that does not set it.
+pub const TOP_K_DEFAULT: usize = 5;
+
+/// A request's parameters, checked against the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scoring {
+    /// Tokens whose scores the model returns.
+    pub select: Select,
+    /// Predictions to keep for each mask, best first.
+    pub top_k: usize,
+}
+
+impl FillMask {
+    /// Checks parameters without a text.
+    ///
+    /// # Errors
+    /// A `top_k` out of range, and targets that are too many, too long, or unknown.
+    pub fn check(&self, parameters: &Parameters) -> Result<(), InputError> {
+        self.scoring(parameters).map(drop)
+    }
+
+    /// A target that the vocabulary lacks is tokenized and replaced by its first piece. Duplicates are merged. A `top_k`
+    /// beyond the number of targets means all of them.
+    pub(super) fn scoring(&self, parameters: &Parameters) -> Result<Scoring, InputError> {
+        let top_k = parameters.top_k.unwrap_or(TOP_K_DEFAULT);
+        // The default means "up to five", also for a vocabulary of three tokens.
+        if top_k == 0 || parameters.top_k.is_some_and(|given| given > self.vocab_size) {
+            return Err(InputError::TopK {
+                top_k,
+                vocab_size: self.vocab_size,
+            });
+        }
+        let Some(targets) = &parameters.targets else {
+            let top_k = top_k.min(self.vocab_size);
+            return Ok(Scoring {
+                select: Select::TopK(top_k),
+                top_k,
+            });
+        };
+        let token_ids = self.target_ids(targets)?;
+        Ok(Scoring {
+            top_k: top_k.min(token_ids.len()),
+            select: Select::Tokens(token_ids),
+        })
+    }
+
+    /// Ascending, without duplicates.
+    fn target_ids(&self, targets: &[String]) -> Result<Arc<[u32]>, InputError> {
+        if targets.len() > TARGETS_MAX {
+            return Err(InputError::TooManyTargets {
+                targets: targets.len(),
+                max: TARGETS_MAX,
+            });
+        }
+        let mut token_ids = Vec::with_capacity(targets.len().min(self.vocab_size));
+        for target in targets {
+            if target.len() > TARGET_BYTES_MAX {
+                return Err(InputError::LongTarget {
+                    bytes: target.len(),
+                    max: TARGET_BYTES_MAX,
+                });
+            }
+            token_ids.extend(self.tokenizer.first_token(target)?);
+        }
+        token_ids.sort_unstable();
+        token_ids.dedup();
+        match token_ids.is_empty() {
+            true => Err(InputError::NoTarget),
+            false => Ok(token_ids.into()),
+        }
+    }
+}

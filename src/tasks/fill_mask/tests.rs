@@ -1,0 +1,271 @@
+//! The contract of fill-mask over the demo model's tokenizer, with scores made here.
+
+use super::*;
+use crate::lm::{PretrainedModel, Select, TokenScore};
+use crate::text::EncodeError;
+
+const TOKENS_MAX: usize = 64;
+const TEXTS_MAX: usize = 8;
+const VOCAB_SIZE: usize = 12_288;
+
+fn fill_mask() -> FillMask {
+    let model = PretrainedModel::embedded().unwrap();
+    FillMask::new(model.tokenizer, &model.info, TOKENS_MAX)
+}
+
+fn request(texts: &[&str], top_k: Option<usize>, targets: Option<&[&str]>) -> Request {
+    let owned = |strings: &[&str]| strings.iter().map(|&string| string.to_owned()).collect();
+    Request {
+        texts: owned(texts),
+        parameters: Parameters {
+            top_k,
+            targets: targets.map(owned),
+        },
+    }
+}
+
+fn plan(texts: &[&str], top_k: Option<usize>, targets: Option<&[&str]>) -> Result<Plan, InputError> {
+    fill_mask().plan(&request(texts, top_k, targets), TEXTS_MAX)
+}
+
+fn token(word: &str) -> u32 {
+    fill_mask().tokenizer.first_token(word).unwrap().unwrap()
+}
+
+fn score(word: &str, probability: f32) -> TokenScore {
+    TokenScore {
+        token: token(word),
+        log_prob: probability.ln(),
+    }
+}
+
+fn strings(predictions: &[Prediction]) -> Vec<&str> {
+    predictions
+        .iter()
+        .map(|prediction| prediction.token_str.as_str())
+        .collect()
+}
+
+#[test]
+fn a_text_becomes_a_sequence_that_reads_its_masks() {
+    let plan = plan(&["The [MASK] and the [MASK]."], None, None).unwrap();
+    let [sequence] = &plan.sequences[..] else {
+        panic!("{plan:?}")
+    };
+    // [CLS] the [MASK] and the [MASK] . [SEP]
+    assert_eq!(sequence.readout.positions, [2, 5]);
+    assert_eq!(sequence.readout.select, Select::TopK(TOP_K_DEFAULT));
+    assert_eq!((plan.tokens(), plan.predictions()), (8, 10));
+}
+
+#[test]
+fn each_text_of_a_list_is_a_sequence_in_order() {
+    let plan = plan(&["[MASK]", "the [MASK] cat"], Some(3), None).unwrap();
+    let lengths: Vec<usize> = plan.sequences.iter().map(|sequence| sequence.token_ids.len()).collect();
+    assert_eq!(lengths, [3, 5]);
+    assert_eq!((plan.tokens(), plan.predictions()), (8, 6));
+}
+
+#[test]
+fn more_texts_than_allowed_are_refused_before_any_is_read() {
+    let texts = [""; TEXTS_MAX + 1];
+    let error = plan(&texts, Some(0), None).unwrap_err();
+    assert_eq!(
+        error,
+        InputError::TooManyTexts {
+            texts: 9,
+            max: TEXTS_MAX
+        }
+    );
+    assert!(plan(&["[MASK]"; TEXTS_MAX], None, None).is_ok());
+}
+
+#[test]
+fn a_text_without_a_mask_or_without_anything_is_refused() {
+    for text in ["the cat", "[mask]", "[ MASK ]"] {
+        let error = plan(&["[MASK]", text], None, None).unwrap_err();
+        assert!(
+            matches!(&error, InputError::NoMask { mask_token } if mask_token == "[MASK]"),
+            "{text}: {error}"
+        );
+    }
+    for text in ["", " ", "\n\t\u{a0}"] {
+        let error = plan(&[text], None, None).unwrap_err();
+        assert!(matches!(error, InputError::Empty { .. }), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn a_text_beyond_the_token_limit_is_refused() {
+    let text = format!("[MASK]{}", " the".repeat(TOKENS_MAX));
+    let error = plan(&["[MASK]", &text], None, None).unwrap_err();
+    let expected = EncodeError::TooManyTokens {
+        tokens: TOKENS_MAX + 3,
+        max: TOKENS_MAX,
+    };
+    assert_eq!(error, InputError::Encode(expected));
+}
+
+#[test]
+fn top_k_is_between_one_and_the_vocabulary() {
+    for top_k in [1, 5, VOCAB_SIZE] {
+        let plan = plan(&["[MASK]"], Some(top_k), None).unwrap();
+        assert_eq!(plan.sequences[0].readout.select, Select::TopK(top_k));
+    }
+    for top_k in [0, VOCAB_SIZE + 1, usize::MAX] {
+        let error = plan(&["[MASK]"], Some(top_k), None).unwrap_err();
+        assert_eq!(
+            error,
+            InputError::TopK {
+                top_k,
+                vocab_size: VOCAB_SIZE
+            }
+        );
+    }
+}
+
+#[test]
+fn the_default_top_k_fits_a_small_vocabulary() {
+    let mut fill_mask = fill_mask();
+    fill_mask.vocab_size = 3;
+    let plan = fill_mask.plan(&request(&["[MASK]"], None, None), 1).unwrap();
+    assert_eq!(plan.sequences[0].readout.select, Select::TopK(3));
+}
+
+#[test]
+fn targets_are_token_ids_without_duplicates() {
+    let targets = ["Paris", "london", "paris", "London"];
+    let plan = plan(&["[MASK]"], None, Some(&targets)).unwrap();
+    let mut expected = vec![token("paris"), token("london")];
+    expected.sort_unstable();
+    assert_eq!(
+        plan.sequences[0].readout.select,
+        Select::Tokens(expected.into()),
+        "case is the tokenizer's matter"
+    );
+    // Fewer targets than the default top_k.
+    assert_eq!(plan.predictions(), 2);
+}
+
+#[test]
+fn a_target_outside_the_vocabulary_stands_for_its_first_piece() {
+    let plan = plan(&["[MASK]"], None, Some(&["unthinkableness"])).unwrap();
+    let first_piece = fill_mask().tokenizer.encode("unthinkableness").unwrap()[1];
+    assert_eq!(plan.sequences[0].readout.select, Select::Tokens([first_piece].into()));
+}
+
+#[test]
+fn targets_that_the_tokenizer_drops_are_skipped_until_none_is_left() {
+    let one_left = plan(&["[MASK]"], None, Some(&[" ", "cat", ""])).unwrap();
+    assert_eq!(
+        one_left.sequences[0].readout.select,
+        Select::Tokens([token("cat")].into())
+    );
+    for targets in [&[][..], &["", " \t"]] {
+        let error = plan(&["[MASK]"], None, Some(targets)).unwrap_err();
+        assert_eq!(error, InputError::NoTarget, "{targets:?}");
+    }
+}
+
+#[test]
+fn targets_are_bounded_in_number_and_length() {
+    let many = vec!["cat"; TARGETS_MAX + 1];
+    assert!(plan(&["[MASK]"], None, Some(&many[1..])).is_ok());
+    let error = plan(&["[MASK]"], None, Some(&many)).unwrap_err();
+    assert!(
+        matches!(error, InputError::TooManyTargets { targets: 10_001, .. }),
+        "{error}"
+    );
+
+    let long = "x".repeat(TARGET_BYTES_MAX + 1);
+    assert!(plan(&["[MASK]"], None, Some(&[&long[1..]])).is_ok());
+    let error = plan(&["[MASK]"], None, Some(&["cat", &long])).unwrap_err();
+    assert!(matches!(error, InputError::LongTarget { bytes: 1001, .. }), "{error}");
+}
+
+#[test]
+fn parameters_can_be_checked_without_a_text() {
+    let fill_mask = fill_mask();
+    let parameters = |top_k, targets| request(&[], top_k, targets).parameters;
+    assert_eq!(fill_mask.check(&parameters(Some(3), None)), Ok(()));
+    assert!(fill_mask.check(&parameters(Some(0), None)).is_err());
+    assert_eq!(
+        fill_mask.check(&parameters(None, Some(&[""]))),
+        Err(InputError::NoTarget)
+    );
+}
+
+#[test]
+fn the_answer_is_bounded_over_all_texts_of_a_request() {
+    // 60 masks of 833 predictions each fit, 61 do not.
+    let masks = |count: usize| "[MASK] ".repeat(count);
+    assert!(plan(&[&masks(40), &masks(20)], Some(833), None).is_ok());
+    let error = plan(&[&masks(40), &masks(21)], Some(833), None).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            InputError::TooManyPredictions {
+                predictions: 50_813,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn predictions_are_sorted_and_cut_to_top_k() {
+    let fill_mask = fill_mask();
+    let targets = ["paris", "london", "cat"];
+    let request = request(&["the [MASK]."], Some(2), Some(&targets));
+    let plan = fill_mask.plan(&request, 1).unwrap();
+    let scores = vec![vec![vec![score("cat", 0.1), score("london", 0.6), score("paris", 0.3)]]];
+    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let [predictions] = &answers[0][..] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(strings(predictions), ["london", "paris"]);
+    assert_eq!(predictions[0].token, token("london"));
+    assert_eq!(predictions[0].sequence, "the london.");
+    for (prediction, expected) in predictions.iter().zip([0.6, 0.3]) {
+        assert!((prediction.score - expected).abs() < 1e-6, "{prediction:?}");
+    }
+}
+
+#[test]
+fn the_other_masks_stay_in_the_sequence_of_each() {
+    let fill_mask = fill_mask();
+    let plan = fill_mask
+        .plan(&request(&["[MASK] cat [MASK]"], Some(1), None), 1)
+        .unwrap();
+    let scores = vec![vec![vec![score("the", 0.5)], vec![score("dog", 0.25)]]];
+    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let [first, second] = &answers[0][..] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(first[0].sequence, "[CLS] the cat [MASK] [SEP]");
+    assert_eq!(second[0].sequence, "[CLS] [MASK] cat dog [SEP]");
+}
+
+#[test]
+fn a_padding_token_is_left_out_of_the_sequence() {
+    let fill_mask = fill_mask();
+    let plan = fill_mask
+        .plan(&request(&["[PAD] [MASK] the [MASK]"], Some(1), None), 1)
+        .unwrap();
+    let scores = vec![vec![vec![score("cat", 0.5)], vec![score("dog", 0.25)]]];
+    let answers = fill_mask.answer(&plan, scores).unwrap();
+    assert_eq!(answers[0][0][0].sequence, "[CLS] cat the [MASK] [SEP]");
+}
+
+#[test]
+fn each_text_gets_the_scores_of_its_sequence() {
+    let fill_mask = fill_mask();
+    let plan = fill_mask
+        .plan(&request(&["a [MASK]", "the [MASK]"], Some(1), None), 2)
+        .unwrap();
+    let scores = vec![vec![vec![score("cat", 0.5)]], vec![vec![score("dog", 0.5)]]];
+    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let sequences: Vec<&str> = answers.iter().map(|answer| answer[0][0].sequence.as_str()).collect();
+    assert_eq!(sequences, ["a cat", "the dog"]);
+}

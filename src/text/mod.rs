@@ -1,0 +1,64 @@
+//! The tokenizer at run time: bounded encoding, decoding, look-up of single tokens.
+
+mod decode;
+mod encode;
+
+pub use decode::DecodeError;
+pub use encode::EncodeError;
+
+use crate::checkpoint::TokenizerFiles;
+
+/// A model's tokenizer with its special tokens and the longest text that it encodes.
+pub struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
+    mask_token: String,
+    mask_id: u32,
+    pad_id: Option<u32>,
+    clean_up_spaces: bool,
+    tokens_max: usize,
+}
+
+impl Tokenizer {
+    /// Texts of more than `tokens_max` tokens, special tokens included, are refused.
+    pub fn new(files: TokenizerFiles, tokens_max: usize) -> Self {
+        Self {
+            tokenizer: files.tokenizer,
+            mask_token: files.mask_token,
+            mask_id: files.mask_id,
+            pad_id: files.pad_id,
+            clean_up_spaces: files.clean_up_spaces,
+            tokens_max,
+        }
+    }
+
+    pub fn mask_token(&self) -> &str {
+        &self.mask_token
+    }
+
+    pub fn mask_id(&self) -> u32 {
+        self.mask_id
+    }
+
+    /// The id of the padding token, if the vocabulary has one.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.pad_id
+    }
+
+    /// The longest text in tokens, special tokens included.
+    pub fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
+    /// The id of `word` if it is one token of the vocabulary, else that of its first piece. `None` for a word that
+    /// the tokenizer drops, such as white space.
+    ///
+    /// # Errors
+    /// [`EncodeError::Failed`] when the tokenizer fails.
+    pub fn first_token(&self, word: &str) -> Result<Option<u32>, EncodeError> {
+        if let Some(id) = self.tokenizer.token_to_id(word) {
+            return Ok(Some(id));
+        }
+        let encoding = self.tokenizer.encode_fast(word, false).map_err(EncodeError::failed)?;
+        Ok(encoding.get_ids().first().copied())
+    }
+}
