@@ -71,8 +71,8 @@ fn for_hub(error: &HubError) -> Option<String> {
             "download the model on another machine (hf download ID --local-dir DIR) and pass --model DIR"
         }
         HubError::Unreachable { .. } => {
-            "download the model on another machine (hf download ID --local-dir DIR) and pass --model DIR, or set \
-             HF_ENDPOINT to a mirror"
+            "the cache does not have all of its files; download the model on another machine (hf download ID \
+             --local-dir DIR) and pass --model DIR, or set HF_ENDPOINT to a mirror"
         }
         HubError::NoModel { .. } => "check the spelling, or set HF_TOKEN if the model is private",
         HubError::BadToken { .. } => "set HF_TOKEN to a token that can read it",

@@ -15,7 +15,7 @@ pub enum HubError {
     #[error("{0}, so nothing can be downloaded")]
     Tls(#[from] crate::sys::crypto::ClientError),
     /// No response.
-    #[error("{endpoint} cannot be reached ({reason}), and {name} is not in the cache")]
+    #[error("{endpoint} cannot be reached for {name} ({reason})")]
     Unreachable {
         endpoint: String,
         name: String,
