@@ -118,6 +118,11 @@ def exported(model, dtype, config):
 def contestants(arguments, folder, dtype, config):
     # `passes` takes as many threads as there are cores that it may use.
     found = [Cloze([arguments.passes, str(folder), "cpu", "--dtype", dtype])]
+    if arguments.before:
+        found.append(Cloze([arguments.before, str(folder), "cpu", "--dtype", dtype]))
+        found[-1].name = "before"
+    if arguments.no_peers:
+        return found
     # Written-out attention is what OpenVINO knows to fuse.
     load = lambda attention: AtMasks(BertForMaskedLM.from_pretrained(folder, attn_implementation=attention)).eval()
     found.append(OpenVino(exported(load("eager"), dtype, config), dtype, arguments.threads))
@@ -131,6 +136,8 @@ def contestants(arguments, folder, dtype, config):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", required=True, help="the bench target `passes`, built")
+    parser.add_argument("--before", help="the same target of an older commit, timed in turn with the others")
+    parser.add_argument("--no-peers", action="store_true", help="only Cloze and --before")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="texts x tokens")
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--rounds", type=int, default=5, help="of 3 to 30 passes each, the shorter the more")
