@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for pair in rest.chunks(2) {
         match pair {
             [flag, device] if flag == "--gpu-device" => placement.gpu_device = Some(device.clone()),
-            [flag, name] if flag == "--dtype" => placement.precision = Some(precision(name)?),
+            [flag, name] if flag == "--dtype" => placement.precision = Some(name.parse::<Precision>()?),
             other => return Err(format!("{other:?} is no flag").into()),
         }
     }
@@ -92,12 +92,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         say(&answer)?;
     }
     Ok(())
-}
-
-fn precision(name: &str) -> Result<Precision, String> {
-    let all = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
-    let named = all.into_iter().find(|precision| precision.to_string() == name);
-    named.ok_or_else(|| format!("{name} is no --dtype"))
 }
 
 fn say(answer: &impl Serialize) -> Result<(), Box<dyn Error>> {

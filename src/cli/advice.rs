@@ -158,7 +158,7 @@ mod tests {
                 LoadError::Precision {
                     backend: "cpu",
                     precision: Precision::F16,
-                    supported: "f32, bf16 and int8",
+                    supported: &[Precision::F32, Precision::Bf16, Precision::Int8],
                 },
                 "the cpu backend cannot compute in f16; it supports f32, bf16 and int8; choose one of them with --dtype",
             ),

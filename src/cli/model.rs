@@ -4,6 +4,7 @@ use std::error::Error;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use cloze::backend::Precision;
 use cloze::checkpoint::Source;
@@ -30,8 +31,8 @@ pub struct ModelArguments {
 
     /// Compute precision. CPU: f32, bf16 (up to twice as fast) or int8 (up to three times as fast), in order of
     /// decreasing accuracy. GPU: f32 or f16 [default: f32; f16 on a GPU that supports it]
-    #[arg(long, env = "CLOZE_DTYPE", value_enum)]
-    pub dtype: Option<Dtype>,
+    #[arg(long, env = "CLOZE_DTYPE", value_parser = precisions())]
+    pub dtype: Option<Precision>,
 
     /// GPU to use: its index or a part of its name, as listed by `cloze devices` [default: the best]
     #[arg(long, env = "CLOZE_GPU_DEVICE", value_name = "INDEX|NAME")]
@@ -74,28 +75,17 @@ impl From<Backend> for BackendKind {
     }
 }
 
-/// `--dtype`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// 32-bit floating point
-    F32,
-    /// 16-bit floating point (GPU)
-    F16,
-    /// bfloat16 weights and activations in matrix products (CPU)
-    Bf16,
-    /// 8-bit integer weights and activations in matrix products (CPU)
-    Int8,
-}
-
-impl From<Dtype> for Precision {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::Bf16,
-            Dtype::Int8 => Self::Int8,
-        }
-    }
+/// The values of `--dtype`.
+fn precisions() -> impl TypedValueParser<Value = Precision> {
+    let values = Precision::ALL.map(|precision| {
+        PossibleValue::new(precision.name()).help(match precision {
+            Precision::F32 => "32-bit floating point",
+            Precision::F16 => "16-bit floating point (GPU)",
+            Precision::Bf16 => "bfloat16 weights and activations in matrix products (CPU)",
+            Precision::Int8 => "8-bit integer weights and activations in matrix products (CPU)",
+        })
+    });
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<Precision>())
 }
 
 /// Cores that this process may use.
@@ -117,7 +107,7 @@ impl ModelArguments {
             backend: self.backend.into(),
             threads: self.threads.map_or_else(cores, usize::from),
             workers: self.workers.into(),
-            precision: self.dtype.map(Precision::from),
+            precision: self.dtype,
             gpu_device: self.gpu_device.clone(),
         })?;
         if let DeviceInfo::Gpu {

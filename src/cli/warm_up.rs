@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cloze::backend::ladder;
+use cloze::backend::buckets;
 use cloze::lm::{Batch, LoadedModel, MaskedLm, Select, Sequence};
 use cloze::sys::panics;
 
@@ -23,7 +23,7 @@ pub fn warm_up(
         (WarmUp::Full, true) => batches.max_batch_tokens.into(),
         _ => 1,
     };
-    let sizes = ladder::rungs(tokens_max);
+    let sizes = buckets::buckets(tokens_max);
     let mut workers = loaded.workers;
     let started_at = Instant::now();
     let bar = WarmUpBar::new(sizes.len());
@@ -62,7 +62,7 @@ fn batch_of(size: usize, vocab_size: usize, text_tokens: usize) -> Batch {
     let ids: Vec<u32> = (0..text_tokens).map(|id| (id % vocab_size) as u32).collect();
     let positions: Vec<usize> = (0..text_tokens).collect();
     // A kernel of any size copies full rows of logits, so the smallest batch warms it up.
-    let top_k = if size == ladder::rung(1) { usize::MAX } else { 5 };
+    let top_k = if size == buckets::bucket_for(1) { usize::MAX } else { 5 };
     let selects = [Select::TopK(top_k), Select::Tokens([0].into())];
     let mut batch = Batch::default();
     for (first, select) in (0..size).step_by(text_tokens).zip(selects.iter().cycle()) {

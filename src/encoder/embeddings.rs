@@ -4,13 +4,13 @@ use burn::tensor::Tensor;
 
 use super::Parameter;
 use super::weights::WeightLoader;
-use crate::backend::{BertBackend, LayerNorm, LinearOp, Lists};
+use crate::backend::{EncoderBackend, IndexList, LayerNorm, LinearOp};
 use crate::checkpoint::TensorError;
 
 /// Position and token-type embeddings, and the normalization of the sum.
 ///
 /// With a tied decoder the word embeddings are the decoder's weight, which the head keeps.
-pub(super) struct Embeddings<B: BertBackend> {
+pub(super) struct Embeddings<B: EncoderBackend> {
     /// `[vocab_size, hidden]`; `None` if the decoder is tied.
     words: Option<Tensor<B, 2>>,
     /// `[max_tokens, hidden]`, with token type 0 added: every token of a sequence has that type.
@@ -18,7 +18,7 @@ pub(super) struct Embeddings<B: BertBackend> {
     norm: LayerNorm<B>,
 }
 
-impl<B: BertBackend> Embeddings<B> {
+impl<B: EncoderBackend> Embeddings<B> {
     pub fn load(weights: &mut WeightLoader<'_, B>) -> Result<Self, TensorError> {
         let spec = weights.spec();
         let words = match spec.tied_decoder {
@@ -41,12 +41,12 @@ impl<B: BertBackend> Embeddings<B> {
     }
 
     /// Hidden states of all tokens, `[tokens, hidden]`. `decoder` holds the word embeddings if it is tied.
-    pub fn forward(&self, lists: &Lists<B::Rows, B::Segments>, decoder: &B::Linear) -> Tensor<B, 2> {
+    pub fn forward(&self, inputs: &B::Inputs, decoder: &B::Linear) -> Tensor<B, 2> {
         let words = match &self.words {
-            Some(table) => B::select_rows(table, &lists.input_ids),
-            None => decoder.weight_rows(&lists.input_ids),
+            Some(table) => B::select_rows(table, inputs, IndexList::TokenIds),
+            None => decoder.embedding_lookup(inputs),
         };
-        let positions = B::select_rows(&self.positions, &lists.position_ids);
+        let positions = B::select_rows(&self.positions, inputs, IndexList::PositionIds);
         B::residual_layer_norm(words, Some(positions), &self.norm)
     }
 }

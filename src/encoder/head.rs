@@ -2,12 +2,11 @@
 
 use burn::tensor::Tensor;
 
-use super::Parameter;
 use super::weights::WeightLoader;
-use crate::backend::{Activation, BertBackend, LayerNorm, LinearOp};
-use crate::checkpoint::TensorError;
+use super::{EncoderError, Parameter};
+use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp};
 
-pub(super) struct MaskedLmHead<B: BertBackend> {
+pub(super) struct MaskedLmHead<B: EncoderBackend> {
     dense: B::Linear,
     norm: LayerNorm<B>,
     /// `[vocab_size, hidden]`; the word embeddings too if the decoder is tied.
@@ -15,8 +14,8 @@ pub(super) struct MaskedLmHead<B: BertBackend> {
     activation: Activation,
 }
 
-impl<B: BertBackend> MaskedLmHead<B> {
-    pub fn load(weights: &mut WeightLoader<'_, B>) -> Result<Self, TensorError> {
+impl<B: EncoderBackend> MaskedLmHead<B> {
+    pub fn load(weights: &mut WeightLoader<'_, B>) -> Result<Self, EncoderError> {
         let spec = weights.spec();
         let policy = weights.precision();
         let decoder = match spec.tied_decoder {
@@ -26,7 +25,7 @@ impl<B: BertBackend> MaskedLmHead<B> {
         let dense = weights.dense(Parameter::HeadDense, policy.head_dense())?;
         let norm = weights.layer_norm(Parameter::HeadNorm)?;
         let bias = weights.vector(Parameter::DecoderBias)?;
-        let decoder = B::Linear::prepare_exact(weights.matrix(decoder)?, bias, policy.decoder());
+        let decoder = B::Linear::prepare_high_precision(weights.matrix(decoder)?, bias, policy.decoder())?;
         Ok(Self {
             dense,
             norm,

@@ -24,7 +24,7 @@ mod weights;
 
 use burn::tensor::Tensor;
 
-use crate::backend::{BertBackend, Lists, Precision};
+use crate::backend::{EncoderBackend, IndexList, Precision, QueryRows, UnsupportedPrecision};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -35,24 +35,35 @@ pub use precision::PrecisionPolicy;
 pub use spec::{EncoderSpec, PositionEmbeddings};
 use weights::WeightLoader;
 
+/// Reason why an encoder cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error(transparent)]
+    Precision(#[from] UnsupportedPrecision),
+}
+
 /// An encoder and its head, the weights on one device of backend `B`.
-pub struct Encoder<B: BertBackend> {
+pub struct Encoder<B: EncoderBackend> {
     embeddings: Embeddings<B>,
     layers: Vec<EncoderLayer<B>>,
     head: MaskedLmHead<B>,
 }
 
-impl<B: BertBackend> Encoder<B> {
+impl<B: EncoderBackend> Encoder<B> {
     /// Reads the weights from `source`, tensor by tensor, and prepares them on `device` in `precision`.
     ///
     /// # Errors
-    /// The first tensor that is missing, has another shape, or cannot be read.
+    /// A precision that the backend does not compute in, before anything is read; or the first tensor that is missing, has
+    /// another shape, or cannot be read.
     pub fn load(
         architecture: &Architecture,
         source: &mut dyn TensorSource,
         device: &B::Device,
         precision: Precision,
-    ) -> Result<Self, TensorError> {
+    ) -> Result<Self, EncoderError> {
+        UnsupportedPrecision::check(precision, B::PRECISIONS)?;
         let architecture = architecture.clone().with_stored_decoder(source)?;
         let policy = PrecisionPolicy::new(precision);
         let mut weights = WeightLoader::new(&architecture, source, device, policy);
@@ -74,14 +85,14 @@ impl<B: BertBackend> Encoder<B> {
     ///
     /// # Panics
     /// If there is no readout row, or the encoder has no layer.
-    pub fn readout_states(&self, lists: &Lists<B::Rows, B::Segments>) -> Tensor<B, 2> {
+    pub fn readout_states(&self, inputs: &B::Inputs) -> Tensor<B, 2> {
         let (last, layers) = self.layers.split_last().expect("an encoder has layers");
-        let mut hidden = self.embeddings.forward(lists, &self.head.decoder);
+        let mut hidden = self.embeddings.forward(inputs, &self.head.decoder);
         for layer in layers {
-            hidden = layer.forward(hidden.clone(), hidden, &lists.everywhere);
+            hidden = layer.forward(hidden.clone(), hidden, inputs, QueryRows::All);
         }
-        let query_states = B::select_rows(&hidden, &lists.mask_rows);
-        last.forward(query_states, hidden, &lists.masks_only)
+        let query_states = B::select_rows(&hidden, inputs, IndexList::ReadoutRows);
+        last.forward(query_states, hidden, inputs, QueryRows::ReadoutOnly)
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.

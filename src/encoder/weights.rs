@@ -2,19 +2,19 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{Architecture, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
-use crate::backend::{BertBackend, LayerNorm, LinearOp, Precision};
+use super::{Architecture, EncoderError, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
+use crate::backend::{EncoderBackend, LayerNorm, LinearOp, Precision};
 use crate::checkpoint::{TensorError, TensorSource};
 
 /// Loads the parameters of one architecture onto one device.
-pub(super) struct WeightLoader<'a, B: BertBackend> {
+pub(super) struct WeightLoader<'a, B: EncoderBackend> {
     architecture: &'a Architecture,
     source: &'a mut dyn TensorSource,
     device: &'a B::Device,
     precision: PrecisionPolicy,
 }
 
-impl<'a, B: BertBackend> WeightLoader<'a, B> {
+impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
     pub fn new(
         architecture: &'a Architecture,
         source: &'a mut dyn TensorSource,
@@ -51,14 +51,18 @@ impl<'a, B: BertBackend> WeightLoader<'a, B> {
     }
 
     /// The dense layer whose weight and bias `parts` names.
-    pub fn dense(&mut self, parts: impl Fn(Part) -> Parameter, precision: Precision) -> Result<B::Linear, TensorError> {
+    pub fn dense(
+        &mut self,
+        parts: impl Fn(Part) -> Parameter,
+        precision: Precision,
+    ) -> Result<B::Linear, EncoderError> {
         let weight = self.matrix(parts(Part::Weight))?;
         let bias = self.vector(parts(Part::Bias))?;
-        Ok(B::Linear::prepare(weight, bias, precision))
+        Ok(B::Linear::prepare(weight, bias, precision)?)
     }
 
     /// Key and value of a layer as one dense layer, `[2 * hidden, hidden]`, keys first.
-    pub fn key_value(&mut self, layer: usize) -> Result<B::Linear, TensorError> {
+    pub fn key_value(&mut self, layer: usize) -> Result<B::Linear, EncoderError> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for module in [LayerModule::Key, LayerModule::Value] {
             let mut read = |part| {
@@ -73,7 +77,7 @@ impl<'a, B: BertBackend> WeightLoader<'a, B> {
             Tensor::from_data(TensorData::new(weight, [2 * hidden, hidden]), self.device),
             Tensor::from_data(TensorData::new(bias, [2 * hidden]), self.device),
             self.precision.dense(),
-        ))
+        )?)
     }
 
     /// The layer normalization whose scale and shift `parts` names.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{HostLists, Lists, Spans, Wanted};
+use crate::backend::{EncoderBackend, ForwardInputs, ReadoutSpec};
 
 /// Readout rows that pass through the head at once. It bounds the memory of the logits: 64 rows of bert-base's 30,522
 /// entries are 7.8 MB.
@@ -155,70 +155,61 @@ impl Batch {
         lengths.flat_map(|length| 0..length)
     }
 
-    /// The index inputs of the forward pass. `padded_rows` gives the row count after padding; padding is token 0 at
-    /// position 0 and belongs to no sequence.
-    pub(super) fn into_lists(
-        self,
-        vocab_size: usize,
-        top_max: usize,
-        padded_rows: impl Fn(usize) -> usize,
-    ) -> HostLists {
+    /// The index inputs of the forward pass on backend `B`, padded to its row counts. Padding is token 0 at position 0 and
+    /// belongs to no sequence.
+    pub(super) fn into_inputs<B: EncoderBackend>(self, vocab_size: usize) -> ForwardInputs {
+        self.padded(B::TOP_K_MAX.min(vocab_size), B::padded_rows)
+    }
+
+    pub(super) fn padded(self, top_k_max: usize, padded_rows: impl Fn(usize) -> usize) -> ForwardInputs {
         let selects = self.row_selects();
         let mut position_ids: Vec<u32> = self.position_ids().collect();
-        let mut input_ids = self.token_ids;
-        input_ids.resize(padded_rows(input_ids.len()), 0);
-        position_ids.resize(input_ids.len(), 0);
-        let mut mask_rows = self.readout_rows;
-        mask_rows.resize(padded_rows(mask_rows.len()), 0);
-        let mut rows_left = mask_rows.len();
-        let parts = selects.chunks(HEAD_ROWS_MAX).map(|selects| {
-            let rows_padded = rows_left.min(HEAD_ROWS_MAX);
-            rows_left -= rows_padded;
-            wanted(selects, rows_padded, top_max.min(vocab_size))
+        let (mut token_ids, mut readout_rows) = (self.token_ids, self.readout_rows);
+        token_ids.resize(padded_rows(token_ids.len()), 0);
+        position_ids.resize(token_ids.len(), 0);
+        readout_rows.resize(padded_rows(readout_rows.len()), 0);
+        let mut rows_left = readout_rows.len();
+        let chunks = selects.chunks(HEAD_ROWS_MAX).map(|selects| {
+            let padded_rows = rows_left.min(HEAD_ROWS_MAX);
+            rows_left -= padded_rows;
+            readout_spec(selects, padded_rows, top_k_max)
         });
-        Lists {
-            wanted: parts.collect(),
-            input_ids,
+        ForwardInputs {
+            readouts: chunks.collect(),
+            token_ids,
             position_ids,
-            mask_rows,
-            everywhere: Spans {
-                queries: self.token_offsets.clone(),
-                tokens: self.token_offsets.clone(),
-            },
-            masks_only: Spans {
-                queries: self.readout_offsets,
-                tokens: self.token_offsets,
-            },
+            readout_rows,
+            token_offsets: self.token_offsets,
+            readout_offsets: self.readout_offsets,
         }
     }
 }
 
-/// What is read of some rows. A row of which more tokens are selected than a backend finds is read in full.
-fn wanted(selects: &[Select], rows_padded: usize, top_max: usize) -> Wanted<Vec<u32>> {
-    let (mut top, mut tokens, mut token_bounds, mut whole) = (0, Vec::new(), vec![0], Vec::new());
+/// The readout of one chunk of rows. A row of which more tokens are selected than the backend finds is read in full.
+fn readout_spec(selects: &[Select], padded_rows: usize, top_k_max: usize) -> ReadoutSpec {
+    let mut spec = ReadoutSpec {
+        rows: selects.len(),
+        padded_rows,
+        top_k: 0,
+        token_ids: Vec::new(),
+        row_offsets: vec![0],
+        full_rows: Vec::new(),
+    };
     for (row, select) in selects.iter().enumerate() {
         match select {
-            Select::TopK(k) if *k <= top_max => top = top.max(*k),
-            Select::TopK(_) => whole.push(row as u32),
-            Select::Tokens(wanted) => tokens.extend_from_slice(wanted),
+            Select::TopK(k) if *k <= top_k_max => spec.top_k = spec.top_k.max(*k),
+            Select::TopK(_) => spec.full_rows.push(row as u32),
+            Select::Tokens(tokens) => spec.token_ids.extend_from_slice(tokens),
         }
-        token_bounds.push(tokens.len() as u32);
+        spec.row_offsets.push(spec.token_ids.len() as u32);
     }
-    Wanted {
-        rows: selects.len(),
-        rows_padded,
-        top,
-        token_count: tokens.len(),
-        tokens,
-        token_bounds,
-        whole_count: whole.len(),
-        whole,
-    }
+    spec
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::QueryRows;
 
     fn batch(sequences: &[(&[u32], &[usize], Select)]) -> Batch {
         let mut batch = Batch::default();
@@ -237,25 +228,26 @@ mod tests {
         assert_eq!(batch.len(), 2);
         assert_eq!(batch.token_ids(), [2, 4, 3, 2, 4, 9, 4, 3]);
         assert_eq!(batch.readout_rows(), [1, 4, 6]);
-        let lists = batch.into_lists(100, 64, |rows| rows);
-        assert_eq!(lists.input_ids, [2, 4, 3, 2, 4, 9, 4, 3]);
-        assert_eq!(lists.position_ids, [0, 1, 2, 0, 1, 2, 3, 4]);
-        assert_eq!(lists.mask_rows, [1, 4, 6]);
-        assert_eq!(lists.everywhere.queries, [0, 3, 8]);
-        assert_eq!(lists.masks_only.queries, [0, 1, 3]);
-        assert_eq!(lists.masks_only.tokens, [0, 3, 8]);
+        let inputs = batch.padded(64, |rows| rows);
+        assert_eq!(inputs.token_ids, [2, 4, 3, 2, 4, 9, 4, 3]);
+        assert_eq!(inputs.position_ids, [0, 1, 2, 0, 1, 2, 3, 4]);
+        assert_eq!(inputs.readout_rows, [1, 4, 6]);
+        let (all, last) = (inputs.offsets(QueryRows::All), inputs.offsets(QueryRows::ReadoutOnly));
+        assert_eq!(all.queries, [0, 3, 8]);
+        assert_eq!(last.queries, [0, 1, 3]);
+        assert_eq!(last.keys, [0, 3, 8]);
     }
 
     #[test]
     fn padding_belongs_to_no_sequence() {
         let batch = batch(&[(&[2, 4, 3], &[1], Select::TopK(5))]);
-        let lists = batch.into_lists(100, 64, |rows| rows.next_multiple_of(4));
-        assert_eq!(lists.input_ids, [2, 4, 3, 0]);
-        assert_eq!(lists.position_ids, [0, 1, 2, 0]);
-        assert_eq!(lists.mask_rows, [1, 0, 0, 0]);
-        assert_eq!(lists.everywhere.tokens, [0, 3]);
-        assert_eq!(lists.masks_only.queries, [0, 1]);
-        assert_eq!((lists.wanted[0].rows, lists.wanted[0].rows_padded), (1, 4));
+        let inputs = batch.padded(64, |rows| rows.next_multiple_of(4));
+        assert_eq!(inputs.token_ids, [2, 4, 3, 0]);
+        assert_eq!(inputs.position_ids, [0, 1, 2, 0]);
+        assert_eq!(inputs.readout_rows, [1, 0, 0, 0]);
+        assert_eq!(inputs.token_offsets, [0, 3]);
+        assert_eq!(inputs.readout_offsets, [0, 1]);
+        assert_eq!((inputs.readouts[0].rows, inputs.readouts[0].padded_rows), (1, 4));
     }
 
     #[test]
@@ -265,17 +257,17 @@ mod tests {
             (&[4], &[0], Select::Tokens([9, 7].into())),
             (&[4], &[0], Select::TopK(4)),
         ]);
-        let wanted = &three.into_lists(5, 3, |rows| rows).wanted[0];
-        assert_eq!(wanted.top, 2);
-        assert_eq!(wanted.tokens, [9, 7]);
-        assert_eq!(wanted.token_bounds, [0, 0, 2, 2]);
+        let spec = &three.padded(3, |rows| rows).readouts[0];
+        assert_eq!(spec.top_k, 2);
+        assert_eq!(spec.token_ids, [9, 7]);
+        assert_eq!(spec.row_offsets, [0, 0, 2, 2]);
         // The third selects more than the backend finds, so it is read in full.
-        assert_eq!((&wanted.whole[..], wanted.whole_count), (&[2][..], 1));
+        assert_eq!(spec.full_rows, [2]);
         let rows = HEAD_ROWS_MAX + 6;
         let positions: Vec<usize> = (0..rows).collect();
         let long = batch(&[(&vec![4; rows], &positions, Select::TopK(1))]);
-        let parts = long.into_lists(5, 3, |rows| rows.next_multiple_of(16)).wanted;
-        let rows: Vec<_> = parts.iter().map(|part| (part.rows, part.rows_padded)).collect();
+        let chunks = long.padded(3, |rows| rows.next_multiple_of(16)).readouts;
+        let rows: Vec<_> = chunks.iter().map(|chunk| (chunk.rows, chunk.padded_rows)).collect();
         assert_eq!(rows, [(HEAD_ROWS_MAX, HEAD_ROWS_MAX), (6, 16)]);
     }
 }

@@ -1,5 +1,6 @@
 //! An encoder on a backend as a [`MaskedLm`]: forward pass, readout of the logits, scores.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -8,21 +9,21 @@ use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
 use super::batch::HEAD_ROWS_MAX;
 use super::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
-use crate::backend::summary::{self, Row};
-use crate::backend::{BertBackend, Precision, Wanted};
-use crate::checkpoint::{TensorError, TensorSource};
-use crate::encoder::{Architecture, Encoder};
+use crate::backend::readout::{LogitsRow, top_k};
+use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
+use crate::checkpoint::TensorSource;
+use crate::encoder::{Architecture, Encoder, EncoderError};
 
 /// An encoder with its weights on one device of backend `B`.
-pub struct EncoderModel<B: BertBackend> {
+pub struct EncoderModel<B: EncoderBackend> {
     encoder: Encoder<B>,
     vocab_size: usize,
     device: B::Device,
 }
 
-impl<B: BertBackend> MaskedLm for EncoderModel<B> {
+impl<B: EncoderBackend> MaskedLm for EncoderModel<B> {
     fn is_async(&self) -> bool {
-        B::COMPUTES_BESIDE_HOST
+        B::IS_ASYNC
     }
 
     fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
@@ -30,17 +31,17 @@ impl<B: BertBackend> MaskedLm for EncoderModel<B> {
     }
 }
 
-impl<B: BertBackend> EncoderModel<B> {
+impl<B: EncoderBackend> EncoderModel<B> {
     /// Reads the weights from `source`, tensor by tensor, and prepares them on `device` in `precision`.
     ///
     /// # Errors
-    /// The first tensor that is missing, has another shape, or cannot be read.
+    /// As of [`Encoder::load`].
     pub fn load(
         architecture: &Architecture,
         source: &mut dyn TensorSource,
         device: &B::Device,
         precision: Precision,
-    ) -> Result<Self, TensorError> {
+    ) -> Result<Self, EncoderError> {
         Ok(Self {
             encoder: Encoder::load(architecture, source, device, precision)?,
             vocab_size: architecture.spec.vocab_size,
@@ -53,8 +54,8 @@ impl<B: BertBackend> EncoderModel<B> {
     /// # Panics
     /// If the batch has no readout row.
     pub fn readout_states(&self, batch: Batch) -> Tensor<B, 2> {
-        let lists = batch.into_lists(self.vocab_size, B::TOP_MAX, B::rows_computed);
-        self.encoder.readout_states(&B::upload(lists, &self.device))
+        let inputs = batch.into_inputs::<B>(self.vocab_size);
+        self.encoder.readout_states(&B::upload(inputs, &self.device))
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.
@@ -69,44 +70,64 @@ impl<B: BertBackend> EncoderModel<B> {
         if selects.is_empty() {
             return Ok(PendingBatch::ready(vec![Vec::new(); counts.len()]));
         }
-        let lists = batch.into_lists(self.vocab_size, B::TOP_MAX, B::rows_computed);
-        let asked = lists.wanted.clone();
-        let lists = B::upload(lists, &self.device);
-        let states = self.encoder.readout_states(&lists);
-        let [_, hidden] = states.dims();
-        let mut answers = Vec::with_capacity(selects.len());
-        let (mut first, mut read_parts, mut unread, mut whole_rows) = (0, 0, Vec::new(), 0);
-        for (part, wanted) in lists.wanted.iter().enumerate() {
-            let rows = first..first + wanted.rows_padded;
-            first = rows.end;
-            let states = match lists.wanted.len() {
-                1 => states.clone(),
-                _ => states.clone().slice([rows, 0..hidden]),
-            };
-            let logits = self.encoder.logits(states);
-            let whole = match wanted.whole_count {
-                0 => None,
-                _ => Some(B::select_rows(&logits, &wanted.whole).flatten(0, 1)),
-            };
-            unread.push(B::summarize(logits, wanted));
-            unread.extend(whole);
-            whole_rows += wanted.whole_count;
-            // One read, whatever the number of parts; but at most as many full rows at once as logits are computed at once.
-            let next = asked.get(part + 1);
-            if next.is_some_and(|next| whole_rows + next.whole_count > HEAD_ROWS_MAX) {
-                let numbers = Reading::begin(std::mem::take(&mut unread)).end()?;
-                let parts = &asked[read_parts..=part];
-                answers.extend(scores(&numbers, parts, self.vocab_size, &selects[answers.len()..])?);
-                (read_parts, whole_rows) = (part + 1, 0);
-            }
+        let inputs = B::upload(batch.into_inputs::<B>(self.vocab_size), &self.device);
+        let states = self.encoder.readout_states(&inputs);
+        let mut rows = Vec::with_capacity(selects.len());
+        let mut groups = chunk_groups(&inputs.as_ref().readouts);
+        let last = groups.pop().expect("there is a readout row");
+        let vocab_size = self.vocab_size;
+        for group in groups {
+            let numbers = self.start_reading(&states, &inputs, group.clone()).wait()?;
+            let specs = &inputs.as_ref().readouts[group];
+            rows.extend(scores(&numbers, specs, vocab_size, &selects[rows.len()..])?);
         }
-        let (reading, vocab_size) = (Reading::begin(unread), self.vocab_size);
+        let reading = self.start_reading(&states, &inputs, last.clone());
         Ok(PendingBatch::new(move || {
-            let parts = &asked[read_parts..];
-            answers.extend(scores(&reading.end()?, parts, vocab_size, &selects[answers.len()..])?);
-            Ok(by_sequence(answers, &counts))
+            let specs = &inputs.as_ref().readouts[last];
+            rows.extend(scores(&reading.wait()?, specs, vocab_size, &selects[rows.len()..])?);
+            Ok(by_sequence(rows, &counts))
         }))
     }
+
+    /// Computes the logits of some chunks of readout rows, and starts to read their readouts and full rows.
+    fn start_reading(&self, states: &Tensor<B, 2>, inputs: &B::Inputs, chunks: Range<usize>) -> Reading {
+        let specs = &inputs.as_ref().readouts;
+        let [_, hidden] = states.dims();
+        let mut unread = Vec::new();
+        for chunk in chunks {
+            let spec = &specs[chunk];
+            let first = chunk * HEAD_ROWS_MAX;
+            let states = match specs.len() {
+                1 => states.clone(),
+                _ => states.clone().slice([first..first + spec.padded_rows, 0..hidden]),
+            };
+            let logits = self.encoder.logits(states);
+            let full = match spec.full_rows.is_empty() {
+                true => None,
+                false => Some(B::select_rows(&logits, inputs, IndexList::FullRows(chunk)).flatten(0, 1)),
+            };
+            unread.push(B::read_logits(logits, inputs, chunk));
+            unread.extend(full);
+        }
+        Reading::start(unread)
+    }
+}
+
+/// Consecutive chunks that are read at once: all of them, but at most as many full rows as logits are computed at once.
+fn chunk_groups(specs: &[ReadoutSpec]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut full_rows = 0;
+    for (chunk, spec) in specs.iter().enumerate() {
+        full_rows += spec.full_rows.len();
+        match groups.last_mut() {
+            Some(group) if full_rows <= HEAD_ROWS_MAX => group.end = chunk + 1,
+            _ => {
+                full_rows = spec.full_rows.len();
+                groups.push(chunk..chunk + 1);
+            }
+        }
+    }
+    groups
 }
 
 /// The scores of all readout rows, sequence by sequence.
@@ -127,7 +148,7 @@ enum Reading {
 }
 
 impl Reading {
-    fn begin<B: BertBackend>(tensors: Vec<Tensor<B, 1>>) -> Self {
+    fn start<B: EncoderBackend>(tensors: Vec<Tensor<B, 1>>) -> Self {
         let all = tensors.into_iter().fold(Transaction::default(), Transaction::register);
         let mut running = Box::pin(all.execute_async());
         // The first poll queues the read.
@@ -138,14 +159,14 @@ impl Reading {
     }
 
     /// The tensors end to end. They are joined here, because a device would compile a kernel for each size.
-    fn end(self) -> Result<Vec<f32>, ModelError> {
+    fn wait(self) -> Result<Vec<f32>, ModelError> {
         let read = match self {
             Self::Running(running) => read_sync(running),
             Self::Done(read) => read,
         };
         let mut all = Vec::new();
         for data in read.map_err(|e| ModelError::Readback(e.to_string()))? {
-            let numbers = data.into_vec::<f32>();
+            let numbers = data.convert::<f32>().into_vec::<f32>();
             let mut numbers = numbers.map_err(|e| ModelError::Readback(format!("{e:?}")))?;
             match all.is_empty() {
                 true => all = numbers,
@@ -156,29 +177,30 @@ impl Reading {
     }
 }
 
-/// The scores of the rows of `parts`, out of `numbers` that were read of them, end to end; `selects` says what each row selects.
+/// The scores of the rows of `specs`, from the `numbers` that were read of them, end to end; `selects` has one
+/// entry for each row.
 fn scores(
     mut numbers: &[f32],
-    parts: &[Wanted<Vec<u32>>],
+    specs: &[ReadoutSpec],
     vocab_size: usize,
     selects: &[Select],
 ) -> Result<Vec<Vec<TokenScore>>, ModelError> {
     let (mut answers, mut selects) = (Vec::new(), selects.iter());
-    for wanted in parts {
-        let (of_part, rest) = numbers
-            .split_at_checked(wanted.summary_len() + wanted.whole_count * vocab_size)
+    for spec in specs {
+        let (of_chunk, rest) = numbers
+            .split_at_checked(spec.len() + spec.full_rows.len() * vocab_size)
             .ok_or_else(|| ModelError::Readback("it is shorter than it should be".to_owned()))?;
         numbers = rest;
-        for (row, select) in selects.by_ref().take(wanted.rows).enumerate() {
-            answers.push(score(&Row::of(of_part, wanted, row), select)?);
+        for (row, select) in selects.by_ref().take(spec.rows).enumerate() {
+            answers.push(score(&LogitsRow::new(of_chunk, spec, row), select)?);
         }
     }
     Ok(answers)
 }
 
 /// The softmax of one row at the selected tokens.
-fn score(row: &Row<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelError> {
-    if row.is_broken() {
+fn score(row: &LogitsRow<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelError> {
+    if !row.is_finite() {
         return Err(ModelError::NotFinite);
     }
     let score = |(token, logit): (u32, f32)| TokenScore {
@@ -189,13 +211,13 @@ fn score(row: &Row<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelError> 
         Select::Tokens(tokens) => tokens
             .iter()
             .copied()
-            .zip(row.logits.iter().copied())
+            .zip(row.token_logits.iter().copied())
             .map(score)
             .collect(),
-        Select::TopK(k) => match row.whole {
+        Select::TopK(k) => match row.full {
             None => row.top().take(*k).map(score).collect(),
             Some(logits) => {
-                let tokens = summary::top_k(logits, *k).into_iter();
+                let tokens = top_k(logits, *k).into_iter();
                 tokens.map(|token| score((token, logits[token as usize]))).collect()
             }
         },
@@ -205,51 +227,56 @@ fn score(row: &Row<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelError> 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
+    use crate::backend::ForwardInputs;
     use crate::backend::cpu::Cpu;
     use crate::lm::Sequence;
 
-    fn batch(selects: &[Select]) -> Batch {
+    /// Inputs of sequences with one readout row each.
+    fn inputs(selects: &[Select], top_k_max: usize) -> ForwardInputs {
         let mut batch = Batch::default();
         for select in selects {
             batch.push(&Sequence::new([4], [0], select.clone()));
         }
-        batch
+        batch.padded(top_k_max, |rows| rows)
     }
 
     /// The scores of readout rows with these logits and selections.
-    fn answers(logits: &[[f32; 4]], selects: &[Select], top_max: usize) -> Vec<Vec<TokenScore>> {
-        let wanted = batch(selects).into_lists(4, top_max, |rows| rows).wanted;
-        let rows = logits.chunks(wanted[0].rows);
-        let numbers = rows.zip(&wanted).flat_map(|(rows, wanted)| {
-            let logits = Tensor::<Cpu, 2>::from_data(
-                TensorData::new(rows.as_flattened().to_vec(), [rows.len(), 4]),
-                &Default::default(),
-            );
-            let mut numbers = Cpu::summarize(logits, wanted).into_data().into_vec().unwrap();
-            numbers.extend(wanted.whole.iter().flat_map(|&row| rows[row as usize]));
-            numbers
-        });
+    fn answers(logits: &[[f32; 4]], selects: &[Select], top_k_max: usize) -> Vec<Vec<TokenScore>> {
+        let inputs = inputs(selects, top_k_max);
+        let rows = logits.chunks(inputs.readouts[0].rows);
+        let numbers = rows
+            .zip(&inputs.readouts)
+            .enumerate()
+            .flat_map(|(chunk, (rows, spec))| {
+                let logits = Tensor::<Cpu, 2>::from_data(
+                    TensorData::new(rows.as_flattened().to_vec(), [rows.len(), 4]),
+                    &Default::default(),
+                );
+                let mut numbers = Cpu::read_logits(logits, &inputs, chunk).into_data().into_vec().unwrap();
+                numbers.extend(spec.full_rows.iter().flat_map(|&row| rows[row as usize]));
+                numbers
+            });
         let numbers: Vec<f32> = numbers.collect();
-        scores(&numbers, &wanted, 4, selects).unwrap()
+        scores(&numbers, &inputs.readouts, 4, selects).unwrap()
     }
 
     #[test]
     fn each_row_gets_what_it_selects_however_it_was_found() {
         let logits = [[0.0, 3.0f32.ln(), 0.0, 0.0], [0.0, 0.0, 0.0, 7.0f32.ln()]];
-        for top_max in [1, 2, 4] {
+        for top_k_max in [1, 2, 4] {
             let selects = [Select::TopK(2), Select::Tokens([3, 0].into())];
-            let answers = answers(&logits, &selects, top_max);
+            let answers = answers(&logits, &selects, top_k_max);
             let tokens = |row: usize| answers[row].iter().map(|score| score.token).collect::<Vec<_>>();
             assert_eq!(
                 (tokens(0), tokens(1)),
                 (vec![1, 0], vec![3, 0]),
-                "{top_max} on the device"
+                "{top_k_max} on the device"
             );
             for (row, scores) in [[0.5, 1.0 / 6.0], [0.7, 0.1]].into_iter().enumerate() {
                 for (answer, score) in answers[row].iter().zip(scores) {
                     assert!(
                         (answer.probability() - score).abs() < 1e-6,
-                        "{top_max} on the device: {answers:?}"
+                        "{top_k_max} on the device: {answers:?}"
                     );
                 }
             }
@@ -268,12 +295,25 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_that_is_cut_off_or_broken_is_no_answer() {
+    fn a_readout_that_is_cut_off_or_not_finite_is_an_error() {
         let selects = [Select::TopK(1)];
-        let wanted = batch(&selects).into_lists(4, 64, |rows| rows).wanted;
-        let of = |numbers: &[f32]| scores(numbers, &wanted, 4, &selects);
+        let inputs = inputs(&selects, 64);
+        let of = |numbers: &[f32]| scores(numbers, &inputs.readouts, 4, &selects);
         assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
         assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(ModelError::Readback(_))));
         assert_eq!(of(&[0.0, 1.0, 0.0, 1.0, 0.0, 2.0]), Err(ModelError::NotFinite));
+    }
+
+    #[test]
+    fn full_rows_are_read_in_groups_of_bounded_size() {
+        let specs = |counts: &[usize]| -> Vec<ReadoutSpec> {
+            let spec = |&count: &usize| ReadoutSpec {
+                full_rows: vec![0; count],
+                ..inputs(&[Select::TopK(1)], 64).readouts.remove(0)
+            };
+            counts.iter().map(spec).collect()
+        };
+        assert_eq!(chunk_groups(&specs(&[0, 0, 0])), [0..3]);
+        assert_eq!(chunk_groups(&specs(&[40, 24, 0, 1, 64, 64])), [0..3, 3..4, 4..5, 5..6]);
     }
 }

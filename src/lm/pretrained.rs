@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{LoadError, LoadedModel, ModelInfo, Placement, load_model};
-use crate::backend::{BertBackend, Precision};
+use crate::backend::{EncoderBackend, Precision};
 use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source, TensorSource, TokenizerFiles};
-use crate::encoder::Architecture;
+use crate::encoder::{Architecture, EncoderError};
 use crate::lm::EncoderModel;
 
 /// A model as a checkpoint holds it.
@@ -65,14 +65,13 @@ impl PretrainedModel {
     /// Loads the weights onto a device of any backend.
     ///
     /// # Errors
-    /// The first tensor that is missing, has another shape, or cannot be read.
-    pub fn load_on<B: BertBackend>(
+    /// A precision that the backend does not compute in, or a tensor that cannot be read.
+    pub fn load_on<B: EncoderBackend>(
         &mut self,
         device: &B::Device,
         precision: Precision,
-    ) -> Result<EncoderModel<B>, CheckpointError> {
-        let model = EncoderModel::load(&self.architecture, &mut self.weights, device, precision);
-        model.map_err(CheckpointError::Weights)
+    ) -> Result<EncoderModel<B>, EncoderError> {
+        EncoderModel::load(&self.architecture, &mut self.weights, device, precision)
     }
 }
 

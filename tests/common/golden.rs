@@ -84,8 +84,8 @@ fn goldens(folder: &Path) -> Vec<Case> {
     cases
 }
 
-/// All golden checkpoints, loaded on a backend.
-fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
+/// The folders of all golden checkpoints.
+fn folders() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(golden_checkpoints()).unwrap();
     let mut folders: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap().path())
@@ -94,8 +94,13 @@ fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     folders.sort();
     assert!(folders.len() >= 8, "the golden checkpoints are missing: {folders:?}");
     folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("model"));
+    folders
+}
+
+/// All golden checkpoints, loaded on a backend.
+fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     let mut subjects = Vec::new();
-    for folder in folders {
+    for folder in folders() {
         let mut checkpoint = PretrainedModel::open(&folder).unwrap();
         let placement = Placement {
             precision: Some(precision),
@@ -234,7 +239,27 @@ pub fn check_cases(backend: BackendKind, precision: Precision, step: usize) {
 
 /// All texts of a checkpoint in one packed batch; each must get the answer that it gets alone.
 pub fn check_one_batch(backend: BackendKind, precision: Precision) {
-    for mut subject in subjects(backend, precision) {
+    check_subjects_in_one_batch(subjects(backend, precision));
+}
+
+/// The same for the models that `load` gives, in f32.
+#[allow(dead_code)]
+pub fn check_one_batch_of(load: impl Fn(&mut PretrainedModel) -> Box<dyn MaskedLm>) {
+    let subjects = folders().into_iter().map(|folder| {
+        let mut model = PretrainedModel::open(&folder).unwrap();
+        Subject {
+            model: load(&mut model),
+            name: model.name,
+            fill_mask: FillMask::new(model.tokenizer, &model.info, usize::MAX),
+            cases: goldens(&folder),
+            tolerance: TOLERANCE,
+        }
+    });
+    check_subjects_in_one_batch(subjects.collect());
+}
+
+fn check_subjects_in_one_batch(subjects: Vec<Subject>) {
+    for mut subject in subjects {
         let cases = std::mem::take(&mut subject.cases);
         let answered = cases.iter().filter_map(|case| Some((case, case.output.as_ref()?)));
         let planned: Vec<_> = answered

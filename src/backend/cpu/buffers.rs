@@ -1,24 +1,24 @@
-//! What one operation has used up, the next one writes to: else every result would be fresh memory, which the system
-//! fills with zeros page by page.
+//! Buffer reuse: an operation writes its result into a buffer that an earlier one consumed. Fresh memory would be zeroed by
+//! the system page by page.
 
 use std::cell::RefCell;
 
 use burn_ndarray::SharedArray;
 
-/// How many are kept: as many as a layer has results at once.
+/// Buffers kept for each thread: as many as a layer has results at once.
 const SPARES_MAX: usize = 4;
 
 thread_local! {
     static SPARES: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of so many values, whatever they are.
+/// A buffer of `len` values, which are unspecified.
 pub fn take(len: usize) -> Vec<f32> {
     let spare = SPARES.with_borrow_mut(|spares| {
         let fits = (0..spares.len()).filter(|&index| spares[index].capacity() >= len);
         let best = fits.min_by_key(|&index| spares[index].capacity());
         if best.is_none() {
-            // One that is large enough takes its place, else batches that grow would leave one of every size.
+            // A larger one takes its place; otherwise growing batches would leave one of every size.
             let largest = (0..spares.len()).max_by_key(|&index| spares[index].capacity());
             largest.map(|index| spares.swap_remove(index));
         }
@@ -33,7 +33,7 @@ pub fn take(len: usize) -> Vec<f32> {
     }
 }
 
-/// Keeps the memory of `array`, if nobody else holds it.
+/// Keeps the memory of `array`, unless another tensor shares it.
 pub fn give_back(array: SharedArray<f32>) {
     let Ok(array) = array.try_into_owned_nocopy() else {
         return;
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_holds_is_not_kept_and_the_largest_are() {
+    fn a_shared_array_is_not_kept_and_the_largest_are() {
         let held = array(50);
         give_back(held.clone());
         assert_eq!(spares(), [0; 0]);

@@ -1,7 +1,7 @@
-//! ndarray, with BERT's operations as kernels over raw slices.
+//! ndarray, with the encoder's operations as kernels over slices.
 //!
-//! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; these
-//! kernels do not. Each is compared with [`plain`](super::plain) over odd sizes in `tests`.
+//! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; the kernels do not. Each is
+//! compared with its [`reference`](super::reference) over odd sizes in `tests`.
 
 mod buffers;
 #[cfg(test)]
@@ -12,25 +12,27 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, EncoderTail, Heads, Isa, Linear, Norm, Pool, SelfAttention, Sequence};
+use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pool, Sequence};
 use ndarray::{ArcArray, IxDyn};
 
-use super::summary::row_len;
-use super::{Activation, AfterAttention, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted};
+use super::readout::row_len;
+use super::{
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
+    Precision, QueryRows, ReadoutSpec, SelfAttention, SequenceOffsets, UnsupportedPrecision,
+};
 
 /// The CPU backend.
 pub type Cpu = NdArray<f32>;
 
-/// Likeliest tokens that a row tells at most. All rows of a batch tell as many as the greediest asks for, so there is an end
-/// to it.
-const TOP_MAX: usize = 64;
+/// All rows of a chunk are read with the `top_k` of the greediest, so there is a limit to it.
+const TOP_K_MAX: usize = 64;
 
-/// The environment variable that forces lesser instructions than the CPU has.
+/// The environment variable that selects a lower instruction set than the CPU has.
 pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
 
-/// Threads that compute, and the instructions that they use: what one worker has for itself.
+/// The threads and the instruction set of one worker.
 ///
-/// Burn's operations take no such thing along, so a worker's thread [carries](Self::run) it.
+/// Burn's operations carry no such context, so it is a thread-local of the worker's thread while [`run`](Self::run) runs.
 pub struct Compute {
     pool: Pool,
     isa: Isa,
@@ -41,11 +43,11 @@ thread_local! {
 }
 
 impl Compute {
-    /// `threads` threads, the one that calls [`run`](Self::run) included, with the best instructions there are or those
+    /// `threads` threads, including the one that calls [`run`](Self::run), with the CPU's best instruction set or the one
     /// that [`FEATURES_VARIABLE`] names.
     ///
     /// # Errors
-    /// When the threads cannot be started or the CPU lacks the instructions; one sentence.
+    /// One sentence, if the threads cannot be started or the CPU lacks the instruction set.
     pub fn new(threads: usize) -> Result<Arc<Self>, String> {
         let isa = match std::env::var(FEATURES_VARIABLE) {
             Ok(name) if !name.is_empty() => {
@@ -57,9 +59,9 @@ impl Compute {
         Ok(Arc::new(Self { pool, isa }))
     }
 
-    /// Runs `work`; whatever it computes on this backend is computed here.
+    /// Runs `work`, which computes with these threads and instructions.
     pub fn run<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
-        /// Puts back what was there, also when `work` panics.
+        /// Restores the previous context, also if `work` panics.
         struct Restore(Option<Arc<Compute>>);
         impl Drop for Restore {
             fn drop(&mut self) {
@@ -75,14 +77,13 @@ impl Compute {
         Context { pool, isa: *isa }
     }
 
-    /// The vector instructions in use, in words.
+    /// The instruction set in use, as the user reads it.
     pub fn features(&self) -> String {
         self.isa.to_string()
     }
 }
 
-/// Calls `work` with what this thread computes with: what [`Compute::run`] says, or this thread alone with the best
-/// instructions.
+/// Calls `work` with the context of [`Compute::run`], or else with this thread alone and the best instruction set.
 fn with_context<R>(work: impl FnOnce(Context<'_>) -> R) -> R {
     static ALONE: OnceLock<Compute> = OnceLock::new();
     match CURRENT.with_borrow(Option::clone) {
@@ -97,23 +98,24 @@ fn with_context<R>(work: impl FnOnce(Context<'_>) -> R) -> R {
     }
 }
 
-/// The best vector instructions that this CPU has, in words.
+/// The CPU's best instruction set, as the user reads it.
 pub fn cpu_features() -> String {
     Isa::detected().to_string()
 }
 
-impl BertBackend for Cpu {
+impl EncoderBackend for Cpu {
     type Linear = CpuLinear;
-    type Rows = Vec<u32>;
-    type Segments = Spans;
+    type Inputs = ForwardInputs;
 
-    const TOP_MAX: usize = TOP_MAX;
+    const PRECISIONS: &'static [Precision] = PRECISIONS;
+    const TOP_K_MAX: usize = TOP_K_MAX;
 
-    fn upload(lists: HostLists, _device: &Self::Device) -> Lists<Vec<u32>, Spans> {
-        lists
+    fn upload(inputs: ForwardInputs, _device: &Self::Device) -> ForwardInputs {
+        inputs
     }
 
-    fn select_rows(table: &Tensor<Self, 2>, rows: &Vec<u32>) -> Tensor<Self, 2> {
+    fn select_rows(table: &Tensor<Self, 2>, inputs: &ForwardInputs, list: IndexList) -> Tensor<Self, 2> {
+        let rows = inputs.indices(list);
         let [entries, columns] = table.dims();
         let table = values(table.clone());
         let table = slice(&table);
@@ -126,34 +128,32 @@ impl BertBackend for Cpu {
         tensor(selected, rows.len(), columns)
     }
 
-    fn segment_attention(
+    fn self_attention(
+        query_states: Tensor<Self, 2>,
+        kv_states: Tensor<Self, 2>,
+        layer: &SelfAttention<Self>,
+        inputs: &ForwardInputs,
+        rows: QueryRows,
+    ) -> Tensor<Self, 2> {
+        with_context(|context| self_attention(context, query_states, kv_states, layer, inputs.offsets(rows)))
+    }
+
+    fn sequence_attention(
         query: Tensor<Self, 2>,
         key_value: Tensor<Self, 2>,
-        spans: &Spans,
-        heads: usize,
-        precision: Precision,
+        inputs: &ForwardInputs,
+        rows: QueryRows,
+        options: AttentionOptions,
     ) -> Tensor<Self, 2> {
-        with_context(|context| attend(context, query, key_value, spans, heads, precision))
+        with_context(|context| attention(context, query, key_value, inputs.offsets(rows), options))
     }
 
-    fn attend(
-        asking: Tensor<Self, 2>,
-        all: Tensor<Self, 2>,
-        query: &CpuLinear,
-        key_value: &CpuLinear,
-        spans: &Spans,
-        heads: usize,
-        precision: Precision,
-    ) -> Tensor<Self, 2> {
-        with_context(|context| self_attend(context, asking, all, [query, key_value], spans, heads, precision))
-    }
-
-    fn after_attention(
+    fn encoder_tail(
         attended: Tensor<Self, 2>,
         residual: Tensor<Self, 2>,
-        layers: &AfterAttention<Self>,
+        layer: &EncoderTail<Self>,
     ) -> Tensor<Self, 2> {
-        with_context(|context| after_attention(context, attended, residual, layers))
+        with_context(|context| encoder_tail(context, attended, residual, layer))
     }
 
     fn residual_layer_norm(
@@ -164,86 +164,85 @@ impl BertBackend for Cpu {
         with_context(|context| normalize(context, x, residual, norm))
     }
 
-    fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Self, 1> {
-        with_context(|context| summarize(context, logits, wanted))
+    fn read_logits(logits: Tensor<Self, 2>, inputs: &ForwardInputs, chunk: usize) -> Tensor<Self, 1> {
+        with_context(|context| read_logits(context, logits, &inputs.readouts[chunk]))
     }
 }
 
-fn attend(
+fn attention(
     context: Context<'_>,
     query: Tensor<Cpu, 2>,
     key_value: Tensor<Cpu, 2>,
-    spans: &Spans,
-    heads: usize,
-    precision: Precision,
+    offsets: SequenceOffsets<'_>,
+    options: AttentionOptions,
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = query.dims();
     let (query, key_value) = (values(query), values(key_value));
-    let segments = segments_of(spans);
+    let sequences = sequences_of(offsets);
     let mut mixed = buffers::take(rows * hidden);
     let heads = Heads {
-        count: heads,
+        count: options.heads,
         hidden,
-        precision: kernel_precision(precision),
+        precision: kernel_precision(options.precision).expect("dense layers of this precision were refused at load"),
     };
-    let (asked, known) = (slice(&query), slice(&key_value));
-    cloze_kernels::attention(context, heads, asked, known, &segments, &mut mixed);
+    cloze_kernels::attention(context, heads, slice(&query), slice(&key_value), &sequences, &mut mixed);
     buffers::give_back(query);
     buffers::give_back(key_value);
     tensor(mixed, rows, hidden)
 }
 
-fn segments_of(spans: &Spans) -> Vec<Sequence> {
-    let segments = spans.iter();
-    segments.map(|(queries, tokens)| Sequence { queries, tokens }).collect()
+fn sequences_of(offsets: SequenceOffsets<'_>) -> Vec<Sequence> {
+    let sequences = offsets.iter();
+    sequences
+        .map(|(queries, tokens)| Sequence { queries, tokens })
+        .collect()
 }
 
-fn self_attend(
+fn self_attention(
     context: Context<'_>,
-    asking: Tensor<Cpu, 2>,
-    all: Tensor<Cpu, 2>,
-    [query, key_value]: [&CpuLinear; 2],
-    spans: &Spans,
-    heads: usize,
-    precision: Precision,
+    query_states: Tensor<Cpu, 2>,
+    kv_states: Tensor<Cpu, 2>,
+    layer: &SelfAttention<Cpu>,
+    offsets: SequenceOffsets<'_>,
 ) -> Tensor<Cpu, 2> {
-    let segments = segments_of(spans);
-    let joint = SelfAttention {
-        query: &query.0,
-        key_value: &key_value.0,
-        heads,
+    let sequences = sequences_of(offsets);
+    let joint = cloze_kernels::SelfAttention {
+        query: &layer.query.0,
+        key_value: &layer.key_value.0,
+        heads: layer.options.heads,
     };
-    if !joint.is_worthwhile(context, &segments) {
-        let (query, key_value) = (query.forward(asking, None), key_value.forward(all, None));
-        return attend(context, query, key_value, spans, heads, precision);
+    if !joint.is_worthwhile(context, &sequences) {
+        let query = layer.query.forward(query_states, None);
+        let key_value = layer.key_value.forward(kv_states, None);
+        return attention(context, query, key_value, offsets, layer.options);
     }
-    let [rows, hidden] = asking.dims();
-    let (asking, all) = (values(asking), values(all));
+    let [rows, hidden] = query_states.dims();
+    let (query_states, kv_states) = (values(query_states), values(kv_states));
     let mut mixed = buffers::take(rows * hidden);
-    joint.apply(context, slice(&asking), slice(&all), &segments, &mut mixed);
-    buffers::give_back(asking);
-    buffers::give_back(all);
+    joint.apply(context, slice(&query_states), slice(&kv_states), &sequences, &mut mixed);
+    buffers::give_back(query_states);
+    buffers::give_back(kv_states);
     tensor(mixed, rows, hidden)
 }
 
-fn after_attention(
+fn encoder_tail(
     context: Context<'_>,
     attended: Tensor<Cpu, 2>,
     residual: Tensor<Cpu, 2>,
-    layers: &AfterAttention<Cpu>,
+    layer: &EncoderTail<Cpu>,
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = residual.dims();
     let (mut attended, residual) = (owned(values(attended)), values(residual));
-    let [output_parameters, parameters] = [&layers.attention_norm, &layers.output_norm].map(Parameters::of);
-    let layers = EncoderTail {
-        output: &layers.attention_output.0,
-        output_norm: output_parameters.norm(),
-        up: &layers.intermediate.0,
-        activation: Some(kernel_activation(layers.hidden_act)),
-        down: &layers.output.0,
-        norm: parameters.norm(),
+    let [attention_norm, output_norm] = [&layer.attention_norm, &layer.output_norm].map(Parameters::of);
+    let tail = cloze_kernels::EncoderTail {
+        output: &layer.attention_output.0,
+        output_norm: attention_norm.norm(),
+        up: &layer.up.0,
+        activation: Some(kernel_activation(layer.activation)),
+        down: &layer.down.0,
+        norm: output_norm.norm(),
     };
-    layers.apply(context, &mut attended, slice(&residual));
+    tail.apply(context, &mut attended, slice(&residual));
     buffers::give_back(residual);
     tensor(attended, rows, hidden)
 }
@@ -288,28 +287,34 @@ fn normalize(
     tensor(x, rows, hidden)
 }
 
-fn summarize(context: Context<'_>, logits: Tensor<Cpu, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<Cpu, 1> {
+fn read_logits(context: Context<'_>, logits: Tensor<Cpu, 2>, spec: &ReadoutSpec) -> Tensor<Cpu, 1> {
     let columns = logits.dims()[1];
     let logits = values(logits);
-    let known = &slice(&logits)[..wanted.rows * columns];
-    let mut summary = Vec::with_capacity(wanted.summary_len());
-    summary.resize(wanted.rows * row_len(wanted.top), 0.0);
-    cloze_kernels::summarize_logits(context, known, columns, wanted.top, &mut summary);
-    for (row, bounds) in known.chunks_exact(columns).zip(wanted.token_bounds.windows(2)) {
-        let tokens = &wanted.tokens[bounds[0] as usize..bounds[1] as usize];
-        summary.extend(tokens.iter().map(|&token| row[token as usize]));
+    let rows = &slice(&logits)[..spec.rows * columns];
+    let mut readout = Vec::with_capacity(spec.len());
+    readout.resize(spec.rows * row_len(spec.top_k), 0.0);
+    cloze_kernels::summarize_logits(context, rows, columns, spec.top_k, &mut readout);
+    for (row, bounds) in rows.chunks_exact(columns).zip(spec.row_offsets.windows(2)) {
+        let tokens = &spec.token_ids[bounds[0] as usize..bounds[1] as usize];
+        readout.extend(tokens.iter().map(|&token| row[token as usize]));
     }
     buffers::give_back(logits);
-    let array = ArcArray::from_shape_vec(IxDyn(&[summary.len()]), summary).expect("its own length");
+    let array = ArcArray::from_shape_vec(IxDyn(&[readout.len()]), readout).expect("its own length");
     Tensor::from_primitive(TensorPrimitive::Float(array.into()))
 }
 
-fn kernel_precision(precision: Precision) -> cloze_kernels::Precision {
+/// The precisions of the kernels.
+const PRECISIONS: &[Precision] = &[Precision::F32, Precision::Bf16, Precision::Int8];
+
+fn kernel_precision(precision: Precision) -> Result<cloze_kernels::Precision, UnsupportedPrecision> {
     match precision {
-        // A CPU has no products in f16; nothing above asks for them.
-        Precision::F32 | Precision::F16 => cloze_kernels::Precision::F32,
-        Precision::Bf16 => cloze_kernels::Precision::Bf16,
-        Precision::Int8 => cloze_kernels::Precision::Int8,
+        Precision::F32 => Ok(cloze_kernels::Precision::F32),
+        Precision::Bf16 => Ok(cloze_kernels::Precision::Bf16),
+        Precision::Int8 => Ok(cloze_kernels::Precision::Int8),
+        requested @ Precision::F16 => Err(UnsupportedPrecision {
+            requested,
+            supported: PRECISIONS,
+        }),
     }
 }
 
@@ -325,17 +330,21 @@ fn kernel_activation(activation: Activation) -> cloze_kernels::Activation {
 /// Rows of a weight that are unpacked at once.
 const ROWS_AT_ONCE: usize = 16;
 
-/// A dense layer in the order that the kernels read it.
+/// A dense layer in the packed layout of the kernels.
 pub struct CpuLinear(Linear);
 
 impl LinearOp<Cpu> for CpuLinear {
-    fn prepare(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>, precision: Precision) -> Self {
+    fn prepare(
+        weight: Tensor<Cpu, 2>,
+        bias: Tensor<Cpu, 1>,
+        precision: Precision,
+    ) -> Result<Self, UnsupportedPrecision> {
+        let precision = kernel_precision(precision)?;
         let inputs = weight.dims()[1];
         let (weight, bias) = (values(weight), values(bias));
-        let precision = kernel_precision(precision);
-        Self(with_context(|context| {
+        Ok(Self(with_context(|context| {
             Linear::new(context.isa, slice(&weight), slice(&bias), inputs, precision)
-        }))
+        })))
     }
 
     fn forward(&self, x: Tensor<Cpu, 2>, activation: Option<Activation>) -> Tensor<Cpu, 2> {
@@ -348,10 +357,10 @@ impl LinearOp<Cpu> for CpuLinear {
         tensor(y, rows, self.0.outputs())
     }
 
-    fn weight_rows(&self, ids: &Vec<u32>) -> Tensor<Cpu, 2> {
-        let inputs = self.0.inputs();
+    fn embedding_lookup(&self, inputs: &ForwardInputs) -> Tensor<Cpu, 2> {
+        let (ids, inputs) = (&inputs.token_ids, self.0.inputs());
         let mut rows = buffers::take(ids.len() * inputs);
-        // A few at a time, since they come as a vector of their own.
+        // A few at a time, because the kernel returns them in a new vector.
         for (values, ids) in rows.chunks_mut(ROWS_AT_ONCE * inputs).zip(ids.chunks(ROWS_AT_ONCE)) {
             values.copy_from_slice(&self.0.rows(ids));
         }
@@ -359,7 +368,7 @@ impl LinearOp<Cpu> for CpuLinear {
     }
 }
 
-/// The values of a tensor in row-major order, without a copy where it has that order already.
+/// The values of a tensor in row-major order, without a copy if it has that order already.
 fn values<const D: usize>(tensor: Tensor<Cpu, D>) -> SharedArray<f32> {
     match tensor.into_primitive().tensor() {
         NdArrayTensor::F32(storage) => {
@@ -377,7 +386,7 @@ fn slice(array: &SharedArray<f32>) -> &[f32] {
     array.as_slice().expect("values() gives row-major arrays")
 }
 
-/// The values as a vector of their own; copies only where somebody else still holds them.
+/// The values as a vector; copies only if another tensor shares them.
 fn owned(array: SharedArray<f32>) -> Vec<f32> {
     let (values, offset) = array.into_owned().into_raw_vec_and_offset();
     debug_assert!(offset.is_none_or(|offset| offset == 0));

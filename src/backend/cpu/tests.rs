@@ -1,4 +1,4 @@
-//! The kernels against plain Burn operations, over odd sizes.
+//! The kernels against their reference in plain Burn, over odd sizes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,10 +6,13 @@ use burn::tensor::{Tensor, TensorData};
 
 use cloze_kernels::{Context, Isa, Pool};
 
-use super::{Cpu, CpuLinear, TOP_MAX, attend, buffers, normalize, slice, summarize, tensor, values};
-use crate::backend::plain::{self, PlainLinear};
-use crate::backend::summary::{Row, STATISTICS, row_len};
-use crate::backend::{Activation, AfterAttention, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
+use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, slice, tensor, values};
+use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
+use crate::backend::reference::{self, ReferenceLinear};
+use crate::backend::{
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
+    Precision, ReadoutSpec, SelfAttention, SequenceOffsets,
+};
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn random(count: usize, seed: u32) -> Vec<f32> {
@@ -58,6 +61,18 @@ fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
         .flat_map(move |pool| isas().map(move |isa| Context { pool, isa }))
 }
 
+/// A dense layer in plain Burn.
+fn reference_linear(weight: Tensor<Cpu, 2>, bias: Tensor<Cpu, 1>) -> ReferenceLinear<Cpu> {
+    ReferenceLinear::prepare(weight, bias, Precision::F32).expect("f32 is computed by every backend")
+}
+
+fn with_tokens(token_ids: &[u32]) -> ForwardInputs {
+    ForwardInputs {
+        token_ids: token_ids.to_vec(),
+        ..ForwardInputs::default()
+    }
+}
+
 fn pools() -> [Pool; 2] {
     [1, 3].map(|threads| Pool::new(threads).expect("threads start"))
 }
@@ -96,15 +111,14 @@ fn linear() {
             let bias = random(outputs, 3);
             for precision in [F32, Bf16, Int8] {
                 // What the rounded operands give in plain f32.
-                let plain = PlainLinear::<Cpu>::prepare(
+                let plain = reference_linear(
                     tensor(rounded(&weight, inputs, precision), outputs, inputs),
                     tensor(bias.clone(), 1, outputs).reshape([outputs]),
-                    Precision::F32,
                 );
                 let rounded_x = tensor(rounded(&x, inputs, precision), rows, inputs);
                 let last = outputs as u32 - 1;
                 let ids = vec![last, 0, last / 2, 0];
-                let expected_rows = plain.weight_rows(&ids);
+                let expected_rows = plain.embedding_lookup(&with_tokens(&ids));
                 let expected = activations.map(|(activation, _)| plain.forward(rounded_x.clone(), activation));
                 let before_activation = &expected[0];
                 for context in contexts(&pools) {
@@ -150,20 +164,22 @@ fn linear() {
 fn rows_of_tables_and_weights() {
     for (entries, columns) in [(1, 1), (5, 3), (40, 33)] {
         let (table, bias) = (matrix(entries, columns, 1), vector(entries, 2));
-        let fast = CpuLinear::prepare(table.clone(), bias, Precision::F32);
+        let fast = CpuLinear::prepare(table.clone(), bias, Precision::F32).unwrap();
         for count in [1, 2, 15, 16, 17, 100] {
             let rows: Vec<u32> = (0..count).map(|i| (i * 7 % entries) as u32).collect();
             // Whatever was in the memory that they are written to.
             buffers::give_back(values(matrix(1, count * columns + 9, 3)));
-            let expected = plain::select_rows(&table, &rows);
+            let expected = reference::select_rows(&table, &rows);
+            let inputs = with_tokens(&rows);
             let case = format!("{count} rows of {entries} by {columns}");
-            assert_within(Cpu::select_rows(&table, &rows), expected.clone(), 1e-9, &case);
+            let selected = Cpu::select_rows(&table, &inputs, IndexList::TokenIds);
+            assert_within(selected, expected.clone(), 1e-9, &case);
             buffers::give_back(values(matrix(1, count * columns + 9, 3)));
             // Where f32 is two bf16, it has 16 bits.
-            assert_within(fast.weight_rows(&rows), expected, 2e-5, &case);
+            assert_within(fast.embedding_lookup(&inputs), expected, 2e-5, &case);
         }
-        let beyond = vec![0, entries as u32];
-        let select = AssertUnwindSafe(|| Cpu::select_rows(&table, &beyond));
+        let beyond = with_tokens(&[0, entries as u32]);
+        let select = AssertUnwindSafe(|| Cpu::select_rows(&table, &beyond, IndexList::TokenIds));
         assert!(catch_unwind(select).is_err());
     }
 }
@@ -202,24 +218,30 @@ fn attention() {
                 }))
                 .collect();
             let tokens = *boundaries.last().unwrap();
-            // All rows ask; the first sequence alone asks; one row of each asks.
+            // Queries of all rows, of the first sequence alone, of one row of each.
             let first_only = std::iter::once(0).chain(std::iter::repeat_n(1, lengths.len()));
             for queries in [boundaries.clone(), first_only.collect(), (0..=lengths.len()).collect()] {
-                let spans = Spans {
-                    queries,
-                    tokens: boundaries.clone(),
+                let offsets = SequenceOffsets {
+                    queries: &queries,
+                    keys: &boundaries,
                 };
-                let query = matrix(*spans.queries.last().unwrap(), hidden, 4);
+                let query = matrix(*queries.last().unwrap(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
-                let expected = plain::attention(query.clone(), key_value.clone(), &spans, heads);
+                let expected = reference::attention(query.clone(), key_value.clone(), offsets, heads);
                 for context in contexts(&pools) {
                     for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
                         let (query, key_value) = (query.clone(), key_value.clone());
                         assert_within(
-                            attend(context, query, key_value, &spans, heads, precision),
+                            super::attention(
+                                context,
+                                query,
+                                key_value,
+                                offsets,
+                                AttentionOptions { heads, precision },
+                            ),
                             expected.clone(),
                             error_max,
-                            &format!("{} {precision:?} {heads} heads of {size}, {spans:?}", context.isa),
+                            &format!("{} {precision:?} {heads} heads of {size}, {offsets:?}", context.isa),
                         );
                     }
                 }
@@ -232,7 +254,7 @@ fn attention() {
 fn layer(context: Context<'_>, weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, precision: Precision) -> CpuLinear {
     let inputs = weight.dims()[1];
     let (weight, bias) = (values(weight.clone()), values(bias.clone()));
-    let precision = super::kernel_precision(precision);
+    let precision = super::kernel_precision(precision).unwrap();
     let (weight, bias) = (slice(&weight), slice(&bias));
     CpuLinear(cloze_kernels::Linear::new(context.isa, weight, bias, inputs, precision))
 }
@@ -249,39 +271,42 @@ fn self_attention() {
         // One task for each head; several, of texts of one and of several.
         for tokens in [vec![0, 1], vec![0, 2, 3, 8], vec![0, 17, 81, 84, 184, 185]] {
             let all = matrix(*tokens.last().unwrap(), hidden, 1);
-            // All rows ask; one row of each text but the first does.
-            for (asks, queries) in [
+            // Queries of all rows, and of one row of each sequence but the first.
+            for (is_all, queries) in [
                 (true, tokens.clone()),
                 (false, (0..tokens.len()).map(|i| i.saturating_sub(1)).collect()),
             ] {
-                let spans = Spans {
-                    queries,
-                    tokens: tokens.clone(),
+                let offsets = SequenceOffsets {
+                    queries: &queries,
+                    keys: &tokens,
                 };
-                let asking = match *spans.queries.last().unwrap() {
-                    _ if asks => all.clone(),
+                let query_states = match *queries.last().unwrap() {
+                    _ if is_all => all.clone(),
                     0 => continue,
                     rows => matrix(rows, hidden, 6),
                 };
                 let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, x: &Tensor<Cpu, 2>| {
-                    PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32).forward(x.clone(), None)
+                    reference_linear(weight.clone(), bias.clone()).forward(x.clone(), None)
                 };
-                let expected = plain::attention(
-                    plain(&query, &query_bias, &asking),
+                let expected = reference::attention(
+                    plain(&query, &query_bias, &query_states),
                     plain(&key_value, &key_value_bias, &all),
-                    &spans,
+                    offsets,
                     heads,
                 );
                 for context in contexts(&pools) {
                     for (precision, error_max) in
                         [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                     {
-                        let query = layer(context, &query, &query_bias, precision);
-                        let key_value = layer(context, &key_value, &key_value_bias, precision);
-                        let (asking, all, projections) = (asking.clone(), all.clone(), [&query, &key_value]);
-                        let fast = super::self_attend(context, asking, all, projections, &spans, heads, precision);
+                        let layer = SelfAttention {
+                            query: layer(context, &query, &query_bias, precision),
+                            key_value: layer(context, &key_value, &key_value_bias, precision),
+                            options: AttentionOptions { heads, precision },
+                        };
+                        let (query_states, all) = (query_states.clone(), all.clone());
+                        let fast = super::self_attention(context, query_states, all, &layer, offsets);
                         let (isa, threads) = (context.isa, context.pool.threads());
-                        let case = format!("{isa} x{threads} {precision:?} {heads} heads of {size}, {spans:?}");
+                        let case = format!("{isa} x{threads} {precision:?} {heads} heads of {size}, {offsets:?}");
                         assert_within(fast, expected.clone(), error_max, &case);
                     }
                 }
@@ -291,7 +316,7 @@ fn self_attention() {
 }
 
 #[test]
-fn after_attention() {
+fn encoder_tail() {
     let pools = pools();
     // Few rows, which share each layer, and more than several tasks take.
     for rows in [1, 13, 100, 600] {
@@ -311,28 +336,27 @@ fn after_attention() {
                 eps: 1e-12,
             };
             let plain = |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>), x: Tensor<Cpu, 2>, activation| {
-                let layer = PlainLinear::<Cpu>::prepare(weight.clone(), bias.clone(), Precision::F32);
-                layer.forward(x, activation)
+                reference_linear(weight.clone(), bias.clone()).forward(x, activation)
             };
             let sums = plain(&square, attended.clone(), None);
-            let x = plain::layer_norm(sums, Some(residual.clone()), &norm(10));
+            let x = reference::layer_norm(sums, Some(residual.clone()), &norm(10));
             let wide = plain(&up, x.clone(), Some(Activation::Gelu));
-            let expected = plain::layer_norm(plain(&down, wide, None), Some(x), &norm(6));
+            let expected = reference::layer_norm(plain(&down, wide, None), Some(x), &norm(6));
             for context in contexts(&pools) {
                 for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                 {
                     let layer =
                         |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>)| layer(context, weight, bias, precision);
-                    let layers = AfterAttention {
+                    let tail = EncoderTail {
                         attention_output: layer(&square),
                         attention_norm: norm(10),
-                        intermediate: layer(&up),
-                        hidden_act: Activation::Gelu,
-                        output: layer(&down),
+                        up: layer(&up),
+                        activation: Activation::Gelu,
+                        down: layer(&down),
                         output_norm: norm(6),
                     };
                     assert_within(
-                        super::after_attention(context, attended.clone(), residual.clone(), &layers),
+                        super::encoder_tail(context, attended.clone(), residual.clone(), &tail),
                         expected.clone(),
                         error_max,
                         &format!("{} {precision:?} {rows} rows of {hidden}, {inner} between", context.isa),
@@ -356,7 +380,7 @@ fn layer_norm() {
                 eps: 1e-12,
             };
             for residual in [Some(residual), None] {
-                let expected = plain::layer_norm(x.clone(), residual.clone(), &norm);
+                let expected = reference::layer_norm(x.clone(), residual.clone(), &norm);
                 for context in contexts(&pools) {
                     assert_close(
                         normalize(context, x.clone(), residual.clone(), &norm),
@@ -369,51 +393,48 @@ fn layer_norm() {
     }
 }
 
-/// What asks `rows` rows for `top` tokens each, and each for as many tokens by name as its number says, from the first to the last.
-fn wanted(rows: usize, vocab: usize, top: usize) -> Wanted<Vec<u32>> {
+/// A readout of `top_k` tokens of each row, and of as many given tokens as the row's index says, spread over the vocabulary.
+fn spec(rows: usize, vocab: usize, top_k: usize) -> ReadoutSpec {
     let of_row = |row: usize| (0..row).map(move |index| (index * (vocab - 1) / row.max(2).next_multiple_of(2)) as u32);
-    let tokens: Vec<u32> = (0..rows).flat_map(of_row).collect();
-    let bounds = (0..=rows).map(|row| (0..row).sum::<usize>() as u32);
-    Wanted {
+    let offsets = (0..=rows).map(|row| (0..row).sum::<usize>() as u32);
+    ReadoutSpec {
         rows,
-        rows_padded: rows,
-        top,
-        token_count: tokens.len(),
-        tokens,
-        token_bounds: bounds.collect(),
-        whole: Vec::new(),
-        whole_count: 0,
+        padded_rows: rows,
+        top_k,
+        token_ids: (0..rows).flat_map(of_row).collect(),
+        row_offsets: offsets.collect(),
+        full_rows: Vec::new(),
     }
 }
 
 #[test]
-fn summary_of_logits() {
+fn readout_of_logits() {
     let pools = pools();
     for vocab in [1, 2, 15, 17, 63, 64, 65, 100, 257, 1000, 30_522] {
         for rows in [1, 2, 5] {
             // A softmax that is almost even and one that is not.
             for spread in [1.0, 40.0] {
                 let logits = matrix(rows, vocab, 10) * spread;
-                for top in [0, 1, 5, TOP_MAX] {
-                    let wanted = wanted(rows, vocab, top.min(vocab));
-                    let expected = plain::summarize(logits.clone(), &wanted).into_data();
+                for top_k in [0, 1, 5, TOP_K_MAX] {
+                    let spec = spec(rows, vocab, top_k.min(vocab));
+                    let expected = reference::read_logits(logits.clone(), &spec).into_data();
                     let expected = expected.as_slice::<f32>().unwrap();
                     for context in contexts(&pools) {
-                        let case = format!("{} {rows} rows of {vocab}, times {spread}, {top}", context.isa);
-                        let summary = summarize(context, logits.clone(), &wanted).into_data();
-                        let summary = summary.as_slice::<f32>().unwrap();
-                        assert_eq!(summary.len(), expected.len(), "{case}");
-                        let len = row_len(wanted.top);
-                        let (ours, asked) = summary.split_at(rows * len);
-                        let (plain, asked_plain) = expected.split_at(rows * len);
+                        let case = format!("{} {rows} rows of {vocab}, times {spread}, {top_k}", context.isa);
+                        let readout = read_logits(context, logits.clone(), &spec).into_data();
+                        let readout = readout.as_slice::<f32>().unwrap();
+                        assert_eq!(readout.len(), expected.len(), "{case}");
+                        let len = row_len(spec.top_k);
+                        let (ours, tokens) = readout.split_at(rows * len);
+                        let (plain, tokens_plain) = expected.split_at(rows * len);
                         for (row, (ours, plain)) in ours.chunks(len).zip(plain.chunks(len)).enumerate() {
                             assert_eq!((ours[0], ours[3]), (plain[0], plain[3]), "{case}, row {row}");
                             let (sum, sum_plain) = (ours[1] + ours[2], plain[1] + plain[2]);
-                            // What plain Burn sums in f32; the kernel's sum is compared with f64 where it is.
+                            // Plain Burn sums in f32; the kernel's own tests compare its sum with one in f64.
                             assert!((sum / sum_plain - 1.0).abs() < 2e-5, "{case}: {sum}, not {sum_plain}");
                             assert_eq!(ours[STATISTICS..], plain[STATISTICS..], "{case}, row {row}");
                         }
-                        assert_eq!(asked, asked_plain, "{case}");
+                        assert_eq!(tokens, tokens_plain, "{case}");
                     }
                 }
             }
@@ -422,11 +443,11 @@ fn summary_of_logits() {
 }
 
 #[test]
-fn a_row_of_logits_that_is_not_finite_is_broken_and_no_other() {
+fn a_row_with_a_logit_that_is_not_finite_is_known_and_no_other() {
     let pools = pools();
     for vocab in [1, 16, 70, 1000] {
-        let wanted = wanted(3, vocab, 1);
-        // What stands where in the row between two good ones; -infinity alone is a token that cannot be.
+        let spec = spec(3, vocab, 1);
+        // A value in the row between two good ones; a single -infinity is a token of probability 0.
         for (bad, everywhere) in [
             (f32::NAN, false),
             (f32::NAN, true),
@@ -442,24 +463,33 @@ fn a_row_of_logits_that_is_not_finite_is_broken_and_no_other() {
                     false => logits[vocab + place] = bad,
                 }
                 let logits = tensor(logits, 3, vocab);
-                let is_broken = |summary: Tensor<Cpu, 1>| {
-                    let summary = summary.into_data();
-                    let summary = summary.as_slice::<f32>().unwrap();
-                    [0, 1, 2].map(|row| Row::of(summary, &wanted, row).is_broken())
+                let are_finite = |readout: Tensor<Cpu, 1>| {
+                    let readout = readout.into_data();
+                    let readout = readout.as_slice::<f32>().unwrap();
+                    [0, 1, 2].map(|row| LogitsRow::new(readout, &spec, row).is_finite())
                 };
                 let is_possible = bad == f32::NEG_INFINITY && !everywhere && vocab > 1;
-                let expected = [false, !is_possible, false];
+                let expected = [true, is_possible, true];
                 let case = format!("{bad} of {vocab}, everywhere {everywhere}, at {place}");
                 assert_eq!(
-                    is_broken(plain::summarize(logits.clone(), &wanted)),
+                    are_finite(reference::read_logits(logits.clone(), &spec)),
                     expected,
-                    "plain: {case}"
+                    "reference: {case}"
                 );
                 for context in contexts(&pools) {
-                    let ours = is_broken(summarize(context, logits.clone(), &wanted));
+                    let ours = are_finite(read_logits(context, logits.clone(), &spec));
                     assert_eq!(ours, expected, "{}: {case}", context.isa);
                 }
             }
         }
     }
+}
+
+#[test]
+fn f16_is_refused() {
+    let error = CpuLinear::prepare(matrix(2, 3, 1), vector(2, 2), Precision::F16).err();
+    assert_eq!(
+        error.map(|error| error.to_string()).as_deref(),
+        Some("the backend cannot compute in f16; it can in f32, bf16 and int8")
+    );
 }

@@ -1,31 +1,28 @@
-//! The adapters of this machine: what is known of each, and which one is meant.
+//! The adapters of this machine: their properties, and the choice of one.
 
 use std::fmt;
 
 use super::GpuError;
 use super::memory::{self, AdapterMemory};
 
-/// The interfaces that are asked for adapters.
+/// The interfaces through which adapters are found.
 pub const APIS: &str = "Vulkan, Metal and DX12";
 
-/// What is known of one adapter before it is used.
+/// Properties of an adapter, known before it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adapter {
-    /// Its name, as its driver gives it.
     pub name: String,
-    /// What kind of device it is.
     pub kind: wgpu::DeviceType,
-    /// The interface it speaks.
     pub api: wgpu::Backend,
-    /// Its driver and that driver's version.
+    /// Name and version.
     pub driver: String,
-    /// Whether shaders may compute in half precision.
+    /// Shaders may compute in f16.
     pub shader_f16: bool,
-    /// Whether the driver offers its matrix units (cooperative matrices).
+    /// The driver offers matrix units (cooperative matrices).
     pub matrix_units: bool,
     /// Bytes of the largest buffer that a shader can read, and so of the largest weight.
     pub buffer_bytes_max: u64,
-    /// Where it sits on the PCI bus; empty where that is not known.
+    /// Address on the PCI bus; empty if it is not known.
     pub bus_id: String,
 }
 
@@ -44,17 +41,17 @@ impl Adapter {
         }
     }
 
-    /// How much memory it has and how much is free at this moment, where somebody tells; wgpu does not.
+    /// Total and free memory at this moment, if it is known; wgpu does not tell.
     pub fn memory(&self) -> Option<AdapterMemory> {
         memory::of(self.kind, &self.bus_id)
     }
 
-    /// Whether it computes on the CPU.
+    /// True if it computes on the CPU.
     pub fn is_software(&self) -> bool {
         self.kind == wgpu::DeviceType::Cpu
     }
 
-    /// The lower, the better a choice.
+    /// Lower is better.
     fn rank(&self) -> u8 {
         match self.kind {
             wgpu::DeviceType::DiscreteGpu => 0,
@@ -65,7 +62,7 @@ impl Adapter {
         }
     }
 
-    /// What kind of device it is, in words.
+    /// The kind of device, as the user reads it.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -92,7 +89,7 @@ pub fn adapters() -> Vec<Adapter> {
     enumerate().1.into_iter().map(|(_, adapter)| adapter).collect()
 }
 
-/// The adapters as wgpu has them, in the order of [`adapters`], and the instance that they belong to.
+/// The adapters of wgpu in the order of [`adapters`], and the instance that they belong to.
 pub(super) fn enumerate() -> (wgpu::Instance, Vec<(wgpu::Adapter, Adapter)>) {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
@@ -137,7 +134,7 @@ pub(super) fn choose(found: &[Adapter], wanted: Option<&str>) -> Result<usize, G
     }
 }
 
-/// All adapters with their numbers, in one line.
+/// All adapters with their indices, in one line.
 pub(super) fn list(found: &[Adapter]) -> String {
     let entries = found.iter().enumerate();
     let entries: Vec<String> = entries.map(|(index, adapter)| format!("{index}: {adapter}")).collect();
@@ -162,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_is_chosen_by_number_or_by_part_of_its_name() {
+    fn an_adapter_is_chosen_by_index_or_by_part_of_its_name() {
         let found = [adapter("NVIDIA H100"), adapter("AMD Radeon"), adapter("NVIDIA T4")];
         for (wanted, index) in [
             (None, 0),
@@ -176,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_is_not_there_or_not_alone_is_an_error_that_lists_them() {
+    fn an_unknown_or_ambiguous_adapter_is_an_error_that_lists_them() {
         let found = [adapter("NVIDIA H100"), adapter("NVIDIA T4")];
         for (wanted, said) in [("2", "no adapter"), ("intel", "no adapter"), ("nvidia", "2 adapters")] {
             let error = choose(&found, Some(wanted)).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! What was tuned and compiled on an adapter is kept on disk between starts, with the cargo features that do either.
+//! Folder of tuning results and compiled kernels between starts, for the cargo features that tune or compile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -8,18 +8,18 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 use super::Adapter;
 
-/// The folder to keep it in, instead of `cloze/gpu` among the user's caches.
+/// The environment variable that replaces the folder `cloze/gpu` among the user's caches.
 const VARIABLE: &str = "CLOZE_GPU_CACHE";
 
-/// Tells CubeCL where to keep what it finds out about `adapter`; the first call of the process counts. Without a folder that
-/// can be written CubeCL says so in the log and finds it out again at each start.
+/// Sets CubeCL's cache folder for `adapter`; the first call of the process counts. Without a writable folder CubeCL logs that
+/// and tunes again at each start.
 pub fn keep(adapter: &Adapter) {
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
-        let asked = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
-        let all = asked.map(PathBuf::from);
+        let configured = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
+        let all = configured.map(PathBuf::from);
         let all = all.or_else(|| Some(dirs::cache_dir()?.join("cloze").join("gpu")));
-        // Its own defaults look for a file in the working directory, which is not ours to trust, and for a Cargo project.
+        // CubeCL's defaults read a file in the working directory, which is not trusted, and look for a Cargo project.
         let mut config = CubeClRuntimeConfig::default().override_from_env();
         if let Some(all) = all {
             let folder = of_adapter(&all, adapter);
@@ -30,8 +30,8 @@ pub fn keep(adapter: &Adapter) {
     });
 }
 
-/// A folder for this adapter and this version of its driver: CubeCL itself tells devices apart by number only, and what is fast
-/// on one card is not on another.
+/// A folder for this adapter and this version of its driver: CubeCL itself identifies devices by number only, and the fastest
+/// kernel differs between GPUs.
 fn of_adapter(all: &Path, adapter: &Adapter) -> PathBuf {
     let name = format!("{} {:?} {}", adapter.name, adapter.api, adapter.driver);
     let letter = |letter: char| match letter.is_ascii_alphanumeric() || letter == '.' {

@@ -1,22 +1,20 @@
-//! How much memory an adapter has.
+//! Total and free memory of an adapter.
 //!
-//! Neither wgpu nor Vulkan through it says: the system does for an adapter that computes in the machine's own memory, AMD's
-//! driver in a file of its own, and NVIDIA's by its management library. For any other card it is not known.
+//! wgpu does not report them. Sources are the operating system for an adapter that uses the machine's memory, AMD's driver
+//! files, and NVIDIA's management library; for other GPUs they are not known.
 
 use std::path::Path;
 
 use crate::sys::memory;
 
-/// What an adapter has, and what of it nobody uses at the moment; in bytes.
+/// In bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdapterMemory {
-    /// All of it.
     pub total: u64,
-    /// What is free.
     pub free: u64,
 }
 
-/// The memory of an adapter of this kind at this place, where somebody tells.
+/// The memory of an adapter of this kind at this PCI address, if it is known.
 pub(super) fn of(kind: wgpu::DeviceType, bus_id: &str) -> Option<AdapterMemory> {
     match kind {
         wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => {
@@ -28,7 +26,7 @@ pub(super) fn of(kind: wgpu::DeviceType, bus_id: &str) -> Option<AdapterMemory> 
     }
 }
 
-/// From the files of the kernel's amdgpu driver below `devices`.
+/// From the files of Linux's amdgpu driver below `devices`.
 fn amd(devices: &Path, bus_id: &str) -> Option<AdapterMemory> {
     let number = |name: &str| {
         let text = std::fs::read_to_string(devices.join(bus_id).join(name)).ok()?;
@@ -41,7 +39,7 @@ fn amd(devices: &Path, bus_id: &str) -> Option<AdapterMemory> {
     })
 }
 
-/// From NVIDIA's management library, which its driver brings; it is looked for at run time.
+/// From NVIDIA's management library, which its driver installs; it is loaded at run time.
 fn nvidia(bus_id: &str) -> Option<AdapterMemory> {
     let library = nvml_wrapper::Nvml::init().ok()?;
     let known = library.device_by_pci_bus_id(bus_id).ok()?.memory_info().ok()?;
@@ -56,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amd_tells_total_and_used() {
+    fn amd_reports_total_and_used_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let card = folder.path().join("0000:03:00.0");
-        std::fs::create_dir(&card).unwrap();
+        let device = folder.path().join("0000:03:00.0");
+        std::fs::create_dir(&device).unwrap();
         assert_eq!(amd(folder.path(), "0000:03:00.0"), None);
-        std::fs::write(card.join("mem_info_vram_total"), "17163091968\n").unwrap();
-        std::fs::write(card.join("mem_info_vram_used"), "163091968\n").unwrap();
+        std::fs::write(device.join("mem_info_vram_total"), "17163091968\n").unwrap();
+        std::fs::write(device.join("mem_info_vram_used"), "163091968\n").unwrap();
         let known = amd(folder.path(), "0000:03:00.0").unwrap();
         assert_eq!((known.total, known.free), (17_163_091_968, 17_000_000_000));
         assert_eq!(amd(folder.path(), "0000:04:00.0"), None);

@@ -39,7 +39,7 @@ pub use memory::AdapterMemory;
 /// says so itself.
 pub type Gpu = Wgpu<f32>;
 
-/// Why no device could be had, or no model put onto it.
+/// Reason why no device could be opened, or no model loaded onto it.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
     /// No adapter can compute.
@@ -118,32 +118,31 @@ fn has(memory: Option<AdapterMemory>) -> String {
     }
 }
 
-/// A device ready to load a model onto, and the adapter that it belongs to.
+/// A device that is ready for a model, and the adapter that it belongs to.
 pub struct GpuDevice {
-    /// What Burn calls it.
+    /// The device as Burn knows it.
     pub device: WgpuDevice,
-    /// The adapter.
     pub adapter: Adapter,
     /// The language that kernels are compiled to.
     pub language: &'static str,
-    /// What went wrong with the device since.
+    /// Faults since it was opened.
     faults: Faults,
     raw: wgpu::Device,
 }
 
-/// How often a device that failed is asked whether it is lost, which would be the better reason.
+/// Number of polls that wait for the loss of a failed device: it is the better reason, and comes late.
 const CAUSE_TRIES: usize = 10;
 
-/// Memory is tried out in pieces of this size at most.
+/// Size of the pieces in which memory is allocated for a check.
 const PIECE_BYTES: u64 = 1 << 30;
 
 impl GpuDevice {
-    /// What the model computes in: `wanted`, or f16 where the device has it and f32 elsewhere.
+    /// The precision to compute in: `requested`, or else f16 if the device has it, and f32 if not.
     ///
     /// # Errors
-    /// [`GpuError::NoF16`] where that is wanted and not there.
-    pub fn precision(&self, wanted: Option<Precision>) -> Result<Precision, GpuError> {
-        choose_precision(wanted, operations::has_f16(&self.device)).ok_or_else(|| GpuError::NoF16 {
+    /// [`GpuError::NoF16`] if f16 is requested and the device lacks it.
+    pub fn precision(&self, requested: Option<Precision>) -> Result<Precision, GpuError> {
+        choose_precision(requested, operations::has_f16(&self.device)).ok_or_else(|| GpuError::NoF16 {
             adapter: self.adapter.to_string(),
         })
     }
@@ -177,7 +176,7 @@ impl GpuDevice {
         }
     }
 
-    /// Whether the device gives `bytes` of memory at this moment; they are given back.
+    /// True if `bytes` of memory can be allocated now; they are released.
     fn can_allocate(&self, bytes: u64) -> bool {
         let mut buffers = Vec::new();
         let mut left = bytes;
@@ -204,8 +203,8 @@ impl GpuDevice {
         left == 0
     }
 
-    /// What went wrong with the device, if anything did. Burn's own errors, such as a kernel that cannot be
-    /// launched, are told by no read but only here, and what was read meanwhile means nothing.
+    /// The device's first fault, if there was one. It waits for the device: errors of Burn, such as a kernel that cannot be
+    /// launched, are reported by no read but only here, and values that were read meanwhile are not valid.
     pub fn fault(&self) -> Option<String> {
         if self.known_fault().is_none() {
             match caught(|| Gpu::sync(&self.device)) {
@@ -220,8 +219,8 @@ impl GpuDevice {
         self.known_fault()
     }
 
-    /// What was told so far. That a device is lost is told to somebody who polls it, which may be another thread, and
-    /// later than what comes of it.
+    /// The first fault that was reported so far. The loss of a device is reported to the thread that polls it, which may be
+    /// another one, and later than its consequences.
     fn known_fault(&self) -> Option<String> {
         let _ = self.raw.poll(wgpu::PollType::Poll);
         self.faults.first()?;
@@ -235,11 +234,11 @@ impl GpuDevice {
         self.faults.first()
     }
 
-    /// Runs `load`, which puts a model onto the device, and waits until it lies there. Where the device fails,
-    /// Burn panics; here that is an error.
+    /// Runs `load`, which uploads a model, and waits until the device has it. If the device fails, Burn panics; here that is an
+    /// error.
     ///
     /// # Errors
-    /// [`GpuError::Load`] with the device's own reason where it gave one.
+    /// [`GpuError::Load`] with the device's own reason if it gave one.
     pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
         #[cfg(feature = "failpoints")]
         failpoints::lose(&self.raw);
@@ -260,12 +259,12 @@ impl GpuDevice {
     }
 }
 
-fn choose_precision(wanted: Option<Precision>, has_f16: bool) -> Option<Precision> {
-    match (wanted, has_f16) {
+fn choose_precision(requested: Option<Precision>, has_f16: bool) -> Option<Precision> {
+    match (requested, has_f16) {
         (None, true) => Some(Precision::F16),
         (None, false) => Some(Precision::F32),
         (Some(Precision::F16), false) => None,
-        (wanted, _) => wanted,
+        (requested, _) => requested,
     }
 }
 
@@ -280,8 +279,8 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     let (raw, adapter) = found.swap_remove(adapters::choose(&known, wanted)?);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("cloze"),
-        // Mappable primary buffers slow every buffer down on discrete cards; Burn leaves them out too. What is
-        // experimental wgpu gives out only to those who accept that it may be unsound.
+        // Mappable primary buffers slow every buffer down on discrete GPUs; Burn leaves them out too. Experimental features
+        // require a promise to wgpu that unsoundness is accepted.
         required_features: raw.features()
             - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             - wgpu::Features::all_experimental_mask(),
@@ -316,13 +315,13 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     })
 }
 
-/// A device of `adapter` and the language that CubeCL compiles to for it, or what the adapter said instead.
+/// A device of `adapter` and the language that CubeCL compiles to for it, or the adapter's error.
 fn request(
     adapter: &wgpu::Adapter,
     descriptor: &wgpu::DeviceDescriptor<'_>,
 ) -> Result<(wgpu::Device, wgpu::Queue, &'static str), String> {
-    // CubeCL compiles to SPIR-V for any adapter that can take it, and then needs what is experimental in wgpu; it switches that on
-    // itself, and panics where the driver refuses. An adapter that cannot take it gets WGSL.
+    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu; it enables them
+    // itself, and panics if the driver refuses. Other adapters get WGSL.
     #[cfg(feature = "vulkan")]
     if adapter.get_info().backend == wgpu::Backend::Vulkan {
         let requested = caught(|| pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter)))?;

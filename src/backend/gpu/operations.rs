@@ -1,6 +1,6 @@
-//! The operations BERT needs, as launches of the kernels.
+//! The encoder's operations as launches of the kernels.
 //!
-//! Nothing here but `upload` takes numbers from the host: a forward pass writes to the device once, and reads once.
+//! Only `upload` takes data from the host: a forward pass writes to the device once and reads once.
 
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
@@ -12,15 +12,17 @@ use cubecl::prelude::*;
 
 use super::Gpu;
 use super::kernels::attention::{Projected, TILE_FIELDS, TILE_ROWS, attention};
-use super::kernels::bias::{bias_activation, bias_activation_of_halves};
+use super::kernels::bias::{bias_activation, bias_activation_of_split};
 use super::kernels::norm::{Norm, layer_norm};
+use super::kernels::readout::{self, read_logits};
 use super::kernels::rows::gather;
-use super::kernels::{Primitive, empty, halves, top};
+use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
-    Activation, BertBackend, HostLists, LayerNorm, LinearOp, Lists, Precision, Spans, Wanted, ladder,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
+    SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets,
 };
 
-/// What the kernels compute with: the buffer, its numbers one after the other.
+/// The buffer that the kernels compute with, contiguous.
 fn primitive<const D: usize>(tensor: Tensor<Gpu, D>) -> Primitive {
     into_contiguous(tensor.into_primitive().tensor())
 }
@@ -36,62 +38,76 @@ pub fn has_f16(device: &WgpuDevice) -> bool {
     usage.is_superset(TypeUsage::Conversion | TypeUsage::Arithmetic | TypeUsage::Buffer)
 }
 
-/// What numbers of this precision are in memory.
-fn dtype(precision: Precision) -> DType {
+/// The precisions of the kernels; f16 only where the adapter has it.
+pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::F16];
+
+/// The element type of a precision in memory.
+fn dtype(precision: Precision) -> Result<DType, UnsupportedPrecision> {
     match precision {
-        Precision::F16 => DType::F16,
-        // A GPU has no other products; nothing above asks for them.
-        Precision::F32 | Precision::Bf16 | Precision::Int8 => DType::F32,
+        Precision::F32 => Ok(DType::F32),
+        Precision::F16 => Ok(DType::F16),
+        requested @ (Precision::Bf16 | Precision::Int8) => Err(UnsupportedPrecision {
+            requested,
+            supported: PRECISIONS,
+        }),
     }
 }
 
 /// A dense layer as the checkpoint has it; bias and activation are one launch after the product.
 ///
-/// Where the weight is f16, so is the product's other side: hidden states in two [halves] by their high ones alone, what is f32 by
-/// both of its halves, one after the other. So the matrix units multiply, and f32 goes in and comes out where the digits matter:
-/// at the masks, which are few rows, and in the first layer. Sums are f32.
+/// If the weight is f16, so is the other operand of its product: of [split](split_f16) hidden states the high part alone, of f32
+/// both parts, one after the other. So the matrix units multiply, and f32 goes in and comes out where the digits matter: at
+/// the readout rows, which are few, and in the first layer. Sums are f32.
 pub struct GpuLinear {
-    /// `[out, in]`, f32 or f16.
+    /// `[outputs, inputs]`, f32 or f16.
     weight: Tensor<Gpu, 2>,
-    /// What an f16 weight lacks, where that is kept.
+    /// The low part of an f16 weight, if it is kept.
     low: Option<Tensor<Gpu, 2>>,
-    /// `[out]`, f32.
+    /// `[outputs]`, f32.
     bias: Tensor<Gpu, 1>,
 }
 
 impl LinearOp<Gpu> for GpuLinear {
-    fn prepare(weight: Tensor<Gpu, 2>, bias: Tensor<Gpu, 1>, precision: Precision) -> Self {
-        Self {
-            weight: rounded(weight, dtype(precision)),
+    fn prepare(
+        weight: Tensor<Gpu, 2>,
+        bias: Tensor<Gpu, 1>,
+        precision: Precision,
+    ) -> Result<Self, UnsupportedPrecision> {
+        Ok(Self {
+            weight: rounded(weight, dtype(precision)?),
             low: None,
             bias,
-        }
+        })
     }
 
-    fn prepare_exact(weight: Tensor<Gpu, 2>, bias: Tensor<Gpu, 1>, precision: Precision) -> Self {
-        let dtype = dtype(precision);
+    fn prepare_high_precision(
+        weight: Tensor<Gpu, 2>,
+        bias: Tensor<Gpu, 1>,
+        precision: Precision,
+    ) -> Result<Self, UnsupportedPrecision> {
+        let dtype = dtype(precision)?;
         let high = rounded(weight.clone(), dtype);
         let low = (dtype == DType::F16).then(|| rounded(weight - rounded(high.clone(), DType::F32), dtype));
-        Self {
+        Ok(Self {
             weight: high,
             low,
             bias,
-        }
+        })
     }
 
     fn forward(&self, x: Tensor<Gpu, 2>, activation: Option<Activation>) -> Tensor<Gpu, 2> {
         let (x, bias) = (primitive(x), primitive(self.bias.clone()));
-        if !self.takes_halves(&x) {
+        if !self.splits(&x) {
             let dtype = x.dtype;
             return tensor(bias_activation(self.product(x, dtype), bias, activation));
         }
-        let x = halves::split(x);
+        let x = split_f16::split(x);
         let rest = self
             .low
             .as_ref()
-            .map(|low| multiply(halves::high(x.clone()), low, DType::F32));
-        tensor(bias_activation_of_halves(
-            self.product_of_halves(x),
+            .map(|low| multiply(split_f16::high(x.clone()), low, DType::F32));
+        tensor(bias_activation_of_split(
+            self.product_of_split(x),
             rest,
             bias,
             activation,
@@ -100,54 +116,55 @@ impl LinearOp<Gpu> for GpuLinear {
 
     fn forward_normalized(&self, x: Tensor<Gpu, 2>, residual: Tensor<Gpu, 2>, norm: &LayerNorm<Gpu>) -> Tensor<Gpu, 2> {
         let (x, bias) = (primitive(x), primitive(self.bias.clone()));
-        let halves = x.dtype == DType::F16;
+        let is_split = x.dtype == DType::F16;
         let product = self.product(x, DType::F32);
         tensor(layer_norm(
             product,
             Some(bias),
             Some(primitive(residual)),
             weights_of(norm),
-            halves,
+            is_split,
         ))
     }
 
-    fn weight_rows(&self, ids: &Primitive) -> Tensor<Gpu, 2> {
-        let [_, inputs] = self.weight.dims();
+    fn embedding_lookup(&self, inputs: &GpuInputs) -> Tensor<Gpu, 2> {
+        let [_, columns] = self.weight.dims();
         let low = self.low.clone().map(primitive);
-        tensor(gather(primitive(self.weight.clone()), low, inputs, ids.clone()))
+        let token_ids = inputs.token_ids.clone();
+        tensor(gather(primitive(self.weight.clone()), low, columns, token_ids))
     }
 }
 
 impl GpuLinear {
-    /// Whether `x` has more digits than the weight.
-    fn takes_halves(&self, x: &Primitive) -> bool {
+    /// True if `x` has more digits than the weight, so that it is split.
+    fn splits(&self, x: &Primitive) -> bool {
         (x.dtype, self.weight.dtype()) == (DType::F32, DType::F16)
     }
 
-    /// `x · weightᵀ` in `dtype`, or [in two parts](Self::product_of_halves) in f32 where `x` has more digits than the weight.
+    /// `x · weightᵀ` in `dtype`, or [in two parts](Self::product_of_split) in f32 if `x` has more digits than the weight.
     fn product(&self, x: Primitive, dtype: DType) -> Primitive {
         let [_, inputs] = self.weight.dims();
-        if self.takes_halves(&x) {
-            return self.product_of_halves(halves::split(x));
+        if self.splits(&x) {
+            return self.product_of_split(split_f16::split(x));
         }
-        let is_hidden = x.dtype == DType::F16 && x.meta.shape()[1] == 2 * inputs;
-        multiply(if is_hidden { halves::high(x) } else { x }, &self.weight, dtype)
+        let is_split = x.dtype == DType::F16 && x.meta.shape()[1] == 2 * inputs;
+        multiply(if is_split { split_f16::high(x) } else { x }, &self.weight, dtype)
     }
 
-    /// `x · weightᵀ` of `x` in two halves: `[rows, 2 * out]` in f32, the two yet to be added up.
-    fn product_of_halves(&self, x: Primitive) -> Primitive {
-        halves::side_by_side(multiply(halves::apart(x), &self.weight, DType::F32))
+    /// `x · weightᵀ` of split `x`: `[rows, 2 * outputs]` in f32, whose two parts are not added yet.
+    fn product_of_split(&self, x: Primitive) -> Primitive {
+        split_f16::side_by_side(multiply(split_f16::stacked(x), &self.weight, DType::F32))
     }
 }
 
-/// `x · weightᵀ` in `dtype`, of one type both.
+/// `x · weightᵀ` in `dtype`; both operands have one type.
 fn multiply(x: Primitive, weight: &Tensor<Gpu, 2>, dtype: DType) -> Primitive {
     let weight = weight.clone().transpose().into_primitive().tensor();
     let product = matmul(x, weight, None, MatmulStrategy::default(), dtype);
     into_contiguous(product.expect("the sizes fit together"))
 }
 
-/// In another type.
+/// `x` in another element type.
 fn rounded(x: Tensor<Gpu, 2>, dtype: DType) -> Tensor<Gpu, 2> {
     tensor(cast(primitive(x), dtype))
 }
@@ -160,66 +177,112 @@ fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
     }
 }
 
-/// The query rows of all segments in tiles, on the device.
+/// The index inputs of a batch on the device.
+pub struct GpuInputs {
+    host: ForwardInputs,
+    token_ids: Primitive,
+    position_ids: Primitive,
+    readout_rows: Primitive,
+    /// Of all rows, and of the readout rows.
+    tiles: [Tiles; 2],
+    readouts: Vec<GpuReadout>,
+}
+
+/// The query rows of all sequences in tiles.
 #[derive(Debug)]
-pub struct GpuSegments {
+struct Tiles {
     /// `[tiles, TILE_FIELDS]`.
     tiles: Primitive,
     count: usize,
 }
 
-impl BertBackend for Gpu {
+/// The lists of one [`ReadoutSpec`](crate::backend::ReadoutSpec).
+struct GpuReadout {
+    token_ids: Primitive,
+    row_offsets: Primitive,
+    full_rows: Primitive,
+}
+
+impl AsRef<ForwardInputs> for GpuInputs {
+    fn as_ref(&self) -> &ForwardInputs {
+        &self.host
+    }
+}
+
+impl GpuInputs {
+    fn indices(&self, list: IndexList) -> &Primitive {
+        match list {
+            IndexList::TokenIds => &self.token_ids,
+            IndexList::PositionIds => &self.position_ids,
+            IndexList::ReadoutRows => &self.readout_rows,
+            IndexList::FullRows(chunk) => &self.readouts[chunk].full_rows,
+        }
+    }
+
+    fn tiles(&self, rows: QueryRows) -> &Tiles {
+        match rows {
+            QueryRows::All => &self.tiles[0],
+            QueryRows::ReadoutOnly => &self.tiles[1],
+        }
+    }
+}
+
+impl EncoderBackend for Gpu {
     type Linear = GpuLinear;
-    type Rows = Primitive;
-    type Segments = GpuSegments;
+    type Inputs = GpuInputs;
 
-    const COMPUTES_BESIDE_HOST: bool = true;
-    const TOP_MAX: usize = top::TOP_MAX;
+    const IS_ASYNC: bool = true;
+    const PRECISIONS: &'static [Precision] = PRECISIONS;
+    const TOP_K_MAX: usize = readout::TOP_K_MAX;
 
-    fn rows_computed(rows: usize) -> usize {
-        ladder::rung(rows)
+    fn padded_rows(rows: usize) -> usize {
+        buckets::bucket_for(rows)
     }
 
-    fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments> {
-        upload(lists, device)
+    fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
+        upload(inputs, device)
     }
 
-    fn select_rows(table: &Tensor<Self, 2>, rows: &Primitive) -> Tensor<Self, 2> {
+    fn select_rows(table: &Tensor<Self, 2>, inputs: &GpuInputs, list: IndexList) -> Tensor<Self, 2> {
         let [_, width] = table.dims();
         let table = primitive(table.clone());
-        // What is f16 and has rows to choose from are hidden states.
+        let rows = inputs.indices(list).clone();
+        // A table in f16 is split hidden states.
         tensor(match table.dtype {
-            DType::F16 => gather(table.clone(), Some(table), width / 2, rows.clone()),
-            _ => gather(table, None, width, rows.clone()),
+            DType::F16 => gather(table.clone(), Some(table), width / 2, rows),
+            _ => gather(table, None, width, rows),
         })
     }
 
-    fn attend(
-        asking: Tensor<Self, 2>,
-        all: Tensor<Self, 2>,
-        query: &GpuLinear,
-        key_value: &GpuLinear,
-        segments: &GpuSegments,
-        heads: usize,
-        precision: Precision,
+    fn self_attention(
+        query_states: Tensor<Self, 2>,
+        kv_states: Tensor<Self, 2>,
+        layer: &SelfAttention<Self>,
+        inputs: &GpuInputs,
+        rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        // Attention adds the biases as it reads, so it may as well read f32: that is one launch, two passes over the memory and two
-        // roundings less for each.
+        let SelfAttention {
+            query,
+            key_value,
+            options,
+        } = layer;
+        // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two roundings less
+        // for each.
         let projected = Projected {
-            query: query.product(primitive(asking), DType::F32),
-            key_value: key_value.product(primitive(all), DType::F32),
+            query: query.product(primitive(query_states), DType::F32),
+            key_value: key_value.product(primitive(kv_states), DType::F32),
             hidden: query.weight.dims()[0],
             biases: Some((primitive(query.bias.clone()), primitive(key_value.bias.clone()))),
         };
-        attended(projected, segments, heads, precision)
+        attended(projected, inputs.tiles(rows), *options)
     }
 
-    fn segment_attention(
+    fn sequence_attention(
         query: Tensor<Self, 2>,
         key_value: Tensor<Self, 2>,
-        segments: &GpuSegments,
-        heads: usize,
-        precision: Precision,
+        inputs: &GpuInputs,
+        rows: QueryRows,
+        options: AttentionOptions,
     ) -> Tensor<Self, 2> {
         let projected = Projected {
             hidden: query.dims()[1],
@@ -227,7 +290,7 @@ impl BertBackend for Gpu {
             key_value: primitive(key_value),
             biases: None,
         };
-        attended(projected, segments, heads, precision)
+        attended(projected, inputs.tiles(rows), options)
     }
 
     fn residual_layer_norm(
@@ -239,38 +302,46 @@ impl BertBackend for Gpu {
         tensor(layer_norm(primitive(x), None, residual, weights_of(norm), false))
     }
 
-    fn summarize(logits: Tensor<Self, 2>, wanted: &Wanted<Primitive>) -> Tensor<Self, 1> {
-        tensor(top::summarize(primitive(logits), wanted))
+    fn read_logits(logits: Tensor<Self, 2>, inputs: &GpuInputs, chunk: usize) -> Tensor<Self, 1> {
+        let (spec, lists) = (&inputs.host.readouts[chunk], &inputs.readouts[chunk]);
+        let (token_ids, row_offsets) = (lists.token_ids.clone(), lists.row_offsets.clone());
+        tensor(read_logits(primitive(logits), spec, token_ids, row_offsets))
     }
 }
 
-fn attended(projected: Projected, segments: &GpuSegments, heads: usize, precision: Precision) -> Tensor<Gpu, 2> {
-    if segments.count == 0 {
-        // Rows of no sequence hold anything.
+fn attended(projected: Projected, tiles: &Tiles, options: AttentionOptions) -> Tensor<Gpu, 2> {
+    let dtype = dtype(options.precision).expect("dense layers of this precision were refused at load");
+    if tiles.count == 0 {
+        // Every row is padding.
         let shape = Shape::new([projected.query.meta.shape()[0], projected.hidden]);
-        return tensor(empty(&projected.query, shape, dtype(precision)));
+        return tensor(empty(&projected.query, shape, dtype));
     }
-    let tiles = segments.tiles.clone();
-    tensor(attention(projected, tiles, segments.count, heads, dtype(precision)))
+    tensor(attention(
+        projected,
+        tiles.tiles.clone(),
+        tiles.count,
+        options.heads,
+        dtype,
+    ))
 }
 
-/// Where lists may begin in a buffer: what wgpu allows of any adapter.
+/// Alignment of a list in a buffer that every adapter accepts.
 const ALIGNMENT: usize = 256;
 
-/// Several lists in one piece of memory.
+/// Several lists in one buffer.
 #[derive(Default)]
 struct Packing {
     bytes: Vec<u8>,
 }
 
-/// Where a list lies in it.
+/// The range of a list in the buffer.
 struct Place {
     begin: usize,
     numbers: usize,
 }
 
 impl Packing {
-    /// A list of nothing is one 0 that nobody reads: no buffer is empty.
+    /// An empty list becomes one 0, which is not read: no buffer may be empty.
     fn add(&mut self, numbers: &[u32]) -> Place {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
         let begin = self.bytes.len();
@@ -284,20 +355,18 @@ impl Packing {
     }
 }
 
-/// All lists in one write.
-fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments> {
+/// Uploads all lists in one write.
+fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
     let mut packing = Packing::default();
-    let tiles = [&lists.everywhere, &lists.masks_only].map(tiles);
-    let [everywhere, masks_only] = [0, 1].map(|spans| (packing.add(&tiles[spans]), tiles[spans].len() / TILE_FIELDS));
-    let [input_ids, position_ids, mask_rows] =
-        [&lists.input_ids, &lists.position_ids, &lists.mask_rows].map(|list| packing.add(list));
-    let wanted: Vec<_> = lists
-        .wanted
-        .iter()
-        .map(|wanted| {
-            let lists = [&wanted.tokens, &wanted.token_bounds, &wanted.whole];
-            (wanted, lists.map(|list| packing.add(list)))
-        })
+    let tiles = [QueryRows::All, QueryRows::ReadoutOnly].map(|rows| {
+        let tiles = tiles(inputs.offsets(rows));
+        (packing.add(&tiles), tiles.len() / TILE_FIELDS)
+    });
+    let [token_ids, position_ids, readout_rows] =
+        [&inputs.token_ids, &inputs.position_ids, &inputs.readout_rows].map(|list| packing.add(list));
+    let specs = inputs.readouts.iter();
+    let readouts: Vec<_> = specs
+        .map(|spec| [&spec.token_ids, &spec.row_offsets, &spec.full_rows].map(|list| packing.add(list)))
         .collect();
     let client = WgpuRuntime::client(device);
     let total = packing.bytes.len();
@@ -311,39 +380,33 @@ fn upload(lists: HostLists, device: &WgpuDevice) -> Lists<Primitive, GpuSegments
         let shape = Shape::new([place.numbers]);
         Primitive::new_contiguous(client.clone(), device.clone(), shape, handle, DType::U32)
     };
-    let segments = |(place, count)| GpuSegments {
-        tiles: at(place),
-        count,
-    };
-    Lists {
-        input_ids: at(input_ids),
+    GpuInputs {
+        token_ids: at(token_ids),
         position_ids: at(position_ids),
-        mask_rows: at(mask_rows),
-        everywhere: segments(everywhere),
-        masks_only: segments(masks_only),
-        wanted: wanted
+        readout_rows: at(readout_rows),
+        tiles: tiles.map(|(place, count)| Tiles {
+            tiles: at(place),
+            count,
+        }),
+        readouts: readouts
             .into_iter()
-            .map(|(wanted, [tokens, token_bounds, whole])| Wanted {
-                rows: wanted.rows,
-                rows_padded: wanted.rows_padded,
-                top: wanted.top,
-                tokens: at(tokens),
-                token_count: wanted.token_count,
-                token_bounds: at(token_bounds),
-                whole: at(whole),
-                whole_count: wanted.whole_count,
+            .map(|[token_ids, row_offsets, full_rows]| GpuReadout {
+                token_ids: at(token_ids),
+                row_offsets: at(row_offsets),
+                full_rows: at(full_rows),
             })
             .collect(),
+        host: inputs,
     }
 }
 
-/// The query rows of every segment in tiles of `TILE_ROWS` at most, each with the rows that it attends to.
-fn tiles(spans: &Spans) -> Vec<u32> {
+/// The query rows of every sequence in tiles of `TILE_ROWS` at most, each with the key rows that it attends to.
+fn tiles(offsets: SequenceOffsets<'_>) -> Vec<u32> {
     let mut tiles = Vec::new();
-    for (queries, tokens) in spans.iter() {
+    for (queries, keys) in offsets.iter() {
         for begin in queries.clone().step_by(TILE_ROWS as usize) {
             let end = queries.end.min(begin + TILE_ROWS as usize);
-            tiles.extend([begin, end, tokens.start, tokens.end].map(|row| row as u32));
+            tiles.extend([begin, end, keys.start, keys.end].map(|row| row as u32));
         }
     }
     tiles

@@ -71,9 +71,9 @@ fn weights_beyond_the_memory_are_refused_before_loading() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn memory_that_was_tried_is_given_back() {
+fn memory_of_a_check_is_released() {
     let gpu = device();
-    // Together more than many a machine has.
+    // Together more than most machines have.
     for _ in 0..64 {
         assert!(gpu.can_allocate(256 << 20));
     }
@@ -91,9 +91,9 @@ fn a_panic_while_loading_is_an_error() {
 }
 
 #[test]
-fn f16_is_taken_where_it_is_and_refused_where_it_is_not() {
+fn f16_is_the_default_of_a_device_that_has_it_and_refused_by_others() {
     use Precision::{F16, F32};
-    for (wanted, has_f16, chosen) in [
+    for (requested, has_f16, chosen) in [
         (None, true, Some(F16)),
         (None, false, Some(F32)),
         (Some(F32), true, Some(F32)),
@@ -101,6 +101,6 @@ fn f16_is_taken_where_it_is_and_refused_where_it_is_not() {
         (Some(F16), true, Some(F16)),
         (Some(F16), false, None),
     ] {
-        assert_eq!(choose_precision(wanted, has_f16), chosen, "{wanted:?}, {has_f16}");
+        assert_eq!(choose_precision(requested, has_f16), chosen, "{requested:?}, {has_f16}");
     }
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{DeviceInfo, LoadError, LoadedModel, Placement};
-use crate::backend::Precision;
-use crate::backend::cpu::Compute;
-use crate::checkpoint::{CheckpointError, TensorSource};
+use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_precision};
+use crate::backend::cpu::{Compute, Cpu};
+use crate::checkpoint::TensorSource;
 use crate::encoder::Architecture;
 use crate::lm::cpu_worker::CpuWorkerModel;
 use crate::lm::{EncoderModel, MaskedLm};
@@ -20,17 +19,11 @@ pub fn load(
         return Err(LoadError::TooManyWorkers { workers, threads });
     }
     let precision = placement.precision.unwrap_or_default();
-    if precision == Precision::F16 {
-        return Err(LoadError::Precision {
-            backend: "cpu",
-            precision,
-            supported: "f32, bf16 and int8",
-        });
-    }
+    check_precision::<Cpu>(precision, BackendKind::Cpu)?;
     // All threads load. A single worker keeps them.
     let all = Compute::new(threads).map_err(LoadError::Threads)?;
     let model = all.run(|| EncoderModel::load(architecture, source, &Default::default(), precision));
-    let model = Arc::new(model.map_err(CheckpointError::Weights)?);
+    let model = Arc::new(model.map_err(|error| LoadError::from_encoder(error, BackendKind::Cpu))?);
     cloze_allocator::trim();
     let isa = all.features();
     let mut shares = vec![all];

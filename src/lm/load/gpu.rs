@@ -1,9 +1,9 @@
 //! Loading for a GPU: memory is checked before any weight is read, and the device's faults are watched from then on.
 
-use super::{DeviceInfo, LoadError, LoadedModel, Placement};
+use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_precision};
 use crate::backend::Precision;
 use crate::backend::gpu::{self, Gpu};
-use crate::checkpoint::{CheckpointError, TensorSource};
+use crate::checkpoint::TensorSource;
 use crate::encoder::{Architecture, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
 use crate::lm::EncoderModel;
 use crate::lm::fault_checked::FaultChecked;
@@ -16,19 +16,15 @@ pub fn load(
     if placement.workers > 1 {
         return Err(LoadError::WorkersOnGpu(placement.workers));
     }
-    if let Some(precision @ (Precision::Bf16 | Precision::Int8)) = placement.precision {
-        return Err(LoadError::Precision {
-            backend: "gpu",
-            precision,
-            supported: "f32 and f16",
-        });
+    if let Some(precision) = placement.precision {
+        check_precision::<Gpu>(precision, BackendKind::Gpu)?;
     }
     let gpu = gpu::open(placement.gpu_device.as_deref())?;
     let precision = gpu.precision(placement.precision)?;
     let MemoryPlan { largest, total } = MemoryPlan::new(&architecture.spec, precision);
     gpu.check_fits(largest, total)?;
     let model = gpu.fill(|device| EncoderModel::<Gpu>::load(architecture, source, device, precision))?;
-    let model = model.map_err(CheckpointError::Weights)?;
+    let model = model.map_err(|error| LoadError::from_encoder(error, BackendKind::Gpu))?;
     let device = DeviceInfo::Gpu {
         precision,
         adapter: gpu.adapter.to_string(),

@@ -8,9 +8,9 @@ mod gpu;
 use std::fmt;
 
 use super::MaskedLm;
-use crate::backend::Precision;
+use crate::backend::{EncoderBackend, Precision, UnsupportedPrecision, list_precisions};
 use crate::checkpoint::{CheckpointError, TensorSource};
-use crate::encoder::Architecture;
+use crate::encoder::{Architecture, EncoderError};
 
 /// The backends that a model can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +139,33 @@ pub enum LoadError {
     #[error("{0} workers are for the CPU: a GPU computes one batch at a time")]
     WorkersOnGpu(usize),
     /// A precision that the backend does not compute in.
-    #[error("the {backend} backend cannot compute in {precision}; it supports {supported}")]
+    #[error("the {backend} backend cannot compute in {precision}; it supports {}", list_precisions(.supported))]
     Precision {
         backend: &'static str,
         precision: Precision,
-        /// A list, as in a sentence.
-        supported: &'static str,
+        supported: &'static [Precision],
     },
     #[error("this build has no {0} backend; build it with the cargo feature `{0}`")]
     NotBuilt(&'static str),
+}
+
+impl LoadError {
+    fn from_encoder(error: EncoderError, backend: BackendKind) -> Self {
+        match error {
+            EncoderError::Tensor(error) => CheckpointError::Weights(error).into(),
+            EncoderError::Precision(UnsupportedPrecision { requested, supported }) => Self::Precision {
+                backend: backend.name(),
+                precision: requested,
+                supported,
+            },
+        }
+    }
+}
+
+/// Refuses a precision that backend `B` does not compute in.
+fn check_precision<B: EncoderBackend>(precision: Precision, backend: BackendKind) -> Result<(), LoadError> {
+    let checked = UnsupportedPrecision::check(precision, B::PRECISIONS);
+    checked.map_err(|error| LoadError::from_encoder(error.into(), backend))
 }
 
 /// Loads the weights of `source` onto the device that `placement` names.

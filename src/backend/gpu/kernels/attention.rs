@@ -1,34 +1,34 @@
-//! Biases and softmax attention within segments, without padding and in one launch.
+//! Biases and softmax attention within sequences, without padding and in one launch.
 //!
-//! A cube takes a tile of a segment's query rows and one head, a unit each row. Keys and values pass through
-//! shared memory, and the softmax is summed up as they come: <https://arxiv.org/abs/1805.02867>.
+//! A cube takes a tile of a sequence's query rows and one head, a unit each row. Keys and values pass through shared memory,
+//! and the softmax is computed online: <https://arxiv.org/abs/1805.02867>.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::halves::get;
+use super::split_f16::get;
 use super::{Primitive, empty};
 
 /// Query rows of a tile.
 pub const TILE_ROWS: u32 = 32;
-/// Numbers of a tile that are query begin and end, token begin and end.
+/// Fields of a tile: begin and end of its query rows, begin and end of its key rows.
 pub const TILE_FIELDS: usize = 4;
-/// Numbers of keys, and as many of values, that lie in shared memory at once: 16 KiB both.
+/// Elements of keys, and as many of values, in shared memory at once: 16 KiB together.
 const SHARED_NUMBERS: u32 = 2048;
 
-/// What a cube asks and is asked, each with the bias that is added to it: `[hidden]` and `[2 * hidden]`.
+/// Projected queries, keys and values, and the biases to add to them.
 pub struct Projected {
-    /// `[query rows, hidden]`, or `[query rows, 2 * hidden]` in two [halves](super::halves).
+    /// `[query rows, hidden]`, or [split](super::split_f16) `[query rows, 2 * hidden]`.
     pub query: Primitive,
-    /// `[token rows, 2 * hidden]`, keys first, or the same in two halves.
+    /// `[tokens, 2 * hidden]`, keys first, or the same split.
     pub key_value: Primitive,
-    /// How wide the queries of all heads are.
+    /// Width of all heads.
     pub hidden: usize,
-    /// Of both, of one type.
+    /// `[hidden]` and `[2 * hidden]`, of one type.
     pub biases: Option<(Primitive, Primitive)>,
 }
 
-/// `tiles` is `[tiles, 4]`, and what comes out `[query rows, hidden]` in `dtype`; all contiguous.
+/// `tiles` is `[tiles, TILE_FIELDS]`, the result `[query rows, hidden]` in `dtype`; all contiguous.
 pub fn attention(projected: Projected, tiles: Primitive, tile_count: usize, heads: usize, dtype: DType) -> Primitive {
     let Projected {
         query,
@@ -43,7 +43,7 @@ pub fn attention(projected: Projected, tiles: Primitive, tile_count: usize, head
     let head_size = hidden / heads;
     let client = query.client.clone();
     let has_biases = biases.is_some();
-    // A kernel's arguments are fixed; in the place of what is not there stands something that is, unread.
+    // A kernel's arguments are fixed: an absent one is another buffer, which is not read.
     let (query_bias, key_value_bias) = biases.unwrap_or_else(|| (query.clone(), query.clone()));
     let dtypes = [&query, &key_value, &query_bias, &output].map(|of| of.dtype.into());
     attention_kernel::launch(
@@ -90,11 +90,11 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
     let token_begin = tiles[(tile + 2) as usize];
     let token_end = tiles[(tile + 3) as usize];
     let head = CUBE_POS_X * head_size;
-    // Units past the tile's end compute its last row too and write nothing: all must meet at the barriers.
+    // Units past the tile's end compute its last row and write nothing: all units must reach the barriers.
     let row = query_begin + UNIT_POS_X;
     let query_row = min(row, query_end - 1);
 
-    let mut asking = Array::<f32>::new(head_size as usize);
+    let mut query_values = Array::<f32>::new(head_size as usize);
     let mut context = Array::<f32>::new(head_size as usize);
     #[unroll]
     for i in 0..head_size {
@@ -102,7 +102,7 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
         if has_biases {
             value += f32::cast_from(query_bias[(head + i) as usize]);
         }
-        asking[i as usize] = value * scale;
+        query_values[i as usize] = value * scale;
         context[i as usize] = 0.0f32;
     }
     let mut keys = SharedMemory::<f32>::new((keys_at_once * head_size) as usize);
@@ -133,9 +133,9 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
             let mut score = 0.0f32;
             #[unroll]
             for i in 0..head_size {
-                score += asking[i as usize] * keys[(first + i) as usize];
+                score += query_values[i as usize] * keys[(first + i) as usize];
             }
-            // The first key of all sets the maximum; there is no infinity in WGSL to begin with.
+            // The first key sets the maximum, because WGSL has no infinity.
             if sum == 0.0f32 || score > largest {
                 let shrink = (largest - score).exp();
                 if sum > 0.0f32 {

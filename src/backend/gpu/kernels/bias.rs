@@ -3,7 +3,7 @@
 use burn::tensor::Shape;
 use cubecl::prelude::*;
 
-use super::halves::get;
+use super::split_f16::get;
 use super::{Primitive, UNITS, cubes_over, empty};
 use crate::backend::Activation;
 
@@ -27,8 +27,9 @@ pub fn bias_activation(x: Primitive, bias: Primitive, activation: Option<Activat
     x
 }
 
-/// The same of `x` in two parts, `[rows, 2 * columns]`, which are added up, and with them `rest`, `[rows, columns]`: `[rows, columns]`.
-pub fn bias_activation_of_halves(
+/// `activation(high + low + rest + bias)`: `x` `[rows, 2 * columns]` is split, `rest` is `[rows, columns]` if there is one, and so
+/// is the result.
+pub fn bias_activation_of_split(
     x: Primitive,
     rest: Option<Primitive>,
     bias: Primitive,
@@ -37,12 +38,12 @@ pub fn bias_activation_of_halves(
     let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1] / 2);
     let output = empty(&x, Shape::new([rows, columns]), x.dtype);
     let (dtype, bias_dtype, has_rest) = (x.dtype, bias.dtype, rest.is_some());
-    bias_of_halves_kernel::launch(
+    bias_of_split_kernel::launch(
         &x.client.clone(),
         cubes_over(rows * columns),
         CubeDim::new_1d(UNITS),
         x.clone().into_tensor_arg(),
-        // In the place of what is not there stands something that is, unread.
+        // A kernel's arguments are fixed: an absent one is another buffer, which is not read.
         rest.unwrap_or(x).into_tensor_arg(),
         bias.into_tensor_arg(),
         output.clone().into_tensor_arg(),
@@ -72,7 +73,7 @@ fn bias_kernel<F: Float, G: Float>(
 }
 
 #[cube(launch)]
-fn bias_of_halves_kernel<F: Float, G: Float>(
+fn bias_of_split_kernel<F: Float, G: Float>(
     x: &Tensor<F>,
     rest: &Tensor<F>,
     bias: &Tensor<G>,

@@ -1,26 +1,26 @@
 //! CubeCL kernels: one launch each where plain Burn takes several.
 //!
-//! Sums, softmax and error function run in f32 whatever the tensors hold. The oracle of each is its plain form
-//! in [`plain`](crate::backend::plain).
+//! Sums, softmax and error function are f32 whatever the tensors hold. Each kernel is tested against its plain form in
+//! [`reference`](mod@crate::backend::reference).
 //!
-//! | file | what it computes |
+//! | file | subject |
 //! |---|---|
-//! | `halves` | numbers as two in half precision, and what reads and writes them so |
-//! | `norm` | bias and residual addition and layer normalization, a row for each cube |
-//! | `rows` | rows of a table, by their numbers, a row for each cube |
-//! | `bias` | bias and activation, in place after a matrix product |
-//! | `top` | softmax statistics, likeliest tokens and wanted logits, a row for each cube |
-//! | `attention` | biases and softmax attention of all segments and heads at once |
+//! | `split_f16` | values split in two f16 parts |
+//! | `norm` | bias and residual addition and layer normalization, a cube for each row |
+//! | `rows` | row lookup, a cube for each row |
+//! | `bias` | bias and activation after a matrix product |
+//! | `readout` | softmax statistics, most probable tokens, logits of given tokens; a cube for each row |
+//! | `attention` | biases and softmax attention of all sequences and heads at once |
 
 // A kernel's arguments are its buffers and sizes, one by one.
 #![allow(clippy::too_many_arguments)]
 
 pub mod attention;
 pub mod bias;
-pub mod halves;
 pub mod norm;
+pub mod readout;
 pub mod rows;
-pub mod top;
+pub mod split_f16;
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
@@ -32,25 +32,25 @@ pub type Primitive = CubeTensor<WgpuRuntime>;
 
 /// Units of the cubes that reduce a row.
 pub const ROW_UNITS: u32 = 128;
-/// Units of the cubes that take one number each.
+/// Units of the cubes that compute one element each.
 pub const UNITS: u32 = 256;
 
-/// Memory for a tensor on the device of `like`, with whatever lay there before.
+/// Uninitialized memory for a tensor on the device of `like`.
 pub fn empty(like: &Primitive, shape: Shape, dtype: DType) -> Primitive {
     let bytes = shape.num_elements() * dtype.size();
     let handle = like.client.empty(bytes);
     Primitive::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
 }
 
-/// A cube for each of `rows` rows. One dimension of a launch holds 65,535 at most; the kernels leave out what
-/// is past the end.
+/// A cube for each of `rows` rows. One dimension of a launch holds 65,535 at most, so there may be more cubes than rows; the
+/// kernels check.
 pub fn cube_for_each(rows: usize) -> CubeCount {
     let rows = rows as u32;
     let width = rows.clamp(1, 65_535);
     CubeCount::Static(width, rows.div_ceil(width), 1)
 }
 
-/// Cubes of [`UNITS`] for so many numbers.
+/// Cubes of [`UNITS`] for `numbers` elements.
 pub fn cubes_over(numbers: usize) -> CubeCount {
     cube_for_each(numbers.div_ceil(UNITS as usize))
 }
@@ -70,7 +70,7 @@ pub fn sum_of_units(partial: &mut SharedMemory<f32>) -> f32 {
         half /= 2;
     }
     let sum = partial[0];
-    // Nobody may write the next values before all have read this sum.
+    // No unit may write the next values before all have read this sum.
     sync_cube();
     sum
 }

@@ -3,37 +3,39 @@
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::halves::{get, put};
+use super::split_f16::{get, put};
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
 
 /// The weights of a normalization over `[hidden]` features, both of one type.
 pub struct Norm {
-    /// Scale.
     pub gamma: Primitive,
-    /// Shift.
     pub beta: Primitive,
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// Normalizes the rows of `x` with what is added to them first: `residual`, and `bias`, `[hidden]` and of the type of `norm`; all
-/// contiguous. `x` and `residual` are `[rows, hidden]`, or in two [halves](super::halves) `[rows, 2 * hidden]`. So is what comes out:
-/// f32, or two halves where `halves` says so.
+/// Layer normalization of the rows of `x + residual + bias`; `bias` is `[hidden]` and of the type of `norm`; all contiguous.
+/// `x` and `residual` are `[rows, hidden]`, or [split](super::split_f16) `[rows, 2 * hidden]`. The result is f32, or split if
+/// `splits_output`.
 pub fn layer_norm(
     x: Primitive,
     bias: Option<Primitive>,
     residual: Option<Primitive>,
     norm: Norm,
-    halves: bool,
+    splits_output: bool,
 ) -> Primitive {
     let (rows, hidden) = (x.meta.shape()[0], norm.gamma.meta.shape()[0]);
     let parts = |of: &Primitive| (of.meta.shape()[1] / hidden) as u32;
     let x_parts = parts(&x);
     let residual_parts = residual.as_ref().map_or(0, parts);
-    let (output_parts, output_dtype) = if halves { (2, DType::F16) } else { (1, DType::F32) };
+    let (output_parts, output_dtype) = if splits_output {
+        (2, DType::F16)
+    } else {
+        (1, DType::F32)
+    };
     let output = empty(&x, Shape::new([rows, output_parts as usize * hidden]), output_dtype);
     let client = x.client.clone();
-    // A kernel's arguments are fixed; in the place of what is not there stands something that is, unread.
+    // A kernel's arguments are fixed: an absent one is another buffer, which is not read.
     let residual = residual.unwrap_or_else(|| x.clone());
     let has_bias = bias.is_some();
     let bias = bias.unwrap_or_else(|| norm.gamma.clone());

@@ -1,14 +1,14 @@
-//! Rows of a table: Burn's own operation compiles anew for other numbers of rows, and divides for every number it copies.
+//! Row lookup. Burn's own operation compiles again for each row count, and divides for every value that it copies.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::{Primitive, ROW_UNITS, cube_for_each, empty};
 
-/// The rows `ids` of a table of so many `columns`: `[ids, columns]` in f32; all contiguous.
+/// The rows `ids` of a table with `columns` columns: `[ids, columns]` in f32; all contiguous.
 ///
-/// `table` is `[entries, columns]`, or `[entries, 2 * columns]` in two [halves](super::halves). `low` is what is added to it: its other
-/// half, in a table like it, which may be `table` itself.
+/// `table` is `[entries, columns]`, or [split](super::split_f16) `[entries, 2 * columns]`. `low` holds the low parts: a table like
+/// it, or a split `table` itself.
 pub fn gather(table: Primitive, low: Option<Primitive>, columns: usize, ids: Primitive) -> Primitive {
     let (rows, width) = (ids.meta.shape()[0], table.meta.shape()[1] / columns);
     let output = empty(&table, Shape::new([rows, columns]), DType::F32);
@@ -18,7 +18,7 @@ pub fn gather(table: Primitive, low: Option<Primitive>, columns: usize, ids: Pri
         cube_for_each(rows),
         CubeDim::new_1d(ROW_UNITS),
         table.clone().into_tensor_arg(),
-        // In the place of what is not there stands something that is, unread.
+        // A kernel's arguments are fixed: an absent one is another buffer, which is not read.
         low.unwrap_or(table).into_tensor_arg(),
         ids.into_tensor_arg(),
         output.clone().into_tensor_arg(),

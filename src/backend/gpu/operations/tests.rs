@@ -1,12 +1,12 @@
-//! The kernels against plain Burn operations, over odd sizes, on whatever adapter there is.
+//! The kernels against their reference in plain Burn, over odd sizes, on the best adapter.
 
 use burn::tensor::{Int, TensorData};
 
 use super::*;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::{GpuDevice, open};
-use crate::backend::plain;
-use crate::backend::summary::{STATISTICS, row_len};
+use crate::backend::readout::{STATISTICS, row_len};
+use crate::backend::{ReadoutSpec, reference};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
@@ -36,16 +36,18 @@ fn precisions(gpu: &GpuDevice) -> &'static [Precision] {
     }
 }
 
-/// `x` as it is in a precision, and the same numbers in f32 for the oracle.
+/// `x` rounded to a precision, and the same values in f32 for the reference.
 fn in_precision(x: Tensor<Gpu, 2>, precision: Precision) -> (Tensor<Gpu, 2>, Tensor<Gpu, 2>) {
-    let x = rounded(x, dtype(precision));
+    let x = rounded(x, dtype(precision).unwrap());
     (x.clone(), rounded(x, DType::F32))
 }
 
-/// Hidden states in a precision, as what they are, and what products see of them.
+/// Hidden states as a layer of some precision passes them on.
 struct Hidden {
     states: Tensor<Gpu, 2>,
+    /// In f32.
     exact: Tensor<Gpu, 2>,
+    /// In f32, with the digits that products read.
     seen: Tensor<Gpu, 2>,
 }
 
@@ -53,7 +55,7 @@ fn hidden(gpu: &GpuDevice, rows: usize, columns: usize, seed: u32, precision: Pr
     let exact = matrix(gpu, rows, columns, seed);
     Hidden {
         states: match precision {
-            Precision::F16 => tensor(halves::split(primitive(exact.clone()))),
+            Precision::F16 => tensor(split_f16::split(primitive(exact.clone()))),
             _ => exact.clone(),
         },
         seen: in_precision(exact.clone(), precision).1,
@@ -61,14 +63,16 @@ fn hidden(gpu: &GpuDevice, rows: usize, columns: usize, seed: u32, precision: Pr
     }
 }
 
-/// Hidden states in f32 again.
-fn whole(gpu: &GpuDevice, states: Tensor<Gpu, 2>) -> Tensor<Gpu, 2> {
-    let rows: Vec<u32> = (0..states.dims()[0] as u32).collect();
-    let ids = Tensor::<Gpu, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &gpu.device);
-    Gpu::select_rows(&states, &ids.into_primitive())
+/// Hidden states in f32.
+fn joined(gpu: &GpuDevice, states: Tensor<Gpu, 2>) -> Tensor<Gpu, 2> {
+    let inputs = ForwardInputs {
+        token_ids: (0..states.dims()[0] as u32).collect(),
+        ..ForwardInputs::default()
+    };
+    Gpu::select_rows(&states, &Gpu::upload(inputs, &gpu.device), IndexList::TokenIds)
 }
 
-/// What is computed in f16 may be rounded to 11 bits twice: as a product and with its bias.
+/// A result in f16 may be rounded to 11 bits twice: as a product and with its bias.
 fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, case: &str) {
     assert_eq!(fast.dims(), plain.dims(), "{case}");
     let (fast, plain) = (fast.into_data(), plain.into_data());
@@ -82,82 +86,75 @@ fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, ca
     }
 }
 
-/// Rows that each ask for these tokens, and for the `top` likeliest.
-fn wanted(top: usize, tokens: &[&[u32]]) -> Wanted<Vec<u32>> {
+/// A readout of `top_k` tokens and the tokens in `tokens` of each row.
+fn spec(top_k: usize, tokens: &[&[u32]]) -> ReadoutSpec {
     let mut end = 0;
     let ends = tokens.iter().map(|tokens| {
         end += tokens.len() as u32;
         end
     });
-    Wanted {
+    ReadoutSpec {
         rows: tokens.len(),
-        rows_padded: tokens.len(),
-        top,
-        token_bounds: std::iter::once(0).chain(ends).collect(),
-        tokens: tokens.concat(),
-        token_count: tokens.concat().len(),
-        whole: Vec::new(),
-        whole_count: 0,
+        padded_rows: tokens.len(),
+        top_k,
+        row_offsets: std::iter::once(0).chain(ends).collect(),
+        token_ids: tokens.concat(),
+        full_rows: Vec::new(),
     }
 }
 
-fn uploaded(gpu: &GpuDevice, spans: Spans, wanted: Wanted<Vec<u32>>) -> Lists<Primitive, GpuSegments> {
-    let lists = Lists {
-        input_ids: vec![7, 5, 6],
+/// Inputs in which the readout rows have these offsets.
+fn uploaded(gpu: &GpuDevice, queries: &[usize], keys: &[usize], spec: ReadoutSpec) -> GpuInputs {
+    let inputs = ForwardInputs {
+        token_ids: vec![7, 5, 6],
         position_ids: vec![],
-        mask_rows: vec![2],
-        everywhere: spans.clone(),
-        masks_only: spans,
-        wanted: vec![wanted],
+        readout_rows: vec![2],
+        token_offsets: keys.to_vec(),
+        readout_offsets: queries.to_vec(),
+        readouts: vec![spec],
     };
-    Gpu::upload(lists, &gpu.device)
+    Gpu::upload(inputs, &gpu.device)
 }
 
 #[test]
 #[ignore = "needs a GPU adapter"]
 fn every_list_lies_in_its_place() {
     let gpu = device();
-    let spans = Spans {
-        queries: vec![0, 40],
-        tokens: vec![0, 50],
-    };
-    let lists = uploaded(&gpu, spans, wanted(1, &[&[3, 4], &[9]]));
+    let inputs = uploaded(&gpu, &[0, 40], &[0, 50], spec(1, &[&[3, 4], &[9]]));
     let read = |rows: &Primitive| {
         let ids = Tensor::<Gpu, 1, Int>::from_primitive(rows.clone());
         ids.into_data().iter::<u32>().collect::<Vec<_>>()
     };
-    assert_eq!(read(&lists.input_ids), [7, 5, 6]);
-    assert_eq!(read(&lists.position_ids), [0]);
-    assert_eq!(read(&lists.mask_rows), [2]);
-    assert_eq!(read(&lists.everywhere.tiles), [0, 32, 0, 50, 32, 40, 0, 50]);
-    assert_eq!((lists.everywhere.count, lists.masks_only.count), (2, 2));
-    assert_eq!(read(&lists.wanted[0].tokens), [3, 4, 9]);
-    assert_eq!(read(&lists.wanted[0].token_bounds), [0, 2, 3]);
+    assert_eq!(read(&inputs.token_ids), [7, 5, 6]);
+    assert_eq!(read(&inputs.position_ids), [0]);
+    assert_eq!(read(&inputs.readout_rows), [2]);
+    let [all, readout_only] = &inputs.tiles;
+    assert_eq!(read(&all.tiles), [0, 32, 0, 50, 32, 50, 0, 50]);
+    assert_eq!(read(&readout_only.tiles), [0, 32, 0, 50, 32, 40, 0, 50]);
+    assert_eq!((all.count, readout_only.count), (2, 2));
+    assert_eq!(read(&inputs.readouts[0].token_ids), [3, 4, 9]);
+    assert_eq!(read(&inputs.readouts[0].row_offsets), [0, 2, 3]);
     for columns in [1, 3, 300] {
         for &precision in precisions(&gpu) {
-            // Neither hidden states nor a table that is multiplied with too lose anything.
+            // Neither hidden states nor a table in high precision lose digits.
             let Hidden { states, exact, .. } = hidden(&gpu, 8, columns, 1, precision);
-            let table = GpuLinear::prepare_exact(exact.clone(), vector(&gpu, 8, 2), precision);
-            let expected = plain::select_rows(&exact, &[7, 5, 6]);
+            let table = GpuLinear::prepare_high_precision(exact.clone(), vector(&gpu, 8, 2), precision).unwrap();
+            let expected = reference::select_rows(&exact, &[7, 5, 6]);
             let case = format!("rows of {columns} in {precision}");
-            let chosen = Gpu::select_rows(&states, &lists.input_ids);
-            assert_close(&gpu, chosen, expected.clone(), &case);
-            assert_close(&gpu, table.weight_rows(&lists.input_ids), expected, &case);
-            let plain_table = GpuLinear::prepare(exact.clone(), vector(&gpu, 8, 2), precision);
-            let expected = plain::select_rows(&in_precision(exact, precision).1, &[7, 5, 6]);
-            assert_close(&gpu, plain_table.weight_rows(&lists.input_ids), expected, &case);
+            let selected = Gpu::select_rows(&states, &inputs, IndexList::TokenIds);
+            assert_close(&gpu, selected, expected.clone(), &case);
+            assert_close(&gpu, table.embedding_lookup(&inputs), expected, &case);
+            let plain_table = GpuLinear::prepare(exact.clone(), vector(&gpu, 8, 2), precision).unwrap();
+            let expected = reference::select_rows(&in_precision(exact, precision).1, &[7, 5, 6]);
+            assert_close(&gpu, plain_table.embedding_lookup(&inputs), expected, &case);
         }
     }
 }
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn summaries_are_the_plain_ones() {
+fn readouts_are_those_of_the_reference() {
     let gpu = device();
-    let none = Spans {
-        queries: vec![0],
-        tokens: vec![0],
-    };
     let nothing: &[u32] = &[];
     let cases: [(usize, usize, &[&[u32]]); 5] = [
         (1, 1, &[nothing]),
@@ -166,26 +163,22 @@ fn summaries_are_the_plain_ones() {
         (129, 64, &[&[128, 5, 128]]),
         (1000, 1, &[nothing, &[999], nothing, &[0, 1, 2]]),
     ];
-    for (columns, top, tokens) in cases {
-        let case = format!("{} rows of {columns}, the best {top}", tokens.len());
-        let host = wanted(top, tokens);
-        // A row more than is asked.
-        let logits = matrix(&gpu, host.rows + 1, columns, 11) * 9.0;
-        let lists = uploaded(&gpu, none.clone(), host.clone());
-        let fast = Gpu::summarize(logits.clone(), &lists.wanted[0]);
-        let expected = plain::summarize(logits, &host);
+    for (columns, top_k, tokens) in cases {
+        let case = format!("{} rows of {columns}, the best {top_k}", tokens.len());
+        let spec = spec(top_k, tokens);
+        // One row is padding.
+        let logits = matrix(&gpu, spec.rows + 1, columns, 11) * 9.0;
+        let inputs = uploaded(&gpu, &[0], &[0], spec.clone());
+        let fast = Gpu::read_logits(logits.clone(), &inputs, 0);
+        let expected = reference::read_logits(logits, &spec);
         assert_close(&gpu, fast.unsqueeze(), expected.unsqueeze(), &case);
     }
 }
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn of_equal_logits_the_lower_token_comes_first_and_what_is_no_number_is_told() {
+fn of_equal_logits_the_lower_token_comes_first_and_logits_that_are_not_finite_are_counted() {
     let gpu = device();
-    let none = Spans {
-        queries: vec![0],
-        tokens: vec![0],
-    };
     let mut logits = [0.5f32; 3 * 300];
     // Two units' tokens, a pair in each of them.
     for token in [7, 135, 200, 290] {
@@ -194,13 +187,12 @@ fn of_equal_logits_the_lower_token_comes_first_and_what_is_no_number_is_told() {
     logits[300 + 250] = f32::NAN;
     logits[600] = f32::NEG_INFINITY;
     let logits = Tensor::from_data(TensorData::new(logits.to_vec(), [3, 300]), &gpu.device);
-    let host = wanted(5, &[&[], &[], &[]]);
-    let lists = uploaded(&gpu, none, host);
-    let summary = Gpu::summarize(logits, &lists.wanted[0])
+    let inputs = uploaded(&gpu, &[0], &[0], spec(5, &[&[], &[], &[]]));
+    let readout = Gpu::read_logits(logits, &inputs, 0)
         .into_data()
         .to_vec::<f32>()
         .unwrap();
-    let row = |row: usize| &summary[row * row_len(5)..(row + 1) * row_len(5)];
+    let row = |row: usize| &readout[row * row_len(5)..(row + 1) * row_len(5)];
     let tokens: Vec<f32> = row(0)[STATISTICS..].chunks(2).map(|pair| pair[1]).collect();
     assert_eq!(tokens, [7.0, 135.0, 200.0, 290.0, 0.0]);
     assert_eq!([0, 1, 2].map(|at| row(at)[3]), [0.0, 1.0, 0.0]);
@@ -209,9 +201,9 @@ fn of_equal_logits_the_lower_token_comes_first_and_what_is_no_number_is_told() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn attention_is_the_plain_one_for_any_segments() {
+fn attention_is_that_of_the_reference_for_any_sequences() {
     let gpu = device();
-    // Heads, size of a head, and for each segment its queries and tokens.
+    // Heads, size of a head, and for each sequence its queries and keys.
     type Sizes = (usize, usize);
     let cases: [(usize, usize, &[Sizes]); 4] = [
         (1, 8, &[(1, 1)]),
@@ -219,30 +211,32 @@ fn attention_is_the_plain_one_for_any_segments() {
         (2, 8, &[(1, 7), (0, 3), (2, 130)]),
         (2, 64, &[(40, 40), (3, 70)]),
     ];
-    for (heads, head_size, segments) in cases {
+    for (heads, head_size, sequences) in cases {
         let ends = |of: fn(&(usize, usize)) -> usize| -> Vec<usize> {
             let mut end = 0;
-            let ends = segments.iter().map(|segment| {
-                end += of(segment);
+            let ends = sequences.iter().map(|sequence| {
+                end += of(sequence);
                 end
             });
             std::iter::once(0).chain(ends).collect()
         };
-        let spans = Spans {
-            queries: ends(|segment| segment.0),
-            tokens: ends(|segment| segment.1),
+        let (query_offsets, key_offsets) = (ends(|sequence| sequence.0), ends(|sequence| sequence.1));
+        let offsets = SequenceOffsets {
+            queries: &query_offsets,
+            keys: &key_offsets,
         };
         let hidden = heads * head_size;
-        let (queries, tokens) = (*spans.queries.last().unwrap(), *spans.tokens.last().unwrap());
-        let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
+        let (queries, tokens) = (*query_offsets.last().unwrap(), *key_offsets.last().unwrap());
+        let inputs = uploaded(&gpu, &query_offsets, &key_offsets, spec(0, &[]));
         for &precision in precisions(&gpu) {
             // Far apart, so that the softmax is not flat.
             let (query, plain_query) = in_precision(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
             let (key_value, plain_key_value) = in_precision(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
-            let fast = Gpu::segment_attention(query, key_value, &segments, heads, precision);
-            let expected = plain::attention(plain_query, plain_key_value, &spans, heads);
-            let case = format!("{heads} heads of {head_size}, {segments:?}, {precision}");
-            assert_eq!(fast.dtype(), dtype(precision), "{case}");
+            let options = AttentionOptions { heads, precision };
+            let fast = Gpu::sequence_attention(query, key_value, &inputs, QueryRows::ReadoutOnly, options);
+            let expected = reference::attention(plain_query, plain_key_value, offsets, heads);
+            let case = format!("{heads} heads of {head_size}, {offsets:?}, {precision}");
+            assert_eq!(fast.dtype(), dtype(precision).unwrap(), "{case}");
             assert_close(&gpu, fast, expected, &case);
         }
     }
@@ -250,49 +244,63 @@ fn attention_is_the_plain_one_for_any_segments() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn attention_with_the_dense_layers_before_it_is_the_plain_one() {
+fn self_attention_is_that_of_the_reference() {
     let gpu = device();
     let (heads, width) = (2, 16);
-    let spans = Spans {
-        queries: vec![0, 3, 5],
-        tokens: vec![0, 3, 9],
+    let offsets = SequenceOffsets {
+        queries: &[0, 3, 5],
+        keys: &[0, 3, 9],
     };
-    let segments = uploaded(&gpu, spans.clone(), wanted(0, &[])).everywhere;
+    let inputs = uploaded(&gpu, offsets.queries, offsets.keys, spec(0, &[]));
     for &precision in precisions(&gpu) {
         let of_weights = |outputs, seed| in_precision(matrix(&gpu, outputs, width, seed), precision).1;
         let (query_weight, key_value_weight) = (of_weights(width, 1), of_weights(2 * width, 2));
         let (query_bias, key_value_bias) = (vector(&gpu, width, 3), vector(&gpu, 2 * width, 4));
-        let query = GpuLinear::prepare(query_weight.clone(), query_bias.clone(), precision);
-        let key_value = GpuLinear::prepare(key_value_weight.clone(), key_value_bias.clone(), precision);
-        let (asking, all) = (
+        let layer = |of_context| SelfAttention::<Gpu> {
+            query: GpuLinear::prepare(query_weight.clone(), query_bias.clone(), precision).unwrap(),
+            key_value: GpuLinear::prepare(key_value_weight.clone(), key_value_bias.clone(), precision).unwrap(),
+            options: AttentionOptions {
+                heads,
+                precision: of_context,
+            },
+        };
+        let (queries, keys) = (
             hidden(&gpu, 5, width, 5, precision),
             hidden(&gpu, 9, width, 6, precision),
         );
-        let expected = |asking: Tensor<Gpu, 2>, all: Tensor<Gpu, 2>| {
-            let query = asking.matmul(query_weight.clone().transpose()) + query_bias.clone().unsqueeze();
-            let key_value = all.matmul(key_value_weight.clone().transpose());
-            plain::attention(query, key_value + key_value_bias.clone().unsqueeze(), &spans, heads)
+        let expected = |queries: Tensor<Gpu, 2>, keys: Tensor<Gpu, 2>| {
+            let query = queries.matmul(query_weight.clone().transpose()) + query_bias.clone().unsqueeze();
+            let key_value = keys.matmul(key_value_weight.clone().transpose());
+            reference::attention(query, key_value + key_value_bias.clone().unsqueeze(), offsets, heads)
         };
         // As in the first layer, in those that follow, and in the last.
         let first = (
-            asking.exact.clone(),
-            &asking.exact,
-            all.exact.clone(),
-            &all.exact,
+            queries.exact.clone(),
+            &queries.exact,
+            keys.exact.clone(),
+            &keys.exact,
             precision,
         );
-        let layer = (asking.states, &asking.seen, all.states.clone(), &all.seen, precision);
+        let middle = (
+            queries.states,
+            &queries.seen,
+            keys.states.clone(),
+            &keys.seen,
+            precision,
+        );
         let last = (
-            asking.exact.clone(),
-            &asking.exact,
-            all.states,
-            &all.seen,
+            queries.exact.clone(),
+            &queries.exact,
+            keys.states,
+            &keys.seen,
             Precision::F32,
         );
-        for (index, (asking, asking_seen, all, all_seen, of_context)) in [first, layer, last].into_iter().enumerate() {
-            let context = Gpu::attend(asking, all, &query, &key_value, &segments, heads, of_context);
-            assert_eq!(context.dtype(), dtype(of_context));
-            let expected = expected(asking_seen.clone(), all_seen.clone());
+        for (index, (queries, queries_seen, keys, keys_seen, of_context)) in
+            [first, middle, last].into_iter().enumerate()
+        {
+            let context = Gpu::self_attention(queries, keys, &layer(of_context), &inputs, QueryRows::ReadoutOnly);
+            assert_eq!(context.dtype(), dtype(of_context).unwrap());
+            let expected = expected(queries_seen.clone(), keys_seen.clone());
             assert_close(&gpu, context, expected, &format!("{precision}, layer {index}"));
         }
     }
@@ -300,7 +308,7 @@ fn attention_with_the_dense_layers_before_it_is_the_plain_one() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn layer_norm_is_the_plain_one() {
+fn layer_norm_is_that_of_the_reference() {
     let gpu = device();
     for (rows, hidden) in [(1, 1), (1, 32), (7, 96), (3, 257)] {
         let norm = LayerNorm {
@@ -308,7 +316,7 @@ fn layer_norm_is_the_plain_one() {
             beta: vector(&gpu, hidden, 4),
             eps: 1e-12,
         };
-        // One feature alone has no variance: what remains of it is beta.
+        // A single feature has no variance: the result is beta.
         let norm = if hidden == 1 {
             LayerNorm { eps: 1.0, ..norm }
         } else {
@@ -318,14 +326,14 @@ fn layer_norm_is_the_plain_one() {
         for residual in [None, Some(residual)] {
             let case = format!("[{rows}, {hidden}], residual {}", residual.is_some());
             let fast = Gpu::residual_layer_norm(x.clone(), residual.clone(), &norm);
-            assert_close(&gpu, fast, plain::layer_norm(x.clone(), residual, &norm), &case);
+            assert_close(&gpu, fast, reference::layer_norm(x.clone(), residual, &norm), &case);
         }
     }
 }
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn a_dense_layer_with_what_comes_after_it_is_the_plain_one() {
+fn a_dense_layer_with_normalization_is_that_of_the_reference() {
     let gpu = device();
     for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 130)] {
         let (bias, gamma, beta) = (
@@ -336,19 +344,19 @@ fn a_dense_layer_with_what_comes_after_it_is_the_plain_one() {
         let norm = LayerNorm { gamma, beta, eps: 1e-5 };
         for &precision in precisions(&gpu) {
             let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
-            let layer = GpuLinear::prepare(weight.clone(), bias.clone(), precision);
+            let layer = GpuLinear::prepare(weight.clone(), bias.clone(), precision).unwrap();
             let x = matrix(&gpu, rows, inputs, 9);
             let residual = hidden(&gpu, rows, outputs, 6, precision);
             let expected = |x: Tensor<Gpu, 2>| {
                 let product = x.matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
-                plain::layer_norm(product, Some(residual.exact.clone()), &norm)
+                reference::layer_norm(product, Some(residual.exact.clone()), &norm)
             };
             let case = format!("[{rows}, {inputs}] to {outputs} in {precision}");
-            // As in all layers but the last: what comes out are hidden states again.
+            // As in all layers but the last: the result are hidden states again.
             let (half, half_plain) = in_precision(x.clone(), precision);
             let y = layer.forward_normalized(half, residual.states.clone(), &norm);
-            assert_eq!(y.dtype(), dtype(precision), "{case}");
-            assert_close(&gpu, whole(&gpu, y), expected(half_plain), &case);
+            assert_eq!(y.dtype(), dtype(precision).unwrap(), "{case}");
+            assert_close(&gpu, joined(&gpu, y), expected(half_plain), &case);
             // As in the last, where only the weight is rounded.
             let y = layer.forward_normalized(x.clone(), residual.exact.clone(), &norm);
             assert_eq!(y.dtype(), DType::F32, "{case}");
@@ -359,7 +367,7 @@ fn a_dense_layer_with_what_comes_after_it_is_the_plain_one() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn dense_layers_are_the_plain_ones() {
+fn dense_layers_are_those_of_the_reference() {
     let gpu = device();
     let activations = [
         None,
@@ -372,12 +380,13 @@ fn dense_layers_are_the_plain_ones() {
         let bias = vector(&gpu, outputs, 8);
         for &precision in precisions(&gpu) {
             let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
-            let fast = GpuLinear::prepare(weight.clone(), bias.clone(), precision);
+            let fast = GpuLinear::prepare(weight.clone(), bias.clone(), precision).unwrap();
+            let in_memory = dtype(precision).unwrap();
             let x = hidden(&gpu, rows, inputs, 9, precision);
-            // Hidden states, what comes out of an activation, and f32, which loses nothing to the weight's precision.
+            // Hidden states, the result of an activation, and f32, which loses nothing to the weight's precision.
             let inputs_of = [
-                (x.states, x.seen.clone(), dtype(precision)),
-                (rounded(x.seen.clone(), dtype(precision)), x.seen, dtype(precision)),
+                (x.states, x.seen.clone(), in_memory),
+                (rounded(x.seen.clone(), in_memory), x.seen, in_memory),
                 (x.exact.clone(), x.exact, DType::F32),
             ];
             for ((x, plain_x, of_output), activation) in
@@ -389,7 +398,7 @@ fn dense_layers_are_the_plain_ones() {
                 );
                 let product = plain_x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
                 let expected = match activation {
-                    Some(activation) => plain::activate(product, activation),
+                    Some(activation) => reference::activate(product, activation),
                     None => product,
                 };
                 let y = fast.forward(x.clone(), activation);
@@ -402,14 +411,22 @@ fn dense_layers_are_the_plain_ones() {
 
 #[test]
 #[ignore = "needs a GPU adapter"]
-fn a_dense_layer_that_is_to_be_exact_loses_nothing_to_half_precision() {
+fn a_dense_layer_in_high_precision_loses_nothing_to_f16() {
     let gpu = device();
     let (rows, inputs, outputs) = (3, 40, 70);
     let (x, weight) = (matrix(&gpu, rows, inputs, 9), matrix(&gpu, outputs, inputs, 7));
     let bias = vector(&gpu, outputs, 8);
     for &precision in precisions(&gpu) {
-        let layer = GpuLinear::prepare_exact(weight.clone(), bias.clone(), precision);
+        let layer = GpuLinear::prepare_high_precision(weight.clone(), bias.clone(), precision).unwrap();
         let expected = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
         assert_close(&gpu, layer.forward(x.clone(), None), expected, &precision.to_string());
+    }
+}
+
+#[test]
+fn bf16_and_int8_are_refused() {
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let error = dtype(precision).unwrap_err().to_string();
+        assert!(error.ends_with("it can in f32 and f16"), "{error}");
     }
 }

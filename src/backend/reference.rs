@@ -1,25 +1,45 @@
-//! The operations in plain Burn: what every backend must compute, and the oracle of the fast paths.
+//! The operations in plain Burn: the default bodies of [`EncoderBackend`], and the oracle of every kernel.
+//!
+//! [`Reference`] is a backend that runs them as they are, in f64.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-use super::summary::row_len;
-use super::{Activation, BertBackend, LayerNorm, LinearOp, Precision, Spans, Wanted};
+use super::readout::row_len;
+use super::{
+    Activation, EncoderBackend, IndexList, LayerNorm, LinearOp, Precision, ReadoutSpec, SequenceOffsets,
+    UnsupportedPrecision,
+};
 
-/// A dense layer as the checkpoint has it.
-pub struct PlainLinear<B: Backend> {
-    /// `[out, in]`.
+/// ndarray in f64, without kernels of ours: every operation is its default body.
+#[cfg(feature = "cpu")]
+pub type Reference = burn_ndarray::NdArray<f64>;
+
+#[cfg(feature = "cpu")]
+impl EncoderBackend for Reference {
+    type Linear = ReferenceLinear<Self>;
+    type Inputs = super::ForwardInputs;
+
+    fn upload(inputs: super::ForwardInputs, _device: &Self::Device) -> super::ForwardInputs {
+        inputs
+    }
+}
+
+/// A dense layer as the checkpoint has it, in the element type of its backend.
+pub struct ReferenceLinear<B: Backend> {
+    /// `[outputs, inputs]`.
     weight: Tensor<B, 2>,
-    /// `[1, out]`, so that it broadcasts over the rows.
+    /// `[1, outputs]`, so that it broadcasts over the rows.
     bias: Tensor<B, 2>,
 }
 
-impl<B: BertBackend> LinearOp<B> for PlainLinear<B> {
-    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, _precision: Precision) -> Self {
-        Self {
+impl<B: EncoderBackend> LinearOp<B> for ReferenceLinear<B> {
+    fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Result<Self, UnsupportedPrecision> {
+        UnsupportedPrecision::check(precision, &[Precision::F32])?;
+        Ok(Self {
             weight,
             bias: bias.unsqueeze(),
-        }
+        })
     }
 
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2> {
@@ -30,8 +50,8 @@ impl<B: BertBackend> LinearOp<B> for PlainLinear<B> {
         }
     }
 
-    fn weight_rows(&self, ids: &B::Rows) -> Tensor<B, 2> {
-        B::select_rows(&self.weight, ids)
+    fn embedding_lookup(&self, inputs: &B::Inputs) -> Tensor<B, 2> {
+        B::select_rows(&self.weight, inputs, IndexList::TokenIds)
     }
 }
 
@@ -57,15 +77,15 @@ pub fn activate<B: Backend, const D: usize>(x: Tensor<B, D>, kind: Activation) -
     }
 }
 
-/// Softmax attention, one sequence after the other. Shapes as in
-/// [`segment_attention`](super::BertBackend::segment_attention); rows after the last sequence are left out.
+/// Softmax attention, one sequence after the other. Shapes as of [`EncoderBackend::sequence_attention`]; rows of padding are zero.
 pub fn attention<B: Backend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,
-    spans: &Spans,
+    offsets: SequenceOffsets<'_>,
     heads: usize,
 ) -> Tensor<B, 2> {
-    let hidden = query.dims()[1];
+    let [query_rows, hidden] = query.dims();
+    let device = query.device();
     let head_size = hidden / heads;
     let scale = 1.0 / (head_size as f64).sqrt();
     // [rows, hidden] to [heads, rows, head_size]
@@ -73,19 +93,23 @@ pub fn attention<B: Backend>(
         let rows = x.dims()[0];
         x.reshape([rows, heads, head_size]).swap_dims(0, 1)
     };
-    let outputs = spans
+    let mut outputs: Vec<Tensor<B, 2>> = offsets
         .iter()
         .filter(|(queries, _)| !queries.is_empty())
-        .map(|(queries, tokens)| {
+        .map(|(queries, keys)| {
             let rows = queries.len();
             let q = by_head(query.clone().slice([queries, 0..hidden]));
-            let k = by_head(key_value.clone().slice([tokens.clone(), 0..hidden]));
-            let v = by_head(key_value.clone().slice([tokens, hidden..2 * hidden]));
+            let k = by_head(key_value.clone().slice([keys.clone(), 0..hidden]));
+            let v = by_head(key_value.clone().slice([keys, hidden..2 * hidden]));
             let scores = q.matmul(k.swap_dims(1, 2)) * scale;
             let context = activation::softmax(scores, 2).matmul(v);
             context.swap_dims(0, 1).reshape([rows, hidden])
         })
         .collect();
+    let padding = query_rows - offsets.queries.last().copied().unwrap_or(0);
+    if padding > 0 {
+        outputs.push(Tensor::zeros([padding, hidden], &device));
+    }
     Tensor::cat(outputs, 0)
 }
 
@@ -100,31 +124,32 @@ pub fn layer_norm<B: Backend>(x: Tensor<B, 2>, residual: Option<Tensor<B, 2>>, n
     centred / (variance + norm.eps).sqrt() * norm.gamma.clone().unsqueeze() + norm.beta.clone().unsqueeze()
 }
 
-/// The [`summary`](super::summary) of logits `[rows, vocabulary]`. In which order it tells equal logits is left open.
-pub fn summarize<B: Backend>(logits: Tensor<B, 2>, wanted: &Wanted<Vec<u32>>) -> Tensor<B, 1> {
+/// The [readout](super::readout) of logits `[rows, vocabulary]`, without full rows. The order of equal logits is
+/// unspecified.
+pub fn read_logits<B: Backend>(logits: Tensor<B, 2>, spec: &ReadoutSpec) -> Tensor<B, 1> {
     let [_, vocab] = logits.dims();
-    let logits = logits.slice([0..wanted.rows, 0..vocab]);
+    let logits = logits.slice([0..spec.rows, 0..vocab]);
     let device = logits.device();
     let largest = logits.clone().max_dim(1);
     let sum = (logits.clone() - largest.clone()).exp().sum_dim(1);
     let is_infinite = logits.clone().equal_elem(f32::INFINITY);
-    let broken = logits.clone().is_nan().bool_or(is_infinite).float().sum_dim(1);
-    let (top, tokens) = logits.clone().topk_with_indices(wanted.top, 1);
-    let pairs = Tensor::stack::<3>(vec![top, tokens.float()], 2).reshape([wanted.rows, 2 * wanted.top]);
+    let not_finite = logits.clone().is_nan().bool_or(is_infinite).float().sum_dim(1);
+    let (top, tokens) = logits.clone().topk_with_indices(spec.top_k, 1);
+    let pairs = Tensor::stack::<3>(vec![top, tokens.float()], 2).reshape([spec.rows, 2 * spec.top_k]);
     let rest = sum.zeros_like();
-    let rows = Tensor::cat(vec![largest, sum, rest, broken, pairs], 1);
-    let mut parts = vec![rows.reshape([wanted.rows * row_len(wanted.top)])];
-    if wanted.token_count > 0 {
-        let bounds = wanted.token_bounds.windows(2).enumerate();
+    let rows = Tensor::cat(vec![largest, sum, rest, not_finite, pairs], 1);
+    let mut parts = vec![rows.reshape([spec.rows * row_len(spec.top_k)])];
+    if !spec.token_ids.is_empty() {
+        let bounds = spec.row_offsets.windows(2).enumerate();
         let places = bounds.flat_map(|(row, bounds)| {
-            let tokens = &wanted.tokens[bounds[0] as usize..bounds[1] as usize];
+            let tokens = &spec.token_ids[bounds[0] as usize..bounds[1] as usize];
             tokens
                 .iter()
                 .map(move |&token| row as i64 * vocab as i64 + i64::from(token))
         });
         let places: Vec<i64> = places.collect();
-        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [wanted.token_count]), &device);
-        parts.push(logits.reshape([wanted.rows * vocab]).select(0, places));
+        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [spec.token_ids.len()]), &device);
+        parts.push(logits.reshape([spec.rows * vocab]).select(0, places));
     }
     Tensor::cat(parts, 0)
 }

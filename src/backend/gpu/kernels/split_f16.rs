@@ -1,7 +1,7 @@
-//! Numbers in two halves: `high` is the nearest in half precision, `low` what is missing, so that their sum has the 22 bits or
-//! so that f32 is needed for, and a matrix product can take either half, or both, on the matrix units.
+//! Values split in two f16 parts: `high` is the nearest f16, `low` the rest. Their sum has about 22 bits, and a matrix product
+//! can take either part, or both, on the matrix units.
 //!
-//! A row of `columns` numbers in two parts is `2 * columns` wide, the high halves first.
+//! A split row of `columns` values is `2 * columns` wide, the high parts first.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
@@ -25,24 +25,24 @@ pub fn split(x: Primitive) -> Primitive {
     output
 }
 
-/// The high halves of `x` `[rows, 2 * columns]`, where they lie.
+/// A view of the high parts of `x` `[rows, 2 * columns]`: `[rows, columns]`.
 pub fn high(mut x: Primitive) -> Primitive {
     let (rows, width) = (x.meta.shape()[0], x.meta.shape()[1]);
     x.meta = Box::new(Metadata::new([rows, width / 2], [width, 1]));
     x
 }
 
-/// `x` `[rows, 2 * columns]` as `[2 * rows, columns]`, each row's high half before its low one.
-pub fn apart(x: Primitive) -> Primitive {
+/// A view of `x` `[rows, 2 * columns]` as `[2 * rows, columns]`, each row's high part before its low one.
+pub fn stacked(x: Primitive) -> Primitive {
     folded(x, 2, 1)
 }
 
-/// The other way round.
+/// The inverse of [`stacked`].
 pub fn side_by_side(x: Primitive) -> Primitive {
     folded(x, 1, 2)
 }
 
-/// The same numbers, `rows / down * up` rows of them.
+/// A view of the same values as `rows / down * up` rows.
 fn folded(mut x: Primitive, up: usize, down: usize) -> Primitive {
     let (rows, columns) = (x.meta.shape()[0] / down * up, x.meta.shape()[1] / up * down);
     x.meta = Box::new(Metadata::new([rows, columns], [columns, 1]));
@@ -57,7 +57,7 @@ fn split_kernel<F: Float>(x: &Tensor<f32>, output: &mut Tensor<F>, columns: u32,
     }
 }
 
-/// What stands at `row` and `column` of `x` `[rows, parts * columns]`: the sum of its parts.
+/// The value at `row` and `column` of `x` `[rows, parts * columns]`: the sum of its parts.
 #[cube]
 pub fn get<F: Float>(x: &Tensor<F>, row: u32, column: u32, columns: u32, #[comptime] parts: u32) -> f32 {
     let at = row * columns * parts + column;
@@ -68,7 +68,7 @@ pub fn get<F: Float>(x: &Tensor<F>, row: u32, column: u32, columns: u32, #[compt
     value
 }
 
-/// Puts `value` at `row` and `column` of `x` `[rows, parts * columns]`.
+/// Writes `value` at `row` and `column` of `x` `[rows, parts * columns]`.
 #[cube]
 pub fn put<F: Float>(x: &mut Tensor<F>, row: u32, column: u32, columns: u32, value: f32, #[comptime] parts: u32) {
     let at = row * columns * parts + column;

@@ -1,41 +1,42 @@
-//! What is wanted of a row of logits: the softmax's statistics and the likeliest tokens.
+//! Readout of logits: the softmax's statistics, the most probable tokens, the logits of given tokens; a cube for each row.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
-use crate::backend::Wanted;
-use crate::backend::summary::STATISTICS;
+use crate::backend::ReadoutSpec;
+use crate::backend::readout::STATISTICS;
 
-/// Tokens that are looked for on the device at most; each takes one more pass over the row.
-pub const TOP_MAX: usize = 64;
+/// The largest `top_k` on the device; each token takes one more pass over the row.
+pub const TOP_K_MAX: usize = 64;
 
-/// The [`summary`](crate::backend::summary) of `logits` `[rows or more, columns]`, in f32.
-pub fn summarize(logits: Primitive, wanted: &Wanted<Primitive>) -> Primitive {
+/// The [readout](crate::backend::readout) of `logits` `[rows or more, columns]`, in f32; `token_ids` and `row_offsets` are the
+/// lists of `spec` on the device.
+pub fn read_logits(logits: Primitive, spec: &ReadoutSpec, token_ids: Primitive, row_offsets: Primitive) -> Primitive {
     let columns = logits.meta.shape()[1];
-    let output = empty(&logits, Shape::new([wanted.summary_len()]), DType::F32);
+    let output = empty(&logits, Shape::new([spec.len()]), DType::F32);
     let dtype = logits.dtype;
-    top_kernel::launch(
+    readout_kernel::launch(
         &logits.client.clone(),
-        cube_for_each(wanted.rows),
+        cube_for_each(spec.rows),
         CubeDim::new_1d(ROW_UNITS),
         logits.into_tensor_arg(),
-        wanted.tokens.clone().into_tensor_arg(),
-        wanted.token_bounds.clone().into_tensor_arg(),
+        token_ids.into_tensor_arg(),
+        row_offsets.into_tensor_arg(),
         output.clone().into_tensor_arg(),
-        wanted.rows as u32,
+        spec.rows as u32,
         columns as u32,
-        wanted.top as u32,
+        spec.top_k as u32,
         dtype.into(),
     );
     output
 }
 
 #[cube(launch)]
-fn top_kernel<F: Float>(
+fn readout_kernel<F: Float>(
     logits: &Tensor<F>,
-    tokens: &Tensor<u32>,
-    token_bounds: &Tensor<u32>,
+    token_ids: &Tensor<u32>,
+    row_offsets: &Tensor<u32>,
     output: &mut Tensor<f32>,
     rows: u32,
     columns: u32,
@@ -49,21 +50,21 @@ fn top_kernel<F: Float>(
     let mut best_values = SharedMemory::<f32>::new(ROW_UNITS as usize);
     let mut best_columns = SharedMemory::<u32>::new(ROW_UNITS as usize);
 
-    // A comparison need not see what is not a number, the bits show it. Minus infinity is a probability of 0.
-    let mut broken = 0.0f32;
+    // NaN is found by its bits, because a comparison may miss it. Minus infinity is a probability of 0.
+    let mut not_finite = 0.0f32;
     let mut largest = f32::cast_from(logits[first as usize]);
     let mut column = UNIT_POS_X;
     while column < columns {
         let value = f32::cast_from(logits[(first + column) as usize]);
         let bits = u32::reinterpret(value);
         if bits == 0x7f80_0000u32 || (bits & 0x7fff_ffffu32) > 0x7f80_0000u32 {
-            broken += 1.0f32;
+            not_finite += 1.0f32;
         }
         largest = max(largest, value);
         column += ROW_UNITS;
     }
-    best_values[unit] = broken;
-    let broken = sum_of_units(&mut best_values);
+    best_values[unit] = not_finite;
+    let not_finite = sum_of_units(&mut best_values);
     best_values[unit] = largest;
     sync_cube();
     let mut half = CUBE_DIM_X / 2;
@@ -90,14 +91,14 @@ fn top_kernel<F: Float>(
         output[out as usize] = largest;
         output[(out + 1) as usize] = sum;
         output[(out + 2) as usize] = 0.0f32;
-        output[(out + 3) as usize] = broken;
+        output[(out + 3) as usize] = not_finite;
     }
 
-    // Each round finds the best of what comes after the one before: a smaller logit, or the same further on.
+    // Each round finds the next best: a smaller logit than the last, or an equal one in a later column.
     let mut last_value = largest;
     let mut next_column = 0u32;
     for round in 0..top {
-        // `columns` stands for none.
+        // `columns` means none.
         let mut best_value = 0.0f32;
         let mut best_column = columns;
         let mut column = UNIT_POS_X;
@@ -143,10 +144,10 @@ fn top_kernel<F: Float>(
     }
 
     let gathered = rows * (STATISTICS as u32 + 2 * top);
-    let mut at = token_bounds[row as usize] + UNIT_POS_X;
-    let end = token_bounds[(row + 1) as usize];
+    let mut at = row_offsets[row as usize] + UNIT_POS_X;
+    let end = row_offsets[(row + 1) as usize];
     while at < end {
-        let token = tokens[at as usize];
+        let token = token_ids[at as usize];
         output[(gathered + at) as usize] = f32::cast_from(logits[(first + token) as usize]);
         at += ROW_UNITS;
     }
