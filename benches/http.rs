@@ -30,6 +30,7 @@ fn start() -> (SocketAddr, String) {
         body_bytes_max: 1 << 20,
         about: About {
             model_name: model.name,
+            model: model.info.clone(),
             device: loaded.device.to_string(),
             backend: "cpu".to_owned(),
             dtype: loaded.precision.to_string(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lm::ModelInfo;
 use crate::pipeline::Pipeline;
 
 use super::options::Options;
@@ -24,6 +25,7 @@ pub struct App {
 pub struct About {
     /// Name of the model in paths; contains no slash.
     pub model_name: String,
+    pub model: ModelInfo,
     /// Backend and device in words, such as `cpu (ndarray), 2 threads`.
     pub device: String,
     /// `cpu` or `gpu`.

@@ -108,6 +108,7 @@ fn load(arguments: &ServeArguments) -> Result<Model, Box<dyn Error>> {
         batch_timeout: arguments.batch.batch_timeout(&loaded.device),
         about: About {
             model_name,
+            model: model.info.clone(),
             device: loaded.device.to_string(),
             backend: arguments.model.backend.name().to_owned(),
             dtype: loaded.precision.to_string(),

@@ -33,7 +33,7 @@ pub fn server() -> Json<impl Serialize> {
 struct ModelMetadata<'a> {
     name: &'a str,
     versions: [&'static str; 1],
-    platform: &'static str,
+    platform: String,
     inputs: [TensorMetadata; 1],
     outputs: [TensorMetadata; Output::ALL.len()],
 }
@@ -53,7 +53,7 @@ pub fn model(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Response, 
     let metadata = ModelMetadata {
         name: &app.about.model_name,
         versions: [VERSION],
-        platform: "burn_bert",
+        platform: format!("burn_{}", app.about.model.family),
         inputs: [TensorMetadata {
             name: INPUT,
             datatype: "BYTES",

@@ -40,7 +40,7 @@ pub fn info(Data(app): Data<&Arc<App>>) -> Response {
     Json(Info {
         version: env!("CARGO_PKG_VERSION"),
         model: &app.about.model_name,
-        architecture: "BertForMaskedLM",
+        architecture: app.about.model.architecture,
         mask_token: app.pipeline.task().mask_token(),
         vocab_size: app.pipeline.task().vocab_size(),
         backend: &app.about.backend,

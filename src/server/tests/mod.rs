@@ -58,6 +58,7 @@ pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize,
         body_bytes_max: 10_000,
         about: About {
             model_name: "tiny".to_owned(),
+            model: files.info.clone(),
             device: "a <test>".to_owned(),
             backend: "test".to_owned(),
             dtype: "f32".to_owned(),
