@@ -183,10 +183,12 @@ fn some_rows<const M: usize>(precision: Precision, operands: &Operands<'_>, firs
         Precision::F32 => {
             let mut acc = [[0f32; NR]; M];
             for_each_step::<M>(operands, first, |a, b| {
+                // Converted before the rows: from a loop over both, the compiler makes scalar code.
+                let b: [f32; NR] = std::array::from_fn(|n| f32::from_bits(b[n / 16].0[n % 16]));
                 for m in 0..M {
                     let a = f32::from_bits(a[m]);
                     for n in 0..NR {
-                        acc[m][n] = add(acc[m][n], a, f32::from_bits(b[n / 16].0[n % 16]));
+                        acc[m][n] = add(acc[m][n], a, b[n]);
                     }
                 }
             });
@@ -212,15 +214,14 @@ fn some_rows<const M: usize>(precision: Precision, operands: &Operands<'_>, firs
         Precision::Int8 => {
             let mut acc = [[0i32; NR]; M];
             for_each_step::<M>(operands, first, |a, b| {
-                for m in 0..M {
-                    let a = a[m];
-                    for n in 0..NR {
-                        let b = b[n / 16].0[n % 16];
-                        // A left shift and an arithmetic right shift extract a signed byte.
-                        for byte in 0..4 {
-                            let activation = (a >> (8 * byte) & 0xff) as i32;
-                            let weight = ((b << (24 - 8 * byte)) as i32) >> 24;
-                            acc[m][n] += activation * weight;
+                for byte in 0..4 {
+                    // A left shift and an arithmetic right shift extract a signed byte.
+                    let weights: [i32; NR] =
+                        std::array::from_fn(|n| ((b[n / 16].0[n % 16] << (24 - 8 * byte)) as i32) >> 24);
+                    for m in 0..M {
+                        let activation = (a[m] >> (8 * byte) & 0xff) as i32;
+                        for n in 0..NR {
+                            acc[m][n] += activation * weights[n];
                         }
                     }
                 }
