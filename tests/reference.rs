@@ -1,5 +1,5 @@
-//! The reference backend, which has no kernels of ours, against transformers: the default bodies of the backend trait run
-//! every golden checkpoint.
+//! The reference backend, which has no kernels of ours, against transformers: the default bodies of the backend trait
+//! run every golden checkpoint.
 
 #![cfg(feature = "cpu")]
 

@@ -1,8 +1,8 @@
 //! Buckets: the few row counts that a device computes if it compiles or tunes kernels for each.
 //!
 //! A batch is padded to the next bucket, so that a warm-up can run all of them before the first request. Up to 64 rows
-//! there is a bucket every sixteen rows, then four for each doubling: padding is a fifth of a batch at most and a tenth on
-//! average.
+//! there is a bucket every sixteen rows, then four for each doubling: padding is a fifth of a batch at most and a tenth
+//! on average.
 
 /// Up to here buckets are [`STEP_MIN`] apart.
 const EVEN_ROWS_MAX: usize = 64;

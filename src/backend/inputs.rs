@@ -1,12 +1,12 @@
-//! Index inputs of one forward pass: token ids, positions, offsets, readout. They are made on the host and uploaded in a
-//! single write.
+//! Index inputs of one forward pass: token ids, positions, offsets, readout. They are made on the host and uploaded in
+//! a single write.
 
 use std::ops::Range;
 
 /// The index inputs of one packed batch, on the host.
 ///
-/// A row is the index of a token in the batch. `token_ids`, `position_ids` and `readout_rows` may end with padding, which
-/// belongs to no sequence.
+/// A row is the index of a token in the batch. `token_ids`, `position_ids` and `readout_rows` may end with padding,
+/// which belongs to no sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardInputs {
     pub token_ids: Vec<u32>,
@@ -70,8 +70,8 @@ impl AsRef<ForwardInputs> for ForwardInputs {
 
 /// Which rows of a packed batch belong to which sequence.
 ///
-/// Sequence `i` owns the query rows `queries[i]..queries[i + 1]` and the key and value rows `keys[i]..keys[i + 1]`. Both
-/// lists start with 0, ascend, and have one entry more than there are sequences.
+/// Sequence `i` owns the query rows `queries[i]..queries[i + 1]` and the key and value rows `keys[i]..keys[i + 1]`.
+/// Both lists start with 0, ascend, and have one entry more than there are sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceOffsets<'a> {
     pub queries: &'a [usize],
@@ -86,8 +86,8 @@ impl<'a> SequenceOffsets<'a> {
     }
 }
 
-/// Readout request for one chunk of rows: `top_k` for every row, given tokens for some (in CSR form), and rows whose logits
-/// are read in full.
+/// Readout request for one chunk of rows: `top_k` for every row, given tokens for some (in CSR form), and rows whose
+/// logits are read in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadoutSpec {
     /// Rows that are read; the rest of the chunk is padding.

@@ -1,8 +1,8 @@
 //! The operations of an encoder, and how each backend runs them.
 //!
-//! [`EncoderBackend`] extends a Burn backend with prepared dense layers and a few fused operations. Each operation has a
-//! default body in plain Burn, from [`reference`](mod@reference): a backend without kernels of its own runs every encoder, and every
-//! kernel is tested against these bodies.
+//! [`EncoderBackend`] extends a Burn backend with prepared dense layers and a few fused operations. Each operation has
+//! a default body in plain Burn, from [`reference`](mod@reference): a backend without kernels of its own runs every
+//! encoder, and every kernel is tested against these bodies.
 //!
 //! | file | subject |
 //! |---|---|
@@ -56,7 +56,8 @@ pub struct LayerNorm<B: Backend> {
 
 /// The dense layers before attention.
 pub struct SelfAttention<B: EncoderBackend> {
-    /// `[hidden]` to `[hidden]`. It is apart from key and value, because the last layer computes fewer queries than keys.
+    /// `[hidden]` to `[hidden]`. It is apart from key and value, because the last layer computes fewer queries than
+    /// keys.
     pub query: B::Linear,
     /// `[hidden]` to `[2 * hidden]`, keys first.
     pub key_value: B::Linear,
@@ -87,14 +88,15 @@ pub struct EncoderTail<B: EncoderBackend> {
 
 /// A dense layer's weights in the form that its backend computes with.
 pub trait LinearOp<B: EncoderBackend>: Sized + Send + 'static {
-    /// Prepares `weight` `[outputs, inputs]`, the row-major layout of checkpoints, and `bias` `[outputs]`; once, at load.
+    /// Prepares `weight` `[outputs, inputs]`, the row-major layout of checkpoints, and `bias` `[outputs]`; once, at
+    /// load.
     ///
     /// # Errors
     /// A precision that the backend does not compute in.
     fn prepare(weight: Tensor<B, 2>, bias: Tensor<B, 1>, precision: Precision) -> Result<Self, UnsupportedPrecision>;
 
-    /// The same for a weight that should keep more digits than `precision` has, if the backend can: few rows are multiplied
-    /// with it, or [embeddings](Self::embedding_lookup) are read from it.
+    /// The same for a weight that should keep more digits than `precision` has, if the backend can: few rows are
+    /// multiplied with it, or [embeddings](Self::embedding_lookup) are read from it.
     ///
     /// # Errors
     /// As of [`prepare`](Self::prepare).
@@ -116,13 +118,15 @@ pub trait LinearOp<B: EncoderBackend>: Sized + Send + 'static {
         B::residual_layer_norm(self.forward(x, None), Some(residual), norm)
     }
 
-    /// The rows of the weight that the token ids name, `[tokens, inputs]`: a tied decoder is the word-embedding table too.
+    /// The rows of the weight that the token ids name, `[tokens, inputs]`: a tied decoder is the word-embedding table
+    /// too.
     fn embedding_lookup(&self, inputs: &B::Inputs) -> Tensor<B, 2>;
 }
 
 /// A Burn backend that can run an encoder.
 ///
-/// A backend without kernels of its own sets `Linear` to [`reference::ReferenceLinear`] and `Inputs` to [`ForwardInputs`].
+/// A backend without kernels of its own sets `Linear` to [`reference::ReferenceLinear`] and `Inputs` to
+/// [`ForwardInputs`].
 pub trait EncoderBackend: Backend {
     /// A prepared dense layer.
     type Linear: LinearOp<Self>;
@@ -153,8 +157,8 @@ pub trait EncoderBackend: Backend {
         reference::select_rows(table, inputs.as_ref().indices(list))
     }
 
-    /// Attention of the rows `query_states` `[query rows, hidden]` to the rows `kv_states` `[tokens, hidden]`: the dense
-    /// layers, then [`sequence_attention`](Self::sequence_attention).
+    /// Attention of the rows `query_states` `[query rows, hidden]` to the rows `kv_states` `[tokens, hidden]`: the
+    /// dense layers, then [`sequence_attention`](Self::sequence_attention).
     fn self_attention(
         query_states: Tensor<Self, 2>,
         kv_states: Tensor<Self, 2>,
@@ -181,8 +185,8 @@ pub trait EncoderBackend: Backend {
         reference::attention(query, key_value, inputs.as_ref().offsets(rows), options.heads)
     }
 
-    /// The part of a layer after attention, each row on its own: `attended` and `residual` are `[rows, hidden]`, and so is
-    /// the result.
+    /// The part of a layer after attention, each row on its own: `attended` and `residual` are `[rows, hidden]`, and so
+    /// is the result.
     fn encoder_tail(
         attended: Tensor<Self, 2>,
         residual: Tensor<Self, 2>,

@@ -2,11 +2,10 @@
 //!
 //! The readout of a chunk is a flat list of f32:
 //!
-//! | part | numbers |
-//! |---|---|
-//! | for each row | the largest logit; the sum of `exp(logit - largest)` in two summands, the second what the first lost by rounding; the count of logits that are NaN or infinite; then, best first, `top_k` pairs of logit and token id |
-//! | after all rows | the logits of the tokens in [`ReadoutSpec::token_ids`] |
-//! | after these | the logits of [`ReadoutSpec::full_rows`], which are read separately |
+//! - for each row: the largest logit; the sum of `exp(logit - largest)` in two summands, the second what the first lost
+//!   by rounding; the count of logits that are NaN or infinite; then, best first, `top_k` pairs of logit and token id;
+//! - after all rows: the logits of the tokens in [`ReadoutSpec::token_ids`];
+//! - after these: the logits of [`ReadoutSpec::full_rows`], which are read separately.
 //!
 //! A token id is exact in f32 below 2²⁴, which is more than a vocabulary may have.
 

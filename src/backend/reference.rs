@@ -77,7 +77,8 @@ pub fn activate<B: Backend, const D: usize>(x: Tensor<B, D>, kind: Activation) -
     }
 }
 
-/// Softmax attention, one sequence after the other. Shapes as of [`EncoderBackend::sequence_attention`]; rows of padding are zero.
+/// Softmax attention, one sequence after the other. Shapes as of [`EncoderBackend::sequence_attention`]; rows of
+/// padding are zero.
 pub fn attention<B: Backend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,

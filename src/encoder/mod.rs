@@ -55,8 +55,8 @@ impl<B: EncoderBackend> Encoder<B> {
     /// Reads the weights from `source`, tensor by tensor, and prepares them on `device` in `precision`.
     ///
     /// # Errors
-    /// A precision that the backend does not compute in, before anything is read; or the first tensor that is missing, has
-    /// another shape, or cannot be read.
+    /// A precision that the backend does not compute in, before anything is read; or the first tensor that is missing,
+    /// has another shape, or cannot be read.
     pub fn load(
         architecture: &Architecture,
         source: &mut dyn TensorSource,

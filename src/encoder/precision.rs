@@ -27,8 +27,8 @@ impl PrecisionPolicy {
         self.0
     }
 
-    /// Of the products of attention in layer `layer` of `layers`. The last layer computes the readout rows alone: they are
-    /// few enough to stay f32 from there on where f16 would round them.
+    /// Of the products of attention in layer `layer` of `layers`. The last layer computes the readout rows alone: they
+    /// are few enough to stay f32 from there on where f16 would round them.
     pub fn attention(self, layer: usize, layers: usize) -> Precision {
         match self.0 {
             Precision::F16 if layer + 1 == layers => Precision::F32,

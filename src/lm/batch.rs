@@ -155,8 +155,8 @@ impl Batch {
         lengths.flat_map(|length| 0..length)
     }
 
-    /// The index inputs of the forward pass on backend `B`, padded to its row counts. Padding is token 0 at position 0 and
-    /// belongs to no sequence.
+    /// The index inputs of the forward pass on backend `B`, padded to its row counts. Padding is token 0 at position 0
+    /// and belongs to no sequence.
     pub(super) fn into_inputs<B: EncoderBackend>(self, vocab_size: usize) -> ForwardInputs {
         self.padded(B::TOP_K_MAX.min(vocab_size), B::padded_rows)
     }

@@ -1,5 +1,5 @@
-//! Buffer reuse: an operation writes its result into a buffer that an earlier one consumed. Fresh memory would be zeroed by
-//! the system page by page.
+//! Buffer reuse: an operation writes its result into a buffer that an earlier one consumed. Fresh memory would be
+//! zeroed by the system page by page.
 
 use std::cell::RefCell;
 

@@ -1,7 +1,7 @@
 //! ndarray, with the encoder's operations as kernels over slices.
 //!
-//! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; the kernels do not. Each is
-//! compared with its [`reference`](super::reference) over odd sizes in `tests`.
+//! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; the kernels do not.
+//! Each is compared with its [`reference`](super::reference) over odd sizes in `tests`.
 
 mod buffers;
 #[cfg(test)]
@@ -32,7 +32,8 @@ pub const FEATURES_VARIABLE: &str = "CLOZE_CPU_FEATURES";
 
 /// The threads and the instruction set of one worker.
 ///
-/// Burn's operations carry no such context, so it is a thread-local of the worker's thread while [`run`](Self::run) runs.
+/// Burn's operations carry no such context, so it is a thread-local of the worker's thread while [`run`](Self::run)
+/// runs.
 pub struct Compute {
     pool: Pool,
     isa: Isa,
@@ -43,8 +44,8 @@ thread_local! {
 }
 
 impl Compute {
-    /// `threads` threads, including the one that calls [`run`](Self::run), with the CPU's best instruction set or the one
-    /// that [`FEATURES_VARIABLE`] names.
+    /// `threads` threads, including the one that calls [`run`](Self::run), with the CPU's best instruction set or the
+    /// one that [`FEATURES_VARIABLE`] names.
     ///
     /// # Errors
     /// One sentence, if the threads cannot be started or the CPU lacks the instruction set.

@@ -393,7 +393,8 @@ fn layer_norm() {
     }
 }
 
-/// A readout of `top_k` tokens of each row, and of as many given tokens as the row's index says, spread over the vocabulary.
+/// A readout of `top_k` tokens of each row, and of as many given tokens as the row's index says, spread over the
+/// vocabulary.
 fn spec(rows: usize, vocab: usize, top_k: usize) -> ReadoutSpec {
     let of_row = |row: usize| (0..row).map(move |index| (index * (vocab - 1) / row.max(2).next_multiple_of(2)) as u32);
     let offsets = (0..=rows).map(|row| (0..row).sum::<usize>() as u32);

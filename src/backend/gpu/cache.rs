@@ -11,8 +11,8 @@ use super::Adapter;
 /// The environment variable that replaces the folder `cloze/gpu` among the user's caches.
 const VARIABLE: &str = "CLOZE_GPU_CACHE";
 
-/// Sets CubeCL's cache folder for `adapter`; the first call of the process counts. Without a writable folder CubeCL logs that
-/// and tunes again at each start.
+/// Sets CubeCL's cache folder for `adapter`; the first call of the process counts. Without a writable folder CubeCL
+/// logs that and tunes again at each start.
 pub fn keep(adapter: &Adapter) {
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
@@ -30,8 +30,8 @@ pub fn keep(adapter: &Adapter) {
     });
 }
 
-/// A folder for this adapter and this version of its driver: CubeCL itself identifies devices by number only, and the fastest
-/// kernel differs between GPUs.
+/// A folder for this adapter and this version of its driver: CubeCL itself identifies devices by number only, and the
+/// fastest kernel differs between GPUs.
 fn of_adapter(all: &Path, adapter: &Adapter) -> PathBuf {
     let name = format!("{} {:?} {}", adapter.name, adapter.api, adapter.driver);
     let letter = |letter: char| match letter.is_ascii_alphanumeric() || letter == '.' {

@@ -1,5 +1,5 @@
-//! Fault injection for tests. Each fault happens once the file exists that an environment variable names. No build for use
-//! has this module: it needs the cargo feature `failpoints`.
+//! Fault injection for tests. Each fault happens once the file exists that an environment variable names. No build for
+//! use has this module: it needs the cargo feature `failpoints`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,8 +21,8 @@ pub fn after_batch(device: &wgpu::Device, faults: &Faults) {
     lose(device);
 }
 
-/// `CLOZE_TEST_EXHAUST_GPU`: allocates memory until an allocation fails, then frees it. Without a limit on the memory, no
-/// allocation fails.
+/// `CLOZE_TEST_EXHAUST_GPU`: allocates memory until an allocation fails, then frees it. Without a limit on the memory,
+/// no allocation fails.
 fn exhaust(device: &wgpu::Device, faults: &Faults) {
     if !is_triggered("CLOZE_TEST_EXHAUST_GPU") {
         return;

@@ -1,7 +1,7 @@
 //! Device faults: the first one is recorded, and from then on no scores are returned.
 //!
-//! wgpu reports a lost device, a failed allocation or an invalid command to callbacks; without one it panics on the thread
-//! that notices. After any of them values that are read back are unspecified.
+//! wgpu reports a lost device, a failed allocation or an invalid command to callbacks; without one it panics on the
+//! thread that notices. After any of them values that are read back are unspecified.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, Once, OnceLock};
@@ -92,7 +92,8 @@ fn in_one_line(error: &str) -> String {
     lines.collect::<Vec<_>>().join(": ")
 }
 
-/// Runs `work`, in which Burn may panic, and returns the panic's message as an error, without the lines that a panic prints.
+/// Runs `work`, in which Burn may panic, and returns the panic's message as an error, without the lines that a panic
+/// prints.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     install_panic_hook();
     let before = CATCHES.replace(true);
@@ -101,8 +102,8 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     outcome.map_err(|panic| panic.message().unwrap_or("Burn gave up without a reason").to_owned())
 }
 
-/// Installs a panic hook: a panic on a device's thread is recorded as its fault, one in [`caught`] is returned, and neither
-/// prints anything. All others are reported as before.
+/// Installs a panic hook: a panic on a device's thread is recorded as its fault, one in [`caught`] is returned, and
+/// neither prints anything. All others are reported as before.
 fn install_panic_hook() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,7 +1,7 @@
 //! Total and free memory of an adapter.
 //!
-//! wgpu does not report them. Sources are the operating system for an adapter that uses the machine's memory, AMD's driver
-//! files, and NVIDIA's management library; for other GPUs they are not known.
+//! wgpu does not report them. Sources are the operating system for an adapter that uses the machine's memory, AMD's
+//! driver files, and NVIDIA's management library; for other GPUs they are not known.
 
 use std::path::Path;
 

@@ -147,8 +147,9 @@ impl GpuDevice {
         })
     }
 
-    /// Checks that the largest weight fits into a buffer and all of them into the free memory, in bytes. Where the adapter
-    /// does not tell how much memory is free, that much is allocated and released. The memory of a batch is not counted.
+    /// Checks that the largest weight fits into a buffer and all of them into the free memory, in bytes. Where the
+    /// adapter does not tell how much memory is free, that much is allocated and released. The memory of a batch is not
+    /// counted.
     ///
     /// # Errors
     /// [`GpuError::TooLarge`] and [`GpuError::TooLittleMemory`] with the sizes.
@@ -203,8 +204,8 @@ impl GpuDevice {
         left == 0
     }
 
-    /// The device's first fault, if there was one. It waits for the device: errors of Burn, such as a kernel that cannot be
-    /// launched, are reported by no read but only here, and values that were read meanwhile are not valid.
+    /// The device's first fault, if there was one. It waits for the device: errors of Burn, such as a kernel that
+    /// cannot be launched, are reported by no read but only here, and values that were read meanwhile are not valid.
     pub fn fault(&self) -> Option<String> {
         if self.known_fault().is_none() {
             match caught(|| Gpu::sync(&self.device)) {
@@ -219,8 +220,8 @@ impl GpuDevice {
         self.known_fault()
     }
 
-    /// The first fault that was reported so far. The loss of a device is reported to the thread that polls it, which may be
-    /// another one, and later than its consequences.
+    /// The first fault that was reported so far. The loss of a device is reported to the thread that polls it, which
+    /// may be another one, and later than its consequences.
     fn known_fault(&self) -> Option<String> {
         let _ = self.raw.poll(wgpu::PollType::Poll);
         self.faults.first()?;
@@ -234,8 +235,8 @@ impl GpuDevice {
         self.faults.first()
     }
 
-    /// Runs `load`, which uploads a model, and waits until the device has it. If the device fails, Burn panics; here that is an
-    /// error.
+    /// Runs `load`, which uploads a model, and waits until the device has it. If the device fails, Burn panics; here
+    /// that is an error.
     ///
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason if it gave one.
@@ -279,8 +280,8 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     let (raw, adapter) = found.swap_remove(adapters::choose(&known, wanted)?);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("cloze"),
-        // Mappable primary buffers slow every buffer down on discrete GPUs; Burn leaves them out too. Experimental features
-        // require a promise to wgpu that unsoundness is accepted.
+        // Mappable primary buffers slow every buffer down on discrete GPUs; Burn leaves them out too. Experimental
+        // features require a promise to wgpu that unsoundness is accepted.
         required_features: raw.features()
             - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             - wgpu::Features::all_experimental_mask(),
@@ -320,8 +321,8 @@ fn request(
     adapter: &wgpu::Adapter,
     descriptor: &wgpu::DeviceDescriptor<'_>,
 ) -> Result<(wgpu::Device, wgpu::Queue, &'static str), String> {
-    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu; it enables them
-    // itself, and panics if the driver refuses. Other adapters get WGSL.
+    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu; it
+    // enables them itself, and panics if the driver refuses. Other adapters get WGSL.
     #[cfg(feature = "vulkan")]
     if adapter.get_info().backend == wgpu::Backend::Vulkan {
         let requested = caught(|| pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter)))?;

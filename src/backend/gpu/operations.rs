@@ -55,9 +55,9 @@ fn dtype(precision: Precision) -> Result<DType, UnsupportedPrecision> {
 
 /// A dense layer as the checkpoint has it; bias and activation are one launch after the product.
 ///
-/// If the weight is f16, so is the other operand of its product: of [split](split_f16) hidden states the high part alone, of f32
-/// both parts, one after the other. So the matrix units multiply, and f32 goes in and comes out where the digits matter: at
-/// the readout rows, which are few, and in the first layer. Sums are f32.
+/// If the weight is f16, so is the other operand of its product: of [split](split_f16) hidden states the high part
+/// alone, of f32 both parts, one after the other. So the matrix units multiply, and f32 goes in and comes out where the
+/// digits matter: at the readout rows, which are few, and in the first layer. Sums are f32.
 pub struct GpuLinear {
     /// `[outputs, inputs]`, f32 or f16.
     weight: Tensor<Gpu, 2>,
@@ -141,7 +141,8 @@ impl GpuLinear {
         (x.dtype, self.weight.dtype()) == (DType::F32, DType::F16)
     }
 
-    /// `x · weightᵀ` in `dtype`, or [in two parts](Self::product_of_split) in f32 if `x` has more digits than the weight.
+    /// `x · weightᵀ` in `dtype`, or [in two parts](Self::product_of_split) in f32 if `x` has more digits than the
+    /// weight.
     fn product(&self, x: Primitive, dtype: DType) -> Primitive {
         let [_, inputs] = self.weight.dims();
         if self.splits(&x) {
@@ -266,8 +267,8 @@ impl EncoderBackend for Gpu {
             key_value,
             options,
         } = layer;
-        // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two roundings less
-        // for each.
+        // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two
+        // roundings less for each.
         let projected = Projected {
             query: query.product(primitive(query_states), DType::F32),
             key_value: key_value.product(primitive(kv_states), DType::F32),

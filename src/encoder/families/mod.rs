@@ -62,8 +62,8 @@ impl Architecture {
         })
     }
 
-    /// The same, with `tied_decoder` as the checkpoint has it: some store a decoder of their own beside a config that says
-    /// it is tied. As in transformers 5 a stored decoder counts, unless it equals the word embeddings.
+    /// The same, with `tied_decoder` as the checkpoint has it: some store a decoder of their own beside a config that
+    /// says it is tied. As in transformers 5 a stored decoder counts, unless it equals the word embeddings.
     ///
     /// # Errors
     /// A tensor that is stored and cannot be read.
@@ -131,8 +131,8 @@ fn activation(field: &str, name: &str) -> Result<Activation, ConfigError> {
     }
 }
 
-/// Spellings of a tensor's name: as it is, with the old names of a layer normalization's parts (`gamma`, `beta`), and both
-/// without `prefix`, which checkpoints of the encoder without its head lack.
+/// Spellings of a tensor's name: as it is, with the old names of a layer normalization's parts (`gamma`, `beta`), and
+/// both without `prefix`, which checkpoints of the encoder without its head lack.
 fn spellings(name: String, prefix: &str) -> Vec<String> {
     let old = match name.rsplit_once("LayerNorm.") {
         Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),

@@ -1,7 +1,7 @@
 //! Biases and softmax attention within sequences, without padding and in one launch.
 //!
-//! A cube takes a tile of a sequence's query rows and one head, a unit each row. Keys and values pass through shared memory,
-//! and the softmax is computed online: <https://arxiv.org/abs/1805.02867>.
+//! A cube takes a tile of a sequence's query rows and one head, a unit each row. Keys and values pass through shared
+//! memory, and the softmax is computed online: <https://arxiv.org/abs/1805.02867>.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;

@@ -27,8 +27,8 @@ pub fn bias_activation(x: Primitive, bias: Primitive, activation: Option<Activat
     x
 }
 
-/// `activation(high + low + rest + bias)`: `x` `[rows, 2 * columns]` is split, `rest` is `[rows, columns]` if there is one, and so
-/// is the result.
+/// `activation(high + low + rest + bias)`: `x` `[rows, 2 * columns]` is split, `rest` is `[rows, columns]` if there is
+/// one, and so is the result.
 pub fn bias_activation_of_split(
     x: Primitive,
     rest: Option<Primitive>,

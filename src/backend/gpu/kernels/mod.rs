@@ -42,8 +42,8 @@ pub fn empty(like: &Primitive, shape: Shape, dtype: DType) -> Primitive {
     Primitive::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
 }
 
-/// A cube for each of `rows` rows. One dimension of a launch holds 65,535 at most, so there may be more cubes than rows; the
-/// kernels check.
+/// A cube for each of `rows` rows. One dimension of a launch holds 65,535 at most, so there may be more cubes than
+/// rows; the kernels check.
 pub fn cube_for_each(rows: usize) -> CubeCount {
     let rows = rows as u32;
     let width = rows.clamp(1, 65_535);

@@ -14,9 +14,9 @@ pub struct Norm {
     pub eps: f32,
 }
 
-/// Layer normalization of the rows of `x + residual + bias`; `bias` is `[hidden]` and of the type of `norm`; all contiguous.
-/// `x` and `residual` are `[rows, hidden]`, or [split](super::split_f16) `[rows, 2 * hidden]`. The result is f32, or split if
-/// `splits_output`.
+/// Layer normalization of the rows of `x + residual + bias`; `bias` is `[hidden]` and of the type of `norm`; all
+/// contiguous. `x` and `residual` are `[rows, hidden]`, or [split](super::split_f16) `[rows, 2 * hidden]`. The result
+/// is f32, or split if `splits_output`.
 pub fn layer_norm(
     x: Primitive,
     bias: Option<Primitive>,

@@ -1,4 +1,5 @@
-//! Readout of logits: the softmax's statistics, the most probable tokens, the logits of given tokens; a cube for each row.
+//! Readout of logits: the softmax's statistics, the most probable tokens, the logits of given tokens; a cube for each
+//! row.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
@@ -10,8 +11,8 @@ use crate::backend::readout::STATISTICS;
 /// The largest `top_k` on the device; each token takes one more pass over the row.
 pub const TOP_K_MAX: usize = 64;
 
-/// The [readout](crate::backend::readout) of `logits` `[rows or more, columns]`, in f32; `token_ids` and `row_offsets` are the
-/// lists of `spec` on the device.
+/// The [readout](crate::backend::readout) of `logits` `[rows or more, columns]`, in f32; `token_ids` and `row_offsets`
+/// are the lists of `spec` on the device.
 pub fn read_logits(logits: Primitive, spec: &ReadoutSpec, token_ids: Primitive, row_offsets: Primitive) -> Primitive {
     let columns = logits.meta.shape()[1];
     let output = empty(&logits, Shape::new([spec.len()]), DType::F32);

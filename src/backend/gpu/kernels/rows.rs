@@ -7,8 +7,8 @@ use super::{Primitive, ROW_UNITS, cube_for_each, empty};
 
 /// The rows `ids` of a table with `columns` columns: `[ids, columns]` in f32; all contiguous.
 ///
-/// `table` is `[entries, columns]`, or [split](super::split_f16) `[entries, 2 * columns]`. `low` holds the low parts: a table like
-/// it, or a split `table` itself.
+/// `table` is `[entries, columns]`, or [split](super::split_f16) `[entries, 2 * columns]`. `low` holds the low parts: a
+/// table like it, or a split `table` itself.
 pub fn gather(table: Primitive, low: Option<Primitive>, columns: usize, ids: Primitive) -> Primitive {
     let (rows, width) = (ids.meta.shape()[0], table.meta.shape()[1] / columns);
     let output = empty(&table, Shape::new([rows, columns]), DType::F32);

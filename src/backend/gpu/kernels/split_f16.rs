@@ -1,5 +1,5 @@
-//! Values split in two f16 parts: `high` is the nearest f16, `low` the rest. Their sum has about 22 bits, and a matrix product
-//! can take either part, or both, on the matrix units.
+//! Values split in two f16 parts: `high` is the nearest f16, `low` the rest. Their sum has about 22 bits, and a matrix
+//! product can take either part, or both, on the matrix units.
 //!
 //! A split row of `columns` values is `2 * columns` wide, the high parts first.
 
