@@ -228,10 +228,12 @@ fn an_admitted_request_always_has_a_place() {
             let queue = queue(Duration::ZERO, 2);
             let served = Arc::new(AtomicUsize::new(0));
             let worker = spawn(serve(Arc::clone(&queue), Arc::clone(&served)));
-            let clients: Vec<_> = [vec![1, 2], vec![3, 4]]
+            // Both are admitted before either is queued: queued, the first would fill the queue.
+            let admissions = [queue.admit().unwrap(), queue.admit().unwrap()];
+            let clients: Vec<_> = admissions
                 .into_iter()
-                .map(|ids| {
-                    let admission = queue.admit().unwrap();
+                .zip([vec![1, 2], vec![3, 4]])
+                .map(|(admission, ids)| {
                     spawn(async move {
                         let (entries, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| entry(id)).unzip();
                         admission.push(entries).unwrap();
