@@ -4,48 +4,25 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloze::engine::{Engine, Limits};
-use cloze::lm::{BackendKind, Placement, PretrainedModel};
-use cloze::pipeline::Pipeline;
-use cloze::server::{About, App, Options, State, serve};
-use cloze::tasks::fill_mask::FillMask;
+use cloze::Cloze;
+use cloze::server::Settings;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const TEXT: &str = "The capital of France is [MASK].";
 
 fn start() -> (SocketAddr, String) {
-    let mut model = PretrainedModel::embedded().expect("the demo model opens");
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let loaded = model
-        .load(&Placement::new(BackendKind::Cpu, threads))
-        .expect("the demo model loads");
-    let task = FillMask::new(model.tokenizer, &model.info, 512);
-    let engine = Engine::start(loaded.workers, Limits::default()).expect("a thread for the worker");
-    let app = Arc::new(App {
-        pipeline: Arc::new(Pipeline::new(task, engine)),
-        request_timeout: Duration::from_secs(30),
-        body_bytes_max: 1 << 20,
-        about: About {
-            model_name: model.name,
-            model: model.info.clone(),
-            device: loaded.device.to_string(),
-            backend: "cpu".to_owned(),
-            dtype: loaded.precision.to_string(),
-        },
-        options: Options::default(),
-        state: State::default(),
-    });
+    let cloze = Cloze::demo().expect("the demo model opens");
+    let device = cloze.device().to_string();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("a bound listener has an address");
     // The server lives until the process ends.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(serve(listener, app, std::future::pending(), Duration::ZERO))
+        runtime.block_on(cloze.serve(listener, Settings::default(), std::future::pending()))
     });
-    (address, loaded.device.to_string())
+    (address, device)
 }
 
 /// One keep-alive connection.

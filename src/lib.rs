@@ -1,8 +1,26 @@
-//! Cloze fills in the blanks of a text with BERT: a server, its engine and the model, in pure Rust.
+//! Cloze serves masked language models: it fills in the masks of a text, over HTTP or as a library, in pure Rust.
+//!
+//! ```
+//! # #[cfg(feature = "cpu")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cloze = cloze::Cloze::demo()?;
+//! let masks = cloze.fill_mask("Paris is the capital of [MASK].").await?;
+//! let best = &masks[0][0];
+//! assert_eq!(best.token_str, "france");
+//! println!("{} ({:.0} %)", best.sequence, 100.0 * best.score);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "cpu"))]
+//! # fn main() {}
+//! ```
+//!
+//! [`Cloze::builder`] opens other models and sets limits, [`Cloze::serve`] serves one over HTTP; `examples/` has programs.
 //!
 //! # Layout
 //! Layers look down only; each knows what stands below it and nothing above.
 //!
+//! - `open`: the front door, [`Cloze`].
 //! - [`server`]: HTTP, JSON, status codes. Knows no tensors.
 //! - [`api`]: wire types: request and answer bodies, errors.
 //! - [`pipeline`]: one request, from admission to answer.
@@ -30,8 +48,11 @@ pub mod encoder;
 pub mod engine;
 pub mod hub;
 pub mod lm;
+mod open;
 pub mod pipeline;
 pub mod server;
 pub mod sys;
 pub mod tasks;
 pub mod text;
+
+pub use open::{BatchTimeout, Builder, Cloze, OpenError, WarmUpExtent};

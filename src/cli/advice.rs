@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
+use cloze::OpenError;
 #[cfg(feature = "gpu")]
 use cloze::backend::gpu::GpuError;
 use cloze::checkpoint::CheckpointError;
 use cloze::hub::HubError;
-use cloze::lm::LoadError;
+use cloze::lm::{LoadError, WarmUpError};
 
 /// The text of an error for the user: one sentence, with advice where there is any.
 pub fn message(error: &(dyn Error + 'static)) -> String {
@@ -18,12 +19,29 @@ pub fn message(error: &(dyn Error + 'static)) -> String {
 
 fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref() {
+        return for_open(error);
+    }
+    if let Some(error) = error.downcast_ref() {
         return for_load(error);
     }
     if let Some(error) = error.downcast_ref() {
         return for_checkpoint(error);
     }
     error.downcast_ref().and_then(for_hub)
+}
+
+fn for_open(error: &OpenError) -> Option<String> {
+    match error {
+        OpenError::Checkpoint(error) => for_checkpoint(error),
+        OpenError::Load(error) => for_load(error),
+        OpenError::WarmUp(WarmUpError::Batch { .. }) => {
+            Some("a smaller --max-batch-tokens avoids this size".to_owned())
+        }
+        OpenError::TextLongerThanBatch { .. } => {
+            Some("lower --max-input-tokens or raise --max-batch-tokens".to_owned())
+        }
+        OpenError::WarmUp(WarmUpError::Model { .. }) | OpenError::Threads(_) => None,
+    }
 }
 
 fn for_load(error: &LoadError) -> Option<String> {

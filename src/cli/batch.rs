@@ -4,7 +4,10 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use cloze::lm::DeviceInfo;
+use cloze::engine::Limits;
+use cloze::{BatchTimeout, Builder, Cloze, WarmUpExtent};
+
+use super::progress::WarmUpProgress;
 
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
@@ -40,29 +43,35 @@ pub enum WarmUp {
     Short,
 }
 
-/// A GPU computes a batch in milliseconds.
-const GPU_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
-
-impl BatchArguments {
-    /// Time limit of a batch; `None` if there is none.
-    pub fn batch_timeout(&self, device: &DeviceInfo) -> Option<Duration> {
-        match (self.batch_timeout_ms, self.warm_up) {
-            (Some(0), _) => None,
-            (Some(ms), _) => Some(Duration::from_millis(ms)),
-            (None, WarmUp::Full) => device.may_hang().then_some(GPU_BATCH_TIMEOUT),
-            (None, WarmUp::Short) => None,
+impl From<WarmUp> for WarmUpExtent {
+    fn from(warm_up: WarmUp) -> Self {
+        match warm_up {
+            WarmUp::Full => Self::Full,
+            WarmUp::Short => Self::Short,
         }
     }
+}
 
-    /// Maximum number of tokens in a text: at most `model_max` and at most the size of a batch.
-    pub fn max_input_tokens(&self, model_max: usize) -> Result<usize, String> {
-        let batch_max = usize::from(self.max_batch_tokens);
-        match self.max_input_tokens.map(usize::from) {
-            None => Ok(batch_max.min(model_max)),
-            Some(tokens) if tokens > batch_max => Err(format!(
-                "--max-input-tokens is {tokens}, more than a batch can hold (--max-batch-tokens is {batch_max})"
-            )),
-            Some(tokens) => Ok(tokens),
+impl BatchArguments {
+    /// A builder with these settings, and the queue of `queue`.
+    pub fn builder(&self, queue: Limits) -> Builder {
+        let mut progress = WarmUpProgress::default();
+        let builder = Cloze::builder()
+            .limits(Limits {
+                batch_tokens_max: self.max_batch_tokens.into(),
+                batch_size_max: self.max_batch_size.into(),
+                ..queue
+            })
+            .warm_up(self.warm_up.into())
+            .batch_timeout(match self.batch_timeout_ms {
+                None => BatchTimeout::Auto,
+                Some(0) => BatchTimeout::Never,
+                Some(ms) => BatchTimeout::After(Duration::from_millis(ms)),
+            })
+            .on_warm_up(move |done, sizes| progress.reached(done, sizes));
+        match self.max_input_tokens {
+            None => builder,
+            Some(tokens) => builder.tokens_max(tokens.into()),
         }
     }
 }

@@ -13,7 +13,6 @@
 //! | `batch` | shared flags: limits of batches |
 //! | `log` | shared flags: logging |
 //! | `log_writer` | writes log lines without blocking the threads that log |
-//! | `warm_up` | batches that run before the first request |
 //! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
 //! | `progress` | progress bars |
 
@@ -31,7 +30,6 @@ mod serve;
 mod shell;
 #[cfg(feature = "otel")]
 mod traces;
-mod warm_up;
 
 use std::error::Error;
 use std::io::Write;

@@ -93,36 +93,35 @@ impl Lines {
     }
 }
 
-/// Progress of the warm-up.
-pub struct WarmUpBar(Option<ProgressBar>);
+/// Shows how many batch sizes have run in the warm-up.
+#[derive(Default)]
+pub struct WarmUpProgress(Option<ProgressBar>);
 
 const SIZES: &str = "compiling GPU kernels {bar:30} {pos} of {len} batch sizes, {eta} left";
 
-impl WarmUpBar {
-    /// Hidden for a single batch size, which takes a moment.
-    pub fn new(sizes: usize) -> Self {
+impl WarmUpProgress {
+    /// `done` of `sizes` batch sizes have run. Shows nothing for a single size, which takes a moment.
+    pub fn reached(&mut self, done: usize, sizes: usize) {
         if sizes == 1 {
-            return Self(None);
+            return;
         }
+        if done == 0 {
+            self.0 = Self::start(sizes);
+        }
+        if let Some(bar) = &self.0 {
+            bar.set_position(done as u64);
+            if done == sizes {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn start(sizes: usize) -> Option<ProgressBar> {
         if !std::io::stderr().is_terminal() {
             tracing::info!("compiling GPU kernels for {sizes} batch sizes");
-            return Self(None);
+            return None;
         }
         let style = ProgressStyle::with_template(SIZES).expect("a valid template");
-        Self(Some(ProgressBar::new(sizes as u64).with_style(style)))
-    }
-
-    /// `sizes` batch sizes have run.
-    pub fn reached(&self, sizes: usize) {
-        if let Some(bar) = &self.0 {
-            bar.set_position(sizes as u64);
-        }
-    }
-
-    /// Removes the bar.
-    pub fn end(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        Some(ProgressBar::new(sizes as u64).with_style(style))
     }
 }

@@ -13,6 +13,7 @@
 //! | `fault_checked` | no answer from a device that has failed |
 //! | `pretrained` | an opened checkpoint: family, tokenizer, weights not yet loaded |
 //! | `load/` | the weights onto a backend, one file for each |
+//! | `warm_up` | batches before the first request |
 //! | `inspect` | contents of a checkpoint, and every reason to refuse it |
 
 mod batch;
@@ -23,11 +24,13 @@ mod fault_checked;
 pub mod inspect;
 mod load;
 mod pretrained;
+mod warm_up;
 
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
 pub use encoder_model::EncoderModel;
 pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, load_model};
 pub use pretrained::{PretrainedModel, check_config};
+pub use warm_up::{WarmUp, WarmUpError};
 
 /// A masked language model with its weights on a device.
 pub trait MaskedLm: Send {

@@ -40,6 +40,6 @@ pub use middleware::auth::ApiKey;
 pub use middleware::cors::{InvalidOrigin, Origins};
 pub use net::{ConnectionLimits, Tls, TlsError, TlsFile};
 pub use open_inference::parse_infer;
-pub use options::Options;
+pub use options::{Options, Settings};
 pub use service::{serve, service};
 pub use state::State;

@@ -1,10 +1,36 @@
 //! Settings of the HTTP service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::middleware::auth::ApiKey;
 use super::middleware::cors::Origins;
 use super::net::{ConnectionLimits, Tls};
+
+/// Settings of a service beside those of its model.
+#[derive(Debug)]
+pub struct Settings {
+    /// The model's name in paths; its own name if `None`.
+    pub model_name: Option<String>,
+    /// Upper limit from the head of a request to its answer.
+    pub request_timeout: Duration,
+    pub body_bytes_max: usize,
+    /// Time for accepted requests to finish after the shutdown has begun.
+    pub drain_timeout: Duration,
+    pub options: Options,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model_name: None,
+            request_timeout: Duration::from_secs(30),
+            body_bytes_max: 1 << 20,
+            drain_timeout: Duration::from_secs(10),
+            options: Options::default(),
+        }
+    }
+}
 
 /// Access rules, connection limits and TLS.
 #[derive(Debug, Default)]

@@ -314,7 +314,7 @@ fn a_failed_start_gives_its_reason() {
         (&["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
         (
             &["--max-batch-tokens", "8", "--max-input-tokens", "9"],
-            "--max-input-tokens is 9",
+            "lower --max-input-tokens",
         ),
         (&["--log", "a=b=c"], "--log"),
         (

@@ -17,17 +17,16 @@ mod window;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::future::Future;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::engine::{Engine, Limits};
+use cloze::engine::Limits;
 use cloze::lm::Scores;
 use cloze::pipeline::{self, Deadline, Pipeline};
-use cloze::tasks::fill_mask::{FillMask, Parameters, Plan};
+use cloze::tasks::fill_mask::{Parameters, Plan};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -35,7 +34,6 @@ use super::batch::BatchArguments;
 use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
-use super::warm_up::warm_up;
 use super::{CLEAN_UP_TIMEOUT, abort_after};
 use input::Source;
 use output::{Output, Written};
@@ -83,19 +81,16 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     // Opened first: a file that is not there is known before a large model is read.
     let source = Source::open(&arguments.file)?;
     let mut model = arguments.model.open()?;
-    let longest = arguments.batch.max_input_tokens(model.info.max_tokens)?;
+    let builder = arguments.batch.builder(queue_limits()).texts_max(TEXTS_MAX.get());
+    builder.check(&model.info)?;
     let loaded = arguments.model.load(&mut model)?;
-    let task = FillMask::new(model.tokenizer, &model.info, longest);
+    let cloze = builder.start(model, loaded)?;
+    let pipeline = Arc::clone(cloze.pipeline());
     let parameters = Parameters {
         top_k: arguments.top_k,
         targets: arguments.targets,
     };
-    task.check(&parameters)?;
-    let batch_timeout = arguments.batch.batch_timeout(&loaded.device);
-    let workers = warm_up(loaded, &arguments.batch, model.info.vocab_size, longest)?;
-    let engine = Engine::start(workers, limits(&arguments.batch))?;
-    batch_timeout.map(|limit| engine.start_watchdog(limit)).transpose()?;
-    let pipeline = Arc::new(Pipeline::new(task, engine).with_texts_max(TEXTS_MAX.get()));
+    pipeline.task().check(&parameters)?;
 
     let progress = Lines::new(source.bytes());
     let lines = source.read();
@@ -146,13 +141,11 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-fn limits(batch: &BatchArguments) -> Limits {
+fn queue_limits() -> Limits {
     Limits {
-        batch_tokens_max: batch.max_batch_tokens.into(),
-        batch_size_max: batch.max_batch_size.into(),
-        batch_delay: Duration::ZERO,
         // A window closes at the first line that fills it, so it may hold almost twice its size.
-        queue_size: NonZeroUsize::get(TEXTS_MAX) * 2 * WINDOWS_IN_FLIGHT,
+        queue_size: TEXTS_MAX.get() * 2 * WINDOWS_IN_FLIGHT,
+        ..Limits::default()
     }
 }
 

@@ -63,13 +63,12 @@ pub struct ServeArguments {
 }
 
 impl ServeArguments {
-    /// The engine's limits.
+    /// The limits of the queue.
     pub fn limits(&self) -> Limits {
         Limits {
-            batch_tokens_max: self.batch.max_batch_tokens.into(),
-            batch_size_max: self.batch.max_batch_size.into(),
             batch_delay: Duration::from_millis(self.batch_delay_ms),
             queue_size: self.queue_size.into(),
+            ..Limits::default()
         }
     }
 }

@@ -16,17 +16,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::engine::{Engine, Health, Limits};
-use cloze::lm::MaskedLm;
-use cloze::pipeline::Pipeline;
-use cloze::server::{self, About, App, State};
+use cloze::Cloze;
+use cloze::engine::Health;
+use cloze::server::{self, App, Settings};
 use cloze::sys::descriptors;
-use cloze::tasks::fill_mask::FillMask;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::model::cores;
-use super::warm_up::warm_up;
 use super::{CLEAN_UP_TIMEOUT, abort_after};
 use listener::BoundSocket;
 
@@ -54,27 +51,25 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let signal = runtime.block_on(async { signals::stop_signal() })?;
     let loading = runtime.spawn(signals::exit_while_loading(signal));
     let socket = BoundSocket::bind(SocketAddr::new(arguments.host, arguments.port))?;
-    let model = load(&arguments)?;
+    let mut model = arguments.model.open()?;
+    let model_name = served_name(&arguments, &model.name)?;
+    let builder = arguments.batch.builder(arguments.limits());
+    builder.check(&model.info)?;
+    let loaded = arguments.model.load(&mut model)?;
+    let cloze = builder.start(model, loaded)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", socket.address);
     let listener = socket.listen()?;
-    let limits = arguments.limits();
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
-    print_banner(&arguments, &limits, &model, &url);
-    let engine = Engine::start(model.workers, limits)?;
-    model
-        .batch_timeout
-        .map(|limit| engine.start_watchdog(limit))
-        .transpose()?;
-    let app = Arc::new(App {
-        pipeline: Arc::new(Pipeline::new(model.fill_mask, engine)),
+    print_banner(&arguments, &cloze, &url);
+    let app = Arc::new(cloze.into_app(Settings {
+        model_name: Some(model_name),
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
         body_bytes_max: arguments.max_body_bytes.into(),
-        about: model.about,
         options,
-        state: State::default(),
-    });
+        ..Settings::default()
+    }));
     let drain_timeout = Duration::from_millis(arguments.shutdown_timeout_ms);
     serve(&runtime, listener, Arc::clone(&app), &loading, drain_timeout)?;
     // A batch that exceeds the time limit must not keep the process alive.
@@ -85,36 +80,6 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// A model that has been loaded and warmed up.
-struct Model {
-    name: String,
-    fill_mask: FillMask,
-    workers: Vec<Box<dyn MaskedLm>>,
-    batch_timeout: Option<Duration>,
-    about: About,
-}
-
-fn load(arguments: &ServeArguments) -> Result<Model, Box<dyn Error>> {
-    let mut model = arguments.model.open()?;
-    let max_input_tokens = arguments.batch.max_input_tokens(model.info.max_tokens)?;
-    let model_name = served_name(arguments, &model.name)?;
-    let loaded = arguments.model.load(&mut model)?;
-    let vocab_size = model.info.vocab_size;
-    Ok(Model {
-        name: model.name,
-        fill_mask: FillMask::new(model.tokenizer, &model.info, max_input_tokens),
-        batch_timeout: arguments.batch.batch_timeout(&loaded.device),
-        about: About {
-            model_name,
-            model: model.info.clone(),
-            device: loaded.device.to_string(),
-            backend: arguments.model.backend.name().to_owned(),
-            dtype: loaded.precision.to_string(),
-        },
-        workers: warm_up(loaded, &arguments.batch, vocab_size, max_input_tokens)?,
-    })
 }
 
 /// Serves until the shutdown is complete.
@@ -161,15 +126,16 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
     }
 }
 
-fn print_banner(arguments: &ServeArguments, limits: &Limits, model: &Model, url: &str) {
-    let vocab_size = model.fill_mask.vocab_size();
-    let input_tokens = model.fill_mask.tokens_max();
+fn print_banner(arguments: &ServeArguments, cloze: &Cloze, url: &str) {
+    let (task, limits) = (cloze.pipeline().task(), cloze.pipeline().engine().limits());
     println!("cloze {}", env!("CARGO_PKG_VERSION"));
     println!(
-        "  model    {}, vocabulary size {vocab_size}, texts up to {input_tokens} tokens",
-        model.name
+        "  model    {}, vocabulary size {}, texts up to {} tokens",
+        cloze.name(),
+        task.vocab_size(),
+        task.tokens_max()
     );
-    println!("  backend  {}", model.about.device);
+    println!("  backend  {}", cloze.device());
     println!(
         "  batches  up to {} texts or {} tokens, batch delay {} ms",
         limits.batch_size_max, limits.batch_tokens_max, arguments.batch_delay_ms
@@ -179,6 +145,6 @@ fn print_banner(arguments: &ServeArguments, limits: &Limits, model: &Model, url:
         limits.queue_size, arguments.request_timeout_ms, arguments.max_body_bytes
     );
     println!("  address  {url}");
-    let mask = model.fill_mask.mask_token();
+    let mask = cloze.mask_token();
     println!("  try      curl -X POST -d \"Paris is the capital of {mask}.\" {url}/");
 }

@@ -87,6 +87,21 @@ pub enum DeviceInfo {
 }
 
 impl DeviceInfo {
+    /// `cpu` or `gpu`.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Cpu { .. } => "cpu",
+            Self::Gpu { .. } => "gpu",
+        }
+    }
+
+    /// The compute precision.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Cpu { precision, .. } | Self::Gpu { precision, .. } => *precision,
+        }
+    }
+
     /// True if kernels are compiled for each bucket of row counts, so that a warm-up should run each of them.
     pub fn compiles_per_bucket(&self) -> bool {
         matches!(self, Self::Gpu { .. })
