@@ -18,9 +18,9 @@
 //! [`Cloze::builder`] opens other models and sets limits, [`Cloze::serve`] serves one over HTTP; `examples/` has programs.
 //!
 //! # Layout
-//! Layers look down only; each knows what stands below it and nothing above.
+//! Each module uses those below it in this list and none above it.
 //!
-//! - `open`: the front door, [`Cloze`].
+//! - `open`: [`Cloze`], which opens a model, answers and serves.
 //! - [`server`]: HTTP, JSON, status codes. Knows no tensors.
 //! - [`api`]: wire types: request and answer bodies, errors.
 //! - [`pipeline`]: one request, from admission to answer.
@@ -30,7 +30,7 @@
 //! - [`lm`]: the seam: sequences in, log-probabilities out; loading a checkpoint onto a backend.
 //! - [`encoder`]: the architecture, once, generic over the backend; one file for each model family.
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
-//! - [`backend`]: the few operations BERT needs, and how ndarray and wgpu run them.
+//! - [`backend`]: the operations that an encoder needs, on ndarray and on wgpu.
 //! - [`hub`]: the Hugging Face hub's cache and downloads.
 //! - [`sys`]: memory, CPU, file descriptors, panics, the crypto provider of TLS.
 //!

@@ -1,4 +1,4 @@
-//! The front door of the library: opens a model, loads it, warms it up, and answers or serves.
+//! The entry point of the library: opens a model, loads it, warms it up, and answers or serves.
 
 use std::future::Future;
 use std::net::TcpListener;

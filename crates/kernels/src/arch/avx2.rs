@@ -395,6 +395,10 @@ unsafe fn k_steps<const KIND: u8, const M: usize, const ROW: usize, const STEP: 
 /// The same pointer, of which the compiler does not know that it is the same, so that it does not keep what was loaded
 /// from there.
 #[inline(always)]
+#[expect(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "the pointer passes through; nothing is read or written"
+)]
 fn opaque(mut pointer: *const Line) -> *const Line {
     // SAFETY: no instruction.
     unsafe { asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
