@@ -20,6 +20,7 @@ mod batch;
 #[cfg(feature = "cpu")]
 mod cpu_worker;
 mod encoder_model;
+#[cfg(any(feature = "gpu", test))]
 mod fault_checked;
 pub mod inspect;
 mod load;
