@@ -1,7 +1,7 @@
 //! A transformer encoder with a masked-language-model head, once, generic over the backend.
 //!
 //! It knows neither requests nor files: an [`Architecture`] says what to build, a
-//! [`TensorSource`](crate::checkpoint::TensorSource) gives the weights, and a forward pass goes from index lists on the
+//! [`TensorSource`] gives the weights, and a forward pass goes from index lists on the
 //! device to logits.
 //!
 //! | file | subject |
