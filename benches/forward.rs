@@ -24,7 +24,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 /// Batch and tokens a text, as the peers are measured.
 const SHAPES: [(usize, usize); 7] = [(1, 16), (1, 128), (8, 32), (8, 128), (32, 128), (1, 512), (8, 512)];
 
-/// What bert-base's `config.json` says.
+/// The values of bert-base's `config.json`.
 const BERT_BASE: &[u8] = br#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
     "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512}"#;
 
@@ -81,7 +81,7 @@ fn flops(spec: &EncoderSpec, texts: usize, length: usize) -> f64 {
     2.0 * (all + last + head) as f64
 }
 
-/// What is measured: a model on a backend, and how fast it could be.
+/// One benchmark: a model on a backend, and the time that the hardware's limit allows.
 struct Subject<'a> {
     name: String,
     spec: &'a EncoderSpec,

@@ -136,7 +136,7 @@ impl Batch {
         self.selects.is_empty()
     }
 
-    /// What is read of each readout row, in order.
+    /// The selection of each readout row, in order.
     pub(super) fn row_selects(&self) -> Vec<Select> {
         let readouts = self.readouts();
         let repeated = readouts.map(|(rows, select)| std::iter::repeat_n(select.clone(), rows.len()));

@@ -34,7 +34,7 @@ pub struct Pipeline {
     texts_max: usize,
 }
 
-/// What one answered request took.
+/// Sizes and times of one answered request.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     pub texts: usize,

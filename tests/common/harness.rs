@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// What a test needs of the machine or of the build: `Err` says what is missing.
+/// A requirement of a test on the machine or the build: `Err` names the missing part.
 pub type Requirement = Result<(), String>;
 
 /// Tests with one requirement.

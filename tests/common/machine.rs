@@ -1,4 +1,4 @@
-//! What a test may need of this machine and of this build, as requirements of the [`harness`](super::harness).
+//! Requirements of tests on this machine and this build, for the [`harness`](super::harness).
 
 use super::harness::Requirement;
 

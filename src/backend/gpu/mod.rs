@@ -11,7 +11,7 @@
 //! | `operations` | what BERT needs of a backend, through those kernels |
 //! | `failpoints` | fault injection for tests |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
-//! | `memory` | how much memory an adapter has, where somebody tells |
+//! | `memory` | how much memory an adapter has, if the driver reports it |
 
 mod adapters;
 mod cache;
@@ -35,8 +35,7 @@ pub use adapters::{Adapter, adapters};
 use faults::{Faults, caught};
 pub use memory::AdapterMemory;
 
-/// The wgpu backend. f32 is what numbers are unless somebody says otherwise; in half precision every tensor
-/// says so itself.
+/// The wgpu backend. Tensors are f32 by default; in half precision each tensor carries its own element type.
 pub type Gpu = Wgpu<f32>;
 
 /// Reason why no device could be opened, or no model loaded onto it.
@@ -51,9 +50,7 @@ pub enum GpuError {
     /// None of the adapters matches the request, or several do.
     #[error("the GPU \"{wanted}\" matches {} of {found}", count(*.matches))]
     NoSuchAdapter {
-        /// What was asked for.
         wanted: String,
-        /// How many it could mean.
         matches: usize,
         /// All adapters.
         found: String,
@@ -61,27 +58,21 @@ pub enum GpuError {
     /// The adapter refused a device.
     #[error("{adapter} gave no device: {reason}. Adapters found: {found}")]
     NoDevice {
-        /// What was asked.
         adapter: String,
-        /// What it said.
         reason: String,
         /// All adapters.
         found: String,
     },
-    /// Half precision was asked for.
+    /// Half precision is requested and the adapter lacks it.
     #[error("{adapter} cannot compute in f16")]
-    NoF16 {
-        /// The adapter.
-        adapter: String,
-    },
+    NoF16 { adapter: String },
     /// A weight is larger than a buffer may be.
     #[error("the model's largest weight takes {bytes} bytes and {adapter} allows {bytes_max} in one buffer")]
     TooLarge {
         /// Bytes of the weight on the device.
         bytes: u64,
-        /// What a buffer may have.
+        /// The largest buffer of the adapter.
         bytes_max: u64,
-        /// The adapter.
         adapter: String,
     },
     /// There is less memory than the weights take.
@@ -89,19 +80,13 @@ pub enum GpuError {
     TooLittleMemory {
         /// Bytes of all weights on the device.
         bytes: u64,
-        /// What the adapter has, if that is known; else it was tried.
+        /// Memory of the adapter, if known; otherwise an allocation was tried.
         memory: Option<AdapterMemory>,
-        /// The adapter.
         adapter: String,
     },
     /// The device failed while the weights were put onto it.
     #[error("the model could not be put onto {adapter}: {reason}")]
-    Load {
-        /// The adapter.
-        adapter: String,
-        /// What it said.
-        reason: String,
-    },
+    Load { adapter: String, reason: String },
 }
 
 fn count(matches: usize) -> String {

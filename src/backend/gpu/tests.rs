@@ -27,7 +27,7 @@ fn a_lost_device_is_a_fault_and_never_a_hang() {
     // On a thread of its own, so that a hang is a failed test.
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        // What comes of it, a panic or numbers, is nothing that anybody may see.
+        // A panic or wrong numbers: neither may reach a caller.
         let _ = caught(|| (before * 2.0).into_data());
         let _ = sender.send(gpu.fault());
     });

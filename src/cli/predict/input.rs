@@ -52,7 +52,7 @@ impl Source {
         self.bytes
     }
 
-    /// Reads on a thread of its own, a little ahead of whoever takes the lines.
+    /// Reads on a thread of its own, a little ahead of the consumer of the lines.
     pub fn read(self) -> Receiver<io::Result<RawLine>> {
         let (sender, lines) = sync_channel(LINES_AHEAD);
         std::thread::spawn(move || read_lines(BufReader::new(self.reader), &sender));

@@ -61,7 +61,7 @@ pub struct PredictArguments {
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     targets: Option<Vec<String>>,
 
-    /// What a line is; auto takes them for JSON if the first that is not blank begins with {
+    /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {
     #[arg(long, value_enum, default_value = "auto")]
     format: LineFormat,
 

@@ -74,7 +74,7 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
     }
 }
 
-/// What each of four texts that waited got from a model that does `script`.
+/// The replies to four queued texts from a model that follows `script`.
 async fn four_replies(
     queue: &Arc<Queue>,
     state: &EngineState,

@@ -35,7 +35,7 @@ fn queue(limits: Limits) -> Arc<Queue> {
     Arc::new(Queue::new(limits))
 }
 
-/// What an engine with one worker shares, without the worker.
+/// The shared state of an engine with one worker, without the worker.
 fn parts(limits: Limits) -> (Arc<Queue>, Arc<EngineState>) {
     (queue(limits), Arc::new(EngineState::new(1)))
 }

@@ -33,7 +33,7 @@ impl MaskedLm for Device {
     }
 }
 
-/// What each of `count` texts that waited got, four to a batch.
+/// The replies to `count` queued texts, four per batch.
 async fn run(device: &Device, count: u32) -> Vec<Result<u32, EngineError>> {
     let mut limits = limits();
     limits.queue_size = 100;

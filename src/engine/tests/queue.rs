@@ -95,7 +95,7 @@ async fn a_full_queue_refuses_one_and_many_alike() {
     }
     assert_eq!(queue.waiting(), (12, 12));
     assert_eq!(queue.stats.rejected.get(), 2);
-    // Room that somebody gave up is room, a moment after a look in vain.
+    // The place of a departed client is free again, a moment after a sweep in vain.
     tokio::time::advance(Duration::from_micros(12)).await;
     seven.truncate(3);
     five.truncate(4);
@@ -152,11 +152,11 @@ async fn a_full_queue_is_looked_through_now_and_then() {
     let (one, receiver) = entry(9, 1, MINUTE);
     push(&queue, vec![one]).unwrap();
     assert_eq!(queue.stats.abandoned.get(), 1);
-    // Not in vain: whoever leaves next is found at once.
+    // The sweep dropped something, so the next departure is found at once.
     drop(receiver);
     assert!(!refused());
     assert_eq!(queue.stats.abandoned.get(), 2);
-    // What a batch takes is room at once, whenever somebody looked.
+    // Places that a batch takes are free at once, regardless of the last sweep.
     assert!(refused());
     assert_eq!(queue.next_batch().await.unwrap().len(), 4);
     assert!(!refused());
@@ -187,7 +187,7 @@ async fn an_admission_holds_a_place_until_it_is_used_or_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_single_texts_share_a_full_queue() {
     // Four clients with lists of eight and 36 with single texts, who all ask again at once when they are
-    // refused, against a model that takes its time: eight may wait, so somebody is refused all the time.
+    // refused, against a model that takes its time: eight may wait, so requests are refused all the time.
     let model = Scripted(|_: &[u32]| {
         std::thread::sleep(Duration::from_micros(300));
         Ok(())

@@ -61,7 +61,7 @@ async fn when_all_workers_fail_the_engine_does() {
         assert!(!asked(&queue, id).await);
     }
     assert!(!state.is_healthy());
-    // Nobody is left to answer, so whoever asks is told at once and not after a probe.
+    // No worker is left, so a request fails at once and not after a probe.
     let before = Instant::now();
     assert!(!asked(&queue, 7).await);
     assert_eq!(before.elapsed(), Duration::ZERO);

@@ -28,7 +28,7 @@ pub struct Request {
     pub parameters: Parameters,
 }
 
-/// What a request may set beside its texts; absent means the default.
+/// The optional parameters of a request; `None` means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// Predictions for each mask.

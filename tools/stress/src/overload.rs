@@ -183,7 +183,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
         format!("after the overload a request got {}", answer.status),
     );
     drop(client);
-    let server = Arc::into_inner(server).ok_or("somebody still watches the server")?;
+    let server = Arc::into_inner(server).ok_or("the server is still in use by a watcher")?;
     server.stop(Duration::from_secs(15)).await?;
     Ok(failures)
 }
