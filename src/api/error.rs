@@ -90,21 +90,26 @@ impl From<pipeline::Error> for Error {
 
 impl From<InputError> for Error {
     fn from(error: InputError) -> Self {
-        let (status, error_type) = match error {
-            InputError::TooManyTexts { .. } => (422, "too_many_texts"),
-            InputError::Encode(EncodeError::TooManyTokens { .. } | EncodeError::TooManyBytes { .. }) => {
-                (422, "too_many_tokens")
-            }
-            InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
-            InputError::Empty { .. } => (400, "empty"),
-            InputError::NoMask { .. } => (400, "no_mask"),
-            InputError::TopK { .. } => (400, "bad_top_k"),
-            InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => (422, "answer_too_large"),
-            InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {
-                (400, "bad_targets")
-            }
-        };
+        let (status, error_type) = status(&error);
         Self::new(status, error_type, error.to_string())
+    }
+}
+
+fn status(error: &InputError) -> (u16, &'static str) {
+    match error {
+        InputError::InList { error, .. } => status(error),
+        InputError::TooManyTexts { .. } => (422, "too_many_texts"),
+        InputError::Encode(EncodeError::TooManyTokens { .. } | EncodeError::TooManyBytes { .. }) => {
+            (422, "too_many_tokens")
+        }
+        InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
+        InputError::Empty { .. } => (400, "empty"),
+        InputError::NoMask { .. } => (400, "no_mask"),
+        InputError::TopK { .. } => (400, "bad_top_k"),
+        InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => (422, "answer_too_large"),
+        InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {
+            (400, "bad_targets")
+        }
     }
 }
 

@@ -14,7 +14,10 @@ pub enum InputError {
     NoMask { mask_token: String },
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// `top_k` is 0 or exceeds the vocabulary.
+    /// An error of one text of a list.
+    #[error("The text at index {index}, counted from 0: {error}")]
+    InList { index: usize, error: Box<InputError> },
+    /// `top_k` is 0, or exceeds the vocabulary without targets.
     #[error("top_k is {top_k}; it must be between 1 and {vocab_size}, the size of the vocabulary.")]
     TopK { top_k: usize, vocab_size: usize },
     /// `predictions` is `top_k` times the masks, counted until the limit was exceeded.

@@ -43,9 +43,14 @@ impl FillMask {
         let scoring = self.scoring(&request.parameters)?;
         let mut answer_size = AnswerSize::default();
         let mut sequences = Vec::with_capacity(request.texts.len());
-        for text in &request.texts {
-            let token_ids = self.encode(text)?;
-            let positions = self.mask_positions(&token_ids)?;
+        for (index, text) in request.texts.iter().enumerate() {
+            let (token_ids, positions) = self.tokens_and_masks(text).map_err(|error| match request.texts.len() {
+                1 => error,
+                _ => InputError::InList {
+                    index,
+                    error: Box::new(error),
+                },
+            })?;
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
             sequences.push(Arc::new(sequence));
@@ -54,6 +59,12 @@ impl FillMask {
             sequences,
             top_k: scoring.top_k,
         })
+    }
+
+    fn tokens_and_masks(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), InputError> {
+        let token_ids = self.encode(text)?;
+        let positions = self.mask_positions(&token_ids)?;
+        Ok((token_ids, positions))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {

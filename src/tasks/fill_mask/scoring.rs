@@ -37,7 +37,8 @@ impl FillMask {
     pub(super) fn scoring(&self, parameters: &Parameters) -> Result<Scoring, InputError> {
         let top_k = parameters.top_k.unwrap_or(TOP_K_DEFAULT);
         // The default means "up to five", also for a vocabulary of three tokens.
-        if top_k == 0 || parameters.top_k.is_some_and(|given| given > self.vocab_size) {
+        let exceeds = parameters.targets.is_none() && parameters.top_k.is_some_and(|given| given > self.vocab_size);
+        if top_k == 0 || exceeds {
             return Err(InputError::TopK {
                 top_k,
                 vocab_size: self.vocab_size,

@@ -83,7 +83,7 @@ fn more_texts_than_allowed_are_refused_before_any_is_read() {
 #[test]
 fn a_text_without_a_mask_or_without_anything_is_refused() {
     for text in ["the cat", "[mask]", "[ MASK ]"] {
-        let error = plan(&["[MASK]", text], None, None).unwrap_err();
+        let error = plan(&[text], None, None).unwrap_err();
         assert!(
             matches!(&error, InputError::NoMask { mask_token } if mask_token == "[MASK]"),
             "{text}: {error}"
@@ -98,12 +98,46 @@ fn a_text_without_a_mask_or_without_anything_is_refused() {
 #[test]
 fn a_text_beyond_the_token_limit_is_refused() {
     let text = format!("[MASK]{}", " the".repeat(TOKENS_MAX));
-    let error = plan(&["[MASK]", &text], None, None).unwrap_err();
+    let error = plan(&[&text], None, None).unwrap_err();
     let expected = EncodeError::TooManyTokens {
         tokens: TOKENS_MAX + 3,
         max: TOKENS_MAX,
     };
     assert_eq!(error, InputError::Encode(expected));
+}
+
+#[test]
+fn an_error_in_a_list_names_the_index_of_the_text() {
+    let long = format!("[MASK]{}", " the".repeat(TOKENS_MAX));
+    for (texts, expected_index, cause) in [
+        (["no mask", "[MASK]", "[MASK]"], 0, "The text has no mask"),
+        (["[MASK]", "no mask", ""], 1, "The text has no mask"),
+        (["[MASK]", "[MASK]", " "], 2, "The text is empty"),
+        (["[MASK]", long.as_str(), "[MASK]"], 1, "tokens"),
+    ] {
+        let error = plan(&texts, None, None).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            matches!(error, InputError::InList { index, .. } if index == expected_index),
+            "{message}"
+        );
+        let named = format!("index {expected_index}, counted from 0: ");
+        assert!(message.contains(&named) && message.contains(cause), "{message}");
+    }
+    // A list of one text, and an error of the whole answer.
+    assert!(matches!(plan(&["the"], None, None), Err(InputError::NoMask { .. })));
+    let masks = "[MASK] ".repeat(40);
+    let error = plan(&[&masks, &masks], Some(833), None).unwrap_err();
+    assert!(matches!(error, InputError::TooManyPredictions { .. }), "{error}");
+}
+
+#[test]
+fn top_k_beyond_the_vocabulary_means_all_targets() {
+    for top_k in [2, 3, VOCAB_SIZE + 1, usize::MAX] {
+        let plan = plan(&["[MASK]"], Some(top_k), Some(&["cat", "dog"])).unwrap();
+        assert_eq!(plan.predictions(), 2, "{top_k}");
+    }
+    assert!(plan(&["[MASK]"], Some(0), Some(&["cat"])).is_err());
 }
 
 #[test]
