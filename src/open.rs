@@ -120,8 +120,10 @@ impl Cloze {
 
     /// The HTTP service of this model, for [`server::serve`].
     pub fn into_app(self, settings: Settings) -> App {
+        let last_part = self.name.rsplit('/').next().unwrap_or(&self.name);
         let about = About {
-            model_name: settings.model_name.unwrap_or(self.name),
+            model_name: settings.model_name.unwrap_or_else(|| last_part.to_owned()),
+            hub_name: self.name.contains('/').then_some(self.name),
             model: self.info,
             device: self.device.to_string(),
             backend: self.device.backend().to_owned(),

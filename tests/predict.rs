@@ -100,6 +100,31 @@ fn a_line_has_the_format_of_a_request_body() {
 }
 
 #[test]
+fn a_byte_order_mark_is_skipped_and_lists_and_csv_are_errors() {
+    let output = predict(
+        &["--top-k", "1"],
+        b"\xef\xbb\xbf{\"inputs\": \"a [MASK]\"}\n{\"inputs\": \"the [MASK]\"}",
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    let expected = predict(&["--top-k", "1"], b"a [MASK]\nthe [MASK]");
+    assert_eq!(lines(&output), lines(&expected));
+    for input in [
+        "[\"a [MASK]\"]\n[\"the [MASK]\", \"b\"]",
+        "[\n\"a [MASK]\",\n\"the [MASK]\"\n]",
+        "id,text\n1,a [MASK]\n2,the [MASK]",
+        "text\na [MASK]\n\"the [MASK], a\"",
+        "1,\"a [MASK]\"\n2,\"the [MASK]\"",
+    ] {
+        let output = predict(&[], input.as_bytes());
+        assert_eq!(output.status.code(), Some(3), "{input}");
+        for answer in lines(&output) {
+            assert_eq!(answer["error_type"], "bad_line", "{input}: {answer}");
+        }
+        assert!(error(&output).contains("--format text"), "{}", error(&output));
+    }
+}
+
+#[test]
 fn bad_lines_are_reported_and_do_not_stop_the_rest() {
     let long = "x".repeat((1 << 20) + 1);
     let too_many_tokens = "the ".repeat(2000);

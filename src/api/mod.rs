@@ -5,6 +5,6 @@ mod request;
 mod response;
 
 pub use error::{Error, ErrorBody};
-pub use request::Format;
-pub(crate) use request::{JsonObject, json_error, parse_top_k};
+pub use request::{Format, without_bom};
+pub(crate) use request::{JsonObject, WholeNumber, json_error, parse_top_k};
 pub use response::FillMaskResponse;

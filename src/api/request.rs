@@ -1,10 +1,11 @@
 //! Request bodies: a text as it is, or JSON in the form of Hugging Face's inference API.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::Error;
 use crate::tasks::fill_mask::{Parameters, Request};
@@ -39,14 +40,51 @@ struct Body {
     parameters: Option<JsonObject<BodyParameters>>,
     /// Options of the hub's API, such as `wait_for_model`, have no meaning here.
     #[serde(default, rename = "options")]
-    _options: serde::de::IgnoredAny,
+    _options: IgnoredAny,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BodyParameters {
-    top_k: Option<i64>,
+    top_k: Option<WholeNumber>,
     targets: Option<OneOrMany>,
+}
+
+/// A whole number. JSON writers of some languages write 2 as `2.0`.
+pub struct WholeNumber(i64);
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = WholeNumber;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<WholeNumber, E> {
+                Ok(WholeNumber(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<WholeNumber, E> {
+                let signed = i64::try_from(number);
+                signed
+                    .map(WholeNumber)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<WholeNumber, E> {
+                // Up to here all whole numbers are exact.
+                const EXACT_MAX: f64 = (1u64 << 53) as f64;
+                match number.fract() == 0.0 && number.abs() <= EXACT_MAX {
+                    true => Ok(WholeNumber(number as i64)),
+                    false => Err(E::invalid_value(Unexpected::Float(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
 }
 
 /// A string, or a list of strings.
@@ -85,19 +123,29 @@ pub enum Format {
     Text,
     /// `{"inputs": …, "parameters": …}`.
     Json,
+    /// JSON if the body is a JSON object with `inputs`, else the text. Many clients send JSON without declaring it.
+    Undeclared,
 }
 
 impl Format {
-    /// JSON content types announce JSON; with any other, or none, the body is the text.
-    pub fn from_content_type(content_type: Option<&str>) -> Self {
+    /// The format that a content type announces.
+    ///
+    /// # Errors
+    /// 415 for a multipart form.
+    pub fn from_content_type(content_type: Option<&str>) -> Result<Self, Error> {
         let essence = content_type
             .and_then(|value| value.split(';').next())
             .unwrap_or_default();
         let essence = essence.trim().to_ascii_lowercase();
-        match essence == "application/json" || essence.ends_with("+json") {
-            true => Self::Json,
-            false => Self::Text,
+        if essence.starts_with("multipart/") {
+            return Err(Error::new(
+                415,
+                "content_type",
+                "The body is a multipart form; send the text itself, or JSON as {\"inputs\": \"a text with a mask\"}.",
+            ));
         }
+        let is_json = ["application/json", "text/json"].contains(&essence.as_str()) || essence.ends_with("+json");
+        Ok(if is_json { Self::Json } else { Self::Undeclared })
     }
 
     /// Parses a body of this format.
@@ -105,9 +153,32 @@ impl Format {
     /// # Errors
     /// [`Error`] says what is wrong and where.
     pub fn parse(self, body: &[u8]) -> Result<Request, Error> {
+        let body = without_bom(body);
         match self {
             Self::Json => parse_json(body),
-            Self::Text => parse_text(body),
+            Self::Undeclared if is_json_request(body) => parse_json(body),
+            Self::Text | Self::Undeclared => parse_text(body),
+        }
+    }
+}
+
+/// The bytes without a byte order mark at their beginning, which some programs write before UTF-8.
+pub fn without_bom(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
+}
+
+/// True for a JSON object with `inputs`, and for a text that begins as a request does and is not valid JSON: its errors
+/// are those of JSON.
+fn is_json_request(body: &[u8]) -> bool {
+    let Some(fields) = body.trim_ascii_start().strip_prefix(b"{") else {
+        return false;
+    };
+    match serde_json::from_slice::<HashMap<String, IgnoredAny>>(body) {
+        Ok(fields) => fields.contains_key("inputs"),
+        Err(_) => {
+            let names = ["\"inputs\"", "\"parameters\"", "\"options\""];
+            let fields = fields.trim_ascii_start();
+            names.iter().any(|name| fields.starts_with(name.as_bytes()))
         }
     }
 }
@@ -163,7 +234,7 @@ pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Erro
 }
 
 /// `top_k` of a JSON body. The task checks it against the model.
-pub fn parse_top_k(top_k: i64) -> Result<usize, Error> {
+pub fn parse_top_k(WholeNumber(top_k): WholeNumber) -> Result<usize, Error> {
     usize::try_from(top_k)
         .map_err(|_| Error::bad_request("bad_top_k", format!("top_k is {top_k}; it must be 1 or more.")))
 }
@@ -173,27 +244,94 @@ mod tests {
     use super::*;
 
     fn parse_as(content_type: Option<&str>, body: &str) -> Result<Request, String> {
-        let format = Format::from_content_type(content_type);
+        let format = Format::from_content_type(content_type).map_err(|e| e.to_string())?;
         format.parse(body.as_bytes()).map_err(|e| e.to_string())
     }
 
+    /// Content types of clients that do not declare their JSON: curl, requests, fetch, and others.
+    const UNDECLARED: [Option<&str>; 5] = [
+        None,
+        Some("application/x-www-form-urlencoded"),
+        Some("text/plain;charset=UTF-8"),
+        Some("application/octet-stream"),
+        Some("application/x-ndjson"),
+    ];
+
     #[test]
-    fn only_json_is_read_as_json() {
-        let json = r#"{"inputs": "a [MASK]"}"#;
-        for content_type in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
-            assert_eq!(parse_as(content_type, json).unwrap().texts, [json], "{content_type:?}");
-        }
-        for content_type in [
+    fn a_json_object_with_inputs_is_a_request_under_any_content_type() {
+        let declared = [
             "application/json",
             "Application/JSON; charset=utf-8",
             "application/ld+json",
-        ] {
-            assert_eq!(
-                parse_as(Some(content_type), json).unwrap().texts,
-                ["a [MASK]"],
-                "{content_type}"
-            );
+            "text/json",
+        ];
+        for content_type in UNDECLARED.into_iter().chain(declared.map(Some)) {
+            for json in [
+                r#"{"inputs": "a [MASK]", "parameters": {"top_k": 2}}"#,
+                " \n{ \"parameters\": {\"top_k\": 2}, \"inputs\": [\"a [MASK]\"]}",
+                "\u{feff}{\"inputs\": \"a [MASK]\", \"parameters\": {\"top_k\": 2}}",
+            ] {
+                let request = parse_as(content_type, json).unwrap();
+                assert_eq!(request.texts, ["a [MASK]"], "{content_type:?}: {json}");
+                assert_eq!(request.parameters.top_k, Some(2), "{content_type:?}: {json}");
+            }
+            for (broken, named) in [
+                (r#"{"inputs": "a [MASK]""#, "not valid JSON"),
+                (r#"{"parameters": {}, "inputs": "a [MASK]" "b"}"#, "not valid JSON"),
+                (
+                    "{\"inputs\": \"a [MASK]\"}\n{\"inputs\": \"b [MASK]\"}",
+                    "trailing characters",
+                ),
+                (r#"{"inputs": "a [MASK]", "topk": 3}"#, "unknown field `topk`"),
+                (r#"{"inputs": null}"#, "a string or a list of strings"),
+            ] {
+                let error = parse_as(content_type, broken).unwrap_err();
+                assert!(error.contains(named), "{content_type:?}: {broken}: {error}");
+            }
         }
+    }
+
+    #[test]
+    fn other_bodies_are_texts() {
+        for content_type in UNDECLARED {
+            for text in [
+                "a [MASK]",
+                "[MASK] is",
+                r#"{"text": "a [MASK]"}"#,
+                r#"["a [MASK]"]"#,
+                "{a [MASK]}",
+                "inputs",
+            ] {
+                assert_eq!(parse_as(content_type, text).unwrap().texts, [text], "{content_type:?}");
+            }
+        }
+        assert_eq!(parse_as(None, "\u{feff}a [MASK]").unwrap().texts, ["a [MASK]"]);
+        let json = r#"{"inputs": "a [MASK]"}"#;
+        assert_eq!(Format::Text.parse(json.as_bytes()).unwrap().texts, [json]);
+    }
+
+    #[test]
+    fn multipart_is_refused() {
+        for content_type in ["multipart/form-data; boundary=b", "Multipart/Mixed"] {
+            let error = Format::from_content_type(Some(content_type)).unwrap_err();
+            assert_eq!((error.status, error.error_type), (415, "content_type"));
+        }
+    }
+
+    #[test]
+    fn top_k_is_a_whole_number_in_any_notation() {
+        let top_k = |number: &str| {
+            let body = format!(r#"{{"inputs": "a", "parameters": {{"top_k": {number}}}}}"#);
+            parse_as(Some("application/json"), &body).map(|request| request.parameters.top_k)
+        };
+        for (number, value) in [("2", 2), ("2.0", 2), ("1e2", 100)] {
+            assert_eq!(top_k(number), Ok(Some(value)), "{number}");
+        }
+        for number in ["2.5", "1e30", "18446744073709551615", "\"2\"", "true", "[2]"] {
+            let error = top_k(number).unwrap_err();
+            assert!(error.contains("expected a whole number"), "{number}: {error}");
+        }
+        assert!(top_k("-2.0").unwrap_err().contains("top_k is -2"));
     }
 
     #[test]

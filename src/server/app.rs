@@ -25,6 +25,8 @@ pub struct App {
 pub struct About {
     /// Name of the model in paths; contains no slash.
     pub model_name: String,
+    /// Name of the model on the hub, such as `org/model`: a second name in paths.
+    pub hub_name: Option<String>,
     pub model: ModelInfo,
     /// Backend and device in words, such as `cpu (ndarray), 2 threads`.
     pub device: String,

@@ -10,7 +10,7 @@ use super::net::{ConnectionLimits, Tls};
 /// Settings of a service beside those of its model.
 #[derive(Debug)]
 pub struct Settings {
-    /// The model's name in paths; its own name if `None`.
+    /// The model's name in paths; the last part of its own name if `None`.
     pub model_name: Option<String>,
     /// Upper limit from the head of a request to its answer.
     pub request_timeout: Duration,

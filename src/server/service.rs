@@ -10,7 +10,7 @@ use poem::{Endpoint, EndpointExt, Request, Response, Route};
 use tokio::time::Instant;
 
 use super::app::App;
-use super::middleware::{auth, cors, telemetry};
+use super::middleware::{auth, cors, paths, telemetry};
 use super::net;
 use super::open_inference::{infer, metadata};
 use super::options::Options;
@@ -46,9 +46,11 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
         at("/v2/health/live").get(Open, metadata::live),
         at("/v2/health/ready").get(Open, metadata::ready),
         at("/v2/models/:name").get(Key, metadata::model),
+        at("/v2/models/:name/config").get(Key, metadata::config),
         at("/v2/models/:name/ready").get(Key, metadata::model_ready),
         at("/v2/models/:name/infer").post(Key, infer::infer),
         at("/v2/models/:name/versions/:version").get(Key, metadata::model),
+        at("/v2/models/:name/versions/:version/config").get(Key, metadata::config),
         at("/v2/models/:name/versions/:version/ready").get(Key, metadata::model_ready),
         at("/v2/models/:name/versions/:version/infer").post(Key, infer::infer),
     ]
@@ -61,9 +63,13 @@ pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     let routes = rows
         .into_iter()
         .fold(Route::new(), |routes, row| routes.at(row.path(), row.into_endpoint()));
-    let (keys, origins, observed) = (Arc::clone(&app), Arc::clone(&app), Arc::clone(&app));
+    let (named, keys, origins, observed) = (Arc::clone(&app), Arc::clone(&app), Arc::clone(&app), Arc::clone(&app));
     routes
         .around(guard_unknown_paths)
+        .around(move |next, mut request| {
+            paths::normalize(&mut request, &named.about);
+            async move { next.call(request).await }
+        })
         .around(move |next, mut request| {
             let app = Arc::clone(&keys);
             async move {

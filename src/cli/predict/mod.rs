@@ -7,9 +7,11 @@
 //! | file | subject |
 //! |---|---|
 //! | `input` | lines, bounded in length |
-//! | `window` | lines that are answered together; plain text or JSON |
+//! | `format` | plain text or JSON; detection of JSON lists and CSV |
+//! | `window` | lines that are answered together |
 //! | `output` | answers and errors as JSON Lines |
 
+mod format;
 mod input;
 mod output;
 mod window;
@@ -61,7 +63,7 @@ pub struct PredictArguments {
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     targets: Option<Vec<String>>,
 
-    /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {
+    /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {, and refuses JSON lists and CSV
     #[arg(long, value_enum, default_value = "auto")]
     format: LineFormat,
 

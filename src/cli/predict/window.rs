@@ -6,11 +6,12 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use cloze::api::{self, ErrorBody, Format};
+use cloze::api::{self, ErrorBody};
 use cloze::pipeline::Pipeline;
 use cloze::tasks::fill_mask::{Parameters, Plan};
 use tokio::sync::mpsc;
 
+use super::format::Lines;
 use super::input::{LINE_BYTES_MAX, RawLine};
 
 /// Texts of one window, and of one line at most.
@@ -25,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LineFormat {
-    /// JSON if the first line that is not blank begins with {, else plain text
+    /// JSON if the first line that is not empty begins with {, else plain text; JSON lists and CSV are errors
     Auto,
     /// Every line is a text
     Text,
@@ -72,8 +73,8 @@ pub fn plan(
         parameters: defaults.parameters,
         format: match defaults.format {
             LineFormat::Auto => None,
-            LineFormat::Text => Some(Format::Text),
-            LineFormat::Json => Some(Format::Json),
+            LineFormat::Text => Some(Lines::Text),
+            LineFormat::Json => Some(Lines::Json),
         },
     };
     let mut next = lines.recv().ok();
@@ -118,8 +119,8 @@ pub fn plan(
 struct Planner<'a> {
     pipeline: &'a Pipeline,
     parameters: Parameters,
-    /// `None` until the first line that is not white space alone settles it for all.
-    format: Option<Format>,
+    /// `None` until the first line that is not white space alone decides it for all.
+    format: Option<Lines>,
 }
 
 impl Planner<'_> {
@@ -130,9 +131,12 @@ impl Planner<'_> {
                 error_type: "line_too_long".to_owned(),
             }),
             Some(content) => {
-                let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
-                if let (None, Some(first)) = (self.format, first) {
-                    self.format = Some(if *first == b'{' { Format::Json } else { Format::Text });
+                let content = match line.number {
+                    1 => api::without_bom(content),
+                    _ => content,
+                };
+                if self.format.is_none() && !content.trim_ascii().is_empty() {
+                    self.format = Some(Lines::detect(content, self.pipeline.task().mask_token()));
                 }
                 self.plan(content).map_err(|error| error.body())
             }
@@ -145,7 +149,7 @@ impl Planner<'_> {
     }
 
     fn plan(&self, content: &[u8]) -> Result<Plan, api::Error> {
-        let mut request = self.format.unwrap_or(Format::Text).parse(content)?;
+        let mut request = self.format.unwrap_or(Lines::Text).parse(content)?;
         let parameters = &mut request.parameters;
         parameters.top_k = parameters.top_k.or(self.parameters.top_k);
         parameters.targets = parameters.targets.take().or_else(|| self.parameters.targets.clone());

@@ -2,5 +2,6 @@
 
 pub mod auth;
 pub mod cors;
+pub mod paths;
 pub mod telemetry;
 mod tracing_span;

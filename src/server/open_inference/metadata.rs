@@ -16,7 +16,7 @@ use crate::server::error::ApiError;
 struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 2],
+    extensions: [&'static str; 3],
 }
 
 /// `GET /v2`.
@@ -25,7 +25,7 @@ pub fn server() -> Json<impl Serialize> {
     Json(ServerMetadata {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
-        extensions: ["binary_tensor_data", "parameters"],
+        extensions: ["binary_tensor_data", "model_configuration", "parameters"],
     })
 }
 
@@ -53,7 +53,7 @@ pub fn model(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Response, 
     let metadata = ModelMetadata {
         name: &app.about.model_name,
         versions: [VERSION],
-        platform: format!("burn_{}", app.about.model.family),
+        platform: platform(app),
         inputs: [TensorMetadata {
             name: INPUT,
             datatype: "BYTES",
@@ -66,6 +66,67 @@ pub fn model(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Response, 
         }),
     };
     Ok(Json(metadata).into_response())
+}
+
+fn platform(app: &App) -> String {
+    format!("burn_{}", app.about.model.family)
+}
+
+/// Triton's model configuration, as far as it says something about this model.
+#[derive(Serialize)]
+struct ModelConfig<'a> {
+    name: &'a str,
+    platform: String,
+    backend: &'static str,
+    version_policy: VersionPolicy,
+    /// 0: `dims` are whole shapes, and texts of different requests form a batch inside the server.
+    max_batch_size: u32,
+    input: [TensorConfig; 1],
+    output: [TensorConfig; Output::ALL.len()],
+}
+
+#[derive(Serialize)]
+struct VersionPolicy {
+    latest: Latest,
+}
+
+#[derive(Serialize)]
+struct Latest {
+    num_versions: u32,
+}
+
+#[derive(Serialize)]
+struct TensorConfig {
+    name: &'static str,
+    data_type: &'static str,
+    /// -1 for a dimension of variable size.
+    dims: Vec<i64>,
+}
+
+/// `GET /v2/models/{name}/config`.
+#[handler]
+pub fn config(request: &Request, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    check_model(request, app)?;
+    let config = ModelConfig {
+        name: &app.about.model_name,
+        platform: platform(app),
+        backend: "burn",
+        version_policy: VersionPolicy {
+            latest: Latest { num_versions: 1 },
+        },
+        max_batch_size: 0,
+        input: [TensorConfig {
+            name: INPUT,
+            data_type: "TYPE_STRING",
+            dims: vec![-1],
+        }],
+        output: Output::ALL.map(|output| TensorConfig {
+            name: output.name(),
+            data_type: output.config_type(),
+            dims: output.shape(-1, -1),
+        }),
+    };
+    Ok(Json(config).into_response())
 }
 
 #[derive(Serialize)]

@@ -21,7 +21,8 @@ pub fn check_model(request: &Request, app: &App) -> Result<(), ApiError> {
         true => request.raw_path_param("version").unwrap_or_default(),
         false => VERSION,
     };
-    let message = match (name == ours, version == VERSION) {
+    let is_ours = name == ours || Some(name) == app.about.hub_name.as_deref();
+    let message = match (is_ours, version == VERSION) {
         (true, true) => return Ok(()),
         (false, _) => format!("There is no model {name:?} here; this server has {ours:?}."),
         (_, false) => format!("The model {ours:?} has no version {version:?}; its only version is {VERSION:?}."),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::tensor::Output;
-use crate::api::{Error, JsonObject, json_error, parse_top_k};
+use crate::api::{Error, JsonObject, WholeNumber, json_error, parse_top_k, without_bom};
 use crate::tasks::fill_mask::{Parameters, Request};
 
 /// The name of the only input.
@@ -60,23 +60,14 @@ struct Body {
     _model_version: IgnoredAny,
 }
 
+/// Unknown parameters are ignored, as the protocol demands.
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct BodyParameters {
-    top_k: Option<i64>,
+    top_k: Option<WholeNumber>,
     targets: Option<Targets>,
     binary_data_output: Option<bool>,
     /// Microseconds, as in Triton; 0 means none.
     timeout: Option<u64>,
-    /// Triton's client sends these for schedulers and sequences; they have no meaning here.
-    #[serde(default, rename = "priority")]
-    _priority: IgnoredAny,
-    #[serde(default, rename = "sequence_id")]
-    _sequence_id: IgnoredAny,
-    #[serde(default, rename = "sequence_start")]
-    _sequence_start: IgnoredAny,
-    #[serde(default, rename = "sequence_end")]
-    _sequence_end: IgnoredAny,
 }
 
 /// Parameters of the protocol are single values, so a string holds comma-separated words; a list is accepted too.
@@ -196,8 +187,8 @@ impl InferRequest {
         };
         let hint = "Send {\"inputs\": [{\"name\": \"text\", \"shape\": [1], \"datatype\": \"BYTES\", \
                     \"data\": [\"a text with a mask\"]}]}";
-        let JsonObject(request): JsonObject<Body> =
-            serde_json::from_slice(json).map_err(|error| json_error(&error, "an inference request", hint))?;
+        let JsonObject(request): JsonObject<Body> = serde_json::from_slice(without_bom(json))
+            .map_err(|error| json_error(&error, "an inference request", hint))?;
         let parameters = request.parameters.map(|JsonObject(given)| given).unwrap_or_default();
         let outputs = requested(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
         let timeout = parameters.timeout.filter(|&micros| micros > 0);

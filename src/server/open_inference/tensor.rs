@@ -45,6 +45,15 @@ impl Output {
         }
     }
 
+    /// The datatype in the notation of Triton's model configuration.
+    pub fn config_type(self) -> &'static str {
+        match self {
+            Self::TextIndex | Self::MaskIndex | Self::Token => "TYPE_INT32",
+            Self::Score => "TYPE_FP32",
+            Self::TokenStr | Self::Sequence => "TYPE_STRING",
+        }
+    }
+
     /// `[rows]` for the outputs of a mask, `[rows, columns]` for the outputs of its predictions.
     pub fn shape<T>(self, rows: T, columns: T) -> Vec<T> {
         match self {

@@ -71,6 +71,62 @@ async fn one_row_per_mask() {
 }
 
 #[tokio::test]
+async fn unknown_parameters_are_ignored() {
+    for parameters in [
+        json!({"top_k": 2, "topk": 3, "priority": 1, "sequence_id": 7}),
+        json!({"top_k": 2.0, "temperature": {"a": [1]}}),
+    ] {
+        let answer = answer(&request(&["a [MASK]"], json!({"parameters": parameters}))).await;
+        assert_eq!(output(&answer, "token")["shape"], json!([1, 2]));
+    }
+}
+
+#[tokio::test]
+async fn the_name_on_the_hub_addresses_the_model() {
+    let client = client();
+    for name in ["acme/tiny-bert", "acme%2Ftiny-bert", "acme%2ftiny-bert"] {
+        for path in [
+            format!("/v2/models/{name}"),
+            format!("/v2/models/{name}/"),
+            format!("/v2/models/{name}/versions/1"),
+            format!("/v2/models/{name}/config"),
+            format!("/v2/models/{name}/ready"),
+        ] {
+            let response = client.get(&path).send().await;
+            response.assert_status_is_ok();
+            let body: Value = response.json().await.value().deserialize();
+            assert_eq!(body["name"], "tiny", "{path}");
+        }
+        let path = format!("/v2/models/{name}/infer");
+        let response = client.post(path).body_json(&request(&["a [MASK]"], json!({})));
+        response.send().await.assert_status_is_ok();
+    }
+    for path in ["acme/other/infer", "some/tiny-bert/infer", "tiny-bert/infer"] {
+        let response = client.post(format!("/v2/models/{path}")).send().await;
+        let error = expect_error(response, StatusCode::NOT_FOUND, "model_not_found").await;
+        assert!(error.contains("this server has \"tiny\""), "{error}");
+    }
+    let response = client.get("/v2/models/tiny/other").send().await;
+    expect_error(response, StatusCode::NOT_FOUND, "not_found").await;
+}
+
+#[tokio::test]
+async fn the_configuration_is_that_of_triton() {
+    let response = client().get("/v2/models/tiny/config").send().await;
+    response.assert_status_is_ok();
+    let config: Value = response.json().await.value().deserialize();
+    assert_eq!(config["max_batch_size"], 0);
+    let text = json!([{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}]);
+    assert_eq!(config["input"], text);
+    let outputs: Vec<_> = config["output"].as_array().unwrap().iter().collect();
+    assert_eq!(outputs.len(), 6);
+    assert_eq!(
+        *outputs[2],
+        json!({"name": "score", "data_type": "TYPE_FP32", "dims": [-1, -1]})
+    );
+}
+
+#[tokio::test]
 async fn texts_come_flat_or_nested() {
     for (shape, data) in [
         (json!([2]), json!(["a [MASK]", "b [MASK]"])),
@@ -188,7 +244,10 @@ async fn an_invalid_request_is_400_with_its_reason() {
             ),
             "top_k",
         ),
-        (request(&["a [MASK]"], json!({"parameters": {"topk": 3}})), "`topk`"),
+        (
+            request(&["a [MASK]"], json!({"parameters": {"top_k": 2.5}})),
+            "a whole number",
+        ),
         (
             request(&["a [MASK]"], json!({"parameters": {"targets": 3}})),
             "comma-separated words",

@@ -19,7 +19,7 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
     let deadline = deadline(app, headers)?;
     body::check(app, headers)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let format = Format::from_content_type(content_type);
+    let format = Format::from_content_type(content_type)?;
 
     let admission = pipeline.admit()?;
     let body = body::read(app, body, deadline).await?;

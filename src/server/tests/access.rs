@@ -66,8 +66,17 @@ async fn each_method_has_the_access_rule_of_the_route_table() {
             expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
         }
     }
+    client.get("/health/").send().await.assert_status_is_ok();
     // So does a path that is not in the table.
-    for path in ["/health/", "//health", "/info?/health", "/health/../info", "/%68ealth"] {
+    for path in [
+        "/info/",
+        "/v2/models/acme/tiny-bert",
+        "/v2/models/a/b",
+        "//health",
+        "/info?/health",
+        "/health/../info",
+        "/%68ealth",
+    ] {
         let response = client.get(path).send().await;
         expect_error(response, StatusCode::UNAUTHORIZED, "unauthorized").await;
     }

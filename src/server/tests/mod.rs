@@ -58,6 +58,7 @@ pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize,
         body_bytes_max: 10_000,
         about: About {
             model_name: "tiny".to_owned(),
+            hub_name: Some("acme/tiny-bert".to_owned()),
             model: files.info.clone(),
             device: "a <test>".to_owned(),
             backend: "test".to_owned(),
@@ -133,6 +134,9 @@ async fn every_client_error_has_its_status_and_sentence() {
             "targets",
         ),
         (json, "{\"inputs\": [\"a [MASK]\", \"b\"]}", 400, "no_mask", "[MASK]"),
+        (json, "{\"inputs\": [\"a [MASK]\", \"b\"]}", 400, "no_mask", "index 1"),
+        ("text/plain", "{\"inputs\": \"no\"}", 400, "no_mask", "[MASK]"),
+        ("multipart/form-data", "a [MASK]", 415, "content_type", "multipart"),
         (json, "{\"inputs\": []}", 400, "empty", "inputs"),
         (json, many.as_str(), 422, "too_many_texts", "9 texts"),
     ] {
@@ -178,6 +182,19 @@ async fn unknown_paths_and_methods() {
     }
     client.get("/health").send().await.assert_status_is_ok();
     client.head("/health").send().await.assert_status_is_ok();
+}
+
+#[tokio::test]
+async fn slashes_at_the_end_of_a_path_are_ignored() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
+    for path in ["//", "/health/", "/info//", "/v2/", "/v2/models/tiny/", "/docs/?a=b"] {
+        client.get(path).send().await.assert_status_is_ok();
+    }
+    for path in ["/v1/fill-mask/", "/v1/fill-mask//"] {
+        client.post(path).body("a [MASK]").send().await.assert_status_is_ok();
+        let response = client.get(path).send().await;
+        expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+    }
 }
 
 #[tokio::test]

@@ -33,14 +33,16 @@ pub fn let_tokenizers_panic() {
     }));
 }
 
-/// The body of `POST /`, as JSON, or as the text itself where it is no JSON.
+/// The body of `POST /`, as JSON, or as the text itself and undeclared where it is no JSON.
 pub fn request(body: &[u8]) {
     match Format::Json.parse(body) {
         Ok(request) => answer(&request),
         Err(error) => {
             sentence(&error);
-            if let Ok(request) = Format::Text.parse(body) {
-                answer(&request);
+            for format in [Format::Text, Format::Undeclared] {
+                if let Ok(request) = format.parse(body) {
+                    answer(&request);
+                }
             }
         }
     }

@@ -106,7 +106,12 @@ async fn answers_match_their_schemas() {
             json!({"inputs": "a [MASK]", "parameters": {"targets": "the"}, "options": {"x": 1}}),
             200,
         ),
+        (
+            json!({"inputs": "a [MASK]", "parameters": {"targets": ["the", "of"], "top_k": 99_999}}),
+            200,
+        ),
         (json!({"inputs": "no mask"}), 400),
+        (json!({"inputs": ["a [MASK]", "no mask"]}), 400),
         (json!({"inputs": "a [MASK]", "parameters": {"top_k": 0}}), 400),
         (json!({}), 400),
         (json!({"inputs": long}), 422),
@@ -141,6 +146,10 @@ async fn answers_match_their_schemas() {
     let response = client.get("/v2/models/other/ready").send().await;
     check(&document, "get", "/v2/models/{name}/ready", response).await;
     let response = client.post("/").header("content-encoding", "gzip").send().await;
+    check(&document, "post", "/", response).await;
+    let response = client.post("/").content_type("multipart/form-data; boundary=B1");
+    let response = response.body("--B1--").send().await;
+    response.assert_status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     check(&document, "post", "/", response).await;
     let response = client.post("/").body("a".repeat(10_001)).send().await;
     check(&document, "post", "/", response).await;
