@@ -123,3 +123,63 @@ fn completions_and_manual_pages_are_printed() {
     let page = std::fs::read_to_string(folder.path().join("cloze-predict.1")).unwrap();
     assert!(page.contains("top\\-k"), "{page}");
 }
+
+/// A model whose word embeddings have 12 million rows.
+#[cfg(target_os = "linux")]
+fn large_model() -> tempfile::TempDir {
+    use std::io::Write;
+    const ROWS: usize = 12_000_000;
+    let folder = common::fixtures::golden_copy("uncased-tied");
+    let config = folder.path().join("config.json");
+    let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["vocab_size"] = ROWS.into();
+    std::fs::write(&config, fields.to_string()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    for (name, shape) in [
+        ("bert.embeddings.word_embeddings.weight", vec![ROWS, 32]),
+        ("cls.predictions.bias", vec![ROWS]),
+    ] {
+        assert!(header[name].is_object(), "{name}");
+        header[name]["shape"] = shape.into();
+    }
+    let mut end = 0;
+    for (name, tensor) in header.as_object_mut().unwrap() {
+        if name != "__metadata__" {
+            let shape = tensor["shape"].as_array().unwrap();
+            let elements: u64 = shape.iter().map(|size| size.as_u64().unwrap()).product();
+            tensor["data_offsets"] = vec![end, end + 4 * elements].into();
+            end += 4 * elements;
+        }
+    }
+    let header = header.to_string();
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    // Zeros, without space on the disk.
+    file.set_len(8 + header.len() as u64 + end).unwrap();
+    folder
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_larger_than_memory_is_refused_before_it_is_loaded() {
+    let model = large_model();
+    let folder = model.path().to_str().unwrap();
+    for limit in ["-v 1000000", "-v 2500000", "-d 2500000"] {
+        for command in ["inspect", "serve --port 0 --model"] {
+            let script = format!("ulimit {limit} && exec \"$0\" {command} \"$1\"");
+            let output = Command::new("sh")
+                .args(["-c", &script, env!("CARGO_BIN_EXE_cloze"), folder])
+                .output()
+                .unwrap();
+            let shown = text(&output) + std::str::from_utf8(&output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{limit} {command}: {shown}");
+            let sentence = "of memory at its peak in f32 (";
+            assert!(shown.contains(sentence) && shown.contains("the limit on "), "{shown}");
+            assert!(shown.contains("--dtype bf16"), "{shown}");
+        }
+    }
+}

@@ -50,6 +50,9 @@ fn for_load(error: &LoadError) -> Option<String> {
         #[cfg(feature = "gpu")]
         LoadError::Gpu(error) => for_gpu(error),
         LoadError::TooManyWorkers { .. } => Some("lower --workers or raise --threads".to_owned()),
+        LoadError::TooLittleMemory { .. } => {
+            Some("free memory, raise that limit, or choose --dtype bf16 or int8, which need less".to_owned())
+        }
         LoadError::WorkersOnGpu(_) => Some("leave out --workers with --backend gpu".to_owned()),
         LoadError::Precision { .. } => Some("choose one of them with --dtype".to_owned()),
         LoadError::Threads(_) | LoadError::NotBuilt(_) => None,

@@ -20,7 +20,7 @@ fn describe_cpu(lines: &mut Vec<String>) {
     #[cfg(feature = "cpu")]
     lines.push(format!("     features  {}", cloze::backend::cpu::cpu_features()));
     if let Some(available) = memory::available() {
-        lines.push(format!("     memory    {} MiB available", available >> 20));
+        lines.push(format!("     memory    {} MiB available", available.bytes >> 20));
     }
     #[cfg(not(feature = "cpu"))]
     lines.push("     not in this build: enable the cargo feature cpu".to_owned());

@@ -49,10 +49,12 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode, Box<dyn Error>> {
     })
 }
 
-/// Memory in bytes; `None` if unknown.
+/// Memory in bytes on the CPU in f32; `None` if unknown.
 #[derive(Clone, Copy, Serialize)]
 struct Memory {
-    /// For the weights in f32.
+    /// Of the loaded weights.
+    weights: Option<u64>,
+    /// At the peak: the weights, and a tensor that is being packed or the logits of a batch.
     needed: Option<u64>,
     available: Option<u64>,
     fits: Option<bool>,
@@ -60,9 +62,10 @@ struct Memory {
 
 impl Memory {
     fn of(inspection: &Inspection) -> Self {
-        let needed = inspection.architecture.as_ref().map(|of| of.weights_bytes as u64);
-        let available = memory::available();
+        let needed = inspection.memory.map(|need| need.peak);
+        let available = memory::available().map(|available| available.bytes);
         Self {
+            weights: inspection.memory.map(|need| need.weights),
             needed,
             available,
             fits: needed.zip(available).map(|(needed, available)| needed <= available),
@@ -85,10 +88,11 @@ fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec
     if let Some(weights) = &inspection.weights {
         describe_weights(weights, with_tensors, &mut lines);
     }
-    if let (Some(needed), Some(available)) = (memory.needed, memory.available) {
+    if let (Some(weights), Some(needed), Some(available)) = (memory.weights, memory.needed, memory.available) {
         let verdict = if needed <= available { "fits" } else { "does not fit" };
         lines.push(format!(
-            "  memory        {} for the weights in f32, {} available: {verdict}",
+            "  memory        {} for the weights in f32, {} at the peak, {} available: {verdict}",
+            mebibytes(weights),
             mebibytes(needed),
             mebibytes(available)
         ));

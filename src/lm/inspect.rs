@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::pretrained::{architecture, check_head};
-use crate::backend::Activation;
+use super::{LoadError, MemoryNeed};
+use crate::backend::{Activation, Precision};
 use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source};
 use crate::encoder::EncoderSpec;
 
@@ -15,8 +16,10 @@ pub struct Inspection {
     pub architecture: Option<ArchitectureSummary>,
     pub tokenizer: Option<TokenizerSummary>,
     pub weights: Option<WeightsSummary>,
+    /// On the CPU in f32.
+    pub memory: Option<MemoryNeed>,
     /// The errors for which Cloze refuses the model.
-    pub errors: Vec<CheckpointError>,
+    pub errors: Vec<LoadError>,
 }
 
 /// Sizes of the model.
@@ -70,10 +73,11 @@ pub struct StoredTensor {
 }
 
 impl Inspection {
-    /// Reads all files, with the values of every tensor, one tensor at a time.
+    /// Reads all files, with the values of every tensor, one tensor at a time. Values for which there is too little memory
+    /// are not read.
     pub fn of(source: Source) -> Self {
         let mut errors = Vec::new();
-        let mut add = |error: CheckpointError| errors.push(error);
+        let mut add = |error: CheckpointError| errors.push(error.into());
         let architecture = architecture(&source).map_err(&mut add).ok();
         let tokenizer = source.tokenizer().map_err(&mut add).ok();
         if let (Some(tokenizer), Some(architecture)) = (&tokenizer, &architecture)
@@ -83,10 +87,15 @@ impl Inspection {
         }
         let mut weights = source.weights().map_err(&mut add).ok();
         let mut used = HashSet::new();
+        let mut memory = None;
         let architecture = architecture.map(|mut architecture| {
-            if let Some(weights) = &mut weights {
+            let need = memory.insert(MemoryNeed::new(&architecture.spec, Precision::F32));
+            if let Some(weights) = weights.as_mut().filter(|_| need.can_read()) {
                 match architecture.clone().with_stored_decoder(weights) {
-                    Ok(stored) => architecture = stored,
+                    Ok(stored) => {
+                        *need = MemoryNeed::new(&stored.spec, Precision::F32);
+                        architecture = stored;
+                    }
                     Err(error) => add(CheckpointError::Weights(error)),
                 }
                 let head = check_head(&source, &architecture, weights).map_err(&mut add);
@@ -102,8 +111,12 @@ impl Inspection {
             }
             ArchitectureSummary::of(&architecture.spec)
         });
+        if let Some(error) = memory.and_then(|need: MemoryNeed| need.check(Precision::F32).err()) {
+            errors.push(error);
+        }
         Self {
             name: source.name,
+            memory,
             architecture,
             tokenizer: tokenizer.map(|tokenizer| TokenizerSummary {
                 file: tokenizer.file().to_owned(),

@@ -29,7 +29,7 @@ mod warm_up;
 
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
 pub use encoder_model::EncoderModel;
-pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, load_model};
+pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, MemoryNeed, Placement, load_model};
 pub use pretrained::{PretrainedModel, check_config};
 pub use warm_up::{WarmUp, WarmUpError};
 

@@ -18,7 +18,8 @@ pub struct AdapterMemory {
 pub(super) fn of(kind: wgpu::DeviceType, bus_id: &str) -> Option<AdapterMemory> {
     match kind {
         wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => {
-            let (total, free) = memory::total().zip(memory::available())?;
+            let (total, available) = memory::total().zip(memory::available())?;
+            let free = available.bytes.min(total);
             Some(AdapterMemory { total, free })
         }
         _ if bus_id.is_empty() => None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_precision};
+use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_precision, memory};
 use crate::backend::cpu::{Compute, Cpu};
 use crate::checkpoint::TensorSource;
 use crate::encoder::Architecture;
@@ -20,6 +20,7 @@ pub fn load(
     }
     let precision = placement.precision.unwrap_or_default();
     check_precision::<Cpu>(precision, BackendKind::Cpu)?;
+    memory::check(architecture, source, precision)?;
     // All threads load. A single worker keeps them.
     let all = Compute::new(threads).map_err(LoadError::Threads)?;
     let model = all.run(|| EncoderModel::load(architecture, source, &Default::default(), precision));

@@ -4,6 +4,7 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod memory;
 
 use std::fmt;
 
@@ -11,6 +12,8 @@ use super::MaskedLm;
 use crate::backend::{EncoderBackend, Precision, UnsupportedPrecision, list_precisions};
 use crate::checkpoint::{CheckpointError, TensorSource};
 use crate::encoder::{Architecture, EncoderError};
+use crate::sys::memory::Available;
+pub use memory::MemoryNeed;
 
 /// The backends that a model can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +152,19 @@ pub enum LoadError {
     Gpu(#[from] crate::backend::gpu::GpuError),
     #[error("the compute threads cannot be started: {0}")]
     Threads(String),
+    /// The weights do not fit into memory; nothing was read.
+    #[error(
+        "the model needs {} of memory at its peak in {precision} ({} of weights), and {} are available: {}",
+        mebibytes(need.peak),
+        mebibytes(need.weights),
+        mebibytes(available.bytes),
+        available.limit
+    )]
+    TooLittleMemory {
+        need: MemoryNeed,
+        precision: Precision,
+        available: Available,
+    },
     #[error("{workers} workers need a thread each, and there are {threads}")]
     TooManyWorkers { workers: usize, threads: usize },
     #[error("{0} workers are for the CPU: a GPU computes one batch at a time")]
@@ -162,6 +178,10 @@ pub enum LoadError {
     },
     #[error("this build has no {0} backend; build it with the cargo feature `{0}`")]
     NotBuilt(&'static str),
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 impl LoadError {
