@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cloze: {}", cli::message(&*error));
+            cli::complain(&cli::message(&*error));
             ExitCode::FAILURE
         }
     }

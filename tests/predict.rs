@@ -320,3 +320,12 @@ fn cpu_ticks(child: &Child) -> usize {
     let fields: Vec<&str> = after_name.split(' ').collect();
     fields[11].parse::<usize>().unwrap() + fields[12].parse::<usize>().unwrap()
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn lines_with_errors_have_exit_code_3_though_standard_error_is_full() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = command(&[]).stderr(full).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"no mask\n").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(3));
+}

@@ -1,6 +1,5 @@
 //! Flags that limit batches.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,21 +7,25 @@ use cloze::engine::Limits;
 use cloze::{BatchTimeout, Builder, Cloze, WarmUpExtent};
 
 use super::progress::WarmUpProgress;
+use super::ranges::{BATCH_SIZE_MAX, TIME_LIMIT_MS_MAX, TOKENS_MAX, within};
 
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
 pub struct BatchArguments {
     /// Maximum number of tokens in a batch
-    #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS")]
-    pub max_batch_tokens: NonZeroUsize,
+    #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS",
+          value_parser = within::<usize>(1..=TOKENS_MAX))]
+    pub max_batch_tokens: usize,
 
     /// Maximum number of texts in a batch
-    #[arg(long, env = "CLOZE_MAX_BATCH_SIZE", default_value = "64", value_name = "TEXTS")]
-    pub max_batch_size: NonZeroUsize,
+    #[arg(long, env = "CLOZE_MAX_BATCH_SIZE", default_value = "64", value_name = "TEXTS",
+          value_parser = within::<usize>(1..=BATCH_SIZE_MAX))]
+    pub max_batch_size: usize,
 
     /// Maximum number of tokens in a text [default: the model's maximum]
-    #[arg(long, env = "CLOZE_MAX_INPUT_TOKENS", value_name = "TOKENS")]
-    pub max_input_tokens: Option<NonZeroUsize>,
+    #[arg(long, env = "CLOZE_MAX_INPUT_TOKENS", value_name = "TOKENS",
+          value_parser = within::<usize>(1..=TOKENS_MAX))]
+    pub max_input_tokens: Option<usize>,
 
     /// Batches computed before the first request; a GPU compiles kernels for each batch size
     #[arg(long, env = "CLOZE_WARM_UP", value_enum, default_value = "full")]
@@ -30,7 +33,8 @@ pub struct BatchArguments {
 
     /// Time limit of a batch; when it is exceeded, the device is considered hung and the process exits. 0 disables the
     /// limit [default: 60000 on a GPU; 0 on the CPU, on a software driver, and with --warm-up short]
-    #[arg(long, env = "CLOZE_BATCH_TIMEOUT_MS", value_name = "MS")]
+    #[arg(long, env = "CLOZE_BATCH_TIMEOUT_MS", value_name = "MS",
+          value_parser = within::<u64>(0..=TIME_LIMIT_MS_MAX))]
     pub batch_timeout_ms: Option<u64>,
 }
 
@@ -58,8 +62,8 @@ impl BatchArguments {
         let mut progress = WarmUpProgress::default();
         let builder = Cloze::builder()
             .limits(Limits {
-                batch_tokens_max: self.max_batch_tokens.into(),
-                batch_size_max: self.max_batch_size.into(),
+                batch_tokens_max: self.max_batch_tokens,
+                batch_size_max: self.max_batch_size,
                 ..queue
             })
             .warm_up(self.warm_up.into())
@@ -71,7 +75,7 @@ impl BatchArguments {
             .on_warm_up(move |done, sizes| progress.reached(done, sizes));
         match self.max_input_tokens {
             None => builder,
-            Some(tokens) => builder.tokens_max(tokens.into()),
+            Some(tokens) => builder.tokens_max(tokens),
         }
     }
 }

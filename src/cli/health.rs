@@ -7,6 +7,8 @@ use clap::Args;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
+use super::ranges::{TIME_LIMIT_MS_MAX, within};
+
 /// Limit on the response body. The server's own are shorter.
 const BODY_BYTES_MAX: u64 = 1024;
 
@@ -26,7 +28,7 @@ pub struct HealthArguments {
     live: bool,
 
     /// Time limit for the response
-    #[arg(long, default_value_t = 5_000, value_name = "MS")]
+    #[arg(long, default_value = "5000", value_name = "MS", value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
     timeout_ms: u64,
 }
 

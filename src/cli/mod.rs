@@ -15,6 +15,8 @@
 //! | `log_writer` | writes log lines without blocking the threads that log |
 //! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
 //! | `progress` | progress bars |
+//! | `ranges` | the ranges of numeric flags |
+//! | `output` | writes to standard output and standard error |
 
 mod advice;
 mod batch;
@@ -24,15 +26,16 @@ mod inspect;
 mod log;
 mod log_writer;
 mod model;
+mod output;
 mod predict;
 mod progress;
+mod ranges;
 mod serve;
 mod shell;
 #[cfg(feature = "otel")]
 mod traces;
 
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,6 +44,8 @@ use clap::{Parser, Subcommand};
 use serve::ServeArguments;
 
 pub use log_writer::flush as flush_log;
+pub use output::complain;
+use output::print;
 
 /// Server for masked language models: predicts the masked tokens of a text.
 ///
@@ -112,19 +117,6 @@ fn abort_after(timeout: Duration) {
     });
 }
 
-/// Prints lines. A closed pipe, as with `head`, is not an error.
-fn print(lines: &[impl AsRef<str>]) -> std::io::Result<()> {
-    let mut text = String::new();
-    for line in lines {
-        text += line.as_ref();
-        text.push('\n');
-    }
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +135,7 @@ mod tests {
         for line in ["cloze --port 9000 --threads 3", "cloze serve --port 9000 --threads 3"] {
             let serve = serve_flags(line);
             assert_eq!(serve.port, 9000, "{line}");
-            assert_eq!(serve.model.threads.map(usize::from), Some(3), "{line}");
+            assert_eq!(serve.model.threads, Some(3), "{line}");
         }
     }
 

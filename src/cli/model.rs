@@ -1,7 +1,6 @@
 //! Flags that choose the model and its backend.
 
 use std::error::Error;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -12,6 +11,7 @@ use cloze::hub::{Hub, ModelName, Settings};
 use cloze::lm::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, check_config};
 
 use super::progress::Download;
+use super::ranges::{THREADS_MAX, within};
 
 /// Flags of every command that opens a model.
 #[derive(Debug, Args)]
@@ -39,12 +39,13 @@ pub struct ModelArguments {
     pub gpu_device: Option<String>,
 
     /// Compute threads of the CPU backend [default: one per core]
-    #[arg(long, env = "CLOZE_THREADS", value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, env = "CLOZE_THREADS", value_name = "N", value_parser = within::<usize>(1..=THREADS_MAX))]
+    pub threads: Option<usize>,
 
     /// Batches that the CPU backend computes concurrently; the workers divide the threads and share the weights
-    #[arg(long, env = "CLOZE_WORKERS", default_value = "1", value_name = "N")]
-    pub workers: NonZeroUsize,
+    #[arg(long, env = "CLOZE_WORKERS", default_value = "1", value_name = "N",
+          value_parser = within::<usize>(1..=THREADS_MAX))]
+    pub workers: usize,
 }
 
 /// `--backend`.
@@ -105,8 +106,8 @@ impl ModelArguments {
     pub fn load(&self, model: &mut PretrainedModel) -> Result<LoadedModel, LoadError> {
         let loaded = model.load(&Placement {
             backend: self.backend.into(),
-            threads: self.threads.map_or_else(cores, usize::from),
-            workers: self.workers.into(),
+            threads: self.threads.unwrap_or_else(cores),
+            workers: self.workers,
             precision: self.dtype,
             gpu_device: self.gpu_device.clone(),
         })?;

@@ -246,3 +246,86 @@ fn without_tls_a_hangup_signal_is_ignored() {
     server.signal("-TERM");
     assert!(server.wait().success());
 }
+
+/// A writer that always fails with `StorageFull`, and a pipe whose reader is gone.
+#[cfg(target_os = "linux")]
+fn closed_outputs() -> [Stdio; 2] {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    [full.into(), writer.into()]
+}
+
+/// A free port; another process may take it before the server does, which is unlikely.
+#[cfg(target_os = "linux")]
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_start_up_block_that_cannot_be_printed_stops_nothing() {
+    for output in closed_outputs() {
+        let port = free_port();
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"))
+            .args(["--model", &crate::common::fixtures::golden("uncased-tied")])
+            .args(["--port", &port.to_string()])
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Server {
+            child,
+            address: format!("127.0.0.1:{port}"),
+            banner: String::new(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(&server.address).is_err() {
+            assert!(Instant::now() < deadline, "the server does not listen");
+            assert_eq!(server.child.try_wait().unwrap(), None, "the server ended");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
+        server.signal("-TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
+    let run = |arguments: &[&str], stdout: Stdio, stderr: Stdio| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"));
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr);
+        command.status().unwrap().code()
+    };
+    for stderr in closed_outputs() {
+        assert_eq!(run(&["--model", "/does/not/exist"], Stdio::null(), stderr), Some(1));
+    }
+    for stderr in closed_outputs() {
+        assert_eq!(run(&["--port", "99999"], Stdio::null(), stderr), Some(2));
+    }
+    for command in ["devices", "inspect", "man"] {
+        let [full, closed] = closed_outputs();
+        assert_eq!(run(&[command], full, Stdio::null()), Some(1), "{command}");
+        assert_eq!(run(&[command], closed, Stdio::null()), Some(0), "{command}");
+    }
+}
+
+#[test]
+fn a_flag_beyond_its_range_is_refused_with_the_range() {
+    for (flag, value, range) in [
+        ("--batch-delay-ms", "18446744073709551615", "0..=60000"),
+        ("--threads", "99999999", "1..=1024"),
+        ("--workers", "0", "1..=1024"),
+        ("--max-batch-tokens", "9999999999", "1..=1048576"),
+    ] {
+        let error = crate::common::server::failure(&mut command(&[flag, value]));
+        assert!(error.contains(flag) && error.contains(range), "{error}");
+    }
+}

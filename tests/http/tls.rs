@@ -154,6 +154,38 @@ fn sighup_loads_a_new_certificate_and_keeps_the_old_one_if_it_is_broken() {
     assert_eq!(shown(&server), der("other.pem"), "the old certificate stays in use");
 }
 
+/// A named pipe stands for a file system that hangs: opening it blocks.
+#[test]
+#[cfg(unix)]
+fn a_certificate_that_blocks_at_sighup_stops_neither_requests_nor_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("cert.pem");
+    std::fs::copy(file("server.pem"), &certificate).unwrap();
+    let (certificate, key, model) = (
+        certificate.to_str().unwrap(),
+        file("server-key.pem"),
+        golden("uncased-tied"),
+    );
+    let mut server = Server::start(&["--model", &model, "--tls-cert", certificate, "--tls-key", &key]);
+    std::fs::remove_file(certificate).unwrap();
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(certificate)
+            .status()
+            .unwrap()
+            .success()
+    );
+    // More than the runtime has threads.
+    for _ in 0..4 * std::thread::available_parallelism().unwrap().get() {
+        server.signal("-HUP");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let answer = ask(&mut connect(&server, &[]).unwrap());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}
+
 #[test]
 fn unusable_files_are_named_with_their_flag() {
     let folder = tempfile::tempdir().unwrap();

@@ -36,7 +36,8 @@ use super::batch::BatchArguments;
 use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
-use super::{CLEAN_UP_TIMEOUT, abort_after};
+use super::ranges::{TOKENS_MAX, within};
+use super::{CLEAN_UP_TIMEOUT, abort_after, complain};
 use input::Source;
 use output::{Output, Written};
 use window::{Defaults, Line, LineFormat, TEXTS_MAX, Window};
@@ -55,8 +56,8 @@ pub struct PredictArguments {
     #[arg(default_value = "-", hide_default_value = true)]
     file: PathBuf,
 
-    /// Predictions for each blank, unless a line says otherwise [default: 5]
-    #[arg(long, value_name = "N")]
+    /// Predictions for each mask, unless a line says otherwise [default: 5]
+    #[arg(long, value_name = "N", value_parser = within::<usize>(0..=TOKENS_MAX))]
     top_k: Option<usize>,
 
     /// Score these words alone, separated by commas, unless a line says otherwise
@@ -137,7 +138,9 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
         None => Ok(ExitCode::SUCCESS),
         Some((line, error)) => {
             let (failed, all) = (written.failed, written.lines);
-            eprintln!("cloze: {failed} of {all} lines have an error in place of an answer; line {line}: {error}");
+            complain(&format!(
+                "{failed} of {all} lines have an error in place of an answer; line {line}: {error}"
+            ));
             Ok(ExitCode::from(SOME_LINES_FAILED))
         }
     }

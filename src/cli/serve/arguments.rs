@@ -1,7 +1,6 @@
 //! Flags of `cloze serve`.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,6 +10,7 @@ use super::http::HttpArguments;
 use crate::cli::batch::BatchArguments;
 use crate::cli::log::LogArguments;
 use crate::cli::model::ModelArguments;
+use crate::cli::ranges::{BATCH_DELAY_MS_MAX, BODY_BYTES_MAX, QUEUE_SIZE_MAX, TIME_LIMIT_MS_MAX, within};
 
 /// `cloze serve`, and `cloze` without a subcommand.
 #[derive(Debug, Args)]
@@ -35,24 +35,28 @@ pub struct ServeArguments {
 
     /// Time that the first text of a batch waits for further texts. Texts that arrive while a batch is computed form
     /// the next batch in any case
-    #[arg(long, env = "CLOZE_BATCH_DELAY_MS", default_value_t = 0, value_name = "MS")]
+    #[arg(long, env = "CLOZE_BATCH_DELAY_MS", default_value = "0", value_name = "MS",
+          value_parser = within::<u64>(0..=BATCH_DELAY_MS_MAX))]
     pub batch_delay_ms: u64,
 
     /// Queue capacity in texts; further requests get status 503
-    #[arg(long, env = "CLOZE_QUEUE_SIZE", default_value = "512", value_name = "TEXTS")]
-    pub queue_size: NonZeroUsize,
+    #[arg(long, env = "CLOZE_QUEUE_SIZE", default_value = "512", value_name = "TEXTS",
+          value_parser = within::<usize>(1..=QUEUE_SIZE_MAX))]
+    pub queue_size: usize,
 
     /// Time limit of a request, after which its status is 504
     #[arg(long, env = "CLOZE_REQUEST_TIMEOUT_MS", default_value = "30000", value_name = "MS",
-          value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
     pub request_timeout_ms: u64,
 
     /// Maximum size of a request body
-    #[arg(long, env = "CLOZE_MAX_BODY_BYTES", default_value = "1048576", value_name = "BYTES")]
-    pub max_body_bytes: NonZeroUsize,
+    #[arg(long, env = "CLOZE_MAX_BODY_BYTES", default_value = "1048576", value_name = "BYTES",
+          value_parser = within::<usize>(1..=BODY_BYTES_MAX))]
+    pub max_body_bytes: usize,
 
     /// Time limit of a shutdown for accepted requests
-    #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_name = "MS")]
+    #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value = "10000", value_name = "MS",
+          value_parser = within::<u64>(0..=TIME_LIMIT_MS_MAX))]
     pub shutdown_timeout_ms: u64,
 
     #[command(flatten)]
@@ -67,7 +71,7 @@ impl ServeArguments {
     pub fn limits(&self) -> Limits {
         Limits {
             batch_delay: Duration::from_millis(self.batch_delay_ms),
-            queue_size: self.queue_size.into(),
+            queue_size: self.queue_size,
             ..Limits::default()
         }
     }

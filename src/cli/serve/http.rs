@@ -1,12 +1,13 @@
 //! Flags of the HTTP server: access, TLS, connection limits.
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use cloze::server::{ApiKey, ConnectionLimits, InvalidOrigin, Options, Origins, Tls, TlsError, TlsFile};
+
+use crate::cli::ranges::{CONNECTIONS_MAX, TIME_LIMIT_MS_MAX, within};
 
 /// Flags of `cloze serve` for HTTP.
 #[derive(Args)]
@@ -33,26 +34,25 @@ pub struct HttpArguments {
     tls_key: Option<PathBuf>,
 
     /// Maximum number of open connections; a further one replaces the one that has been idle longest, or waits
-    #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N")]
-    pub max_connections: NonZeroU32,
+    #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N",
+          value_parser = within::<usize>(1..=CONNECTIONS_MAX))]
+    pub max_connections: usize,
 
     /// Time limit for the head of a request, and for the TLS handshake
     #[arg(long, env = "CLOZE_HEAD_TIMEOUT_MS", default_value = "20000", value_name = "MS",
-          value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
     head_timeout_ms: u64,
 
     /// Time limit for an idle connection between two requests
     #[arg(long, env = "CLOZE_IDLE_TIMEOUT_MS", default_value = "75000", value_name = "MS",
-          value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
     idle_timeout_ms: u64,
 
     /// Time limit for a client to read its response; a long response gets one more second per 64 KiB read
     #[arg(long, env = "CLOZE_WRITE_TIMEOUT_MS", default_value = "30000", value_name = "MS",
-          value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
     write_timeout_ms: u64,
 }
-
-const TIMEOUT_MS_MAX: u64 = 86_400_000;
 
 /// Omits the key.
 impl std::fmt::Debug for HttpArguments {
@@ -75,7 +75,7 @@ impl HttpArguments {
             cors_origins: Origins::new(&self.cors_origin).map_err(|error| cors_advice(&error))?,
             tls: tls.transpose().map_err(|error| tls_advice(&error))?,
             connections: ConnectionLimits {
-                connections_max: self.max_connections.get() as usize,
+                connections_max: self.max_connections,
                 head_timeout: Duration::from_millis(self.head_timeout_ms),
                 idle_timeout: Duration::from_millis(self.idle_timeout_ms),
                 write_timeout: Duration::from_millis(self.write_timeout_ms),

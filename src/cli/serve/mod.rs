@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::model::cores;
+use super::output::announce;
 use super::{CLEAN_UP_TIMEOUT, abort_after};
 use listener::BoundSocket;
 
@@ -42,8 +43,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     // Dropping it exports the last traces.
     #[cfg(feature = "otel")]
     let _traces = arguments.log.start_with_traces()?;
+    warn_of_batch_delay(&arguments);
     let options = arguments.http.options()?;
-    raise_descriptor_limit(arguments.http.max_connections.get().into());
+    raise_descriptor_limit(arguments.http.max_connections as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
         .enable_all()
@@ -62,11 +64,14 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let listener = socket.listen()?;
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
-    print_banner(&arguments, &cloze, &url);
+    // The server works without its start-up block.
+    if let Err(error) = announce(&banner(&arguments, &cloze, &url)) {
+        tracing::warn!("the start-up block was not printed: {error}");
+    }
     let app = Arc::new(cloze.into_app(Settings {
         model_name: Some(model_name),
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
-        body_bytes_max: arguments.max_body_bytes.into(),
+        body_bytes_max: arguments.max_body_bytes,
         options,
         ..Settings::default()
     }));
@@ -98,6 +103,17 @@ fn serve(
     })
 }
 
+/// Warns of a batch delay that no request survives.
+fn warn_of_batch_delay(arguments: &ServeArguments) {
+    let (delay, timeout) = (arguments.batch_delay_ms, arguments.request_timeout_ms);
+    if delay >= timeout {
+        tracing::warn!(
+            "--batch-delay-ms {delay} is not below --request-timeout-ms {timeout}: a request that does not fill a batch \
+             gets status 504"
+        );
+    }
+}
+
 /// Raises the limit on open files, and warns if `connections` exceed it.
 fn raise_descriptor_limit(connections: u64) {
     let limit = descriptors::raise_limit().unwrap_or_else(|(error, limit)| {
@@ -126,25 +142,30 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
     }
 }
 
-fn print_banner(arguments: &ServeArguments, cloze: &Cloze, url: &str) {
+/// The start-up block.
+fn banner(arguments: &ServeArguments, cloze: &Cloze, url: &str) -> [String; 7] {
     let (task, limits) = (cloze.pipeline().task(), cloze.pipeline().engine().limits());
-    println!("cloze {}", env!("CARGO_PKG_VERSION"));
-    println!(
-        "  model    {}, vocabulary size {}, texts up to {} tokens",
-        cloze.name(),
-        task.vocab_size(),
-        task.tokens_max()
-    );
-    println!("  backend  {}", cloze.device());
-    println!(
-        "  batches  up to {} texts or {} tokens, batch delay {} ms",
-        limits.batch_size_max, limits.batch_tokens_max, arguments.batch_delay_ms
-    );
-    println!(
-        "  limits   queue capacity {} texts, request timeout {} ms, request body {} bytes",
-        limits.queue_size, arguments.request_timeout_ms, arguments.max_body_bytes
-    );
-    println!("  address  {url}");
-    let mask = cloze.mask_token();
-    println!("  try      curl -X POST -d \"Paris is the capital of {mask}.\" {url}/");
+    [
+        format!("cloze {}", env!("CARGO_PKG_VERSION")),
+        format!(
+            "  model    {}, vocabulary size {}, texts up to {} tokens",
+            cloze.name(),
+            task.vocab_size(),
+            task.tokens_max()
+        ),
+        format!("  backend  {}", cloze.device()),
+        format!(
+            "  batches  up to {} texts or {} tokens, batch delay {} ms",
+            limits.batch_size_max, limits.batch_tokens_max, arguments.batch_delay_ms
+        ),
+        format!(
+            "  limits   queue capacity {} texts, request timeout {} ms, request body {} bytes",
+            limits.queue_size, arguments.request_timeout_ms, arguments.max_body_bytes
+        ),
+        format!("  address  {url}"),
+        format!(
+            "  try      curl -X POST -d \"Paris is the capital of {}.\" {url}/",
+            cloze.mask_token()
+        ),
+    ]
 }

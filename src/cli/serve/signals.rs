@@ -30,31 +30,51 @@ pub async fn exit_while_loading(signal: impl Future<Output = ()>) {
 }
 
 /// Reloads certificate and key at every SIGHUP. Without TLS the signal is ignored: it would kill the process.
+///
+/// # Errors
+/// The system gives no signal handler or no thread.
 pub fn reload_on_hangup(tls: Option<Arc<Tls>>) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let mut hangup = signal(SignalKind::hangup())?;
+        let reloader = tls.map(start_reloader).transpose()?;
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
-                let Some(tls) = tls.clone() else {
-                    tracing::info!("SIGHUP: ignored, because there is no certificate to reload");
-                    continue;
-                };
-                // Not on this thread: a read from a hung file system blocks.
-                tokio::task::spawn_blocking(move || match tls.reload() {
-                    Ok(()) => tracing::info!("SIGHUP: certificate and key reloaded"),
-                    Err(error) => {
-                        let error = crate::cli::message(&error);
-                        tracing::error!("SIGHUP: {error}; the previous certificate stays in use");
-                    }
-                });
+                match &reloader {
+                    None => tracing::info!("SIGHUP: ignored, because there is no certificate to reload"),
+                    // The queue holds one signal: a second one would read the same files.
+                    Some(reloader) => match reloader.try_send(()) {
+                        Ok(()) => {}
+                        Err(_) => tracing::warn!("SIGHUP: a reload is in progress, and one more follows it"),
+                    },
+                }
             }
         });
     }
     #[cfg(not(unix))]
     drop(tls);
     Ok(())
+}
+
+/// Starts the thread that reloads the files, once for each message. It is a thread of its own, because reading from a
+/// named pipe or a file system that hangs blocks for ever.
+#[cfg(unix)]
+fn start_reloader(tls: Arc<Tls>) -> std::io::Result<std::sync::mpsc::SyncSender<()>> {
+    let (sender, reloads) = std::sync::mpsc::sync_channel(1);
+    let reload = move || {
+        for () in reloads {
+            match tls.reload() {
+                Ok(()) => tracing::info!("SIGHUP: certificate and key reloaded"),
+                Err(error) => {
+                    let error = crate::cli::message(&error);
+                    tracing::error!("SIGHUP: {error}; the previous certificate stays in use");
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("cloze-tls".to_owned()).spawn(reload)?;
+    Ok(sender)
 }
 
 /// Completes at the first SIGTERM or Ctrl-C. The second one ends the process at once.
