@@ -10,7 +10,7 @@ use std::ops::Range;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardInputs {
     pub token_ids: Vec<u32>,
-    /// Each token's index within its own sequence.
+    /// Each token's row of the position table.
     pub position_ids: Vec<u32>,
     /// Rows whose logits are read.
     pub readout_rows: Vec<u32>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::error::Part;
 use super::files::Files;
 use super::names::{
-    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCAB, WEIGHTS, WEIGHTS_INDEX,
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, WEIGHTS_INDEX,
 };
 use super::{CheckpointError, ConfigCheck, weights};
 use crate::hub::{CachedModel, Hub, ModelName, Progress, RemoteModel};
@@ -50,10 +50,9 @@ pub fn download(
             false => model.record_absent(file)?,
         }
     }
-    match (model.has(TOKENIZER), model.has(VOCAB)) {
-        (true, _) => fetch(TOKENIZER)?,
-        (false, true) => fetch(VOCAB)?,
-        (false, false) => return Err(missing(Part::Tokenizer)),
+    let vocabulary = vocabulary(|file| model.has(file));
+    for file in vocabulary.ok_or_else(|| missing(Part::Tokenizer))? {
+        fetch(file)?;
     }
     match (model.has(WEIGHTS), model.has(WEIGHTS_INDEX)) {
         (true, _) => fetch(WEIGHTS)?,
@@ -98,10 +97,16 @@ fn missing(model: &RemoteModel<'_>, name: &ModelName, part: Part) -> CheckpointE
     }
 }
 
+/// The files of the tokenizer, if a model has them.
+fn vocabulary(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+    let mut all = VOCABULARIES.into_iter();
+    all.find(|files| files.iter().all(|file| has(file)))
+}
+
 /// True if a configuration, a tokenizer and all weight files are present.
 fn is_complete(files: &Files) -> bool {
     let has_shards = || weights::shards(files).is_ok_and(|shards| shards.iter().all(|shard| files.has(shard)));
     files.has(CONFIG)
-        && (files.has(TOKENIZER) || files.has(VOCAB))
+        && vocabulary(|file| files.has(file)).is_some()
         && (files.has(WEIGHTS) || (files.has(WEIGHTS_INDEX) && has_shards()))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::names::{CONFIG, TOKENIZER, VOCAB, WEIGHTS, WEIGHTS_INDEX};
+use super::names::{CONFIG, MERGES, TOKENIZER, VOCAB, VOCAB_JSON, WEIGHTS, WEIGHTS_INDEX};
 use crate::hub::HubError;
 
 /// An error of reading a checkpoint. Each message names the file.
@@ -62,7 +62,7 @@ pub enum Part {
 fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
     match (part, other_weights) {
         (Part::Config, _) => format!("no {CONFIG}; it is not a model in the format of transformers"),
-        (Part::Tokenizer, _) => format!("neither {TOKENIZER} nor {VOCAB}"),
+        (Part::Tokenizer, _) => format!("neither {TOKENIZER} nor {VOCAB}, nor {VOCAB_JSON} with {MERGES}"),
         (Part::Weights, None) => format!("no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX})"),
         (Part::Weights, Some(file)) => format!(
             "its weights only as {file}, and Cloze reads safetensors; use a revision that has them, or convert them: \

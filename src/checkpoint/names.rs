@@ -6,6 +6,10 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 pub const ADDED_TOKENS: &str = "added_tokens.json";
 pub const VOCAB: &str = "vocab.txt";
+pub const VOCAB_JSON: &str = "vocab.json";
+pub const MERGES: &str = "merges.txt";
+/// Files of a tokenizer: the first list of which a model has all files counts.
+pub const VOCABULARIES: [&[&str]; 3] = [&[TOKENIZER], &[VOCAB], &[VOCAB_JSON, MERGES]];
 pub const WEIGHTS: &str = "model.safetensors";
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// Weight files of other libraries, for the error that says so.

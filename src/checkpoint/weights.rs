@@ -18,7 +18,16 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The length of the header stands in the first eight bytes.
 const LENGTH_BYTES: u64 = 8;
 /// Biases of the logits, in which −∞ excludes a token.
-const OUTPUT_BIASES: [&str; 2] = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
+const OUTPUT_BIASES: [&str; 8] = [
+    "cls.predictions.bias",
+    "cls.predictions.decoder.bias",
+    "lm_head.bias",
+    "lm_head.decoder.bias",
+    "vocab_projector.bias",
+    "generator_lm_head.bias",
+    "predictions.bias",
+    "predictions.decoder.bias",
+];
 /// A bias that no sum of a logit outweighs, and that no later sum takes out of f32's range.
 const EXCLUDED: f32 = -1e30;
 /// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's

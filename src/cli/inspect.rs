@@ -109,8 +109,8 @@ fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec
 
 fn describe_architecture(of: &ArchitectureSummary, lines: &mut Vec<String>) {
     lines.push(format!(
-        "  architecture  BERT, {} layers, hidden size {}, {} heads, feed-forward size {}, activation {}",
-        of.layers, of.hidden_size, of.heads, of.intermediate_size, of.activation
+        "  architecture  {}, {} layers, hidden size {}, {} heads, feed-forward size {}, activation {}",
+        of.family, of.layers, of.hidden_size, of.heads, of.intermediate_size, of.activation
     ));
     let decoder = if of.tied { "tied to the embeddings" } else { "untied" };
     lines.push(format!(
@@ -163,6 +163,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ArchitectureReport {
+    family: &'static str,
     layers: usize,
     hidden_size: usize,
     heads: usize,
@@ -213,6 +214,7 @@ impl<'a> Report<'a> {
 impl ArchitectureReport {
     fn new(of: &ArchitectureSummary) -> Self {
         Self {
+            family: of.family,
             layers: of.layers,
             hidden_size: of.hidden_size,
             heads: of.heads,

@@ -9,7 +9,7 @@ use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp};
 pub(super) struct MaskedLmHead<B: EncoderBackend> {
     dense: B::Linear,
     norm: LayerNorm<B>,
-    /// `[vocab_size, hidden]`; the word embeddings too if the decoder is tied.
+    /// `[vocab_size, head size]`; the word embeddings too if the decoder is tied.
     pub decoder: B::Linear,
     activation: Activation,
 }
@@ -18,7 +18,7 @@ impl<B: EncoderBackend> MaskedLmHead<B> {
     pub fn load(weights: &mut WeightLoader<'_, B>) -> Result<Self, EncoderError> {
         let spec = weights.spec();
         let policy = weights.precision();
-        let decoder = match spec.tied_decoder {
+        let decoder = match spec.head.tied_decoder {
             true => Parameter::WordEmbeddings,
             false => Parameter::Decoder,
         };
@@ -30,7 +30,7 @@ impl<B: EncoderBackend> MaskedLmHead<B> {
             dense,
             norm,
             decoder,
-            activation: spec.head_activation,
+            activation: spec.head.activation,
         })
     }
 

@@ -1,15 +1,38 @@
-//! One encoder layer: self-attention, then feed-forward, each with its residual and normalization after it (post-norm).
+//! One encoder layer: self-attention, then feed-forward, each with its residual and its normalization.
 
 use burn::tensor::Tensor;
 
+use super::spec::NormPlacement;
 use super::weights::WeightLoader;
 use super::{EncoderError, LayerModule, Parameter};
-use crate::backend::{AttentionOptions, EncoderBackend, EncoderTail, QueryRows, SelfAttention};
+use crate::backend::{
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, LinearOp, QueryRows, SelfAttention,
+};
 
 /// A layer's weights.
 pub(super) struct EncoderLayer<B: EncoderBackend> {
+    /// The normalization before attention, of a pre-norm layer.
+    attention_norm: Option<LayerNorm<B>>,
     attention: SelfAttention<B>,
-    tail: EncoderTail<B>,
+    tail: Tail<B>,
+}
+
+/// The part of a layer after attention.
+enum Tail<B: EncoderBackend> {
+    /// One fused operation.
+    PostNorm(EncoderTail<B>),
+    PreNorm {
+        attention_output: B::Linear,
+        norm: LayerNorm<B>,
+        feed_forward: FeedForward<B>,
+    },
+}
+
+/// `down(activation(up(x)))`.
+struct FeedForward<B: EncoderBackend> {
+    up: B::Linear,
+    activation: Activation,
+    down: B::Linear,
 }
 
 impl<B: EncoderBackend> EncoderLayer<B> {
@@ -18,22 +41,42 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         let policy = weights.precision();
         let part_of = |module| move |part| Parameter::Layer(layer, module, part);
         let dense = policy.dense();
-        Ok(Self {
-            attention: SelfAttention {
-                query: weights.dense(part_of(LayerModule::Query), dense)?,
-                key_value: weights.key_value(layer)?,
-                options: AttentionOptions {
-                    heads: spec.heads,
-                    precision: policy.attention(layer, spec.layers),
-                },
+        let is_last = spec.layer_order.last() == Some(&layer);
+        let attention = SelfAttention {
+            query: weights.dense(part_of(LayerModule::Query), dense)?,
+            key_value: weights.key_value(layer)?,
+            options: AttentionOptions {
+                heads: spec.heads,
+                precision: policy.attention(is_last || spec.norm_placement == NormPlacement::Pre),
             },
-            tail: EncoderTail {
-                attention_output: weights.dense(part_of(LayerModule::AttentionOutput), dense)?,
-                attention_norm: weights.layer_norm(part_of(LayerModule::AttentionNorm))?,
-                up: weights.dense(part_of(LayerModule::FeedForwardUp), dense)?,
-                activation: spec.activation,
-                down: weights.dense(part_of(LayerModule::FeedForwardDown), dense)?,
-                output_norm: weights.layer_norm(part_of(LayerModule::OutputNorm))?,
+        };
+        let attention_output = weights.dense(part_of(LayerModule::AttentionOutput), dense)?;
+        let attention_norm = weights.layer_norm(part_of(LayerModule::AttentionNorm))?;
+        let up = weights.dense(part_of(LayerModule::FeedForwardUp), dense)?;
+        let down = weights.dense(part_of(LayerModule::FeedForwardDown), dense)?;
+        let output_norm = weights.layer_norm(part_of(LayerModule::OutputNorm))?;
+        let activation = spec.activation;
+        Ok(match spec.norm_placement {
+            NormPlacement::Post => Self {
+                attention_norm: None,
+                attention,
+                tail: Tail::PostNorm(EncoderTail {
+                    attention_output,
+                    attention_norm,
+                    up,
+                    activation,
+                    down,
+                    output_norm,
+                }),
+            },
+            NormPlacement::Pre => Self {
+                attention_norm: Some(attention_norm),
+                attention,
+                tail: Tail::PreNorm {
+                    attention_output,
+                    norm: output_norm,
+                    feed_forward: FeedForward { up, activation, down },
+                },
             },
         })
     }
@@ -47,7 +90,36 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         inputs: &B::Inputs,
         rows: QueryRows,
     ) -> Tensor<B, 2> {
-        let attended = B::self_attention(query_states.clone(), kv_states, &self.attention, inputs, rows);
-        B::encoder_tail(attended, query_states, &self.tail)
+        let residual = query_states.clone();
+        let (queries, keys) = match (&self.attention_norm, rows) {
+            (None, _) => (query_states, kv_states),
+            (Some(norm), QueryRows::All) => {
+                let normalized = B::residual_layer_norm(query_states, None, norm);
+                (normalized.clone(), normalized)
+            }
+            (Some(norm), QueryRows::ReadoutOnly) => (
+                B::residual_layer_norm(query_states, None, norm),
+                B::residual_layer_norm(kv_states, None, norm),
+            ),
+        };
+        let attended = B::self_attention(queries, keys, &self.attention, inputs, rows);
+        match &self.tail {
+            Tail::PostNorm(tail) => B::encoder_tail(attended, residual, tail),
+            Tail::PreNorm {
+                attention_output,
+                norm,
+                feed_forward,
+            } => {
+                let x = residual + attention_output.forward(attended, None);
+                let normalized = B::residual_layer_norm(x.clone(), None, norm);
+                x + feed_forward.forward(normalized)
+            }
+        }
+    }
+}
+
+impl<B: EncoderBackend> FeedForward<B> {
+    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.down.forward(self.up.forward(x, Some(self.activation)), None)
     }
 }

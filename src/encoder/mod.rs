@@ -24,7 +24,7 @@ mod weights;
 
 use burn::tensor::Tensor;
 
-use crate::backend::{EncoderBackend, IndexList, Precision, QueryRows, UnsupportedPrecision};
+use crate::backend::{EncoderBackend, IndexList, LayerNorm, Precision, QueryRows, UnsupportedPrecision};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -32,7 +32,7 @@ use head::MaskedLmHead;
 use layer::EncoderLayer;
 pub use parameters::{LayerModule, Parameter, Part};
 pub use precision::PrecisionPolicy;
-pub use spec::{EncoderSpec, PositionEmbeddings};
+pub use spec::{EncoderSpec, HeadSpec, NormPlacement, PositionEmbeddings, PositionRule};
 use weights::WeightLoader;
 
 /// Reason why an encoder cannot be loaded.
@@ -48,6 +48,9 @@ pub enum EncoderError {
 pub struct Encoder<B: EncoderBackend> {
     embeddings: Embeddings<B>,
     layers: Vec<EncoderLayer<B>>,
+    /// The layers in the order of the forward pass.
+    layer_order: Vec<usize>,
+    final_norm: Option<LayerNorm<B>>,
     head: MaskedLmHead<B>,
 }
 
@@ -71,10 +74,16 @@ impl<B: EncoderBackend> Encoder<B> {
         let layers = (0..architecture.spec.layers)
             .map(|layer| EncoderLayer::load(layer, &mut weights))
             .collect::<Result<_, _>>()?;
+        let final_norm = architecture.spec.final_norm;
+        let final_norm = final_norm
+            .then(|| weights.layer_norm(Parameter::FinalNorm))
+            .transpose()?;
         let head = MaskedLmHead::load(&mut weights)?;
         Ok(Self {
             embeddings,
             layers,
+            layer_order: architecture.spec.layer_order.clone(),
+            final_norm,
             head,
         })
     }
@@ -86,13 +95,17 @@ impl<B: EncoderBackend> Encoder<B> {
     /// # Panics
     /// If there is no readout row, or the encoder has no layer.
     pub fn readout_states(&self, inputs: &B::Inputs) -> Tensor<B, 2> {
-        let (last, layers) = self.layers.split_last().expect("an encoder has layers");
+        let (&last, layers) = self.layer_order.split_last().expect("an encoder has layers");
         let mut hidden = self.embeddings.forward(inputs, &self.head.decoder);
-        for layer in layers {
-            hidden = layer.forward(hidden.clone(), hidden, inputs, QueryRows::All);
+        for &layer in layers {
+            hidden = self.layers[layer].forward(hidden.clone(), hidden, inputs, QueryRows::All);
         }
         let query_states = B::select_rows(&hidden, inputs, IndexList::ReadoutRows);
-        last.forward(query_states, hidden, inputs, QueryRows::ReadoutOnly)
+        let states = self.layers[last].forward(query_states, hidden, inputs, QueryRows::ReadoutOnly);
+        match &self.final_norm {
+            Some(norm) => B::residual_layer_norm(states, None, norm),
+            None => states,
+        }
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.

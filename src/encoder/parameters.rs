@@ -8,9 +8,14 @@ pub enum Parameter {
     WordEmbeddings,
     PositionEmbeddings,
     TokenTypeEmbeddings,
+    TaskTypeEmbeddings,
     EmbeddingNorm(Part),
+    /// The dense layer from the width of the embeddings to that of the layers.
+    EmbeddingProjection(Part),
     /// Of the encoder layer with this index.
     Layer(usize, LayerModule, Part),
+    /// The normalization after the last layer.
+    FinalNorm(Part),
     /// The dense layer of the head, before the decoder.
     HeadDense(Part),
     HeadNorm(Part),

@@ -9,8 +9,8 @@ use super::Parameter;
 /// | part | f32 | f16 | bf16 | int8 |
 /// |---|---|---|---|---|
 /// | dense layers of the encoder | f32 | f16 | bf16 | int8 |
-/// | attention, all layers but the last | f32 | f16 | bf16 | int8 |
-/// | attention, last layer | f32 | f32 | bf16 | int8 |
+/// | attention, post-norm layers but the last | f32 | f16 | bf16 | int8 |
+/// | attention, last layer and pre-norm layers | f32 | f32 | bf16 | int8 |
 /// | dense layer of the head | f32 | f32 | f32 | f32 |
 /// | decoder and word embeddings | f32 | f16, high precision | bf16 | bf16 |
 /// | other tables, biases, normalization | f32 | f32 | f32 | f32 |
@@ -27,11 +27,12 @@ impl PrecisionPolicy {
         self.0
     }
 
-    /// Of the products of attention in layer `layer` of `layers`. The last layer computes the readout rows alone: they
-    /// are few enough to stay f32 from there on where f16 would round them.
-    pub fn attention(self, layer: usize, layers: usize) -> Precision {
+    /// Of the products of attention. `keeps_digits` is true for the last layer, which computes the readout rows alone:
+    /// they are few enough to stay f32 from there on where f16 would round them. It is true for pre-norm layers too,
+    /// whose residual is f32.
+    pub fn attention(self, keeps_digits: bool) -> Precision {
         match self.0 {
-            Precision::F16 if layer + 1 == layers => Precision::F32,
+            Precision::F16 if keeps_digits => Precision::F32,
             other => other,
         }
     }
@@ -78,8 +79,8 @@ mod tests {
         ] {
             let policy = PrecisionPolicy::new(chosen);
             assert_eq!(policy.dense(), dense);
-            assert_eq!(policy.attention(0, 2), chosen);
-            assert_eq!(policy.attention(1, 2), last_attention);
+            assert_eq!(policy.attention(false), chosen);
+            assert_eq!(policy.attention(true), last_attention);
             assert_eq!(policy.head_dense(), F32);
             assert_eq!(policy.decoder(), decoder);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{EncoderBackend, ForwardInputs, ReadoutSpec};
+use crate::encoder::PositionRule;
 
 /// Readout rows that pass through the head at once. It bounds the memory of the logits: 64 rows of bert-base's 30,522
 /// entries are 7.8 MB.
@@ -149,21 +150,39 @@ impl Batch {
         bounds.map(|bounds| bounds[1] - bounds[0]).collect()
     }
 
-    /// Each token's index within its own sequence.
-    fn position_ids(&self) -> impl Iterator<Item = u32> {
-        let lengths = self.token_offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32);
-        lengths.flat_map(|length| 0..length)
+    /// Each token's row of the position table, from the first one that sequences use.
+    fn position_ids(&self, rule: PositionRule) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(self.token_ids.len());
+        for bounds in self.token_offsets.windows(2) {
+            match rule {
+                PositionRule::Index => ids.extend(0..(bounds[1] - bounds[0]) as u32),
+                PositionRule::SkipPadding { pad_token } => {
+                    let mut tokens = 0;
+                    ids.extend(self.token_ids[bounds[0]..bounds[1]].iter().map(|&token| {
+                        let is_token = u32::from(token != pad_token);
+                        tokens += is_token;
+                        tokens * is_token
+                    }));
+                }
+            }
+        }
+        ids
     }
 
     /// The index inputs of the forward pass on backend `B`, padded to its row counts. Padding is token 0 at position 0
     /// and belongs to no sequence.
-    pub(super) fn into_inputs<B: EncoderBackend>(self, vocab_size: usize) -> ForwardInputs {
-        self.padded(B::TOP_K_MAX.min(vocab_size), B::padded_rows)
+    pub(super) fn into_inputs<B: EncoderBackend>(self, vocab_size: usize, rule: PositionRule) -> ForwardInputs {
+        self.padded(B::TOP_K_MAX.min(vocab_size), rule, B::padded_rows)
     }
 
-    pub(super) fn padded(self, top_k_max: usize, padded_rows: impl Fn(usize) -> usize) -> ForwardInputs {
+    pub(super) fn padded(
+        self,
+        top_k_max: usize,
+        rule: PositionRule,
+        padded_rows: impl Fn(usize) -> usize,
+    ) -> ForwardInputs {
         let selects = self.row_selects();
-        let mut position_ids: Vec<u32> = self.position_ids().collect();
+        let mut position_ids = self.position_ids(rule);
         let (mut token_ids, mut readout_rows) = (self.token_ids, self.readout_rows);
         token_ids.resize(padded_rows(token_ids.len()), 0);
         position_ids.resize(token_ids.len(), 0);
@@ -228,7 +247,7 @@ mod tests {
         assert_eq!(batch.len(), 2);
         assert_eq!(batch.token_ids(), [2, 4, 3, 2, 4, 9, 4, 3]);
         assert_eq!(batch.readout_rows(), [1, 4, 6]);
-        let inputs = batch.padded(64, |rows| rows);
+        let inputs = batch.padded(64, PositionRule::Index, |rows| rows);
         assert_eq!(inputs.token_ids, [2, 4, 3, 2, 4, 9, 4, 3]);
         assert_eq!(inputs.position_ids, [0, 1, 2, 0, 1, 2, 3, 4]);
         assert_eq!(inputs.readout_rows, [1, 4, 6]);
@@ -241,7 +260,7 @@ mod tests {
     #[test]
     fn padding_belongs_to_no_sequence() {
         let batch = batch(&[(&[2, 4, 3], &[1], Select::TopK(5))]);
-        let inputs = batch.padded(64, |rows| rows.next_multiple_of(4));
+        let inputs = batch.padded(64, PositionRule::Index, |rows| rows.next_multiple_of(4));
         assert_eq!(inputs.token_ids, [2, 4, 3, 0]);
         assert_eq!(inputs.position_ids, [0, 1, 2, 0]);
         assert_eq!(inputs.readout_rows, [1, 0, 0, 0]);
@@ -257,7 +276,7 @@ mod tests {
             (&[4], &[0], Select::Tokens([9, 7].into())),
             (&[4], &[0], Select::TopK(4)),
         ]);
-        let spec = &three.padded(3, |rows| rows).readouts[0];
+        let spec = &three.padded(3, PositionRule::Index, |rows| rows).readouts[0];
         assert_eq!(spec.top_k, 2);
         assert_eq!(spec.token_ids, [9, 7]);
         assert_eq!(spec.row_offsets, [0, 0, 2, 2]);
@@ -266,8 +285,20 @@ mod tests {
         let rows = HEAD_ROWS_MAX + 6;
         let positions: Vec<usize> = (0..rows).collect();
         let long = batch(&[(&vec![4; rows], &positions, Select::TopK(1))]);
-        let chunks = long.padded(3, |rows| rows.next_multiple_of(16)).readouts;
+        let chunks = long
+            .padded(3, PositionRule::Index, |rows| rows.next_multiple_of(16))
+            .readouts;
         let rows: Vec<_> = chunks.iter().map(|chunk| (chunk.rows, chunk.padded_rows)).collect();
         assert_eq!(rows, [(HEAD_ROWS_MAX, HEAD_ROWS_MAX), (6, 16)]);
+    }
+
+    #[test]
+    fn padding_tokens_in_a_text_take_no_position() {
+        let mut batch = Batch::default();
+        for tokens in [vec![0, 1, 1, 7], vec![0, 9]] {
+            batch.push(&Sequence::new(tokens, [0], Select::TopK(1)));
+        }
+        let inputs = batch.padded(64, PositionRule::SkipPadding { pad_token: 1 }, |rows| rows);
+        assert_eq!(inputs.position_ids, [1, 0, 0, 2, 1, 2]);
     }
 }

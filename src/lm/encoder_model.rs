@@ -12,12 +12,13 @@ use super::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScor
 use crate::backend::readout::{LogitsRow, top_k};
 use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
 use crate::checkpoint::TensorSource;
-use crate::encoder::{Architecture, Encoder, EncoderError};
+use crate::encoder::{Architecture, Encoder, EncoderError, PositionRule};
 
 /// An encoder with its weights on one device of backend `B`.
 pub struct EncoderModel<B: EncoderBackend> {
     encoder: Encoder<B>,
     vocab_size: usize,
+    position_rule: PositionRule,
     device: B::Device,
 }
 
@@ -45,6 +46,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
         Ok(Self {
             encoder: Encoder::load(architecture, source, device, precision)?,
             vocab_size: architecture.spec.vocab_size,
+            position_rule: architecture.spec.positions.rule,
             device: device.clone(),
         })
     }
@@ -54,7 +56,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
     /// # Panics
     /// If the batch has no readout row.
     pub fn readout_states(&self, batch: Batch) -> Tensor<B, 2> {
-        let inputs = batch.into_inputs::<B>(self.vocab_size);
+        let inputs = batch.into_inputs::<B>(self.vocab_size, self.position_rule);
         self.encoder.readout_states(&B::upload(inputs, &self.device))
     }
 
@@ -70,7 +72,8 @@ impl<B: EncoderBackend> EncoderModel<B> {
         if selects.is_empty() {
             return Ok(PendingBatch::ready(vec![Vec::new(); counts.len()]));
         }
-        let inputs = B::upload(batch.into_inputs::<B>(self.vocab_size), &self.device);
+        let inputs = batch.into_inputs::<B>(self.vocab_size, self.position_rule);
+        let inputs = B::upload(inputs, &self.device);
         let states = self.encoder.readout_states(&inputs);
         let mut rows = Vec::with_capacity(selects.len());
         let mut groups = chunk_groups(&inputs.as_ref().readouts);
@@ -237,7 +240,7 @@ mod tests {
         for select in selects {
             batch.push(&Sequence::new([4], [0], select.clone()));
         }
-        batch.padded(top_k_max, |rows| rows)
+        batch.padded(top_k_max, PositionRule::Index, |rows| rows)
     }
 
     /// The scores of readout rows with these logits and selections.

@@ -6,7 +6,7 @@ use super::pretrained::{architecture, check_head};
 use super::{LoadError, MemoryNeed};
 use crate::backend::{Activation, Precision};
 use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source};
-use crate::encoder::EncoderSpec;
+use crate::encoder::Architecture;
 
 /// Contents of a checkpoint. A part that cannot be read is `None`, with the reason in `errors`.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Inspection {
 /// Sizes of the model.
 #[derive(Debug)]
 pub struct ArchitectureSummary {
+    /// The name of the family, such as `BERT`.
+    pub family: &'static str,
     pub layers: usize,
     pub hidden_size: usize,
     pub heads: usize,
@@ -109,7 +111,7 @@ impl Inspection {
                     }
                 }
             }
-            ArchitectureSummary::of(&architecture.spec)
+            ArchitectureSummary::of(&architecture)
         });
         if let Some(error) = memory.and_then(|need: MemoryNeed| need.check(Precision::F32).err()) {
             errors.push(error);
@@ -131,11 +133,12 @@ impl Inspection {
 }
 
 impl ArchitectureSummary {
-    fn of(spec: &EncoderSpec) -> Self {
+    fn of(Architecture { family, spec }: &Architecture) -> Self {
         let parameters = spec.parameters().into_iter();
         let parameters = parameters.map(|parameter| spec.elements(parameter)).sum();
         Self {
-            layers: spec.layers,
+            family: family.name,
+            layers: spec.layer_order.len(),
             hidden_size: spec.hidden_size,
             heads: spec.heads,
             intermediate_size: spec.intermediate_size,
@@ -149,7 +152,7 @@ impl ArchitectureSummary {
             max_tokens: spec.max_tokens(),
             parameters,
             weights_bytes: parameters * size_of::<f32>(),
-            tied: spec.tied_decoder,
+            tied: spec.head.tied_decoder,
         }
     }
 }
@@ -179,7 +182,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{TensorError, TensorSource};
-    use crate::encoder::Encoder;
+    use crate::encoder::{Encoder, Parameter};
 
     fn golden() -> impl Iterator<Item = PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
@@ -212,7 +215,7 @@ mod tests {
             let stored = architecture.clone().with_stored_decoder(&mut weights).unwrap();
             let parameters = stored.spec.parameters().into_iter();
             let listed: HashSet<_> = parameters
-                .map(|parameter| (stored.stored_name(parameter, &weights), stored.spec.shape(parameter)))
+                .map(|parameter| (stored.stored_name(parameter, &weights), stored.stored_shape(parameter)))
                 .collect();
             let mut recorder = Recorder {
                 weights: &mut weights,
@@ -225,11 +228,10 @@ mod tests {
                 crate::backend::Precision::F32,
             )
             .unwrap();
-            if stored.spec.tied_decoder {
+            if stored.spec.head.tied_decoder {
                 // Loading compares it with the embeddings and drops it.
-                recorder
-                    .requested
-                    .retain(|(name, _)| name != "cls.predictions.decoder.weight");
+                let decoder = stored.stored_name(Parameter::Decoder, recorder.weights);
+                recorder.requested.retain(|(name, _)| *name != decoder);
             }
             assert_eq!(recorder.requested, listed, "{}", folder.display());
         }

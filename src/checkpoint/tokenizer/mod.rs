@@ -1,8 +1,18 @@
-//! Builds the tokenizer by the rules of transformers 5, from `tokenizer.json` or `vocab.txt` and the [`settings`].
+//! Builds the tokenizer by the rules of transformers 5, from `tokenizer.json` or vocabulary files and the [`settings`].
+//!
+//! | file | subject |
+//! |---|---|
+//! | `settings` | settings of `tokenizer_config.json` and other files, merged |
+//! | `class` | transformers' tokenizer classes: files and special tokens of each |
+//! | `bpe`, `unigram`, `letters` | tokenizers of RoBERTa, of SentencePiece models, of ESM; WordPiece is below |
 
+mod bpe;
+mod class;
+mod letters;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unigram;
 
 use ahash::AHashMap;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
@@ -16,9 +26,10 @@ use tokenizers::{AddedToken, Model, Tokenizer};
 use super::CheckpointError;
 use super::error::Part;
 use super::files::Files;
-use super::names::{TOKENIZER, TOKENIZER_CONFIG, VOCAB};
+use super::names::{TOKENIZER, TOKENIZER_CONFIG};
 use crate::sys::panics;
-use settings::{Class, Settings};
+use class::Class;
+use settings::Settings;
 
 /// A tokenizer and its settings from other files.
 pub struct TokenizerFiles {
@@ -36,25 +47,25 @@ pub struct TokenizerFiles {
     file: String,
 }
 
-/// Reads `tokenizer.json` or `vocab.txt`, and the files with settings.
+/// Reads `tokenizer.json` or vocabulary files, and the files with settings.
 pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     let settings = Settings::read(files)?;
-    let name = match (files.has(TOKENIZER), files.has(VOCAB)) {
-        (true, _) => TOKENIZER,
-        (false, true) => VOCAB,
-        (false, false) => {
-            return Err(CheckpointError::Missing {
-                part: Part::Tokenizer,
-                location: files.location(),
-                other_weights: None,
-            });
-        }
+    let sources = settings.sources(|file| files.has(file));
+    let sources = sources.map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
+    let Some(&[name, ref others @ ..]) = sources else {
+        return Err(CheckpointError::Missing {
+            part: Part::Tokenizer,
+            location: files.location(),
+            other_weights: None,
+        });
     };
-    let class = settings.class(name == TOKENIZER);
-    let class = class.map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
     let bytes = files.read(name)?;
-    let built = catch(|| match name {
-        TOKENIZER => from_json(&bytes, &settings, class),
+    let others = others.iter().map(|other| files.read(other));
+    let others = others.collect::<Result<Vec<_>, _>>()?;
+    let built = catch(|| match (name, settings.class, others.as_slice()) {
+        (TOKENIZER, _, _) => from_json(&bytes, &settings),
+        (_, Class::Esm, _) => letters::build(&bytes, &settings),
+        (_, _, [merges]) => bpe::build(bpe::from_files(&bytes, merges)?, settings.added_tokens(), &settings),
         _ => from_vocab(&bytes, &settings),
     });
     let mut tokenizer = built.map_err(|reason| invalid(files, name, reason))?;
@@ -72,6 +83,7 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         invalid(files, name, reason)
     })?;
     catch(|| try_out(&tokenizer, &mask_token, mask_id)).map_err(|reason| invalid(files, name, reason))?;
+    let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
     let pad_id = settings
         .special("pad_token")
         .and_then(|pad| tokenizer.token_to_id(&pad.content));
@@ -80,7 +92,8 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         mask_token,
         mask_id,
         pad_id,
-        clean_up_spaces: settings.clean_up_spaces,
+        // transformers ignores the setting for BPE.
+        clean_up_spaces: settings.clean_up_spaces && !is_bpe,
         file: files.path(name),
     })
 }
@@ -107,17 +120,24 @@ impl TokenizerFiles {
     }
 }
 
-/// `tokenizer.json`. For BERT's classes only its vocabulary and its added tokens count, as in transformers.
-fn from_json(json: &[u8], settings: &Settings, class: Class) -> Result<Tokenizer, String> {
+/// `tokenizer.json`. For most classes only its vocabulary and its added tokens count, as in transformers.
+fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
-    let mut added: Vec<AddedToken> = settings.added.values().cloned().collect();
+    let mut added = settings.added_tokens();
     if !settings.added_is_complete {
         let mut own: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
         own.sort_by_key(|(id, _)| *id);
         added.extend(own.into_iter().map(|(_, token)| token));
     }
-    match (class, tokenizer.get_model()) {
-        (Class::Bert, ModelWrapper::WordPiece(model)) => bert(model.get_vocab().into_iter().collect(), added, settings),
+    match (settings.class, tokenizer.get_model()) {
+        (Class::Bert | Class::MpNet, ModelWrapper::WordPiece(model)) => {
+            word_piece(model.get_vocab().into_iter().collect(), added, settings)
+        }
+        (Class::Roberta, ModelWrapper::BPE(model)) => bpe::build(model.clone(), added, settings),
+        (
+            class @ (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert),
+            ModelWrapper::Unigram(model),
+        ) => unigram::build(unigram::Parts::of(&tokenizer, model), class, added, settings),
         _ => {
             add_tokens(&mut tokenizer, added, settings)?;
             Ok(tokenizer)
@@ -132,21 +152,15 @@ fn from_vocab(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
     // Blank lines at the end are no tokens. Those between others are, so that the ids of the others are right.
     while lines.pop_if(|line| line.is_empty()).is_some() {}
     let ids = lines.iter().zip(0u32..).map(|(&token, id)| (token.to_owned(), id));
-    bert(ids.collect(), settings.added.values().cloned().collect(), settings)
+    word_piece(ids.collect(), settings.added_tokens(), settings)
 }
 
-/// A WordPiece tokenizer as transformers' `BertTokenizer` builds it.
-fn bert(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
-    let name = |name: &str, default: &str| {
-        settings
-            .special(name)
-            .map_or(default, |token| &token.content)
-            .to_owned()
-    };
-    let unk = name("unk_token", "[UNK]");
+/// A WordPiece tokenizer as transformers' `BertTokenizer` and `MPNetTokenizer` build it.
+fn word_piece(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
+    let unk = settings.special("unk_token").map_or("[UNK]", |token| &token.content);
     let model = WordPiece::builder()
         .vocab(vocab)
-        .unk_token(unk)
+        .unk_token(unk.to_owned())
         .build()
         .map_err(|e| e.to_string())?;
     let mut tokenizer = Tokenizer::new(model);
@@ -154,7 +168,7 @@ fn bert(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &Setting
         true,
         settings.tokenize_chinese_chars,
         settings.strip_accents,
-        settings.do_lower_case,
+        settings.do_lower_case.unwrap_or(true),
     );
     tokenizer
         .with_normalizer(Some(normalizer))
@@ -162,15 +176,22 @@ fn bert(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &Setting
         .with_pre_tokenizer(Some(BertPreTokenizer))
         .with_decoder(Some(WordPieceDecoder::default()));
     add_tokens(&mut tokenizer, added, settings)?;
-    let ends = |token: &str, default: &str| {
-        let token = name(token, default);
-        let id = tokenizer.token_to_id(&token);
-        id.map(|id| (token.clone(), id))
-            .ok_or_else(|| format!("the special token {token} is not in it"))
-    };
-    let (sep, cls) = (ends("sep_token", "[SEP]")?, ends("cls_token", "[CLS]")?);
+    let sep = special_id(&tokenizer, settings, "sep_token")?;
+    let cls = special_id(&tokenizer, settings, "cls_token")?;
     tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
     Ok(tokenizer)
+}
+
+/// A special token by transformers' name, with its id. A token that is null has its usual text.
+fn special_id(tokenizer: &Tokenizer, settings: &Settings, name: &str) -> Result<(String, u32), String> {
+    let token = match settings.special(name) {
+        Some(token) => token.content.as_str(),
+        None => settings.class.default_token(name).unwrap_or_default(),
+    };
+    match tokenizer.token_to_id(token) {
+        Some(id) => Ok((token.to_owned(), id)),
+        None => Err(format!("the special token {token} is not in it")),
+    }
 }
 
 /// Adds tokens that the tokenizer does not have as added tokens yet, special ones last, as transformers does.

@@ -6,52 +6,21 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::class::{Class, SPECIAL_TOKENS};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::files::Files;
 use crate::checkpoint::json;
 use crate::checkpoint::names::{ADDED_TOKENS, CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
 
-/// transformers' names of special tokens, in the order in which it adds them, with BERT's defaults.
-const SPECIAL_TOKENS: [(&str, Option<&str>); 7] = [
-    ("bos_token", None),
-    ("eos_token", None),
-    ("unk_token", Some("[UNK]")),
-    ("sep_token", Some("[SEP]")),
-    ("pad_token", Some("[PAD]")),
-    ("cls_token", Some("[CLS]")),
-    ("mask_token", Some("[MASK]")),
-];
-
-/// Rules by which the tokenizer is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// transformers' `BertTokenizer`: its settings take precedence over those of `tokenizer.json`.
-    Bert,
-    /// `tokenizer.json` as it is.
-    Generic,
-}
-
-/// Classes that transformers implements as `BertTokenizer`.
-const BERT_CLASSES: [&str; 8] = [
-    "BertTokenizer",
-    "ConvBertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "LayoutLMTokenizer",
-    "LxmertTokenizer",
-    "MobileBertTokenizer",
-    "SqueezeBertTokenizer",
-];
-
-/// Classes written in Python, whose rules are in no file.
-const PYTHON_CLASSES: [&str; 2] = ["BertJapaneseTokenizer", "BertweetTokenizer"];
-
 /// The merged settings.
 #[derive(Debug)]
 pub struct Settings {
+    pub class: Class,
     /// `tokenizer_class`, without `Fast`.
-    class: Option<String>,
-    pub do_lower_case: bool,
+    class_name: Option<String>,
+    pub do_lower_case: Option<bool>,
+    pub keep_accents: Option<bool>,
+    pub add_prefix_space: Option<bool>,
     pub strip_accents: Option<bool>,
     pub tokenize_chinese_chars: bool,
     pub clean_up_spaces: bool,
@@ -60,7 +29,7 @@ pub struct Settings {
     /// `additional_special_tokens` and `extra_special_tokens`.
     extra: Vec<AddedToken>,
     /// By id, from `added_tokens_decoder` or `added_tokens.json`.
-    pub added: BTreeMap<u32, AddedToken>,
+    added: BTreeMap<u32, AddedToken>,
     /// True if `added` is from `added_tokens_decoder`, which replaces the added tokens of `tokenizer.json`.
     pub added_is_complete: bool,
 }
@@ -88,7 +57,10 @@ impl Settings {
         if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
             config.extend(map);
         }
-        let tokens = Tokens::of(&config).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        let class_name = class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned());
+        let model_type = model.as_ref().and_then(|model| model.get("model_type")?.as_str());
+        let class = Class::of(class_name.as_deref(), model_type).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        let tokens = Tokens::of(&config, class).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
         let mut added = BTreeMap::new();
         if let Some(decoder) = decoder {
             added = added_tokens_decoder(&decoder).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
@@ -106,8 +78,11 @@ impl Settings {
             Some(_) => Err(invalid(TOKENIZER_CONFIG, format!("{name} is neither true nor false"))),
         };
         Ok(Self {
-            class: class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned()),
-            do_lower_case: flag("do_lower_case")?.unwrap_or(true),
+            class,
+            class_name,
+            do_lower_case: flag("do_lower_case")?,
+            keep_accents: flag("keep_accents")?,
+            add_prefix_space: flag("add_prefix_space")?,
             strip_accents: flag("strip_accents")?,
             tokenize_chinese_chars: flag("tokenize_chinese_chars")?.unwrap_or(true),
             clean_up_spaces: flag("clean_up_tokenization_spaces")?.unwrap_or(false),
@@ -118,25 +93,17 @@ impl Settings {
         })
     }
 
-    /// The class of the tokenizer.
+    /// The files that the tokenizer is built from, if `has` says that they are there.
     ///
     /// # Errors
-    /// The name of a class that is not supported.
-    pub fn class(&self, has_tokenizer_json: bool) -> Result<Class, String> {
-        let Some(class) = self.class.as_deref() else {
-            return Ok(Class::Bert);
-        };
-        if BERT_CLASSES.contains(&class) {
-            return Ok(Class::Bert);
-        }
-        if PYTHON_CLASSES.contains(&class) {
-            return Err(format!("tokenizer_class is \"{class}\", which is not supported"));
-        }
-        match has_tokenizer_json {
-            true => Ok(Class::Generic),
-            false => Err(format!(
-                "tokenizer_class is \"{class}\", which is not supported without tokenizer.json"
+    /// The name of a class that is not supported without `tokenizer.json`; an absent one is `Ok(None)`.
+    pub fn sources(&self, has: impl Fn(&str) -> bool) -> Result<Option<&'static [&'static str]>, String> {
+        let sources = self.class.files(has);
+        match (sources, &self.class_name, self.class) {
+            (None, Some(name), Class::Generic) => Err(format!(
+                "tokenizer_class is \"{name}\", which is not supported without tokenizer.json"
             )),
+            _ => Ok(sources),
         }
     }
 
@@ -144,6 +111,11 @@ impl Settings {
     pub fn special(&self, name: &str) -> Option<&AddedToken> {
         let mut special = self.special.iter();
         special.find(|(known, _)| *known == name).map(|(_, token)| token)
+    }
+
+    /// The added tokens of `added_tokens_decoder` or `added_tokens.json`, in the order of their ids.
+    pub fn added_tokens(&self) -> Vec<AddedToken> {
+        self.added.values().cloned().collect()
     }
 
     /// All special tokens, in the order in which transformers adds them.
@@ -158,11 +130,15 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn of(config: &Map<String, Value>) -> Result<Self, String> {
+    fn of(config: &Map<String, Value>, class: Class) -> Result<Self, String> {
         let mut special = Vec::new();
-        for (name, default) in SPECIAL_TOKENS {
+        for (name, default) in SPECIAL_TOKENS.into_iter().zip(class.special_tokens()) {
+            let takes_space = name == "mask_token" && class.mask_takes_space();
             let token = match config.get(name) {
-                None => default.map(|content| AddedToken::from(content, true)),
+                None => default.map(|content| AddedToken::from(content, true).lstrip(takes_space)),
+                Some(Value::String(content)) if takes_space => {
+                    Some(AddedToken::from(content.as_str(), true).lstrip(true))
+                }
                 Some(value) => token(value, true).map_err(|reason| format!("{name} {reason}"))?,
             };
             special.extend(token.map(|token| (name, token)));

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::checkpoint::names::VOCAB;
 
 const VOCAB_LINES: [&str; 12] = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "café", "cafe", "The", "研", "<mask>",

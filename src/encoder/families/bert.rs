@@ -1,145 +1,20 @@
 //! BERT: <https://arxiv.org/abs/1810.04805>, as `BertForMaskedLM` of transformers has it.
 
-use serde::Deserialize;
-
-use super::{ConfigError, Family, LAYERS_MAX, SIZE_MAX, activation, check_sizes, parse, refuse, spellings};
-use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings};
+use super::bert_like::{cls_head_names, encoder_names, spec};
+use super::{Family, whole};
+use crate::encoder::{EncoderSpec, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "bert",
+    name: "BERT",
     class: "BertForMaskedLM",
     parse: spec,
     names,
+    form: whole,
 };
 
-/// The fields of transformers' `BertConfig` that the encoder reads, with its defaults.
-#[derive(Deserialize)]
-struct ConfigFile {
-    #[serde(default = "absolute")]
-    position_embedding_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "layer_norm_eps")]
-    layer_norm_eps: f64,
-    #[serde(default = "max_position_embeddings")]
-    max_position_embeddings: usize,
-    #[serde(default = "type_vocab_size")]
-    type_vocab_size: usize,
-    #[serde(default = "yes")]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    is_decoder: bool,
-}
-
-fn absolute() -> String {
-    "absolute".to_owned()
-}
-fn gelu() -> String {
-    "gelu".to_owned()
-}
-fn layer_norm_eps() -> f64 {
-    1e-12
-}
-fn max_position_embeddings() -> usize {
-    512
-}
-fn type_vocab_size() -> usize {
-    2
-}
-fn yes() -> bool {
-    true
-}
-
-fn spec(config: &[u8]) -> Result<EncoderSpec, ConfigError> {
-    let file: ConfigFile = parse(config)?;
-    if file.position_embedding_type != "absolute" {
-        return refuse(format!(
-            "position_embedding_type is \"{}\"; only \"absolute\" is supported",
-            file.position_embedding_type
-        ));
-    }
-    if file.is_decoder {
-        return refuse("is_decoder is true; a decoder does not see the tokens after a mask".to_owned());
-    }
-    let activation = activation("hidden_act", &file.hidden_act)?;
-    check_sizes(&[
-        ("vocab_size", file.vocab_size, SIZE_MAX),
-        ("hidden_size", file.hidden_size, SIZE_MAX),
-        ("num_hidden_layers", file.num_hidden_layers, LAYERS_MAX),
-        ("num_attention_heads", file.num_attention_heads, SIZE_MAX),
-        ("intermediate_size", file.intermediate_size, SIZE_MAX),
-        ("max_position_embeddings", file.max_position_embeddings, SIZE_MAX),
-        ("type_vocab_size", file.type_vocab_size, SIZE_MAX),
-    ])?;
-    if !file.hidden_size.is_multiple_of(file.num_attention_heads) {
-        return refuse(format!(
-            "num_attention_heads ({}) does not divide hidden_size ({})",
-            file.num_attention_heads, file.hidden_size
-        ));
-    }
-    if !(file.layer_norm_eps.is_finite() && file.layer_norm_eps >= 0.0) {
-        return refuse(format!(
-            "layer_norm_eps is {}; it must be 0 or more",
-            file.layer_norm_eps
-        ));
-    }
-    Ok(EncoderSpec {
-        vocab_size: file.vocab_size,
-        hidden_size: file.hidden_size,
-        positions: PositionEmbeddings {
-            rows: file.max_position_embeddings,
-            offset: 0,
-        },
-        token_types: Some(file.type_vocab_size),
-        layers: file.num_hidden_layers,
-        heads: file.num_attention_heads,
-        intermediate_size: file.intermediate_size,
-        activation,
-        head_activation: activation,
-        layer_norm_eps: file.layer_norm_eps,
-        tied_decoder: file.tie_word_embeddings,
-    })
-}
-
-fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {
-    let name = match parameter {
-        Parameter::WordEmbeddings => "bert.embeddings.word_embeddings.weight".to_owned(),
-        Parameter::PositionEmbeddings => "bert.embeddings.position_embeddings.weight".to_owned(),
-        Parameter::TokenTypeEmbeddings => "bert.embeddings.token_type_embeddings.weight".to_owned(),
-        Parameter::EmbeddingNorm(part) => format!("bert.embeddings.LayerNorm.{part}"),
-        Parameter::Layer(layer, module, part) => {
-            let module = match module {
-                LayerModule::Query => "attention.self.query",
-                LayerModule::Key => "attention.self.key",
-                LayerModule::Value => "attention.self.value",
-                LayerModule::AttentionOutput => "attention.output.dense",
-                LayerModule::AttentionNorm => "attention.output.LayerNorm",
-                LayerModule::FeedForwardUp => "intermediate.dense",
-                LayerModule::FeedForwardDown => "output.dense",
-                LayerModule::OutputNorm => "output.LayerNorm",
-            };
-            format!("bert.encoder.layer.{layer}.{module}.{part}")
-        }
-        Parameter::HeadDense(part) => format!("cls.predictions.transform.dense.{part}"),
-        Parameter::HeadNorm(part) => format!("cls.predictions.transform.LayerNorm.{part}"),
-        Parameter::Decoder => "cls.predictions.decoder.weight".to_owned(),
-        // transformers stores the bias under one name or both. If they differ, transformers 5 uses the decoder's.
-        Parameter::DecoderBias => {
-            let names = ["cls.predictions.decoder.bias", "cls.predictions.bias"];
-            return names.map(str::to_owned).to_vec();
-        }
-    };
-    let mut names = spellings(name, "bert.");
-    if parameter == Parameter::WordEmbeddings && spec.tied_decoder {
-        // Of two tensors that share their memory, some programs store only one.
-        names.push("cls.predictions.decoder.weight".to_owned());
-    }
-    names
+fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
+    encoder_names(parameter, "bert").unwrap_or_else(|| cls_head_names(parameter))
 }
 
 #[cfg(test)]
@@ -171,7 +46,7 @@ mod tests {
         assert_eq!(spec.activation, Activation::Gelu);
         assert_eq!(spec.layer_norm_eps, 1e-12);
         assert_eq!((spec.max_tokens(), spec.token_types), (512, Some(2)));
-        assert!(spec.tied_decoder);
+        assert!(spec.head.tied_decoder);
     }
 
     #[test]
@@ -180,26 +55,33 @@ mod tests {
         assert_eq!(with(nulls).unwrap(), with("{}").unwrap());
         let json = r#"{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
             "intermediate_size": 16, "other": [-Infinity, Infinity, NaN]}"#;
-        assert_eq!(spec(json.as_bytes()).unwrap().layer_norm_eps, 1e-12);
+        let parse = |json: &str| Architecture::parse(json.as_bytes());
+        assert_eq!(parse(json).unwrap().spec.layer_norm_eps, 1e-12);
         // A field that is used must be a number.
         let json = json.replace("other\": [", "layer_norm_eps\": NaN, \"other\": [");
-        assert!(spec(json.as_bytes()).unwrap_err().to_string().contains("NaN"));
+        assert!(parse(&json).unwrap_err().to_string().contains("NaN"));
     }
 
     #[test]
     fn the_tied_matrix_and_the_bias_are_found_under_either_name() {
-        let mut spec = with("{}").unwrap();
+        let mut architecture = Architecture {
+            family: &FAMILY,
+            spec: with("{}").unwrap(),
+        };
         let decoder = "cls.predictions.decoder.weight".to_owned();
-        assert_eq!(names(&spec, Parameter::WordEmbeddings).last(), Some(&decoder));
-        assert_eq!(names(&spec, Parameter::DecoderBias)[0], "cls.predictions.decoder.bias");
-        spec.tied_decoder = false;
-        assert!(!names(&spec, Parameter::WordEmbeddings).contains(&decoder));
+        assert_eq!(architecture.names(Parameter::WordEmbeddings).last(), Some(&decoder));
+        assert_eq!(
+            architecture.names(Parameter::DecoderBias)[0],
+            "cls.predictions.decoder.bias"
+        );
+        architecture.spec.head.tied_decoder = false;
+        assert!(!architecture.names(Parameter::WordEmbeddings).contains(&decoder));
     }
 
     #[test]
     fn an_unsupported_value_is_refused_by_its_name() {
         for (changes, named) in [
-            (r#"{"model_type": "roberta"}"#, "model_type is \"roberta\""),
+            (r#"{"model_type": "gpt2"}"#, "model_type is \"gpt2\""),
             (r#"{"position_embedding_type": "relative_key"}"#, "\"relative_key\""),
             (r#"{"hidden_act": "quick_gelu"}"#, "hidden_act is \"quick_gelu\""),
             (r#"{"is_decoder": true}"#, "is_decoder"),

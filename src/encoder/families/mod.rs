@@ -1,27 +1,81 @@
 //! Model families: one file for each, from its `config.json` to an [`EncoderSpec`] and the names of its tensors.
 //!
+//! | file | subject |
+//! |---|---|
+//! | `fields` | the fields of a `config.json`, with their bounds |
+//! | `bert_like` | fields and names that many families share with BERT |
+//! | `refused` | reasons why the other architectures of transformers are refused |
+//! | all others | a family, or families that differ in little but their name |
+//!
 //! To add a family: write its file with a [`Family`], list it in [`FAMILIES`], and add a golden checkpoint.
 
+mod albert;
 mod bert;
+mod bert_like;
+mod data2vec;
+mod distilbert;
+mod electra;
+mod ernie;
+mod fields;
+mod megatron_bert;
+mod refused;
+mod rembert;
+mod roberta;
+mod roberta_prelayernorm;
+mod squeezebert;
+mod xlm_roberta_xl;
 
 use super::{EncoderSpec, Parameter};
-use crate::backend::Activation;
-use crate::checkpoint::{TensorError, TensorSource, json};
+use crate::checkpoint::{TensorError, TensorSource};
+use fields::Fields;
 
 /// All families, in the order in which error messages name them.
-const FAMILIES: &[&Family] = &[&bert::FAMILY];
+const FAMILIES: &[&Family] = &[
+    &bert::FAMILY,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &roberta::CAMEMBERT,
+    &xlm_roberta_xl::FAMILY,
+    &roberta_prelayernorm::FAMILY,
+    &data2vec::FAMILY,
+    &ernie::FAMILY,
+    &megatron_bert::FAMILY,
+    &distilbert::FAMILY,
+    &electra::FAMILY,
+    &albert::FAMILY,
+    &rembert::FAMILY,
+    &squeezebert::FAMILY,
+];
 
 /// An architecture of transformers that the encoder can run.
 #[derive(Debug)]
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// The name that people use, such as `RoBERTa`.
+    pub name: &'static str,
     /// The class of transformers with the masked-language-model head.
     pub class: &'static str,
-    /// Reads the text of a `config.json`.
-    parse: fn(&[u8]) -> Result<EncoderSpec, ConfigError>,
+    parse: fn(&Fields) -> Result<EncoderSpec, ConfigError>,
     /// The names that checkpoints give to a parameter, the usual one first.
     names: fn(&EncoderSpec, Parameter) -> Vec<String>,
+    /// The form in which checkpoints store a parameter.
+    form: fn(&EncoderSpec, Parameter) -> Form,
+}
+
+/// The form in which a checkpoint stores a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As the encoder uses it.
+    Whole,
+    /// A dense layer's weight as a convolution over single tokens in this many groups: outputs of a group depend on
+    /// inputs of the same group alone.
+    GroupedConvolution(usize),
+}
+
+/// The form of families that store every parameter as the encoder uses it.
+fn whole(_: &EncoderSpec, _: Parameter) -> Form {
+    Form::Whole
 }
 
 /// Reason why a `config.json` is refused: one sentence that names the field.
@@ -42,24 +96,15 @@ impl Architecture {
     /// # Errors
     /// [`ConfigError`] for a file that is not JSON, lacks a field, or asks for something that is not supported.
     pub fn parse(config: &[u8]) -> Result<Self, ConfigError> {
-        #[derive(serde::Deserialize)]
-        struct ModelType {
-            model_type: Option<String>,
+        let fields = Fields::parse(config)?;
+        let model_type = fields.text_or("model_type", bert::FAMILY.model_type)?;
+        match FAMILIES.iter().find(|family| family.model_type == model_type) {
+            Some(family) => Ok(Self {
+                family,
+                spec: (family.parse)(&fields)?,
+            }),
+            None => refuse(refused::reason(model_type)),
         }
-        // First: the fields of other models have other names.
-        let ModelType { model_type } = parse(config)?;
-        let model_type = model_type.as_deref().unwrap_or(bert::FAMILY.model_type);
-        let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
-            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-            return refuse(format!(
-                "model_type is \"{model_type}\"; supported: {}",
-                known.join(", ")
-            ));
-        };
-        Ok(Self {
-            family,
-            spec: (family.parse)(config)?,
-        })
     }
 
     /// The same, with `tied_decoder` as the checkpoint has it: some store a decoder of their own beside a config that
@@ -69,19 +114,41 @@ impl Architecture {
     /// A tensor that is stored and cannot be read.
     pub fn with_stored_decoder(mut self, source: &mut dyn TensorSource) -> Result<Self, TensorError> {
         let decoder = self.stored_name(Parameter::Decoder, source);
-        if self.spec.tied_decoder && source.contains(&decoder) {
+        if self.spec.head.tied_decoder && source.contains(&decoder) {
             let shape = self.spec.shape(Parameter::Decoder);
             let is_same = source.tensor(&decoder, &shape)? == self.read(Parameter::WordEmbeddings, source)?;
-            self.spec.tied_decoder = is_same;
+            self.spec.head.tied_decoder = is_same;
         }
         Ok(self)
     }
 
     /// The name under which `source` has a parameter, or the usual name if it has it under none.
     pub fn stored_name(&self, parameter: Parameter, source: &dyn TensorSource) -> String {
-        let mut names = (self.family.names)(&self.spec, parameter);
+        let mut names = self.names(parameter);
         let stored = names.iter().position(|name| source.contains(name));
         names.swap_remove(stored.unwrap_or(0))
+    }
+
+    fn names(&self, parameter: Parameter) -> Vec<String> {
+        let mut names = (self.family.names)(&self.spec, parameter);
+        if parameter == Parameter::WordEmbeddings && self.spec.head.tied_decoder {
+            // Of two tensors that share their memory, some programs store only one.
+            names.extend((self.family.names)(&self.spec, Parameter::Decoder));
+        }
+        names
+    }
+
+    /// The shape in which checkpoints store a parameter.
+    pub fn stored_shape(&self, parameter: Parameter) -> Vec<usize> {
+        let shape = self.spec.shape(parameter);
+        match (self.form(parameter), shape.as_slice()) {
+            (Form::GroupedConvolution(groups), &[outputs, inputs]) => vec![outputs, inputs / groups, 1],
+            _ => shape,
+        }
+    }
+
+    fn form(&self, parameter: Parameter) -> Form {
+        (self.family.form)(&self.spec, parameter)
     }
 
     /// The values of a parameter, row-major.
@@ -90,63 +157,56 @@ impl Architecture {
     /// A tensor that is missing, has another shape, or cannot be read.
     pub fn read(&self, parameter: Parameter, source: &mut dyn TensorSource) -> Result<Vec<f32>, TensorError> {
         let name = self.stored_name(parameter, source);
-        source.tensor(&name, &self.spec.shape(parameter))
+        let values = source.tensor(&name, &self.stored_shape(parameter))?;
+        Ok(match (self.form(parameter), self.spec.shape(parameter).as_slice()) {
+            (Form::GroupedConvolution(groups), &[outputs, inputs]) => block_diagonal(&values, outputs, inputs, groups),
+            _ => values,
+        })
     }
+}
+
+/// The weight `[outputs, inputs]` of the grouped convolution `values` `[outputs, inputs / groups]`.
+fn block_diagonal(values: &[f32], outputs: usize, inputs: usize, groups: usize) -> Vec<f32> {
+    let columns = inputs / groups;
+    let mut weight = vec![0.0; outputs * inputs];
+    let rows = weight.chunks_exact_mut(inputs).zip(values.chunks_exact(columns));
+    for (output, (row, values)) in rows.enumerate() {
+        let first = output / (outputs / groups) * columns;
+        row[first..first + columns].copy_from_slice(values);
+    }
+    weight
 }
 
 fn refuse<T>(reason: String) -> Result<T, ConfigError> {
     Err(ConfigError(reason))
 }
 
-/// Parses a `config.json`. `null` is the same as an absent field, as in transformers.
-fn parse<T: serde::de::DeserializeOwned>(config: &[u8]) -> Result<T, ConfigError> {
-    let refused = |error: serde_json::Error| ConfigError(error.to_string());
-    let mut fields: serde_json::Map<String, serde_json::Value> = json::parse(config).map_err(refused)?;
-    fields.retain(|_, value| !value.is_null());
-    T::deserialize(serde_json::Value::Object(fields)).map_err(refused)
-}
-
-/// Larger sizes are a broken file: they bound the memory that a hostile one makes us allocate.
-const SIZE_MAX: usize = 1 << 24;
-const LAYERS_MAX: usize = 1024;
-
-/// Refuses a size of 0 or beyond `max`; `sizes` are name, value and `max`.
-fn check_sizes(sizes: &[(&str, usize, usize)]) -> Result<(), ConfigError> {
-    match sizes.iter().find(|(_, value, max)| !(1..=*max).contains(value)) {
-        Some((name, value, max)) => refuse(format!("{name} is {value}; it must be between 1 and {max}")),
-        None => Ok(()),
-    }
-}
-
-/// The activation that transformers calls `name`, which stands in `field`.
-fn activation(field: &str, name: &str) -> Result<Activation, ConfigError> {
-    match name {
-        "gelu" | "gelu_python" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        "silu" | "swish" => Ok(Activation::Silu),
-        other => refuse(format!(
-            "{field} is \"{other}\"; supported are gelu, gelu_new, gelu_pytorch_tanh, relu and silu"
-        )),
-    }
+/// The model types of all families, in order.
+fn supported() -> String {
+    let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+    known.join(", ")
 }
 
 /// Spellings of a tensor's name: as it is, with the old names of a layer normalization's parts (`gamma`, `beta`), and
 /// both without `prefix`, which checkpoints of the encoder without its head lack.
 fn spellings(name: String, prefix: &str) -> Vec<String> {
-    let old = match name.rsplit_once("LayerNorm.") {
-        Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),
-        Some((before, "bias")) => Some(format!("{before}LayerNorm.beta")),
-        _ => None,
-    };
-    let mut names = vec![name];
-    names.extend(old);
+    let mut names = old_spellings(name);
     let without: Vec<String> = names
         .iter()
         .filter_map(|name| name.strip_prefix(prefix).map(str::to_owned))
         .collect();
     names.extend(without);
     names
+}
+
+/// A tensor's name, and the name with the old spelling of a layer normalization's part.
+fn old_spellings(name: String) -> Vec<String> {
+    let old = match name.rsplit_once("LayerNorm.") {
+        Some((before, "weight")) => Some(format!("{before}LayerNorm.gamma")),
+        Some((before, "bias")) => Some(format!("{before}LayerNorm.beta")),
+        _ => None,
+    };
+    std::iter::once(name).chain(old).collect()
 }
 
 #[cfg(test)]
@@ -173,6 +233,7 @@ mod tests {
     #[test]
     fn an_unknown_model_type_is_refused_with_the_known_ones() {
         for (config, named) in [
+            (r#"{"model_type": "bart"}"#, "bart"),
             (r#"{"model_type": "gpt2"}"#, "gpt2"),
             (r#"{"model_type": "xlm", "emb_dim": 16, "init": NaN}"#, "xlm"),
             (r#"{"dim": 16, "vocab_size": "x", "model_type": "funnel"}"#, "funnel"),

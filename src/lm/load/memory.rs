@@ -80,11 +80,9 @@ pub fn check(
     let spec = &architecture.spec;
     MemoryNeed::new(spec, precision).check(precision)?;
     let decoder = architecture.stored_name(Parameter::Decoder, source);
-    if spec.tied_decoder && source.contains(&decoder) {
-        let untied = EncoderSpec {
-            tied_decoder: false,
-            ..spec.clone()
-        };
+    if spec.head.tied_decoder && source.contains(&decoder) {
+        let mut untied = spec.clone();
+        untied.head.tied_decoder = false;
         let checked = MemoryNeed::new(&untied, precision).check(precision);
         // The tensors are compared only where it matters.
         if checked.is_err() && !stored_decoder_is_tied(architecture, source)? {
@@ -98,17 +96,17 @@ pub fn check(
 fn stored_decoder_is_tied(architecture: &Architecture, source: &mut dyn TensorSource) -> Result<bool, LoadError> {
     let resolved = architecture.clone().with_stored_decoder(source);
     let resolved = resolved.map_err(|error| LoadError::from_encoder(error.into(), BackendKind::Cpu))?;
-    Ok(resolved.spec.tied_decoder)
+    Ok(resolved.spec.head.tied_decoder)
 }
 
 /// Bytes of one parameter after it is loaded.
 fn loaded_bytes(spec: &EncoderSpec, parameter: Parameter, policy: PrecisionPolicy) -> u64 {
     let precision = match parameter {
         // Packed as the decoder, which they are.
-        Parameter::WordEmbeddings if spec.tied_decoder => policy.decoder(),
+        Parameter::WordEmbeddings if spec.head.tied_decoder => policy.decoder(),
         Parameter::Decoder => policy.decoder(),
         Parameter::HeadDense(Part::Weight) => policy.head_dense(),
-        Parameter::Layer(_, _, Part::Weight) => policy.dense(),
+        Parameter::Layer(_, _, Part::Weight) | Parameter::EmbeddingProjection(Part::Weight) => policy.dense(),
         _ => return spec.elements(parameter) as u64 * size_of::<f32>() as u64,
     };
     let shape = spec.shape(parameter);
@@ -155,10 +153,11 @@ mod tests {
     #[test]
     fn the_peak_covers_the_logits_of_a_narrow_model_and_a_wide_key_and_value() {
         let mut spec = bert_base(true);
-        (spec.hidden_size, spec.heads) = (32, 2);
+        (spec.hidden_size, spec.embedding_size, spec.head.size, spec.heads) = (32, 32, 32, 2);
         let need = MemoryNeed::new(&spec, Precision::F32);
         assert_eq!(need.peak, need.weights + 4 * 64 * 30_522);
-        (spec.hidden_size, spec.vocab_size, spec.intermediate_size) = (4096, 1000, 4096);
+        (spec.hidden_size, spec.embedding_size, spec.head.size) = (4096, 4096, 4096);
+        (spec.vocab_size, spec.intermediate_size) = (1000, 4096);
         let need = MemoryNeed::new(&spec, Precision::F32);
         assert_eq!(need.peak, need.weights + 3 * 4 * 4096 * 4096);
     }

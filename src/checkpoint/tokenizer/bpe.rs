@@ -1,0 +1,45 @@
+//! Byte-level BPE as transformers' `RobertaTokenizer` builds it.
+
+use ahash::AHashMap;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::settings::Settings;
+use super::{add_tokens, special_id};
+
+/// The model of `vocab.json` and `merges.txt`.
+pub fn from_files(vocab: &[u8], merges: &[u8]) -> Result<BPE, String> {
+    let vocab: AHashMap<String, u32> = serde_json::from_slice(vocab).map_err(|e| e.to_string())?;
+    let text = std::str::from_utf8(merges).map_err(|e| format!("merges.txt: {e}"))?;
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.starts_with("#version"));
+    let merges = lines.map(|(number, line)| match line.split(' ').collect::<Vec<_>>().as_slice() {
+        [left, right] => Ok(((*left).to_owned(), (*right).to_owned())),
+        _ => Err(format!("merges.txt: line {} is not two tokens", number + 1)),
+    });
+    let merges = merges.collect::<Result<Vec<_>, String>>()?;
+    let model = BPE::builder().vocab_and_merges(vocab, merges).build();
+    model.map_err(|e| e.to_string())
+}
+
+/// The tokenizer of a model. The vocabulary and the merges count, no other option of `model`.
+pub fn build(mut model: BPE, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
+    let add_prefix_space = settings.add_prefix_space.unwrap_or(false);
+    (model.dropout, model.unk_token) = (None, None);
+    (model.continuing_subword_prefix, model.end_of_word_suffix) = (None, None);
+    (model.fuse_unk, model.byte_fallback, model.ignore_merges) = (false, false, false);
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer
+        .with_pre_tokenizer(Some(ByteLevel::new(add_prefix_space, true, true)))
+        .with_decoder(Some(ByteLevel::default()));
+    add_tokens(&mut tokenizer, added, settings)?;
+    let sep = special_id(&tokenizer, settings, "sep_token")?;
+    let cls = special_id(&tokenizer, settings, "cls_token")?;
+    let processing = RobertaProcessing::new(sep, cls).add_prefix_space(add_prefix_space);
+    tokenizer.with_post_processor(Some(processing));
+    Ok(tokenizer)
+}

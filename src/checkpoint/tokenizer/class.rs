@@ -1,0 +1,179 @@
+//! The tokenizer classes of transformers: which one a model has, its files, and the defaults of its special tokens.
+
+use crate::checkpoint::names::{MERGES, TOKENIZER, VOCAB, VOCAB_JSON};
+
+/// Rules by which the tokenizer is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// transformers' `BertTokenizer`: its settings take precedence over those of `tokenizer.json`.
+    Bert,
+    /// WordPiece of BERT with RoBERTa's special tokens.
+    MpNet,
+    /// Byte-level BPE.
+    Roberta,
+    XlmRoberta,
+    Camembert,
+    Albert,
+    RemBert,
+    /// Letters of proteins.
+    Esm,
+    /// `tokenizer.json` as it is.
+    Generic,
+}
+
+/// Classes of transformers, without `Fast`. Those that are not listed are [`Class::Generic`].
+const NAMES: &[(&str, Class)] = &[
+    ("BertTokenizer", Class::Bert),
+    ("ConvBertTokenizer", Class::Bert),
+    ("DistilBertTokenizer", Class::Bert),
+    ("ElectraTokenizer", Class::Bert),
+    ("LayoutLMTokenizer", Class::Bert),
+    ("LxmertTokenizer", Class::Bert),
+    ("MobileBertTokenizer", Class::Bert),
+    ("SqueezeBertTokenizer", Class::Bert),
+    ("MPNetTokenizer", Class::MpNet),
+    ("RobertaTokenizer", Class::Roberta),
+    ("XLMRobertaTokenizer", Class::XlmRoberta),
+    ("CamembertTokenizer", Class::Camembert),
+    ("AlbertTokenizer", Class::Albert),
+    ("RemBertTokenizer", Class::RemBert),
+    ("EsmTokenizer", Class::Esm),
+];
+
+/// Classes written in Python, whose rules are in no file.
+const PYTHON_CLASSES: [&str; 2] = ["BertJapaneseTokenizer", "BertweetTokenizer"];
+
+/// Model types and the class that they have if no file names one.
+const MODEL_TYPES: &[(&str, Class)] = &[
+    ("bert", Class::Bert),
+    ("roberta", Class::Roberta),
+    ("xlm-roberta", Class::XlmRoberta),
+    ("camembert", Class::Camembert),
+    ("roberta-prelayernorm", Class::Roberta),
+    ("data2vec-text", Class::Roberta),
+    ("ernie", Class::Bert),
+    ("megatron-bert", Class::Bert),
+    ("distilbert", Class::Bert),
+    ("electra", Class::Bert),
+    ("albert", Class::Albert),
+    ("rembert", Class::RemBert),
+    ("squeezebert", Class::Bert),
+];
+
+/// Model types for which transformers takes `tokenizer.json` as it is, whatever class the files name.
+const GENERIC_MODEL_TYPES: [&str; 1] = ["xlm-roberta-xl"];
+
+const BERT_TOKENS: Defaults = [
+    None,
+    None,
+    Some("[UNK]"),
+    Some("[SEP]"),
+    Some("[PAD]"),
+    Some("[CLS]"),
+    Some("[MASK]"),
+];
+const ROBERTA_TOKENS: Defaults = [
+    Some("<s>"),
+    Some("</s>"),
+    Some("<unk>"),
+    Some("</s>"),
+    Some("<pad>"),
+    Some("<s>"),
+    Some("<mask>"),
+];
+const ALBERT_TOKENS: Defaults = [
+    Some("[CLS]"),
+    Some("[SEP]"),
+    Some("<unk>"),
+    Some("[SEP]"),
+    Some("<pad>"),
+    Some("[CLS]"),
+    Some("[MASK]"),
+];
+const ESM_TOKENS: Defaults = [
+    None,
+    Some("<eos>"),
+    Some("<unk>"),
+    None,
+    Some("<pad>"),
+    Some("<cls>"),
+    Some("<mask>"),
+];
+
+/// transformers' names of special tokens, in the order in which it adds them.
+pub const SPECIAL_TOKENS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+
+/// The contents of [`SPECIAL_TOKENS`] where no file has them.
+pub type Defaults = [Option<&'static str>; 7];
+
+impl Class {
+    /// The class of a model: `class` is the `tokenizer_class` of its files, without `Fast`.
+    ///
+    /// # Errors
+    /// The name of a class that is not supported.
+    pub fn of(class: Option<&str>, model_type: Option<&str>) -> Result<Self, String> {
+        if let Some(class) = class
+            && PYTHON_CLASSES.contains(&class)
+        {
+            return Err(format!("tokenizer_class is \"{class}\", which is not supported"));
+        }
+        if model_type.is_some_and(|model_type| GENERIC_MODEL_TYPES.contains(&model_type)) {
+            return Ok(Self::Generic);
+        }
+        let named = |names: &[(&str, Self)], name: &str| {
+            let found = names.iter().find(|(known, _)| *known == name);
+            found.map_or(Self::Generic, |(_, class)| *class)
+        };
+        Ok(match (class, model_type) {
+            (Some(class), _) => named(NAMES, class),
+            (None, Some(model_type)) => named(MODEL_TYPES, model_type),
+            (None, None) => Self::Bert,
+        })
+    }
+
+    /// The files that the class is built from, if `has` says that they are there. `tokenizer.json` comes first where
+    /// the class reads it.
+    pub fn files(self, has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+        let sources: &[&[&str]] = match self {
+            Self::Bert | Self::MpNet => &[&[TOKENIZER], &[VOCAB]],
+            Self::Roberta => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
+            Self::Esm => &[&[VOCAB]],
+            Self::XlmRoberta | Self::Camembert | Self::Albert | Self::RemBert | Self::Generic => &[&[TOKENIZER]],
+        };
+        let mut sources = sources.iter().copied();
+        sources.find(|files| files.iter().all(|file| has(file)))
+    }
+
+    pub fn special_tokens(self) -> Defaults {
+        match self {
+            Self::Bert | Self::Generic => BERT_TOKENS,
+            Self::MpNet => {
+                let mut tokens = ROBERTA_TOKENS;
+                tokens[2] = Some("[UNK]");
+                tokens
+            }
+            Self::Roberta | Self::XlmRoberta | Self::Camembert => ROBERTA_TOKENS,
+            Self::Albert | Self::RemBert => ALBERT_TOKENS,
+            Self::Esm => ESM_TOKENS,
+        }
+    }
+
+    /// The text of a special token where no file has it.
+    pub fn default_token(self, name: &str) -> Option<&'static str> {
+        let index = SPECIAL_TOKENS.iter().position(|known| *known == name)?;
+        self.special_tokens()[index]
+    }
+
+    /// True if the mask token takes the space before it, where the files give no more than its text.
+    pub fn mask_takes_space(self) -> bool {
+        matches!(self, Self::Camembert | Self::MpNet)
+    }
+}

@@ -1,0 +1,144 @@
+//! The parts that families share with BERT: fields of `config.json`, and names of tensors.
+
+use super::fields::Fields;
+use super::{ConfigError, old_spellings, refuse, spellings};
+use crate::backend::Activation;
+use crate::encoder::spec::{HeadSpec, NormPlacement, PositionRule};
+use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings};
+
+/// Names of the fields of a `config.json` that differ among families.
+pub struct Names {
+    pub hidden_size: &'static str,
+    pub layers: &'static str,
+    pub heads: &'static str,
+    pub intermediate_size: &'static str,
+    pub activation: &'static str,
+}
+
+const BERT: Names = Names {
+    hidden_size: "hidden_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    intermediate_size: "intermediate_size",
+    activation: "hidden_act",
+};
+
+/// An encoder with BERT's fields: BERT itself if no option is changed.
+pub fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
+    fields.check_positions()?;
+    spec_with(fields, &BERT)
+}
+
+/// The same with other names of the fields, and without a check of the kind of positions.
+pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigError> {
+    fields.check_encoder()?;
+    let hidden_size = fields.size(names.hidden_size)?;
+    let layers = fields.layers(names.layers)?;
+    let activation = fields.activation_or(names.activation, "gelu")?;
+    Ok(EncoderSpec {
+        vocab_size: fields.size("vocab_size")?,
+        embedding_size: hidden_size,
+        hidden_size,
+        positions: PositionEmbeddings {
+            rows: fields.size_or("max_position_embeddings", 512)?,
+            rule: PositionRule::Index,
+        },
+        token_types: Some(fields.size_or("type_vocab_size", 2)?),
+        task_types: None,
+        embedding_norm: true,
+        embedding_projection: false,
+        layers,
+        layer_order: (0..layers).collect(),
+        layers_per_group: 1,
+        convolution_groups: Vec::new(),
+        norm_placement: NormPlacement::Post,
+        final_norm: false,
+        heads: fields.heads(names.heads, names.hidden_size, hidden_size)?,
+        intermediate_size: fields.size(names.intermediate_size)?,
+        activation,
+        head: HeadSpec {
+            size: hidden_size,
+            activation,
+            tied_decoder: fields.flag_or("tie_word_embeddings", true)?,
+        },
+        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-12)?,
+    })
+}
+
+/// The same with RoBERTa's positions, which begin after the padding token, and with GELU in the head.
+pub fn roberta_spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
+    let mut spec = spec(fields)?;
+    let pad_token = fields.token_or("pad_token_id", 1)?;
+    spec.positions.rule = PositionRule::SkipPadding { pad_token };
+    if spec.positions.rows <= spec.positions.offset() {
+        return refuse(format!(
+            "max_position_embeddings is {}; after pad_token_id ({pad_token}) no position is left",
+            spec.positions.rows
+        ));
+    }
+    spec.head.activation = Activation::Gelu;
+    Ok(spec)
+}
+
+/// BERT's names of the embeddings and the layers, below `prefix`; `None` for other parameters. Each name has its old
+/// spellings after it.
+pub fn encoder_names(parameter: Parameter, prefix: &str) -> Option<Vec<String>> {
+    encoder_names_with(parameter, prefix, module)
+}
+
+/// The same with other names of the modules.
+pub fn encoder_names_with(
+    parameter: Parameter,
+    prefix: &str,
+    module_name: fn(LayerModule) -> &'static str,
+) -> Option<Vec<String>> {
+    let name = match parameter {
+        Parameter::WordEmbeddings => "embeddings.word_embeddings.weight".to_owned(),
+        Parameter::PositionEmbeddings => "embeddings.position_embeddings.weight".to_owned(),
+        Parameter::TokenTypeEmbeddings => "embeddings.token_type_embeddings.weight".to_owned(),
+        Parameter::EmbeddingNorm(part) => format!("embeddings.LayerNorm.{part}"),
+        Parameter::Layer(layer, module, part) => format!("encoder.layer.{layer}.{}.{part}", module_name(module)),
+        _ => return None,
+    };
+    let prefix = format!("{prefix}.");
+    Some(spellings(format!("{prefix}{name}"), &prefix))
+}
+
+/// BERT's name of a module.
+pub fn module(module: LayerModule) -> &'static str {
+    match module {
+        LayerModule::Query => "attention.self.query",
+        LayerModule::Key => "attention.self.key",
+        LayerModule::Value => "attention.self.value",
+        LayerModule::AttentionOutput => "attention.output.dense",
+        LayerModule::AttentionNorm => "attention.output.LayerNorm",
+        LayerModule::FeedForwardUp => "intermediate.dense",
+        LayerModule::FeedForwardDown => "output.dense",
+        LayerModule::OutputNorm => "output.LayerNorm",
+    }
+}
+
+/// BERT's names of the head's parameters.
+pub fn cls_head_names(parameter: Parameter) -> Vec<String> {
+    match parameter {
+        Parameter::HeadDense(part) => vec![format!("cls.predictions.transform.dense.{part}")],
+        Parameter::HeadNorm(part) => old_spellings(format!("cls.predictions.transform.LayerNorm.{part}")),
+        Parameter::Decoder => vec!["cls.predictions.decoder.weight".to_owned()],
+        // transformers stores the bias under one name or both. If they differ, transformers 5 uses the decoder's.
+        Parameter::DecoderBias => ["cls.predictions.decoder.bias", "cls.predictions.bias"]
+            .map(str::to_owned)
+            .to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// RoBERTa's names of the head's parameters.
+pub fn lm_head_names(parameter: Parameter) -> Vec<String> {
+    match parameter {
+        Parameter::HeadDense(part) => vec![format!("lm_head.dense.{part}")],
+        Parameter::HeadNorm(part) => vec![format!("lm_head.layer_norm.{part}")],
+        Parameter::Decoder => vec!["lm_head.decoder.weight".to_owned()],
+        Parameter::DecoderBias => ["lm_head.decoder.bias", "lm_head.bias"].map(str::to_owned).to_vec(),
+        _ => Vec::new(),
+    }
+}

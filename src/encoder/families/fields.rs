@@ -1,0 +1,150 @@
+//! The fields of a `config.json`, read with the bounds that they must keep.
+
+use serde_json::{Map, Value};
+
+use super::{ConfigError, refuse};
+use crate::backend::Activation;
+use crate::checkpoint::json;
+
+/// Larger sizes are a broken file: they bound the memory that a hostile one makes us allocate.
+const SIZE_MAX: usize = 1 << 24;
+const LAYERS_MAX: usize = 1024;
+
+/// The fields of a `config.json`. `null` is the same as an absent field, as in transformers.
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    pub fn parse(config: &[u8]) -> Result<Self, ConfigError> {
+        let mut fields: Map<String, Value> = json::parse(config).map_err(|error| ConfigError(error.to_string()))?;
+        fields.retain(|_, value| !value.is_null());
+        Ok(Self(fields))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// A whole number of 1 or more.
+    pub fn size(&self, name: &str) -> Result<usize, ConfigError> {
+        match self.size_of(name)? {
+            Some(size) => Ok(size),
+            None => refuse(format!("missing field `{name}`")),
+        }
+    }
+
+    /// A whole number of 1 or more, `default` if it is absent.
+    pub fn size_or(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
+        Ok(self.size_of(name)?.unwrap_or(default))
+    }
+
+    /// The number of layers.
+    pub fn layers(&self, name: &str) -> Result<usize, ConfigError> {
+        match self.size(name)? {
+            layers if layers > LAYERS_MAX => {
+                refuse(format!("{name} is {layers}; it must be between 1 and {LAYERS_MAX}"))
+            }
+            layers => Ok(layers),
+        }
+    }
+
+    fn size_of(&self, name: &str) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let Value::Number(number) = value else {
+            return invalid_type(name, value, "a whole number");
+        };
+        match number.as_u64().and_then(|size| usize::try_from(size).ok()) {
+            Some(size) if (1..=SIZE_MAX).contains(&size) => Ok(Some(size)),
+            _ => refuse(format!("{name} is {number}; it must be between 1 and {SIZE_MAX}")),
+        }
+    }
+
+    /// The id of a token, `default` if it is absent.
+    pub fn token_or(&self, name: &str, default: u32) -> Result<u32, ConfigError> {
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
+        match value.as_u64() {
+            Some(id) if id < SIZE_MAX as u64 => Ok(id as u32),
+            _ => refuse(format!("{name} is {value}; it must be between 0 and {}", SIZE_MAX - 1)),
+        }
+    }
+
+    /// A finite number, `default` if it is absent.
+    pub fn number_or(&self, name: &str, default: f64) -> Result<f64, ConfigError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Value::Number(number)) => Ok(number.as_f64().unwrap_or(default)),
+            Some(value) => invalid_type(name, value, "a number"),
+        }
+    }
+
+    /// The epsilon of a normalization, 0 or more.
+    pub fn epsilon_or(&self, name: &str, default: f64) -> Result<f64, ConfigError> {
+        match self.number_or(name, default)? {
+            eps if eps >= 0.0 => Ok(eps),
+            eps => refuse(format!("{name} is {eps}; it must be 0 or more")),
+        }
+    }
+
+    pub fn flag_or(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => invalid_type(name, value, "true or false"),
+        }
+    }
+
+    pub fn text_or<'a>(&'a self, name: &str, default: &'a str) -> Result<&'a str, ConfigError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Value::String(text)) => Ok(text),
+            Some(value) => invalid_type(name, value, "a text"),
+        }
+    }
+
+    /// An activation by transformers' name, `default` if it is absent.
+    pub fn activation_or(&self, name: &str, default: &str) -> Result<Activation, ConfigError> {
+        match self.text_or(name, default)? {
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            "relu" => Ok(Activation::Relu),
+            "silu" | "swish" => Ok(Activation::Silu),
+            other => refuse(format!(
+                "{name} is \"{other}\"; supported are gelu, gelu_new, gelu_pytorch_tanh, relu and silu"
+            )),
+        }
+    }
+
+    /// Refuses an encoder whose position embeddings are not a table.
+    pub fn check_positions(&self) -> Result<(), ConfigError> {
+        let positions = self.text_or("position_embedding_type", "absolute")?;
+        if positions != "absolute" {
+            return refuse(format!(
+                "position_embedding_type is \"{positions}\"; only \"absolute\" is supported"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a decoder.
+    pub fn check_encoder(&self) -> Result<(), ConfigError> {
+        match self.flag_or("is_decoder", false)? {
+            true => refuse("is_decoder is true; a decoder does not see the tokens after a mask".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Attention heads, which must divide the width `hidden`, the value of the field `hidden_name`.
+    pub fn heads(&self, name: &str, hidden_name: &str, hidden: usize) -> Result<usize, ConfigError> {
+        match self.size(name)? {
+            heads if hidden.is_multiple_of(heads) => Ok(heads),
+            heads => refuse(format!("{name} ({heads}) does not divide {hidden_name} ({hidden})")),
+        }
+    }
+}
+
+fn invalid_type<T>(name: &str, value: &Value, expected: &str) -> Result<T, ConfigError> {
+    refuse(format!("{name} is {value}, an invalid type: it must be {expected}"))
+}
