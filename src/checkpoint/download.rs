@@ -1,17 +1,23 @@
 //! Downloads of checkpoints: the files of a hub model that Cloze needs, in the order in which they are checked.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::de::IgnoredAny;
 
 use super::error::Part;
-use super::files::Files;
+use super::files::{Files, TEXT_FILE_BYTES_MAX};
+use super::json;
 use super::names::{
-    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, WEIGHTS_INDEX,
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS,
+    WEIGHTS_INDEX,
 };
 use super::{CheckpointError, ConfigCheck, weights};
-use crate::hub::{CachedModel, Hub, ModelName, Progress, RemoteModel};
+use crate::hub::{CachedModel, Expected, Hub, HubError, ModelName, Progress, RemoteModel};
 
 /// Files that not every model has, and that change the tokenizer of those that have them.
-const OPTIONAL: [&str; 3] = [TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS];
+const OPTIONAL: [&str; 4] = [TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER];
 
 /// Returns the model's folder in the cache, after the download of the files that it lacks. A complete folder is used
 /// without network access.
@@ -27,7 +33,7 @@ pub fn download(
 ) -> Result<PathBuf, CheckpointError> {
     if let Some(cached) = hub.cached(name) {
         let files = Files::Folder(cached.folder());
-        if is_complete(&files) {
+        if is_complete(&files) && is_valid(&files, &cached) {
             let unknown = |file: &&str| !files.has(file) && !cached.is_absent(file);
             if OPTIONAL.iter().any(unknown) {
                 fetch_optional(hub, &cached, progress);
@@ -37,7 +43,7 @@ pub fn download(
     }
     let model = hub.resolve(name)?;
     let files = Files::Folder(model.folder());
-    let mut fetch = |file: &str| model.fetch(file, progress);
+    let mut fetch = |file: &str| fetch(&model, file, progress);
     let missing = |part| missing(&model, name, part);
     if !model.has(CONFIG) {
         return Err(missing(Part::Config));
@@ -75,7 +81,7 @@ fn fetch_optional(hub: &Hub, cached: &CachedModel, progress: &mut dyn Progress) 
     let fetched = hub.resolve(&name).and_then(|model| {
         for file in OPTIONAL {
             match model.has(file) {
-                true => model.fetch(file, progress)?,
+                true => fetch(&model, file, progress)?,
                 false => model.record_absent(file)?,
             }
         }
@@ -87,6 +93,76 @@ fn fetch_optional(hub: &Hub, cached: &CachedModel, progress: &mut dyn Progress) 
             OPTIONAL.join(", ")
         );
     }
+}
+
+fn fetch(model: &RemoteModel<'_>, file: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
+    let check = |path: &Path| check_form(file, path);
+    let expected = Expected {
+        bytes_max: is_text(file).then_some(TEXT_FILE_BYTES_MAX),
+        check: &check,
+    };
+    model.fetch(file, expected, progress)
+}
+
+fn is_text(file: &str) -> bool {
+    file.ends_with(".json") || file.ends_with(".txt")
+}
+
+/// Checks that the file at `path` has the form of the checkpoint's `file`: a proxy may answer every request with its login
+/// page.
+fn check_form(file: &str, path: &Path) -> Result<(), String> {
+    let mut content = File::open(path).map_err(|error| error.to_string())?;
+    let bytes = content.metadata().map_err(|error| error.to_string())?.len();
+    let mut beginning = Vec::new();
+    let read = content.by_ref().take(BEGINNING_BYTES).read_to_end(&mut beginning);
+    read.map_err(|error| error.to_string())?;
+    if is_web_page(&beginning) {
+        return Err("it is a web page".to_owned());
+    }
+    if file.ends_with(".json") && bytes <= TEXT_FILE_BYTES_MAX {
+        let rest = content.read_to_end(&mut beginning);
+        rest.map_err(|error| error.to_string())?;
+        return json::parse::<IgnoredAny>(&beginning)
+            .map(drop)
+            .map_err(|error| error.to_string());
+    }
+    if file.ends_with(".safetensors") {
+        let length = beginning.first_chunk().map(|&length| u64::from_le_bytes(length));
+        return match length.is_some_and(|length| length <= bytes.saturating_sub(8)) && beginning.get(8) == Some(&b'{') {
+            true => Ok(()),
+            false => Err("it is not a safetensors file".to_owned()),
+        };
+    }
+    Ok(())
+}
+
+/// Bytes that show if a file is a web page.
+const BEGINNING_BYTES: u64 = 1024;
+
+fn is_web_page(beginning: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(beginning)
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .to_ascii_lowercase();
+    ["<!doctype html", "<html", "<head", "<?xml"]
+        .iter()
+        .any(|tag| text.starts_with(tag))
+}
+
+/// True if the files of a cached model have the form of their kind. An earlier download may have stored something else.
+fn is_valid(files: &Files, cached: &CachedModel) -> bool {
+    let mut names = vec![CONFIG, WEIGHTS, WEIGHTS_INDEX];
+    names.extend(OPTIONAL);
+    names.extend(VOCABULARIES.concat());
+    let present = names.into_iter().filter(|file| files.has(file));
+    present.into_iter().all(|file| {
+        let path = cached.folder().join(file);
+        let checked = check_form(file, &path);
+        if let Err(reason) = &checked {
+            tracing::warn!("{} is not valid: {reason}", path.display());
+        }
+        checked.is_ok()
+    })
 }
 
 fn missing(model: &RemoteModel<'_>, name: &ModelName, part: Part) -> CheckpointError {

@@ -8,7 +8,7 @@ use super::error::CheckpointError;
 use super::names::{CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 
 /// Limit on the size of a text file (configuration, vocabulary).
-const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
+pub const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// An open file.
 pub trait ReadSeek: Read + Seek + Send {}

@@ -101,6 +101,9 @@ fn for_hub(error: &HubError) -> Option<String> {
         HubError::NoRevision { .. } => "--revision takes a branch, a tag or a commit of the model",
         HubError::Disk { .. } => "HF_HOME or HF_HUB_CACHE sets another folder for downloads",
         HubError::NoFile { .. }
+        | HubError::Variable { .. }
+        | HubError::TooLarge { .. }
+        | HubError::Invalid { .. }
         | HubError::Response { .. }
         | HubError::Interrupted { .. }
         | HubError::WrongHash { .. } => return None,

@@ -44,6 +44,11 @@ impl Verifier {
         }
     }
 
+    /// False if the etag is no hash, so that only the size is compared.
+    pub fn is_hash(&self) -> bool {
+        !matches!(self.hash, Hash::Unknown)
+    }
+
     /// Number of bytes added so far.
     pub fn bytes(&self) -> u64 {
         self.bytes

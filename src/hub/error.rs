@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use crate::sys::excerpt;
+
 /// An error between this process and the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// No cache folder is set, and the user has no home folder.
     #[error("there is no home folder to store models in")]
     NoHome,
+    /// An environment variable with a value that it cannot have.
+    #[error("{name} is {value:?}; it must be a number of seconds from 1 to 86400")]
+    Variable { name: &'static str, value: String },
     /// Network access is disabled.
     #[error("{name} is not complete in the cache ({cache}), and the hub client is in offline mode")]
     Offline { name: String, cache: String },
@@ -37,7 +42,7 @@ pub enum HubError {
     #[error("the hub has no file {file} in {name}")]
     NoFile { name: String, file: String },
     /// A response that is not understood.
-    #[error("{url}: {reason}")]
+    #[error("{url}: {}", excerpt::sentence(reason))]
     Response { url: String, reason: String },
     /// The connection was lost too many times.
     #[error("the download of {file} stopped at {bytes} of {size} bytes ({reason}); the next start resumes it there")]
@@ -50,6 +55,24 @@ pub enum HubError {
     /// The content does not match its etag.
     #[error("{file} does not have the hash that the hub announced ({etag}); the download was deleted, try again")]
     WrongHash { file: String, etag: String },
+    /// The hub announces a file that is larger than such a file can be. Nothing was downloaded.
+    #[error("{endpoint} announces {file} with {bytes} bytes, and a file of this kind has {bytes_max} at most")]
+    TooLarge {
+        endpoint: String,
+        file: String,
+        bytes: u64,
+        bytes_max: u64,
+    },
+    /// The content is something else, such as the login page of a proxy. It was deleted.
+    #[error(
+        "the {file} that {endpoint} sent is not valid ({}); it was deleted, so a later start tries again",
+        excerpt::sentence(reason)
+    )]
+    Invalid {
+        endpoint: String,
+        file: String,
+        reason: String,
+    },
     /// The cache cannot be read or written.
     #[error("{path}: {source}")]
     Disk { path: String, source: std::io::Error },

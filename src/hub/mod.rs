@@ -21,7 +21,7 @@ mod error;
 mod name;
 mod settings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cache::Cache;
 use client::Client;
@@ -38,6 +38,15 @@ pub trait Progress {
     fn reached(&mut self, bytes: u64);
     /// The file is complete and its hash is right.
     fn end(&mut self);
+}
+
+/// The form that a file must have to be stored in the cache. A proxy may answer every request with its login page.
+#[derive(Clone, Copy)]
+pub struct Expected<'a> {
+    /// The largest size in bytes, known before the download.
+    pub bytes_max: Option<u64>,
+    /// Reads the file; the reason if its content is something else.
+    pub check: &'a dyn Fn(&Path) -> Result<(), String>,
 }
 
 /// A hub and a local cache of its files.
@@ -123,12 +132,12 @@ impl RemoteModel<'_> {
         self.files.iter().any(|known| known == file)
     }
 
-    /// Downloads a file into [`folder`](Self::folder), unless it is there.
+    /// Downloads a file into [`folder`](Self::folder), unless it is there and as `expected`.
     ///
     /// # Errors
     /// [`HubError`] if the file cannot be downloaded, verified or stored.
-    pub fn fetch(&self, file: &str, progress: &mut dyn Progress) -> Result<(), HubError> {
-        download::download(&self.client, &self.cache, &self.commit, file, progress)
+    pub fn fetch(&self, file: &str, expected: Expected<'_>, progress: &mut dyn Progress) -> Result<(), HubError> {
+        download::download(&self.client, &self.cache, &self.commit, file, expected, progress)
     }
 
     /// Records that the commit does not have this file.

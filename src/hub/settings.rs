@@ -1,6 +1,7 @@
 //! Settings of the hub client, from the environment variables of the hub's own tools.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::HubError;
 
@@ -15,21 +16,47 @@ pub struct Settings {
     pub cache: PathBuf,
     /// `HF_HUB_OFFLINE`, or `TRANSFORMERS_OFFLINE`: no network access.
     pub offline: bool,
+    /// `HF_HUB_ETAG_TIMEOUT`: limit on the head of a response.
+    pub metadata_timeout: Duration,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`: limit on one read. A download that exceeds it is resumed on a new connection.
+    pub read_timeout: Duration,
+    /// A download that receives less than 64 KiB in this time ends with an error.
+    pub stall_timeout: Duration,
 }
 
 const ENDPOINT: &str = "https://huggingface.co";
+/// Limits on the head of a response and on one read.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest time limit that a variable sets: a day.
+const SECONDS_MAX: u64 = 86_400;
 
 impl Settings {
+    /// The public hub without a token, and a cache in this folder.
+    pub fn new(cache: PathBuf) -> Self {
+        Self {
+            endpoint: ENDPOINT.to_owned(),
+            token: None,
+            cache,
+            offline: false,
+            metadata_timeout: TIMEOUT,
+            read_timeout: TIMEOUT,
+            stall_timeout: STALL_TIMEOUT,
+        }
+    }
+
     /// Reads the environment of this process.
     ///
     /// # Errors
-    /// [`HubError::NoHome`] if no variable sets the cache folder and the user has no home folder.
+    /// [`HubError::NoHome`] if no variable sets the cache folder and the user has no home folder;
+    /// [`HubError::Variable`] for a time limit that is not a number of seconds.
     pub fn from_env() -> Result<Self, HubError> {
         Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let either = |name: &str, former: &str| variable(name).or_else(|| variable(former));
+        let path = |value: String| path(&value, &variable);
         let home = variable("HF_HOME").map(path).or_else(|| {
             let caches = variable("XDG_CACHE_HOME").map(path);
             let caches = caches.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
@@ -42,25 +69,62 @@ impl Settings {
         // The token file is optional.
         let token = either("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN");
         let token = token.or_else(|| std::fs::read_to_string(token_file?).ok());
-        let token = token.map(|token| token.trim().to_owned());
+        let token = token.map(|token| token.replace(['\r', '\n'], "").trim().to_owned());
+        let without_token = variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value));
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
+        let seconds = |name: &'static str| match variable(name) {
+            None => Ok(TIMEOUT),
+            Some(value) => match value.trim().parse() {
+                Ok(seconds @ 1..=SECONDS_MAX) => Ok(Duration::from_secs(seconds)),
+                _ => Err(HubError::Variable { name, value }),
+            },
+        };
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: token.filter(|token| !token.is_empty()),
-            cache: cache.ok_or(HubError::NoHome)?,
+            token: token.filter(|token| !token.is_empty() && !without_token),
             offline: either("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE").is_some_and(|value| is_true(&value)),
+            metadata_timeout: seconds("HF_HUB_ETAG_TIMEOUT")?,
+            read_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT")?,
+            ..Self::new(cache.ok_or(HubError::NoHome)?)
         })
     }
 }
 
-/// A path, with `~` at its beginning replaced by the user's home folder.
-fn path(value: String) -> PathBuf {
-    let path = PathBuf::from(value);
+/// A path, with `~` at its beginning replaced by the user's home folder, and `$NAME` and `${NAME}` by variables.
+fn path(value: &str, variable: &impl Fn(&str) -> Option<String>) -> PathBuf {
+    let path = PathBuf::from(expand(value, variable));
     let rest = path.strip_prefix("~").ok().map(PathBuf::from);
     match rest.zip(std::env::home_dir()) {
         Some((rest, home)) => home.join(rest),
         None => path,
     }
+}
+
+/// Replaces variables as Python's `os.path.expandvars` does: a variable that is not set stays as it is.
+fn expand(text: &str, variable: &impl Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded += before;
+        let (name, tail) = match after.strip_prefix('{').and_then(|after| after.split_once('}')) {
+            Some(braced) => braced,
+            None => {
+                let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                after.split_at(after.find(|c| !is_of_name(c)).unwrap_or(after.len()))
+            }
+        };
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => {
+                expanded += &value;
+                rest = tail;
+            }
+            None => {
+                expanded.push('$');
+                rest = after;
+            }
+        }
+    }
+    expanded + rest
 }
 
 /// The values that the hub's tools accept as true.
@@ -125,6 +189,44 @@ mod tests {
         ]);
         assert_eq!(settings.cache, PathBuf::from("/new"));
         assert_eq!((settings.token.as_deref(), settings.offline), (Some("hf_new"), false));
+    }
+
+    #[test]
+    fn variables_in_paths_are_replaced() {
+        for (value, expected) in [
+            ("$DISK/hub", "/disk/hub"),
+            ("/a/${DISK}b$NONE/$", "/a//diskb$NONE/$"),
+            ("${DISK", "${DISK"),
+        ] {
+            let settings = with(&[("HF_HUB_CACHE", value), ("DISK", "/disk")]);
+            assert_eq!(settings.cache, PathBuf::from(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn time_limits_and_the_implicit_token_are_read() {
+        let settings = with(&[
+            ("HF_HOME", "/none"),
+            ("HF_TOKEN", "hf_variable"),
+            ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
+            ("HF_HUB_ETAG_TIMEOUT", "7"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "3"),
+        ]);
+        assert_eq!(settings.token, None);
+        assert_eq!(settings.metadata_timeout, Duration::from_secs(7));
+        assert_eq!(settings.read_timeout, Duration::from_secs(3));
+        for value in ["soon", "0", "-1", "1e9", "99999999"] {
+            let variable = |name: &str| match name {
+                "HF_HOME" => Some("/none".to_owned()),
+                "HF_HUB_DOWNLOAD_TIMEOUT" => Some(value.to_owned()),
+                _ => None,
+            };
+            let error = Settings::from(variable).unwrap_err().to_string();
+            assert!(
+                error.contains("HF_HUB_DOWNLOAD_TIMEOUT") && error.contains(value),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -34,6 +34,23 @@ pub struct Faults {
     pub lacks: Option<&'static str>,
     /// The model has moved here from another name.
     pub renamed_from: Option<&'static str>,
+    /// Every request is redirected to this address.
+    pub moved_to: Option<String>,
+    /// A file with another content, and whether its etag is the hash of that.
+    pub replaced: Option<(&'static str, Vec<u8>, bool)>,
+    /// A file with another size in the head.
+    pub announces: Option<(&'static str, u64)>,
+    /// Storage sends a byte now and then.
+    pub drips: Option<Drip>,
+}
+
+/// The way in which storage sends single bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Drip {
+    /// One every 100 ms.
+    Body,
+    /// One on each connection.
+    Connections,
 }
 
 /// A request as the hub saw it.
@@ -163,6 +180,12 @@ impl State {
         if let Some((status, code)) = faults.refuses {
             return refuse(status, code);
         }
+        if let Some(target) = &faults.moved_to {
+            return Response::builder()
+                .status(StatusCode::TEMPORARY_REDIRECT)
+                .header(header::LOCATION, format!("{target}{path}"))
+                .finish();
+        }
         if let Some(old) = faults.renamed_from
             && path.contains(old)
         {
@@ -181,7 +204,7 @@ impl State {
         }
         match path.strip_prefix(&format!("/{NAME}/resolve/{COMMIT}/")) {
             Some(file) if faults.lacks == Some(file) => refuse(404, "EntryNotFound"),
-            Some(file) => self.resolve(file, request.method()),
+            Some(file) => self.resolve(&faults, file, request.method()),
             None => refuse(401, "RepoNotFound"),
         }
     }
@@ -195,10 +218,33 @@ impl State {
     }
 
     /// Small files come from here, large ones from storage, under another host's name.
-    fn resolve(&self, file: &str, method: &Method) -> Response {
+    fn resolve(&self, faults: &Faults, file: &str, method: &Method) -> Response {
         let Some(content) = self.files.get(file) else {
             return refuse(404, "EntryNotFound");
         };
+        if let Some((name, content, hashed)) = &faults.replaced
+            && *name == file
+        {
+            let etag = match hashed {
+                true => hex(&Sha256::digest(content)),
+                false => "65f-abc".to_owned(),
+            };
+            let body = if method == Method::HEAD {
+                Vec::new()
+            } else {
+                content.clone()
+            };
+            return Response::builder()
+                .header(header::ETAG, format!("\"{etag}\""))
+                .header(header::CONTENT_LENGTH, content.len())
+                .body(body);
+        }
+        if let Some((name, bytes)) = faults.announces
+            && name == file
+        {
+            let response = Response::builder().header(header::ETAG, "\"65f-abc\"");
+            return response.header(header::CONTENT_LENGTH, bytes).finish();
+        }
         let response = Response::builder().header("x-repo-commit", COMMIT);
         if file.ends_with(".safetensors") {
             let own = || format!("http://localhost:{}", self.port);
@@ -245,6 +291,19 @@ impl State {
             response = response
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{whole}", whole - 1));
+        }
+        if let Some(drip) = faults.drips {
+            let pieces = stream::iter(sent).then(move |byte| async move {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                Ok::<_, std::io::Error>(vec![byte])
+            });
+            return match drip {
+                Drip::Body => response.body(Body::from_bytes_stream(pieces)),
+                Drip::Connections => {
+                    let end = stream::iter([Err(std::io::Error::other("an injected fault"))]);
+                    response.body(Body::from_bytes_stream(pieces.take(1).chain(end)))
+                }
+            };
         }
         match faults.cut_after {
             None => response.body(sent),
