@@ -8,6 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::Error;
+use crate::sys::excerpt;
 use crate::tasks::fill_mask::{Parameters, Request};
 
 /// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of them
@@ -230,7 +231,10 @@ pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Erro
         serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {expected}")),
         _ => ("not_json", "The body is not valid JSON".to_owned()),
     };
-    Error::bad_request(error_type, format!("{problem}: {error}. {hint}."))
+    Error::bad_request(
+        error_type,
+        format!("{problem}: {}. {hint}.", excerpt::sentence(&error.to_string())),
+    )
 }
 
 /// `top_k` of a JSON body. The task checks it against the model.

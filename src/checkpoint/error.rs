@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::names::{CONFIG, MERGES, TOKENIZER, VOCAB, VOCAB_JSON, WEIGHTS, WEIGHTS_INDEX};
 use crate::hub::HubError;
+use crate::sys::excerpt;
 
 /// An error of reading a checkpoint. Each message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +28,15 @@ pub enum CheckpointError {
         other_weights: Option<&'static str>,
     },
     /// `config.json` is not valid, or describes a model that is not supported.
-    #[error("{CONFIG}: {0}")]
+    #[error("{CONFIG}: {}", excerpt::sentence(.0))]
     Config(String),
     /// The tokenizer is not valid, or does not match the model.
-    #[error("{file}: {reason}")]
+    #[error("{file}: {}", excerpt::sentence(reason))]
     Tokenizer { file: String, reason: String },
     /// The weights have no masked-language-model head, as those of a text-embedding model.
     #[error(
         "the weights have no masked-language-model head{}",
-        architectures.as_ref().map_or_else(String::new, |names| format!("; {CONFIG} gives the architecture as {names}"))
+        architectures.as_ref().map_or_else(String::new, |names| format!("; {CONFIG} gives the architecture as {}", excerpt::name(names)))
     )]
     NoHead { architectures: Option<String> },
     /// A weight file, or a tensor in it.
@@ -48,7 +49,7 @@ pub enum CheckpointError {
 
 /// A tensor that cannot be read. The message names it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", excerpt::long(.0))]
 pub struct TensorError(pub String);
 
 /// A part of a checkpoint.

@@ -169,4 +169,26 @@ mod tests {
             assert_eq!(errors, [error]);
         }
     }
+
+    #[test]
+    fn errors_repeat_a_bounded_part_of_a_file() {
+        let long = "x".repeat(1 << 20);
+        let set = |field: &str| format!(r#"{{"model_type": "bert", "{field}": "{long}"}}"#);
+        for config in [
+            set("model_type"),
+            set("hidden_act"),
+            set("hidden_size"),
+            set("vocab_size"),
+        ] {
+            let error = check_config(config.as_bytes()).unwrap_err().to_string();
+            assert!(error.len() < 500, "{} bytes", error.len());
+        }
+        let folder = tiny(&format!(r#"["{long}"]"#), "cls.elsewhere.x.");
+        let error = PretrainedModel::open(folder.path()).err().unwrap().to_string();
+        assert!(
+            error.contains("no masked-language-model head") && error.len() < 500,
+            "{} bytes",
+            error.len()
+        );
+    }
 }

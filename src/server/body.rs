@@ -9,6 +9,7 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::app::App;
 use super::error::ApiError;
 use crate::pipeline::Deadline;
+use crate::sys::excerpt;
 
 /// Refuses a body by its headers, before any of it is read.
 ///
@@ -67,7 +68,10 @@ fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     };
     let coding = String::from_utf8_lossy(coding.as_bytes()).into_owned();
-    let message = format!("The body comes with the content encoding {coding:?}; send it uncompressed.");
+    let message = format!(
+        "The body comes with the content encoding {:?}; send it uncompressed.",
+        excerpt::name(&coding)
+    );
     let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", message);
     Err(error.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }

@@ -7,6 +7,7 @@ use poem::web::Json;
 use poem::{IntoResponse, Response};
 
 use super::unique_id::unique_id;
+use crate::sys::excerpt;
 use crate::{api, pipeline};
 
 /// An error for a client, with headers beside it.
@@ -111,9 +112,12 @@ pub async fn respond(error: poem::Error) -> Response {
             "There is nothing at this path; send texts with POST /, or read the documentation at /docs.",
         )
         .as_response(),
-        status if status.is_client_error() => {
-            ApiError::new(status, "bad_request", format!("The request cannot be read: {error}.")).as_response()
-        }
+        status if status.is_client_error() => ApiError::new(
+            status,
+            "bad_request",
+            format!("The request cannot be read: {}.", excerpt::sentence(&error.to_string())),
+        )
+        .as_response(),
         _ => ApiError::internal(error).as_response(),
     }
 }

@@ -6,10 +6,12 @@
 //! | `cpu` | the CPU's model name |
 //! | `descriptors` | the limit on open files |
 //! | `panics` | a panic as an error value |
+//! | `excerpt` | bounded parts of texts for messages |
 //! | `crypto` | rustls' crypto provider, and the TLS configuration of HTTP clients |
 
 pub mod cpu;
 pub mod crypto;
 pub mod descriptors;
+pub mod excerpt;
 pub mod memory;
 pub mod panics;

@@ -1,6 +1,7 @@
 //! Text to token ids, with a limit that holds before the text is tokenized as a whole.
 
 use super::Tokenizer;
+use crate::sys::excerpt;
 
 /// Bytes of a long text that are tokenized at once to estimate its length.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -27,7 +28,7 @@ pub enum EncodeError {
 
 impl EncodeError {
     pub(super) fn failed(error: tokenizers::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(excerpt::sentence(&error.to_string()).to_string())
     }
 }
 

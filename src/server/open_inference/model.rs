@@ -5,6 +5,7 @@ use poem::http::StatusCode;
 
 use crate::server::app::App;
 use crate::server::error::ApiError;
+use crate::sys::excerpt;
 
 /// The only version of the model.
 pub const VERSION: &str = "1";
@@ -22,10 +23,14 @@ pub fn check_model(request: &Request, app: &App) -> Result<(), ApiError> {
         false => VERSION,
     };
     let is_ours = name == ours || Some(name) == app.about.hub_name.as_deref();
+    let shown = (excerpt::name(name), excerpt::name(version));
     let message = match (is_ours, version == VERSION) {
         (true, true) => return Ok(()),
-        (false, _) => format!("There is no model {name:?} here; this server has {ours:?}."),
-        (_, false) => format!("The model {ours:?} has no version {version:?}; its only version is {VERSION:?}."),
+        (false, _) => format!("There is no model {:?} here; this server has {ours:?}.", shown.0),
+        (_, false) => format!(
+            "The model {ours:?} has no version {:?}; its only version is {VERSION:?}.",
+            shown.1
+        ),
     };
     Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
 }

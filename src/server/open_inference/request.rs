@@ -9,6 +9,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visi
 
 use super::tensor::Output;
 use crate::api::{Error, JsonObject, WholeNumber, json_error, parse_top_k, without_bom};
+use crate::sys::excerpt;
 use crate::tasks::fill_mask::{Parameters, Request};
 
 /// The name of the only input.
@@ -218,19 +219,23 @@ fn texts(inputs: Vec<JsonObject<BodyInput>>, binary: Option<&[u8]>) -> Result<Ve
         ))
     })?;
     if input.name != INPUT {
-        return Err(bad(format!("The input is called {INPUT:?}, not {:?}.", input.name)));
+        return Err(bad(format!(
+            "The input is called {INPUT:?}, not {:?}.",
+            excerpt::name(&input.name)
+        )));
     }
     if input.datatype != "BYTES" {
         return Err(bad(format!(
             "The input {INPUT:?} is of datatype BYTES, not {:?}.",
-            input.datatype
+            excerpt::name(&input.datatype)
         )));
     }
     // Triton's batches of single elements have a second dimension of 1.
     let (&[elements] | &[elements, 1]) = input.shape.as_slice() else {
-        let shape = &input.shape;
+        let shape = format!("{:?}", input.shape);
         return Err(bad(format!(
-            "The shape of {INPUT:?} must be [texts] or [texts, 1]; it is {shape:?}."
+            "The shape of {INPUT:?} must be [texts] or [texts, 1]; it is {}.",
+            excerpt::name(&shape)
         )));
     };
     let parameters = input.parameters.map(|JsonObject(given)| given).unwrap_or_default();
@@ -301,7 +306,10 @@ fn requested(outputs: Option<Vec<JsonObject<BodyOutput>>>, all_binary: bool) -> 
     for JsonObject(wanted) in outputs {
         let Some(output) = Output::ALL.into_iter().find(|output| output.name() == wanted.name) else {
             let names = Output::ALL.map(Output::name).join(", ");
-            return Err(bad(format!("There is no output {:?}; there are {names}.", wanted.name)));
+            return Err(bad(format!(
+                "There is no output {:?}; there are {names}.",
+                excerpt::name(&wanted.name)
+            )));
         };
         // An output may be large, so a request cannot multiply its answer.
         if requested.iter().any(|already| already.output == output) {

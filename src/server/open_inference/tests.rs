@@ -366,3 +366,56 @@ async fn metadata_and_health() {
     let response = client.get(INFER).send().await;
     response.assert_header("allow", "POST");
 }
+
+/// The body may be a megabyte, and each of these characters is escaped by six.
+#[tokio::test]
+async fn errors_repeat_a_bounded_part_of_the_input() {
+    let long = "\u{80}".repeat(3000);
+    let input = |field: &str, value: Value| {
+        let mut request = request(&["a [MASK]"], json!({}));
+        request["inputs"][0][field] = value;
+        request
+    };
+    let text = |fields: Value| ("/", fields);
+    let infer = |fields: Value| (INFER, fields);
+    for (path, body) in [
+        text(json!({"inputs": "a [MASK]", &long: 1})),
+        text(json!({"inputs": "a [MASK]", "parameters": {&long: 1}})),
+        text(json!({"inputs": "a [MASK]", "parameters": {"top_k": &long}})),
+        infer(input("name", json!(long))),
+        infer(input("datatype", json!(long))),
+        infer(input("shape", json!(vec![1; 3000]))),
+        infer(request(&["a [MASK]"], json!({"outputs": [{"name": &long}]}))),
+        infer(request(&["a [MASK]"], json!({"outputs": [{&long: 1}]}))),
+        infer(request(&["a [MASK]"], json!({"parameters": {"top_k": &long}}))),
+    ] {
+        let response = client().post(path).body_json(&body).send().await;
+        response.assert_status(StatusCode::BAD_REQUEST);
+        let body = response.0.into_body().into_string().await.unwrap();
+        assert!(body.len() < 1500, "{} bytes: {body}", body.len());
+    }
+    for path in [
+        format!("/v2/models/{}", "x".repeat(6000)),
+        format!("/v2/models/tiny/versions/{}", "x".repeat(6000)),
+    ] {
+        let error = expect_error(
+            client().get(&path).send().await,
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+        )
+        .await;
+        assert!(error.len() < 300, "{error}");
+    }
+    let client = client();
+    let request = client
+        .post("/")
+        .header("content-encoding", "x".repeat(6000))
+        .body("a [MASK]");
+    let error = expect_error(
+        request.send().await,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "content_encoding",
+    )
+    .await;
+    assert!(error.len() < 300, "{error}");
+}
