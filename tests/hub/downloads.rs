@@ -456,10 +456,10 @@ fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
         files.insert(to.to_owned(), content);
         files
     };
-    let mut roberta = files_of("uncased-tied");
-    let config = String::from_utf8(roberta.remove("config.json").unwrap()).unwrap();
-    let config = config.replace("\"model_type\": \"bert\"", "\"model_type\": \"roberta\"");
-    roberta.insert("config.json".to_owned(), config.into_bytes());
+    let mut t5 = files_of("uncased-tied");
+    let config = String::from_utf8(t5.remove("config.json").unwrap()).unwrap();
+    let config = config.replace("\"model_type\": \"bert\"", "\"model_type\": \"t5\"");
+    t5.insert("config.json".to_owned(), config.into_bytes());
     for (files, says) in [
         (
             renamed("model.safetensors", "pytorch_model.bin"),
@@ -477,7 +477,7 @@ fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
             renamed("tokenizer.json", "spiece.model"),
             "neither tokenizer.json nor vocab.txt",
         ),
-        (roberta, "model_type is \"roberta\""),
+        (t5, "model_type is \"t5\""),
     ] {
         let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
         let error = open(&hub, &cache).err().unwrap();
