@@ -378,7 +378,7 @@ fn a_hub_that_sends_a_byte_now_and_then_is_left() {
         };
         let error = open_as(settings, NAME, None).err().unwrap();
         assert!(error.contains("model.safetensors stopped at"), "{error}");
-        assert!(begun.elapsed().as_secs() < 10, "{drip_in:?}: {:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 100, "{drip_in:?}: {:?}", begun.elapsed());
     }
 }
 
