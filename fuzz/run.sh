@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 seconds="${1:-3600}"
 shift || true
 targets=("${@:-}")
-[ -n "${targets[0]}" ] || targets=(request infer config tokenizer vocab weights)
+[ -n "${targets[0]}" ] || targets=(request infer config tokenizer vocab weights pytorch)
 
 export RUSTC_BOOTSTRAP=1
 # The targets write model folders; in memory where the system has such a folder.

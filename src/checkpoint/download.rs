@@ -10,8 +10,7 @@ use super::error::Part;
 use super::files::{Files, TEXT_FILE_BYTES_MAX};
 use super::json;
 use super::names::{
-    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS,
-    WEIGHTS_INDEX,
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES,
 };
 use super::{CheckpointError, ConfigCheck, weights};
 use crate::hub::{CachedModel, Expected, Hub, HubError, ModelName, Progress, RemoteModel};
@@ -60,15 +59,17 @@ pub fn download(
     for file in vocabulary.ok_or_else(|| missing(Part::Tokenizer))? {
         fetch(file)?;
     }
-    match (model.has(WEIGHTS), model.has(WEIGHTS_INDEX)) {
-        (true, _) => fetch(WEIGHTS)?,
-        (false, true) => {
-            fetch(WEIGHTS_INDEX)?;
-            for shard in weights::shards(&files)? {
+    let is_there = |(single, index): &(&str, &str)| model.has(single) || model.has(index);
+    let format = weights::FORMATS.into_iter().find(is_there);
+    let (single, index) = format.ok_or_else(|| missing(Part::Weights))?;
+    match model.has(single) {
+        true => fetch(single)?,
+        false => {
+            fetch(index)?;
+            for shard in weights::shards(&files, index)? {
                 fetch(&shard)?;
             }
         }
-        (false, false) => return Err(missing(Part::Weights)),
     }
     // Last: an interrupted download must not be taken for a complete model.
     Ok(model.finish()?)
@@ -133,6 +134,10 @@ fn check_form(file: &str, path: &Path) -> Result<(), String> {
             false => Err("it is not a safetensors file".to_owned()),
         };
     }
+    // A zip archive or a pickle.
+    if file.ends_with(".bin") && !beginning.starts_with(b"PK\x03\x04") && !beginning.starts_with(b"\x80") {
+        return Err("it is not a file of PyTorch".to_owned());
+    }
     Ok(())
 }
 
@@ -151,7 +156,8 @@ fn is_web_page(beginning: &[u8]) -> bool {
 
 /// True if the files of a cached model have the form of their kind. An earlier download may have stored something else.
 fn is_valid(files: &Files, cached: &CachedModel) -> bool {
-    let mut names = vec![CONFIG, WEIGHTS, WEIGHTS_INDEX];
+    let mut names = vec![CONFIG];
+    names.extend(weights::FORMATS.into_iter().flat_map(|(single, index)| [single, index]));
     names.extend(OPTIONAL);
     names.extend(VOCABULARIES.concat());
     let present = names.into_iter().filter(|file| files.has(file));
@@ -181,8 +187,7 @@ fn vocabulary(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
 
 /// True if a configuration, a tokenizer and all weight files are present.
 fn is_complete(files: &Files) -> bool {
-    let has_shards = || weights::shards(files).is_ok_and(|shards| shards.iter().all(|shard| files.has(shard)));
-    files.has(CONFIG)
-        && vocabulary(|file| files.has(file)).is_some()
-        && (files.has(WEIGHTS) || (files.has(WEIGHTS_INDEX) && has_shards()))
+    let has_shards = |index| weights::shards(files, index).is_ok_and(|all| all.iter().all(|shard| files.has(shard)));
+    let has_weights = |(single, index)| files.has(single) || (files.has(index) && has_shards(index));
+    files.has(CONFIG) && vocabulary(|file| files.has(file)).is_some() && weights::FORMATS.into_iter().any(has_weights)
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::names::{CONFIG, MERGES, TOKENIZER, VOCAB, VOCAB_JSON, WEIGHTS, WEIGHTS_INDEX};
+use super::names::{
+    CONFIG, MERGES, PYTORCH_INDEX, PYTORCH_WEIGHTS, TOKENIZER, VOCAB, VOCAB_JSON, WEIGHTS, WEIGHTS_INDEX,
+};
 use crate::hub::HubError;
 use crate::sys::excerpt;
 
@@ -64,10 +66,13 @@ fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
     match (part, other_weights) {
         (Part::Config, _) => format!("no {CONFIG}; it is not a model in the format of transformers"),
         (Part::Tokenizer, _) => format!("neither {TOKENIZER} nor {VOCAB}, nor {VOCAB_JSON} with {MERGES}"),
-        (Part::Weights, None) => format!("no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX})"),
+        (Part::Weights, None) => format!(
+            "no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX}) or in PyTorch's ({PYTORCH_WEIGHTS} or \
+             {PYTORCH_INDEX})"
+        ),
         (Part::Weights, Some(file)) => format!(
-            "its weights only as {file}, and Cloze reads safetensors; use a revision that has them, or convert them: \
-             transformers' save_pretrained writes safetensors"
+            "its weights only as {file}, and Cloze reads safetensors and PyTorch's files; use a revision that has \
+             them, or convert them: transformers' save_pretrained writes safetensors"
         ),
     }
 }

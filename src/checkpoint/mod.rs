@@ -1,10 +1,10 @@
-//! Reads model folders: `config.json`, a tokenizer, and weights in safetensors files.
+//! Reads model folders: `config.json`, a tokenizer, and weights in files of safetensors or PyTorch.
 //!
 //! | file | responsibility |
 //! |---|---|
 //! | `files` | file access: a folder, or the demo model inside the binary |
 //! | `tokenizer` | builds the tokenizer from `tokenizer.json` or `vocab.txt`, and the files with its settings |
-//! | `weights` | reads safetensors files, tensor by tensor |
+//! | `weights` | reads weight files, tensor by tensor |
 //! | `download` | the files of a hub model that are needed |
 //! | `json` | JSON with Python's names for numbers that are not finite |
 //! | `names` | names of files |
@@ -26,7 +26,7 @@ pub use error::{CheckpointError, Part, TensorError};
 use files::Files;
 use names::CONFIG;
 pub use tokenizer::TokenizerFiles;
-pub use weights::{SafetensorsFiles, TensorSource};
+pub use weights::{ElementType, Tensor, TensorSource, WeightFiles};
 
 /// Refuses the text of a `config.json` that cannot be served.
 pub type ConfigCheck<'a> = &'a dyn Fn(&[u8]) -> Result<(), CheckpointError>;
@@ -116,7 +116,7 @@ impl Source {
     ///
     /// # Errors
     /// Files that are missing or not valid.
-    pub fn weights(&self) -> Result<SafetensorsFiles, CheckpointError> {
-        SafetensorsFiles::open(&self.files)
+    pub fn weights(&self) -> Result<WeightFiles, CheckpointError> {
+        WeightFiles::open(&self.files)
     }
 }

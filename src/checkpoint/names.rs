@@ -12,5 +12,13 @@ pub const MERGES: &str = "merges.txt";
 pub const VOCABULARIES: [&[&str]; 3] = [&[TOKENIZER], &[VOCAB], &[VOCAB_JSON, MERGES]];
 pub const WEIGHTS: &str = "model.safetensors";
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+pub const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
+pub const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
 /// Weight files of other libraries, for the error that says so.
-pub const OTHER_WEIGHTS: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
+pub const OTHER_WEIGHTS: [&str; 5] = [
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "rust_model.ot",
+    "model.onnx",
+    "model.ckpt.index",
+];

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::pretrained::{architecture, check_head};
 use super::{LoadError, MemoryNeed};
 use crate::backend::{Activation, Precision};
-use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source};
+use crate::checkpoint::{CheckpointError, Source, WeightFiles};
 use crate::encoder::Architecture;
 
 /// Contents of a checkpoint. A part that cannot be read is `None`, with the reason in `errors`.
@@ -158,12 +158,12 @@ impl ArchitectureSummary {
 }
 
 impl WeightsSummary {
-    fn of(weights: &SafetensorsFiles, used: &HashSet<String>) -> Self {
+    fn of(weights: &WeightFiles, used: &HashSet<String>) -> Self {
         let mut tensors: Vec<StoredTensor> = weights
             .stored()
             .map(|(name, info)| StoredTensor {
                 name: name.to_owned(),
-                dtype: format!("{:?}", info.dtype),
+                dtype: info.element.to_string(),
                 shape: info.shape.clone(),
                 used: used.contains(name),
             })
@@ -192,7 +192,7 @@ mod tests {
 
     /// Records the tensors that the model loads.
     struct Recorder<'a> {
-        weights: &'a mut SafetensorsFiles,
+        weights: &'a mut WeightFiles,
         requested: HashSet<(String, Vec<usize>)>,
     }
 

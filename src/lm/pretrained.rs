@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{LoadError, LoadedModel, ModelInfo, Placement, load_model};
 use crate::backend::{EncoderBackend, Precision};
-use crate::checkpoint::{CheckpointError, SafetensorsFiles, Source, TensorSource, TokenizerFiles};
+use crate::checkpoint::{CheckpointError, Source, TensorSource, TokenizerFiles, WeightFiles};
 use crate::encoder::{Architecture, EncoderError};
 use crate::lm::EncoderModel;
 
@@ -15,7 +15,7 @@ pub struct PretrainedModel {
     pub info: ModelInfo,
     pub architecture: Architecture,
     pub tokenizer: TokenizerFiles,
-    weights: SafetensorsFiles,
+    weights: WeightFiles,
 }
 
 impl PretrainedModel {
@@ -92,7 +92,7 @@ pub(super) fn architecture(source: &Source) -> Result<Architecture, CheckpointEr
 pub(super) fn check_head(
     source: &Source,
     architecture: &Architecture,
-    weights: &SafetensorsFiles,
+    weights: &WeightFiles,
 ) -> Result<(), CheckpointError> {
     let mut parameters = architecture.spec.parameters().into_iter();
     let is_stored = |parameter| weights.contains(&architecture.stored_name(parameter, weights));

@@ -462,8 +462,8 @@ fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
     t5.insert("config.json".to_owned(), config.into_bytes());
     for (files, says) in [
         (
-            renamed("model.safetensors", "pytorch_model.bin"),
-            "tiny/bert on the hub has its weights only as pytorch_model.bin, and Cloze reads safetensors",
+            renamed("model.safetensors", "tf_model.h5"),
+            "tiny/bert on the hub has its weights only as tf_model.h5, and Cloze reads safetensors",
         ),
         (
             renamed("model.safetensors", "weights.txt"),

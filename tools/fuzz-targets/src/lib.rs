@@ -97,6 +97,21 @@ pub fn weights(file: &[u8]) {
     }
 }
 
+/// `pytorch_model.bin`, or the index of several files where the input begins like one.
+pub fn pytorch(file: &[u8]) {
+    static SINGLE: LazyLock<Folder> = LazyLock::new(|| Folder::tiny().without("model.safetensors"));
+    static SHARDED: LazyLock<Folder> = LazyLock::new(|| {
+        let folder = Folder::tiny().without("model.safetensors");
+        let whole = repository().join("fuzz/corpus/pytorch/zip");
+        std::fs::copy(whole, folder.0.path().join("part.bin")).expect("it is in the repository");
+        folder
+    });
+    match file.starts_with(b"{\"") {
+        true => SHARDED.with(&[("pytorch_model.bin.index.json", file)]),
+        false => SINGLE.with(&[("pytorch_model.bin", file)]),
+    }
+}
+
 /// Checks that an error is a sentence.
 fn sentence(error: &api::Error) {
     let text = error.to_string();

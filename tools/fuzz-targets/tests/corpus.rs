@@ -49,3 +49,8 @@ fn vocab() {
 fn weights() {
     replay("weights", targets::weights);
 }
+
+#[test]
+fn pytorch() {
+    replay("pytorch", targets::pytorch);
+}

@@ -1,0 +1,299 @@
+//! Weight files, read tensor by tensor, and each in small parts: no tensor is in memory in the file's own type.
+//!
+//! The files are read, not mapped: truncating a mapped file kills the process that reads it, and mapping needs
+//! `unsafe`.
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | `safetensors` | headers of safetensors files |
+//! | `pytorch/` | PyTorch's files: zip archives and pickles, read as data |
+
+mod pytorch;
+mod safetensors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::SeekFrom;
+
+use super::error::{CheckpointError, Part, TensorError};
+use super::files::{Files, ReadSeek};
+use super::json;
+use super::names::{OTHER_WEIGHTS, PYTORCH_INDEX, PYTORCH_WEIGHTS, WEIGHTS, WEIGHTS_INDEX};
+
+/// Biases of the logits, in which −∞ excludes a token.
+const OUTPUT_BIASES: [&str; 8] = [
+    "cls.predictions.bias",
+    "cls.predictions.decoder.bias",
+    "lm_head.bias",
+    "lm_head.decoder.bias",
+    "vocab_projector.bias",
+    "generator_lm_head.bias",
+    "predictions.bias",
+    "predictions.decoder.bias",
+];
+/// A bias that no sum of a logit outweighs, and that no later sum takes out of f32's range.
+const EXCLUDED: f32 = -1e30;
+/// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's
+/// size.
+const READ_BYTES: usize = 1 << 18;
+
+/// Weight files in the order of precedence, which is that of transformers: each as one file, or as an index of several.
+pub const FORMATS: [(&str, &str); 2] = [(WEIGHTS, WEIGHTS_INDEX), (PYTORCH_WEIGHTS, PYTORCH_INDEX)];
+
+/// The tensors of a checkpoint, read one at a time by their names in it.
+///
+/// Each call may read and convert again: a caller keeps what it needs and drops the rest.
+pub trait TensorSource {
+    /// The values of `name`, row-major, in f32.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape, or cannot be read.
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError>;
+
+    /// The checkpoint has a tensor of this name.
+    fn contains(&self, name: &str) -> bool;
+}
+
+/// All weight files of a checkpoint, opened and their headers read.
+pub struct WeightFiles {
+    files: Vec<WeightFile>,
+    /// Index of the file that holds a tensor, and the tensor's place in it.
+    tensors: HashMap<String, (usize, Tensor)>,
+}
+
+struct WeightFile {
+    path: String,
+    file: Box<dyn ReadSeek>,
+}
+
+/// A tensor in a weight file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    pub element: ElementType,
+    pub shape: Vec<usize>,
+    /// Of the first element, in bytes from the beginning of the file.
+    offset: u64,
+    /// Elements from one index of each dimension to the next, if the tensor is not row-major.
+    strides: Option<Vec<usize>>,
+}
+
+/// The type of the elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ElementType {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    /// A type that weights do not have, by its name.
+    Other(String),
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Other(name) => name,
+        })
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl WeightFiles {
+    /// Opens the files of the first format that is there.
+    ///
+    /// # Errors
+    /// Files that are missing or not valid.
+    pub fn open(files: &Files) -> Result<Self, CheckpointError> {
+        let mut all = Self {
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
+        for (single, index) in FORMATS {
+            if files.has(single) {
+                all.add(files, single)?;
+                return Ok(all);
+            }
+            if files.has(index) {
+                for name in shards(files, index)? {
+                    all.add(files, &name)?;
+                }
+                return Ok(all);
+            }
+        }
+        Err(CheckpointError::Missing {
+            part: Part::Weights,
+            location: files.location(),
+            other_weights: OTHER_WEIGHTS.into_iter().find(|file| files.has(file)),
+        })
+    }
+
+    fn add(&mut self, files: &Files, name: &str) -> Result<(), CheckpointError> {
+        let path = files.path(name);
+        let (mut file, bytes) = files.open(name)?;
+        let tensors = match name.ends_with(".safetensors") {
+            true => safetensors::read(&mut *file, bytes)
+                .map_err(|reason| weights_error(format!("{path} is not a whole safetensors file: {reason}")))?,
+            false => pytorch::read(&mut *file, bytes)
+                .map_err(|reason| weights_error(format!("{path} is not a file of PyTorch tensors: {reason}")))?,
+        };
+        for (name, tensor) in tensors {
+            self.tensors.insert(name, (self.files.len(), tensor));
+        }
+        self.files.push(WeightFile { path, file });
+        Ok(())
+    }
+
+    /// The files, by path.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.path.as_str())
+    }
+
+    /// All tensors under the names that they have in the files.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, (_, tensor))| (name.as_str(), tensor))
+    }
+}
+
+impl TensorSource for WeightFiles {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+        let files = || {
+            let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+            paths.join(", ")
+        };
+        let Some((file, tensor)) = self.tensors.get(name) else {
+            return Err(TensorError(format!("tensor {name} is missing from {}", files())));
+        };
+        let file = &mut self.files[*file];
+        if tensor.shape != shape {
+            return Err(TensorError(format!(
+                "{}: tensor {name} has shape {:?}, but config.json asks for {shape:?}",
+                file.path, tensor.shape
+            )));
+        }
+        let read = match &tensor.strides {
+            None => file.read(tensor, tensor.elements(), name),
+            Some(strides) => {
+                let extent = file.read(tensor, tensor.extent(strides), name);
+                extent.map(|extent| in_row_major_order(&extent, &tensor.shape, strides))
+            }
+        };
+        read.map_err(|reason| TensorError(format!("{}: tensor {name}{reason}", file.path)))
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+}
+
+impl Tensor {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Elements from the first to the last in the file.
+    fn extent(&self, strides: &[usize]) -> usize {
+        let steps = self.shape.iter().zip(strides);
+        1 + steps.map(|(size, stride)| (size - 1) * stride).sum::<usize>()
+    }
+}
+
+impl WeightFile {
+    /// Reads `count` elements from the tensor's first one on, in the order of the file.
+    fn read(&mut self, tensor: &Tensor, count: usize, name: &str) -> Result<Vec<f32>, String> {
+        type Convert = fn(&[u8], &mut Vec<f32>);
+        let (element_bytes, convert): (usize, Convert) = match &tensor.element {
+            ElementType::F64 => (8, |bytes, values| {
+                floats(bytes, |b| f64::from_le_bytes(b) as f32, values)
+            }),
+            ElementType::F32 => (4, |bytes, values| floats(bytes, f32::from_le_bytes, values)),
+            ElementType::F16 => (2, |bytes, values| {
+                floats(bytes, |b| half::f16::from_le_bytes(b).to_f32(), values);
+            }),
+            ElementType::Bf16 => (2, |bytes, values| {
+                floats(bytes, |b| half::bf16::from_le_bytes(b).to_f32(), values);
+            }),
+            other => return Err(format!(" is of type {other}; F64, F32, F16 and BF16 are supported")),
+        };
+        let unreadable = |e: std::io::Error| format!(": {e}");
+        let seek = self.file.seek(SeekFrom::Start(tensor.offset));
+        seek.map_err(unreadable)?;
+        let mut values = Vec::with_capacity(count);
+        let mut left = count * element_bytes;
+        let mut bytes = vec![0; READ_BYTES.min(left)];
+        while left > 0 {
+            let part = &mut bytes[..READ_BYTES.min(left)];
+            left -= part.len();
+            self.file.read_exact(part).map_err(unreadable)?;
+            let before = values.len();
+            convert(part, &mut values);
+            if OUTPUT_BIASES.contains(&name) {
+                exclude_from_predictions(&mut values[before..]);
+            }
+            if !values[before..].iter().all(|value| value.is_finite()) {
+                return Err(" holds a value that is not a finite number; the file is damaged".to_owned());
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// The elements of a view in the order of its indices.
+fn in_row_major_order(extent: &[f32], shape: &[usize], strides: &[usize]) -> Vec<f32> {
+    let elements = shape.iter().product();
+    let mut values = Vec::with_capacity(elements);
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    while values.len() < elements {
+        values.push(extent[at]);
+        for dimension in (0..shape.len()).rev() {
+            index[dimension] += 1;
+            at += strides[dimension];
+            if index[dimension] < shape[dimension] {
+                break;
+            }
+            at -= shape[dimension] * strides[dimension];
+            index[dimension] = 0;
+        }
+    }
+    values
+}
+
+/// The names of the weight files that an index lists, each once.
+pub fn shards(files: &Files, index: &str) -> Result<Vec<String>, CheckpointError> {
+    let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(index)));
+    let index: Index = json::parse(&files.read(index)?).map_err(|e| broken(e.to_string()))?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    match names.iter().find(|name| name.contains(['/', '\\'])) {
+        Some(name) => Err(broken(format!("\"{name}\" is not the name of a file beside it"))),
+        None => Ok(names),
+    }
+}
+
+fn weights_error(reason: String) -> CheckpointError {
+    CheckpointError::Weights(TensorError(reason))
+}
+
+/// Replaces −∞ with a finite number that has the same effect: probability 0. Checkpoints with a padded vocabulary have
+/// −∞ in the bias of the rows that are no tokens.
+fn exclude_from_predictions(bias: &mut [f32]) {
+    for value in bias.iter_mut().filter(|value| **value == f32::NEG_INFINITY) {
+        *value = EXCLUDED;
+    }
+}
+
+/// Adds the values of little-endian numbers of `N` bytes.
+fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32, values: &mut Vec<f32>) {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    values.extend(chunks.iter().map(|&chunk| value(chunk)));
+}

@@ -1,0 +1,74 @@
+//! Headers of safetensors files: <https://huggingface.co/docs/safetensors>.
+
+use std::io::ErrorKind;
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::{ElementType, Tensor};
+use crate::checkpoint::files::ReadSeek;
+
+/// The limit of the safetensors format itself.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// The length of the header is in the first eight bytes.
+const LENGTH_BYTES: u64 = 8;
+
+/// The tensors of a file of `bytes` bytes, by name.
+///
+/// # Errors
+/// The reason in words.
+pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>, String> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.read_exact(&mut length).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => "it is shorter than eight bytes".to_owned(),
+        _ => e.to_string(),
+    })?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_BYTES_MAX || length > bytes - LENGTH_BYTES {
+        return Err("its header is longer than the file".to_owned());
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(|e| e.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| e.to_string())?;
+    let data_start = LENGTH_BYTES + length;
+    // As the format demands. A header whose length is wrong by a byte may still be read, and every value would be
+    // another.
+    let ends = metadata.tensors().values().map(|info| info.data_offsets.1).max();
+    if ends.is_some_and(|end| (end as u64) < bytes - data_start) {
+        return Err("there are bytes behind its last tensor".to_owned());
+    }
+    let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+        check_extent(info, bytes - data_start).map_err(|reason| format!("tensor {name} {reason}"))?;
+        let tensor = Tensor {
+            element: element_type(info.dtype),
+            shape: info.shape.clone(),
+            offset: data_start + info.data_offsets.0 as u64,
+            strides: None,
+        };
+        Ok((name, tensor))
+    });
+    tensors.collect()
+}
+
+fn element_type(dtype: Dtype) -> ElementType {
+    match dtype {
+        Dtype::F64 => ElementType::F64,
+        Dtype::F32 => ElementType::F32,
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        other => ElementType::Other(format!("{other:?}")),
+    }
+}
+
+/// Checks that a tensor lies within the file's data and has the length of its shape and type.
+fn check_extent(info: &TensorInfo, data_bytes: u64) -> Result<(), &'static str> {
+    let (start, end) = info.data_offsets;
+    if start > end || end as u64 > data_bytes {
+        return Err("reaches beyond the end of the file");
+    }
+    let elements = info.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    match elements.and_then(|n| n.checked_mul(info.dtype.bitsize())) {
+        Some(bits) if bits == (end - start) * 8 => Ok(()),
+        _ => Err("is not as long as its shape says"),
+    }
+}

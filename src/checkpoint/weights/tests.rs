@@ -1,0 +1,111 @@
+use std::path::Path;
+
+use super::*;
+
+fn tensors(folder: &Path) -> Result<Vec<(String, Vec<f32>)>, String> {
+    let files = Files::folder(folder).unwrap();
+    let mut all = WeightFiles::open(&files).map_err(|e| e.to_string())?;
+    let stored = all.stored().map(|(name, info)| (name.to_owned(), info.shape.clone()));
+    let mut stored: Vec<_> = stored.collect();
+    stored.sort();
+    let values = stored.into_iter().map(|(name, shape)| {
+        let values = all.tensor(&name, &shape).map_err(|e| e.to_string())?;
+        Ok((name, values))
+    });
+    values.collect()
+}
+
+/// Whatever bit of the header is wrong: the file is refused by its name, or a tensor has another name (and is
+/// then missing). Never is a value read from another place, or as another type.
+#[test]
+fn a_flipped_bit_of_a_header_is_seen() {
+    let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny/model.safetensors")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(WEIGHTS);
+    std::fs::write(&path, &whole).unwrap();
+    let sound = tensors(folder.path()).unwrap();
+    let header_end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut renamed = 0;
+    // All of its length; of the rest every seventh bit, so that in eight bytes each bit has its turn.
+    for bit in (0..64).chain((64..8 * header_end).step_by(7)) {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bytes).unwrap();
+        match tensors(folder.path()) {
+            Err(error) => assert!(error.contains(WEIGHTS), "bit {bit}: {error}"),
+            Ok(read) => {
+                let other: Vec<_> = read.iter().filter(|tensor| !sound.contains(tensor)).collect();
+                assert_eq!(other.len(), 1, "bit {bit}");
+                let (name, values) = other[0];
+                let is_renamed = |(old, same): &(String, _)| same == values && !read.iter().any(|(n, _)| n == old);
+                assert!(sound.iter().any(is_renamed), "bit {bit}: {name}");
+                renamed += 1;
+            }
+        }
+    }
+    assert!(renamed > 10, "{renamed}");
+}
+
+/// A file with one tensor of this type and these bytes.
+fn one_tensor(name: &str, dtype: &str, elements: usize, data: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let header = format!(
+        r#"{{"{name}":{{"dtype":"{dtype}","shape":[{elements}],"data_offsets":[0,{}]}}}}"#,
+        data.len()
+    );
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+    std::fs::write(folder.path().join(WEIGHTS), file).unwrap();
+    folder
+}
+
+#[test]
+fn every_floating_point_type_is_read() {
+    let values = [0.5f32, -2.0, 1.25];
+    let f64s: Vec<u8> = values
+        .iter()
+        .flat_map(|&value| f64::from(value).to_le_bytes())
+        .collect();
+    let f32s: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let f16s: Vec<u8> = values
+        .iter()
+        .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
+        .collect();
+    let bf16s: Vec<u8> = values
+        .iter()
+        .flat_map(|&v| half::bf16::from_f32(v).to_le_bytes())
+        .collect();
+    for (dtype, bytes) in [("F64", f64s), ("F32", f32s), ("F16", f16s), ("BF16", bf16s)] {
+        let folder = one_tensor("x", dtype, 3, &bytes);
+        assert_eq!(
+            tensors(folder.path()).unwrap(),
+            [("x".to_owned(), values.to_vec())],
+            "{dtype}"
+        );
+    }
+    let folder = one_tensor("x", "I64", 1, &[0; 8]);
+    assert!(
+        tensors(folder.path())
+            .unwrap_err()
+            .contains("F64, F32, F16 and BF16 are supported")
+    );
+    // Beyond the range of f32.
+    let folder = one_tensor("x", "F64", 1, &1e300f64.to_le_bytes());
+    assert!(tensors(folder.path()).unwrap_err().contains("not a finite number"));
+}
+
+#[test]
+fn minus_infinity_is_accepted_in_the_bias_of_the_logits_only() {
+    for (value, name, is_accepted) in [
+        (f32::NEG_INFINITY, "cls.predictions.bias", true),
+        (f32::NEG_INFINITY, "cls.predictions.decoder.bias", true),
+        (f32::NEG_INFINITY, "cls.predictions.transform.dense.bias", false),
+        (f32::INFINITY, "cls.predictions.bias", false),
+        (f32::NAN, "cls.predictions.bias", false),
+    ] {
+        let folder = one_tensor(name, "F32", 1, &value.to_le_bytes());
+        match tensors(folder.path()) {
+            Ok(read) => assert!(is_accepted && read[0].1 == [EXCLUDED], "{name}: {value}"),
+            Err(error) => assert!(!is_accepted && error.contains("not a finite number"), "{name}: {error}"),
+        }
+    }
+}
