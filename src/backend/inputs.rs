@@ -1,6 +1,7 @@
 //! Index inputs of one forward pass: token ids, positions, offsets, readout. They are made on the host and uploaded in
 //! a single write.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// The index inputs of one packed batch, on the host.
@@ -48,6 +49,25 @@ impl ForwardInputs {
             IndexList::PositionIds => &self.position_ids,
             IndexList::ReadoutRows => &self.readout_rows,
             IndexList::FullRows(chunk) => &self.readouts[chunk].full_rows,
+        }
+    }
+
+    /// The row of the position table of each query.
+    pub fn positions(&self, rows: QueryRows) -> Cow<'_, [u32]> {
+        match rows {
+            QueryRows::All => Cow::Borrowed(&self.position_ids),
+            QueryRows::ReadoutOnly => {
+                let rows = self.readout_rows.iter();
+                rows.map(|&row| self.position_ids[row as usize]).collect()
+            }
+        }
+    }
+
+    /// The rows of the batch that are queries.
+    pub fn query_rows(&self, rows: QueryRows) -> Cow<'_, [u32]> {
+        match rows {
+            QueryRows::All => (0..self.token_ids.len() as u32).collect(),
+            QueryRows::ReadoutOnly => Cow::Borrowed(&self.readout_rows),
         }
     }
 

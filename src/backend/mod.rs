@@ -62,6 +62,46 @@ pub struct SelfAttention<B: EncoderBackend> {
     /// `[hidden]` to `[2 * hidden]`, keys first.
     pub key_value: B::Linear,
     pub options: AttentionOptions,
+    /// Rotates queries and keys by their positions.
+    pub rotary: Option<Rotary<B>>,
+    pub bias: Option<RelativeBias<B>>,
+}
+
+impl<B: EncoderBackend> SelfAttention<B> {
+    /// True if scores depend on the content of query and key alone, and every key of the sequence counts.
+    pub fn is_plain(&self) -> bool {
+        self.rotary.is_none() && self.bias.is_none() && self.options.window.is_none()
+    }
+}
+
+/// Rotary position embeddings: which columns form a pair, and the rotation of each pair at each position.
+#[derive(Clone, Debug)]
+pub struct Rotary<B: Backend> {
+    pub pairing: RotaryPairing,
+    /// Cosines, `[positions, head size / 2]`.
+    pub cos: Tensor<B, 2>,
+    /// Sines, `[positions, head size / 2]`.
+    pub sin: Tensor<B, 2>,
+}
+
+/// Columns of a head that rotary position embeddings rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotaryPairing {
+    /// Column `i` and column `i + head size / 2`.
+    Halves,
+    /// Column `2 i` and column `2 i + 1`.
+    Neighbours,
+}
+
+/// Biases that are added to the scaled scores, by bucket of the distance from query to key.
+///
+/// Half of the buckets are for keys before the query. In each half the first half has one bucket for each distance and
+/// the others grow by a factor, up to `distance_max`.
+#[derive(Clone, Debug)]
+pub struct RelativeBias<B: Backend> {
+    /// `[buckets, heads]`.
+    pub table: Tensor<B, 2>,
+    pub distance_max: usize,
 }
 
 /// The options of scaled dot-product attention.
@@ -71,6 +111,19 @@ pub struct AttentionOptions {
     pub heads: usize,
     /// Products may be computed in this precision, or in a higher one.
     pub precision: Precision,
+    /// The largest distance between a query and a key that it attends to; `None` for all keys of its sequence.
+    pub window: Option<usize>,
+}
+
+impl AttentionOptions {
+    /// Attention to all keys of a sequence.
+    pub fn new(heads: usize, precision: Precision) -> Self {
+        Self {
+            heads,
+            precision,
+            window: None,
+        }
+    }
 }
 
 /// The part of a post-norm encoder layer after attention:
@@ -158,7 +211,7 @@ pub trait EncoderBackend: Backend {
     }
 
     /// Attention of the rows `query_states` `[query rows, hidden]` to the rows `kv_states` `[tokens, hidden]`: the
-    /// dense layers, then [`sequence_attention`](Self::sequence_attention).
+    /// dense layers, the rotation, then [`sequence_attention`](Self::sequence_attention).
     fn self_attention(
         query_states: Tensor<Self, 2>,
         kv_states: Tensor<Self, 2>,
@@ -166,9 +219,18 @@ pub trait EncoderBackend: Backend {
         inputs: &Self::Inputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        let query = layer.query.forward(query_states, None);
-        let key_value = layer.key_value.forward(kv_states, None);
-        Self::sequence_attention(query, key_value, inputs, rows, layer.options)
+        reference::self_attention(query_states, kv_states, layer, inputs, rows)
+    }
+
+    /// Rotates the first columns of `x` `[rows, columns]`, as many as `heads` heads have; the others stay.
+    fn rotate(
+        x: Tensor<Self, 2>,
+        rotary: &Rotary<Self>,
+        heads: usize,
+        inputs: &Self::Inputs,
+        rows: QueryRows,
+    ) -> Tensor<Self, 2> {
+        reference::rotate(x, rotary, heads, &inputs.as_ref().positions(rows))
     }
 
     /// Softmax attention within each sequence of a packed batch.
@@ -182,7 +244,7 @@ pub trait EncoderBackend: Backend {
         rows: QueryRows,
         options: AttentionOptions,
     ) -> Tensor<Self, 2> {
-        reference::attention(query, key_value, inputs.as_ref().offsets(rows), options.heads)
+        reference::sequence_attention(query, key_value, inputs.as_ref(), rows, options, None)
     }
 
     /// The part of a layer after attention, each row on its own: `attended` and `residual` are `[rows, hidden]`, and so

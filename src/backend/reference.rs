@@ -7,8 +7,8 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 
 use super::readout::row_len;
 use super::{
-    Activation, EncoderBackend, IndexList, LayerNorm, LinearOp, Precision, ReadoutSpec, SequenceOffsets,
-    UnsupportedPrecision,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
+    ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
 };
 
 /// ndarray in f64, without kernels of ours: every operation is its default body.
@@ -77,6 +77,85 @@ pub fn activate<B: Backend, const D: usize>(x: Tensor<B, D>, kind: Activation) -
     }
 }
 
+/// The default body of [`EncoderBackend::self_attention`].
+pub fn self_attention<B: EncoderBackend>(
+    query_states: Tensor<B, 2>,
+    kv_states: Tensor<B, 2>,
+    layer: &SelfAttention<B>,
+    inputs: &B::Inputs,
+    rows: QueryRows,
+) -> Tensor<B, 2> {
+    let mut query = layer.query.forward(query_states, None);
+    let mut key_value = layer.key_value.forward(kv_states, None);
+    let options = layer.options;
+    if let Some(rotary) = &layer.rotary {
+        query = B::rotate(query, rotary, options.heads, inputs, rows);
+        key_value = B::rotate(key_value, rotary, options.heads, inputs, QueryRows::All);
+    }
+    match &layer.bias {
+        None => B::sequence_attention(query, key_value, inputs, rows, options),
+        bias => sequence_attention(query, key_value, inputs.as_ref(), rows, options, bias.as_ref()),
+    }
+}
+
+/// The default body of [`EncoderBackend::sequence_attention`]; `bias` is added to the scaled scores.
+pub fn sequence_attention<B: Backend>(
+    query: Tensor<B, 2>,
+    key_value: Tensor<B, 2>,
+    inputs: &ForwardInputs,
+    rows: QueryRows,
+    options: AttentionOptions,
+    bias: Option<&RelativeBias<B>>,
+) -> Tensor<B, 2> {
+    let distance = ByDistance {
+        query_rows: &inputs.query_rows(rows),
+        window: options.window,
+        bias,
+    };
+    attention_by_distance(query, key_value, inputs.offsets(rows), options.heads, distance)
+}
+
+/// Rotates pairs of columns of `heads` heads by the angles of `positions`, one for each row.
+pub fn rotate<B: Backend>(x: Tensor<B, 2>, rotary: &Rotary<B>, heads: usize, positions: &[u32]) -> Tensor<B, 2> {
+    let [rows, columns] = x.dims();
+    let half = rotary.cos.dims()[1];
+    let rotated = heads * 2 * half;
+    // [rows, 1, head size / 2]
+    let angles = |table: &Tensor<B, 2>| select_rows(table, positions).reshape([rows, 1, half]);
+    let (cos, sin) = (angles(&rotary.cos), angles(&rotary.sin));
+    let own = x.clone().slice([0..rows, 0..rotated]);
+    // [rows, heads, head size / 2] of the first and of the second columns of the pairs
+    let (first, second) = match rotary.pairing {
+        RotaryPairing::Halves => {
+            let own = own.reshape([rows, heads, 2 * half]);
+            let all = [0..rows, 0..heads];
+            let part = |columns| own.clone().slice([all[0].clone(), all[1].clone(), columns]);
+            (part(0..half), part(half..2 * half))
+        }
+        RotaryPairing::Neighbours => {
+            let own = own.reshape([rows, heads, half, 2]);
+            let part = |column| {
+                let part = own.clone().slice([0..rows, 0..heads, 0..half, column..column + 1]);
+                part.reshape([rows, heads, half])
+            };
+            (part(0), part(1))
+        }
+    };
+    let left = first.clone() * cos.clone() - second.clone() * sin.clone();
+    let right = second * cos + first * sin;
+    let turned = match rotary.pairing {
+        RotaryPairing::Halves => Tensor::cat(vec![left, right], 2).reshape([rows, rotated]),
+        RotaryPairing::Neighbours => Tensor::stack::<4>(vec![left, right], 3).reshape([rows, rotated]),
+    };
+    match rotated == columns {
+        true => turned,
+        false => Tensor::cat(vec![turned, x.slice([0..rows, rotated..columns])], 1),
+    }
+}
+
+/// Queries whose scores exist at once: a long sequence does not store a score for each pair of its tokens.
+const QUERIES_AT_ONCE: usize = 256;
+
 /// Softmax attention, one sequence after the other. Shapes as of [`EncoderBackend::sequence_attention`]; rows of
 /// padding are zero.
 pub fn attention<B: Backend>(
@@ -85,6 +164,42 @@ pub fn attention<B: Backend>(
     offsets: SequenceOffsets<'_>,
     heads: usize,
 ) -> Tensor<B, 2> {
+    attention_by_distance(query, key_value, offsets, heads, ByDistance::default())
+}
+
+/// The influence of the distance between query and key.
+pub struct ByDistance<'a, B: Backend> {
+    /// The row of each query in the batch; it may be empty without a window and a bias.
+    pub query_rows: &'a [u32],
+    /// The largest distance of a key that a query attends to.
+    pub window: Option<usize>,
+    /// Added to the scaled scores.
+    pub bias: Option<&'a RelativeBias<B>>,
+}
+
+impl<B: Backend> Default for ByDistance<'_, B> {
+    fn default() -> Self {
+        Self {
+            query_rows: &[],
+            window: None,
+            bias: None,
+        }
+    }
+}
+
+/// [`attention`] with a window or a bias.
+pub fn attention_by_distance<B: Backend>(
+    query: Tensor<B, 2>,
+    key_value: Tensor<B, 2>,
+    offsets: SequenceOffsets<'_>,
+    heads: usize,
+    distance: ByDistance<'_, B>,
+) -> Tensor<B, 2> {
+    let ByDistance {
+        query_rows: batch_rows,
+        window,
+        bias,
+    } = distance;
     let [query_rows, hidden] = query.dims();
     let device = query.device();
     let head_size = hidden / heads;
@@ -94,24 +209,69 @@ pub fn attention<B: Backend>(
         let rows = x.dims()[0];
         x.reshape([rows, heads, head_size]).swap_dims(0, 1)
     };
-    let mut outputs: Vec<Tensor<B, 2>> = offsets
-        .iter()
-        .filter(|(queries, _)| !queries.is_empty())
-        .map(|(queries, keys)| {
-            let rows = queries.len();
+    let mut outputs = Vec::new();
+    for (queries, keys) in offsets.iter() {
+        for first in queries.clone().step_by(QUERIES_AT_ONCE) {
+            let queries = first..queries.end.min(first + QUERIES_AT_ONCE);
+            let indices = batch_rows.get(queries.clone()).unwrap_or_default();
+            let keys = match window {
+                None => keys.clone(),
+                // Rows ascend within a sequence.
+                Some(window) => {
+                    let (first, last) = (indices[0] as usize, indices[indices.len() - 1] as usize);
+                    keys.start.max(first.saturating_sub(window))..keys.end.min(last + window + 1)
+                }
+            };
+            let (rows, columns) = (queries.len(), keys.len());
             let q = by_head(query.clone().slice([queries, 0..hidden]));
             let k = by_head(key_value.clone().slice([keys.clone(), 0..hidden]));
-            let v = by_head(key_value.clone().slice([keys, hidden..2 * hidden]));
-            let scores = q.matmul(k.swap_dims(1, 2)) * scale;
+            let v = by_head(key_value.clone().slice([keys.clone(), hidden..2 * hidden]));
+            let mut scores = q.matmul(k.swap_dims(1, 2)) * scale;
+            let pairs = || {
+                indices
+                    .iter()
+                    .flat_map(|&query| keys.clone().map(move |key| (query as usize, key)))
+            };
+            if let Some(bias) = bias {
+                let buckets = bias.table.dims()[0];
+                let bucket = |(query, key): (usize, usize)| relative_bucket(query, key, buckets, bias.distance_max);
+                let buckets: Vec<u32> = pairs().map(bucket).collect();
+                let added = select_rows(&bias.table, &buckets).reshape([rows, columns, heads]);
+                scores = scores + added.permute([2, 0, 1]);
+            }
+            if let Some(window) = window {
+                let excluded = |(query, key): (usize, usize)| match query.abs_diff(key) <= window {
+                    true => 0.0f32,
+                    false => f32::NEG_INFINITY,
+                };
+                let excluded: Vec<f32> = pairs().map(excluded).collect();
+                scores = scores + Tensor::from_data(TensorData::new(excluded, [1, rows, columns]), &device);
+            }
             let context = activation::softmax(scores, 2).matmul(v);
-            context.swap_dims(0, 1).reshape([rows, hidden])
-        })
-        .collect();
+            outputs.push(context.swap_dims(0, 1).reshape([rows, hidden]));
+        }
+    }
     let padding = query_rows - offsets.queries.last().copied().unwrap_or(0);
     if padding > 0 {
         outputs.push(Tensor::zeros([padding, hidden], &device));
     }
     Tensor::cat(outputs, 0)
+}
+
+/// The bucket of the distance from `query` to `key`, as transformers' MPNet computes it, in f32.
+pub fn relative_bucket(query: usize, key: usize, buckets: usize, distance_max: usize) -> u32 {
+    let half = buckets / 2;
+    let exact = half / 2;
+    let distance = query.abs_diff(key);
+    let bucket = if distance < exact {
+        distance
+    } else {
+        let exact = exact as f32;
+        let growth = (distance as f32 / exact).ln() / (distance_max as f64 / f64::from(exact)).ln() as f32;
+        let bucket = exact as usize + (growth * (half as f32 - exact)) as usize;
+        bucket.min(half - 1)
+    };
+    (if key > query { half } else { 0 } + bucket) as u32
 }
 
 /// `(s - mean(s)) / sqrt(var(s) + eps) * gamma + beta` over each row of `s`, which is `x + residual`.

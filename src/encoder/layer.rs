@@ -11,7 +11,7 @@ use crate::backend::{
 
 /// A layer's weights.
 pub(super) struct EncoderLayer<B: EncoderBackend> {
-    /// The normalization before attention, of a pre-norm layer.
+    /// The normalization before attention, of a pre-norm layer that has one.
     attention_norm: Option<LayerNorm<B>>,
     attention: SelfAttention<B>,
     tail: Tail<B>,
@@ -21,6 +21,12 @@ pub(super) struct EncoderLayer<B: EncoderBackend> {
 enum Tail<B: EncoderBackend> {
     /// One fused operation.
     PostNorm(EncoderTail<B>),
+    PostNormGated {
+        attention_output: B::Linear,
+        attention_norm: LayerNorm<B>,
+        feed_forward: FeedForward<B>,
+        output_norm: LayerNorm<B>,
+    },
     PreNorm {
         attention_output: B::Linear,
         norm: LayerNorm<B>,
@@ -28,8 +34,9 @@ enum Tail<B: EncoderBackend> {
     },
 }
 
-/// `down(activation(up(x)))`.
+/// `down(activation(up(x)))`, or with a gate `down(activation(gate(x)) · up(x))`.
 struct FeedForward<B: EncoderBackend> {
+    gate: Option<B::Linear>,
     up: B::Linear,
     activation: Activation,
     down: B::Linear,
@@ -47,37 +54,64 @@ impl<B: EncoderBackend> EncoderLayer<B> {
             key_value: weights.key_value(layer)?,
             options: AttentionOptions {
                 heads: spec.heads,
-                precision: policy.attention(is_last || spec.norm_placement == NormPlacement::Pre),
+                precision: policy.attention(is_last || !spec.has_plain_layers()),
+                window: spec.local_of(layer).map(|local| local.distance),
             },
+            rotary: weights.rotary(layer),
+            bias: weights.relative_bias()?,
         };
         let attention_output = weights.dense(part_of(LayerModule::AttentionOutput), dense)?;
-        let attention_norm = weights.layer_norm(part_of(LayerModule::AttentionNorm))?;
+        let has_norm = layer > 0 || spec.first_attention_norm;
+        let attention_norm = has_norm.then(|| weights.layer_norm(part_of(LayerModule::AttentionNorm)));
+        let attention_norm = attention_norm.transpose()?;
+        let gate = match spec.gated {
+            true => Some(weights.dense(part_of(LayerModule::FeedForwardGate), dense)?),
+            false => None,
+        };
         let up = weights.dense(part_of(LayerModule::FeedForwardUp), dense)?;
         let down = weights.dense(part_of(LayerModule::FeedForwardDown), dense)?;
         let output_norm = weights.layer_norm(part_of(LayerModule::OutputNorm))?;
         let activation = spec.activation;
-        Ok(match spec.norm_placement {
-            NormPlacement::Post => Self {
-                attention_norm: None,
-                attention,
-                tail: Tail::PostNorm(EncoderTail {
+        let feed_forward = |gate, up, down| FeedForward {
+            gate,
+            up,
+            activation,
+            down,
+        };
+        let (attention_norm, tail) = match (spec.norm_placement, attention_norm, gate) {
+            (NormPlacement::Post, Some(attention_norm), None) => {
+                let tail = EncoderTail {
                     attention_output,
                     attention_norm,
                     up,
                     activation,
                     down,
                     output_norm,
-                }),
-            },
-            NormPlacement::Pre => Self {
-                attention_norm: Some(attention_norm),
-                attention,
-                tail: Tail::PreNorm {
+                };
+                (None, Tail::PostNorm(tail))
+            }
+            (NormPlacement::Post, Some(attention_norm), gate) => {
+                let tail = Tail::PostNormGated {
+                    attention_output,
+                    attention_norm,
+                    feed_forward: feed_forward(gate, up, down),
+                    output_norm,
+                };
+                (None, tail)
+            }
+            (_, attention_norm, gate) => {
+                let tail = Tail::PreNorm {
                     attention_output,
                     norm: output_norm,
-                    feed_forward: FeedForward { up, activation, down },
-                },
-            },
+                    feed_forward: feed_forward(gate, up, down),
+                };
+                (attention_norm, tail)
+            }
+        };
+        Ok(Self {
+            attention_norm,
+            attention,
+            tail,
         })
     }
 
@@ -105,21 +139,35 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         let attended = B::self_attention(queries, keys, &self.attention, inputs, rows);
         match &self.tail {
             Tail::PostNorm(tail) => B::encoder_tail(attended, residual, tail),
+            Tail::PostNormGated {
+                attention_output,
+                attention_norm,
+                feed_forward,
+                output_norm,
+            } => {
+                let x = attention_output.forward_normalized(attended, residual, attention_norm);
+                let inner = feed_forward.inner(x.clone());
+                feed_forward.down.forward_normalized(inner, x, output_norm)
+            }
             Tail::PreNorm {
                 attention_output,
                 norm,
                 feed_forward,
             } => {
                 let x = residual + attention_output.forward(attended, None);
-                let normalized = B::residual_layer_norm(x.clone(), None, norm);
-                x + feed_forward.forward(normalized)
+                let inner = feed_forward.inner(B::residual_layer_norm(x.clone(), None, norm));
+                x + feed_forward.down.forward(inner, None)
             }
         }
     }
 }
 
 impl<B: EncoderBackend> FeedForward<B> {
-    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.down.forward(self.up.forward(x, Some(self.activation)), None)
+    /// The input of `down`.
+    fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.gate {
+            Some(gate) => gate.forward(x.clone(), Some(self.activation)) * self.up.forward(x, None),
+            None => self.up.forward(x, Some(self.activation)),
+        }
     }
 }

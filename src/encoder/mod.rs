@@ -32,7 +32,10 @@ use head::MaskedLmHead;
 use layer::EncoderLayer;
 pub use parameters::{LayerModule, Parameter, Part};
 pub use precision::PrecisionPolicy;
-pub use spec::{EncoderSpec, HeadSpec, NormPlacement, PositionEmbeddings, PositionRule};
+pub use spec::{
+    Biases, EncoderSpec, HeadSpec, LocalAttention, MaskScaling, NormPlacement, PositionEmbeddings, PositionRule,
+    RelativeBiasSpec, RotarySpec,
+};
 use weights::WeightLoader;
 
 /// Reason why an encoder cannot be loaded.

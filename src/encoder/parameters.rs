@@ -12,6 +12,8 @@ pub enum Parameter {
     EmbeddingNorm(Part),
     /// The dense layer from the width of the embeddings to that of the layers.
     EmbeddingProjection(Part),
+    /// The biases of attention by bucket of distance, `[buckets, heads]`; all layers share it.
+    RelativeBias,
     /// Of the encoder layer with this index.
     Layer(usize, LayerModule, Part),
     /// The normalization after the last layer.
@@ -34,7 +36,7 @@ impl Parameter {
     }
 }
 
-/// A module of an encoder layer, in the order of the forward pass.
+/// A module of an encoder layer, in the order of the forward pass of a post-norm layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LayerModule {
     Query,
@@ -42,6 +44,8 @@ pub enum LayerModule {
     Value,
     AttentionOutput,
     AttentionNorm,
+    /// The factor of [`FeedForwardUp`](Self::FeedForwardUp) in a gated block, before its activation.
+    FeedForwardGate,
     /// From the hidden width to the intermediate one.
     FeedForwardUp,
     FeedForwardDown,
@@ -49,12 +53,13 @@ pub enum LayerModule {
 }
 
 impl LayerModule {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Query,
         Self::Key,
         Self::Value,
         Self::AttentionOutput,
         Self::AttentionNorm,
+        Self::FeedForwardGate,
         Self::FeedForwardUp,
         Self::FeedForwardDown,
         Self::OutputNorm,

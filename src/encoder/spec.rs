@@ -1,6 +1,6 @@
 //! `EncoderSpec`: the sizes and options of one encoder, independent of how its family spells them.
 
-use crate::backend::Activation;
+use crate::backend::{Activation, RotaryPairing};
 
 use super::{LayerModule, Parameter, Part};
 
@@ -13,6 +13,14 @@ pub struct EncoderSpec {
     pub embedding_size: usize,
     pub hidden_size: usize,
     pub positions: PositionEmbeddings,
+    /// Rotary position embeddings of queries and keys.
+    pub rotary: Option<RotarySpec>,
+    /// Layers whose tokens attend to their neighbours alone.
+    pub local_attention: Option<LocalAttention>,
+    /// A table that is added to the scores of attention, by the distance of query and key.
+    pub relative_bias: Option<RelativeBiasSpec>,
+    /// ESM's token dropout.
+    pub mask_scaling: Option<MaskScaling>,
     /// Rows of the token-type table, of which row 0 is added to every token; `None` for an encoder without one.
     pub token_types: Option<usize>,
     /// Rows of ERNIE's task-type table, of which row 0 is added to every token.
@@ -30,6 +38,11 @@ pub struct EncoderSpec {
     /// Dense layers that a checkpoint stores as convolutions, and the number of their groups.
     pub convolution_groups: Vec<(LayerModule, usize)>,
     pub norm_placement: NormPlacement,
+    /// The first layer has a normalization before attention; only a pre-norm encoder may lack it.
+    pub first_attention_norm: bool,
+    /// The feed-forward block is `down(activation(gate(x)) · up(x))`.
+    pub gated: bool,
+    pub biases: Biases,
     /// The output of the last layer is normalized.
     pub final_norm: bool,
     /// Attention heads; divides `hidden_size`.
@@ -52,10 +65,66 @@ pub struct HeadSpec {
     pub tied_decoder: bool,
 }
 
-/// A learned table of position embeddings.
+/// Which dense layers and normalizations have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    pub attention: bool,
+    pub feed_forward: bool,
+    pub norm: bool,
+    pub head: bool,
+    pub decoder: bool,
+}
+
+impl Biases {
+    pub const ALL: Self = Self {
+        attention: true,
+        feed_forward: true,
+        norm: true,
+        head: true,
+        decoder: true,
+    };
+}
+
+/// Rotary position embeddings: <https://arxiv.org/abs/2104.09864>.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RotarySpec {
+    pub pairing: RotaryPairing,
+    /// The base of the frequencies.
+    pub theta: f64,
+}
+
+/// Layers whose tokens attend to their neighbours alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalAttention {
+    /// One for each layer: true for a local one.
+    pub is_local: Vec<bool>,
+    /// The largest distance of a token that is attended to.
+    pub distance: usize,
+    /// The base of the rotary frequencies in these layers.
+    pub theta: f64,
+}
+
+/// A table of biases by bucket of distance, as in T5: <https://arxiv.org/abs/1910.10683>, section 2.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativeBiasSpec {
+    pub buckets: usize,
+    /// Distances from here on share the last bucket of their direction.
+    pub distance_max: usize,
+}
+
+/// The word embedding of the mask token is zero, and the others are scaled by `kept / (1 - share of masks)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaskScaling {
+    pub mask_token: u32,
+    pub kept: f64,
+}
+
+/// The positions of a sequence, with a learned table for them or without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PositionEmbeddings {
+    /// Rows of the table, or without a table the longest sequence.
     pub rows: usize,
+    pub has_table: bool,
     pub rule: PositionRule,
 }
 
@@ -106,7 +175,8 @@ impl EncoderSpec {
     /// for both.
     pub fn parameters(&self) -> Vec<Parameter> {
         let both = [Part::Weight, Part::Bias];
-        let mut all = vec![Parameter::WordEmbeddings, Parameter::PositionEmbeddings];
+        let mut all = vec![Parameter::WordEmbeddings];
+        all.extend(self.positions.has_table.then_some(Parameter::PositionEmbeddings));
         all.extend(self.token_types.map(|_| Parameter::TokenTypeEmbeddings));
         all.extend(self.task_types.map(|_| Parameter::TaskTypeEmbeddings));
         if self.embedding_norm {
@@ -115,6 +185,7 @@ impl EncoderSpec {
         if self.embedding_projection {
             all.extend(both.map(Parameter::EmbeddingProjection));
         }
+        all.extend(self.relative_bias.map(|_| Parameter::RelativeBias));
         for layer in 0..self.layers {
             let modules = LayerModule::ALL.into_iter();
             all.extend(modules.flat_map(|module| both.map(|part| Parameter::Layer(layer, module, part))));
@@ -126,7 +197,67 @@ impl EncoderSpec {
         all.extend(both.map(Parameter::HeadNorm));
         all.extend((!self.head.tied_decoder).then_some(Parameter::Decoder));
         all.push(Parameter::DecoderBias);
+        all.retain(|&parameter| self.has(parameter));
         all
+    }
+
+    /// False for a bias, a gate or a normalization that the encoder lacks. The loader takes zeros for an absent bias.
+    pub fn has(&self, parameter: Parameter) -> bool {
+        let Biases {
+            attention,
+            feed_forward,
+            norm,
+            head,
+            decoder,
+        } = self.biases;
+        match parameter {
+            Parameter::EmbeddingNorm(Part::Bias)
+            | Parameter::FinalNorm(Part::Bias)
+            | Parameter::HeadNorm(Part::Bias) => norm,
+            Parameter::HeadDense(Part::Bias) => head,
+            Parameter::DecoderBias => decoder,
+            Parameter::Layer(layer, module, part) => {
+                let has_bias = match module {
+                    LayerModule::Query | LayerModule::Key | LayerModule::Value | LayerModule::AttentionOutput => {
+                        attention
+                    }
+                    LayerModule::FeedForwardGate | LayerModule::FeedForwardUp | LayerModule::FeedForwardDown => {
+                        feed_forward
+                    }
+                    LayerModule::AttentionNorm | LayerModule::OutputNorm => norm,
+                };
+                (part == Part::Weight || has_bias)
+                    && (module != LayerModule::FeedForwardGate || self.gated)
+                    && (module != LayerModule::AttentionNorm || layer > 0 || self.first_attention_norm)
+            }
+            _ => true,
+        }
+    }
+
+    /// True if every layer is BERT's: post-norm, with attention to all tokens by their content alone.
+    pub fn has_plain_layers(&self) -> bool {
+        self.norm_placement == NormPlacement::Post
+            && !self.gated
+            && self.rotary.is_none()
+            && self.local_attention.is_none()
+            && self.relative_bias.is_none()
+    }
+
+    /// The base of the rotary frequencies of a layer.
+    pub fn rotary_of(&self, layer: usize) -> Option<RotarySpec> {
+        let rotary = self.rotary?;
+        Some(match self.local_of(layer) {
+            Some(local) => RotarySpec {
+                theta: local.theta,
+                ..rotary
+            },
+            None => rotary,
+        })
+    }
+
+    /// The options of a layer's local attention; `None` if its tokens attend to all.
+    pub fn local_of(&self, layer: usize) -> Option<&LocalAttention> {
+        self.local_attention.as_ref().filter(|local| local.is_local[layer])
     }
 
     /// The shape of a parameter, rows before columns: a dense layer's weight is `[outputs, inputs]`.
@@ -138,6 +269,7 @@ impl EncoderSpec {
             Parameter::TokenTypeEmbeddings => vec![self.token_types.unwrap_or(0), embedding],
             Parameter::TaskTypeEmbeddings => vec![self.task_types.unwrap_or(0), embedding],
             Parameter::EmbeddingNorm(_) => vec![embedding],
+            Parameter::RelativeBias => vec![self.relative_bias.map_or(0, |bias| bias.buckets), self.heads],
             Parameter::EmbeddingProjection(part) => dense(hidden, embedding, part),
             Parameter::FinalNorm(_) => vec![hidden],
             Parameter::HeadDense(part) => dense(self.head.size, hidden, part),
@@ -148,7 +280,9 @@ impl EncoderSpec {
                 LayerModule::Query | LayerModule::Key | LayerModule::Value | LayerModule::AttentionOutput => {
                     dense(hidden, hidden, part)
                 }
-                LayerModule::FeedForwardUp => dense(self.intermediate_size, hidden, part),
+                LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => {
+                    dense(self.intermediate_size, hidden, part)
+                }
                 LayerModule::FeedForwardDown => dense(hidden, self.intermediate_size, part),
                 LayerModule::AttentionNorm | LayerModule::OutputNorm => vec![hidden],
             },

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{Architecture, EncoderError, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
-use crate::backend::{EncoderBackend, LayerNorm, LinearOp, Precision};
+use super::{Architecture, EncoderError, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy, RotarySpec};
+use crate::backend::{EncoderBackend, LayerNorm, LinearOp, Precision, RelativeBias, Rotary};
 use crate::checkpoint::{TensorError, TensorSource};
 
 /// Loads the parameters of one architecture onto one device.
@@ -12,6 +12,9 @@ pub(super) struct WeightLoader<'a, B: EncoderBackend> {
     source: &'a mut dyn TensorSource,
     device: &'a B::Device,
     precision: PrecisionPolicy,
+    /// Rotations by the base of their frequencies; layers share them.
+    rotations: Vec<(f64, Rotary<B>)>,
+    relative_bias: Option<RelativeBias<B>>,
 }
 
 impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
@@ -26,6 +29,8 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
             source,
             device,
             precision,
+            rotations: Vec::new(),
+            relative_bias: None,
         }
     }
 
@@ -37,8 +42,16 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
         self.precision
     }
 
+    /// The values of a parameter, zeros for a bias that the encoder lacks.
+    fn values(&mut self, parameter: Parameter) -> Result<Vec<f32>, TensorError> {
+        match self.spec().has(parameter) {
+            true => self.architecture.read(parameter, self.source),
+            false => Ok(vec![0.0; self.spec().elements(parameter)]),
+        }
+    }
+
     pub fn vector(&mut self, parameter: Parameter) -> Result<Tensor<B, 1>, TensorError> {
-        let values = self.architecture.read(parameter, self.source)?;
+        let values = self.values(parameter)?;
         let shape = [values.len()];
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
@@ -65,10 +78,7 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
     pub fn key_value(&mut self, layer: usize) -> Result<B::Linear, EncoderError> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for module in [LayerModule::Key, LayerModule::Value] {
-            let mut read = |part| {
-                self.architecture
-                    .read(Parameter::Layer(layer, module, part), self.source)
-            };
+            let mut read = |part| self.values(Parameter::Layer(layer, module, part));
             weight.append(&mut read(Part::Weight)?);
             bias.append(&mut read(Part::Bias)?);
         }
@@ -78,6 +88,43 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
             Tensor::from_data(TensorData::new(bias, [2 * hidden]), self.device),
             self.precision.dense(),
         )?)
+    }
+
+    /// The rotation of a layer's queries and keys.
+    pub fn rotary(&mut self, layer: usize) -> Option<Rotary<B>> {
+        let spec = self.spec();
+        let RotarySpec { pairing, theta } = spec.rotary_of(layer)?;
+        if let Some((_, known)) = self.rotations.iter().find(|(known, _)| *known == theta) {
+            return Some(known.clone());
+        }
+        let (positions, head) = (spec.positions.rows, spec.hidden_size / spec.heads);
+        let half = head / 2;
+        let angles = (0..positions).flat_map(|position| {
+            (0..half).map(move |pair| position as f64 * theta.powf(-2.0 * pair as f64 / head as f64))
+        });
+        let angles: Vec<f64> = angles.collect();
+        let table = |function: fn(f64) -> f64| {
+            let values: Vec<f64> = angles.iter().map(|&angle| function(angle)).collect();
+            Tensor::from_data(TensorData::new(values, [positions, half]).convert::<f32>(), self.device)
+        };
+        let rotary = Rotary {
+            pairing,
+            cos: table(f64::cos),
+            sin: table(f64::sin),
+        };
+        self.rotations.push((theta, rotary.clone()));
+        Some(rotary)
+    }
+
+    /// The table of biases by distance, which all layers share.
+    pub fn relative_bias(&mut self) -> Result<Option<RelativeBias<B>>, TensorError> {
+        if let (None, Some(bias)) = (&self.relative_bias, self.spec().relative_bias) {
+            self.relative_bias = Some(RelativeBias {
+                table: self.matrix(Parameter::RelativeBias)?,
+                distance_max: bias.distance_max,
+            });
+        }
+        Ok(self.relative_bias.clone())
     }
 
     /// The layer normalization whose scale and shift `parts` names.

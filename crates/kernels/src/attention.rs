@@ -40,6 +40,15 @@ pub struct Heads {
     pub precision: Precision,
 }
 
+/// The keys near a query are all that it attends to.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// The largest distance between a query and a key.
+    pub distance: usize,
+    /// For each query row the row of the same token among the keys, ascending within a sequence.
+    pub query_tokens: &'a [u32],
+}
+
 /// Buffers of a thread.
 #[derive(Default)]
 pub struct Scratch {
@@ -63,7 +72,7 @@ thread_local! {
 
 /// The columns of a head in rows of `hidden` (queries) or `2 * hidden` values (keys, then values).
 #[derive(Clone, Copy)]
-pub struct Head {
+pub struct Head<'a> {
     pub hidden: usize,
     /// The first column.
     pub start: usize,
@@ -71,6 +80,30 @@ pub struct Head {
     pub size: usize,
     /// Tokens of the sequence.
     pub tokens: usize,
+    /// Without it a query attends to all keys.
+    pub window: Option<WindowInSequence<'a>>,
+}
+
+/// A [`Window`] over one sequence.
+#[derive(Clone, Copy)]
+pub struct WindowInSequence<'a> {
+    distance: usize,
+    query_tokens: &'a [u32],
+    /// The first row of the sequence.
+    first: usize,
+}
+
+impl WindowInSequence<'_> {
+    /// The keys of up to 32 queries from `query` on, as rows of the sequence: for each query the first one and the last
+    /// one. Columns without a query repeat the last query.
+    fn bounds(self, query: usize, count: usize) -> [[i32; NR]; 2] {
+        let token = |column: usize| self.query_tokens[query + column.min(count - 1)] as i32 - self.first as i32;
+        let distance = self.distance.min(i32::MAX as usize / 2) as i32;
+        [
+            std::array::from_fn(|column| token(column) - distance),
+            std::array::from_fn(|column| token(column).saturating_add(distance)),
+        ]
+    }
 }
 
 /// `softmax(query · keyᵀ / √size) · value` for each head: `query` is `[query rows, hidden]`, `key_value`
@@ -81,6 +114,38 @@ pub struct Head {
 pub fn attention(
     context: Context<'_>,
     heads: Heads,
+    query: &[f32],
+    key_value: &[f32],
+    sequences: &[Sequence],
+    output: &mut [f32],
+) {
+    attend_all(context, heads, None, query, key_value, sequences, output);
+}
+
+/// [`attention()`] of each query to the keys within a window. Its work grows with the window, not with the sequence.
+///
+/// # Panics
+/// As [`attention()`], and if a query's token is not one of its sequence.
+pub fn windowed_attention(
+    context: Context<'_>,
+    heads: Heads,
+    window: Window<'_>,
+    query: &[f32],
+    key_value: &[f32],
+    sequences: &[Sequence],
+    output: &mut [f32],
+) {
+    for Sequence { queries, tokens } in sequences {
+        let of_sequence = &window.query_tokens[queries.clone()];
+        assert!(of_sequence.is_sorted() && of_sequence.iter().all(|&token| tokens.contains(&(token as usize))));
+    }
+    attend_all(context, heads, Some(window), query, key_value, sequences, output);
+}
+
+fn attend_all(
+    context: Context<'_>,
+    heads: Heads,
+    window: Option<Window<'_>>,
     query: &[f32],
     key_value: &[f32],
     sequences: &[Sequence],
@@ -113,6 +178,11 @@ pub fn attention(
             start: task % count * size,
             size,
             tokens: sequence.tokens.len(),
+            window: window.map(|window| WindowInSequence {
+                distance: window.distance,
+                query_tokens: &window.query_tokens[sequence.queries.clone()],
+                first: sequence.tokens.start,
+            }),
         };
         let key_value = &key_value[sequence.tokens.start * 2 * hidden..sequence.tokens.end * 2 * hidden];
         let query = &query[sequence.queries.start * hidden..sequence.queries.end * hidden];
@@ -142,26 +212,29 @@ impl Scratch {
         &mut self,
         isa: Isa,
         gemm: Gemm,
-        head: Head,
+        head: Head<'_>,
         query: &[f32],
         key_value: &[f32],
         output: impl Fn(usize, usize, usize) -> OutputTile<'a>,
     ) {
         self.pack(isa, gemm, head, key_value);
         for (index, query) in query.chunks(NR * head.hidden).enumerate() {
-            self.attend_some(isa, gemm, head, query, |row, dimension, columns| {
+            let count = query.len() / head.hidden;
+            let bounds = head.window.map(|window| window.bounds(index * NR, count));
+            self.attend_some(isa, gemm, head, bounds.as_ref(), query, |row, dimension, columns| {
                 output(index * NR + row, dimension, columns)
             });
         }
     }
 
     /// Packs the keys and values of a head.
-    fn pack(&mut self, isa: Isa, gemm: Gemm, head: Head, key_value: &[f32]) {
+    fn pack(&mut self, isa: Isa, gemm: Gemm, head: Head<'_>, key_value: &[f32]) {
         let Head {
             hidden,
             start,
             size,
             tokens,
+            ..
         } = head;
         let stride = 2 * hidden;
         let row_elements = row_elements(gemm.layout(size));
@@ -193,12 +266,14 @@ impl Scratch {
         }
     }
 
-    /// Computes up to 32 query rows of a head whose keys and values are packed.
+    /// Computes up to 32 query rows of a head whose keys and values are packed. `bounds` has the first and the last key
+    /// of each query; without it a query attends to all keys.
     fn attend_some<'a>(
         &mut self,
         isa: Isa,
         gemm: Gemm,
-        head: Head,
+        head: Head<'_>,
+        bounds: Option<&[[i32; NR]; 2]>,
         query: &[f32],
         output: impl Fn(usize, usize, usize) -> OutputTile<'a>,
     ) {
@@ -207,6 +282,7 @@ impl Scratch {
             start,
             size,
             tokens,
+            ..
         } = head;
         let rows = query.len() / hidden;
         let row_elements = row_elements(gemm.layout(size));
@@ -226,26 +302,44 @@ impl Scratch {
             transpose(isa, rows, rows_mut(columns));
         }
         let queries = &queries[..size.div_ceil(gemm.precision().values_per_element()) * 2];
-        let scores = grow_to(&mut self.scores, tokens * 2, ZERO_LINE);
         let blocks = RowBlocks::even(tokens, MR);
-        for index in 0..blocks.count() {
-            let keys = blocks.range(index);
+        let per_element = gemm.precision().values_per_element();
+        // The packed blocks that hold keys of the window, from a whole K-step on.
+        let (some_blocks, keys) = match bounds {
+            None => (0..blocks.count(), 0..tokens),
+            Some([first, last]) => {
+                let first = first.iter().min().map_or(0, |&key| key.max(0) as usize);
+                let last = last.iter().max().map_or(0, |&key| key.max(0) as usize).min(tokens - 1);
+                let some = blocks.holding(first)..blocks.holding(last) + 1;
+                let begin = blocks.start(some.start);
+                (some.clone(), begin - begin % per_element..blocks.start(some.end))
+            }
+        };
+        let scores = grow_to(&mut self.scores, keys.len() * 2, ZERO_LINE);
+        for index in some_blocks {
+            let block = blocks.range(index);
             let operands = Operands {
                 block: Block::Rows {
-                    elements: &self.keys[keys.start * row_elements..keys.end * row_elements],
-                    rows: keys.len(),
+                    elements: &self.keys[block.start * row_elements..block.end * row_elements],
+                    rows: block.len(),
                 },
                 panel: queries,
                 prefetch: &[],
             };
-            gemm.sums(&operands, &mut rows_mut(scores)[keys]);
+            gemm.sums(
+                &operands,
+                &mut rows_mut(scores)[block.start - keys.start..block.end - keys.start],
+            );
+        }
+        if let Some(bounds) = bounds {
+            exclude(isa, f32_rows_mut(scores), keys.start as i32, bounds);
         }
         let scale = 1.0 / (size as f32).sqrt();
         let mut factors = [0.0; NR];
         softmax(isa, f32_rows_mut(scores), scale, &mut factors);
         let probabilities: &[Line] = match gemm.precision() {
             Precision::Bf16 => {
-                let pairs = grow_to(&mut self.bf16_scores, tokens.div_ceil(2) * 2, ZERO_LINE);
+                let pairs = grow_to(&mut self.bf16_scores, keys.len().div_ceil(2) * 2, ZERO_LINE);
                 pack_scores_bf16(isa, f32_rows_mut(scores), pairs);
                 pairs
             }
@@ -253,8 +347,10 @@ impl Scratch {
         };
         let mut tile = ZERO_TILE;
         let blocks = RowBlocks::even(rows, MR);
-        let panels = self.values.chunks_exact(probabilities.len());
+        let panels = self.values.chunks_exact(tokens.div_ceil(per_element) * 2);
+        let first_line = keys.start / per_element * 2;
         for (panel, first) in panels.zip((0..size).step_by(NR)) {
+            let panel = &panel[first_line..first_line + probabilities.len()];
             for index in 0..blocks.count() {
                 let range = blocks.range(index);
                 let operands = Operands {
@@ -337,6 +433,17 @@ fn pack_scores_bf16_body(rows: &[[f32; NR]], lines: &mut [Line]) {
     }
 }
 
+/// Replaces scores of keys out of `bounds` by −∞; row 0 is the key `first`.
+#[inline(always)]
+fn exclude_body(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) {
+    for (key, row) in (first..).zip(scores) {
+        for n in 0..NR {
+            let is_near = bounds[0][n] <= key && key <= bounds[1][n];
+            row[n] = if is_near { row[n] } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
 /// Replaces scores by `e^(scale · (score - max))`, the maximum being that of the column; `factors` receives the
 /// reciprocal of each column's sum.
 #[inline(always)]
@@ -371,4 +478,7 @@ for_each_isa! {
 }
 for_each_isa! {
     fn softmax(scores: &mut [[f32; NR]], scale: f32, factors: &mut [f32; NR]) = fused softmax_body
+}
+for_each_isa! {
+    fn exclude(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) = exclude_body
 }

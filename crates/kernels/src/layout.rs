@@ -155,6 +155,19 @@ impl RowBlocks {
     pub fn range(self, index: usize) -> Range<usize> {
         self.start(index)..self.start(index + 1)
     }
+
+    /// The block that holds `row`.
+    pub fn holding(self, row: usize) -> usize {
+        // Blocks differ by a row at most, so this is the block or close to it.
+        let mut index = (row * self.count / self.rows).min(self.count - 1);
+        while self.start(index) > row {
+            index -= 1;
+        }
+        while self.start(index + 1) <= row {
+            index += 1;
+        }
+        index
+    }
 }
 
 /// The K dimension of a dense layer in panels and blocks.

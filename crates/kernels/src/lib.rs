@@ -52,7 +52,7 @@ mod schedule;
 mod scratch;
 mod self_attention;
 
-pub use attention::{Heads, Sequence, attention};
+pub use attention::{Heads, Sequence, Window, attention, windowed_attention};
 pub use context::Context;
 pub use encoder_tail::EncoderTail;
 pub use epilogue::Activation;

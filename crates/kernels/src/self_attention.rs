@@ -203,6 +203,7 @@ impl SelfAttention<'_> {
                 start: 0,
                 size,
                 tokens: tokens.len(),
+                window: None,
             };
             let query = &query[queries.start * size..queries.end * size];
             let key_value = &key_value[tokens.start * 2 * size..tokens.end * 2 * size];

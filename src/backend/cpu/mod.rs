@@ -12,13 +12,14 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pool, Sequence};
+use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pool, Sequence, Window};
 use ndarray::{ArcArray, IxDyn};
 
 use super::readout::row_len;
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
-    Precision, QueryRows, ReadoutSpec, SelfAttention, SequenceOffsets, UnsupportedPrecision,
+    Precision, QueryRows, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
+    reference,
 };
 
 /// The CPU backend.
@@ -136,7 +137,22 @@ impl EncoderBackend for Cpu {
         inputs: &ForwardInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        with_context(|context| self_attention(context, query_states, kv_states, layer, inputs.offsets(rows)))
+        match layer.is_plain() {
+            true => {
+                with_context(|context| self_attention(context, query_states, kv_states, layer, inputs.offsets(rows)))
+            }
+            false => reference::self_attention(query_states, kv_states, layer, inputs, rows),
+        }
+    }
+
+    fn rotate(
+        x: Tensor<Self, 2>,
+        rotary: &Rotary<Self>,
+        heads: usize,
+        inputs: &ForwardInputs,
+        rows: QueryRows,
+    ) -> Tensor<Self, 2> {
+        rotate(x, rotary, heads, &inputs.positions(rows))
     }
 
     fn sequence_attention(
@@ -146,7 +162,9 @@ impl EncoderBackend for Cpu {
         rows: QueryRows,
         options: AttentionOptions,
     ) -> Tensor<Self, 2> {
-        with_context(|context| attention(context, query, key_value, inputs.offsets(rows), options))
+        let tokens = options.window.map(|_| inputs.query_rows(rows));
+        let tokens = tokens.as_deref().unwrap_or_default();
+        with_context(|context| attention(context, query, key_value, inputs.offsets(rows), tokens, options))
     }
 
     fn encoder_tail(
@@ -170,11 +188,42 @@ impl EncoderBackend for Cpu {
     }
 }
 
+/// Rotates pairs of columns of `heads` heads in place.
+fn rotate(x: Tensor<Cpu, 2>, rotary: &Rotary<Cpu>, heads: usize, positions: &[u32]) -> Tensor<Cpu, 2> {
+    let [rows, columns] = x.dims();
+    let half = rotary.cos.dims()[1];
+    let (cos, sin) = (values(rotary.cos.clone()), values(rotary.sin.clone()));
+    let mut x = owned(values(x));
+    for (row, &position) in x.chunks_exact_mut(columns).zip(positions) {
+        let angles = position as usize * half..(position as usize + 1) * half;
+        let (cos, sin) = (&slice(&cos)[angles.clone()], &slice(&sin)[angles]);
+        for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
+            let turn = |(left, right): (&mut f32, &mut f32), cos: f32, sin: f32| {
+                (*left, *right) = (*left * cos - *right * sin, *right * cos + *left * sin);
+            };
+            match rotary.pairing {
+                RotaryPairing::Halves => {
+                    let (left, right) = head.split_at_mut(half);
+                    let pairs = left.iter_mut().zip(right).zip(cos.iter().zip(sin));
+                    pairs.for_each(|(pair, (cos, sin))| turn(pair, *cos, *sin));
+                }
+                RotaryPairing::Neighbours => {
+                    let (pairs, _) = head.as_chunks_mut::<2>();
+                    let pairs = pairs.iter_mut().zip(cos.iter().zip(sin));
+                    pairs.for_each(|([left, right], (cos, sin))| turn((left, right), *cos, *sin));
+                }
+            }
+        }
+    }
+    tensor(x, rows, columns)
+}
+
 fn attention(
     context: Context<'_>,
     query: Tensor<Cpu, 2>,
     key_value: Tensor<Cpu, 2>,
     offsets: SequenceOffsets<'_>,
+    query_tokens: &[u32],
     options: AttentionOptions,
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = query.dims();
@@ -186,7 +235,14 @@ fn attention(
         hidden,
         precision: kernel_precision(options.precision).expect("dense layers of this precision were refused at load"),
     };
-    cloze_kernels::attention(context, heads, slice(&query), slice(&key_value), &sequences, &mut mixed);
+    let (q, kv) = (slice(&query), slice(&key_value));
+    match options.window {
+        None => cloze_kernels::attention(context, heads, q, kv, &sequences, &mut mixed),
+        Some(distance) => {
+            let window = Window { distance, query_tokens };
+            cloze_kernels::windowed_attention(context, heads, window, q, kv, &sequences, &mut mixed);
+        }
+    }
     buffers::give_back(query);
     buffers::give_back(key_value);
     tensor(mixed, rows, hidden)
@@ -215,7 +271,7 @@ fn self_attention(
     if !joint.is_worthwhile(context, &sequences) {
         let query = layer.query.forward(query_states, None);
         let key_value = layer.key_value.forward(kv_states, None);
-        return attention(context, query, key_value, offsets, layer.options);
+        return attention(context, query, key_value, offsets, &[], layer.options);
     }
     let [rows, hidden] = query_states.dims();
     let (query_states, kv_states) = (values(query_states), values(kv_states));

@@ -6,12 +6,12 @@ use burn::tensor::{Tensor, TensorData};
 
 use cloze_kernels::{Context, Isa, Pool};
 
-use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, slice, tensor, values};
+use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, rotate, slice, tensor, values};
 use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
-use crate::backend::reference::{self, ReferenceLinear};
+use crate::backend::reference::{self, ByDistance, ReferenceLinear};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
-    Precision, ReadoutSpec, SelfAttention, SequenceOffsets,
+    Precision, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets,
 };
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
@@ -237,7 +237,8 @@ fn attention() {
                                 query,
                                 key_value,
                                 offsets,
-                                AttentionOptions { heads, precision },
+                                &[],
+                                AttentionOptions::new(heads, precision),
                             ),
                             expected.clone(),
                             error_max,
@@ -301,7 +302,9 @@ fn self_attention() {
                         let layer = SelfAttention {
                             query: layer(context, &query, &query_bias, precision),
                             key_value: layer(context, &key_value, &key_value_bias, precision),
-                            options: AttentionOptions { heads, precision },
+                            options: AttentionOptions::new(heads, precision),
+                            rotary: None,
+                            bias: None,
                         };
                         let (query_states, all) = (query_states.clone(), all.clone());
                         let fast = super::self_attention(context, query_states, all, &layer, offsets);
@@ -493,4 +496,109 @@ fn f16_is_refused() {
         error.map(|error| error.to_string()).as_deref(),
         Some("the backend cannot compute in f16; it can in f32, bf16 and int8")
     );
+}
+
+#[test]
+fn windowed_attention() {
+    let pools = pools();
+    for (heads, size) in [(1, 3), (2, 8), (3, 33)] {
+        let hidden = heads * size;
+        for lengths in [vec![1, 2], vec![17, 64, 3], vec![131], vec![40, 300]] {
+            let boundaries = offsets_of(&lengths);
+            let tokens = *boundaries.last().unwrap();
+            let all: Vec<u32> = (0..tokens as u32).collect();
+            // Every third token, as a readout has them.
+            let some = |bounds: &[usize]| (bounds[0]..bounds[1]).step_by(3).map(|row| row as u32);
+            let readout: Vec<u32> = boundaries.windows(2).flat_map(some).collect();
+            let counts: Vec<usize> = lengths.iter().map(|length| length.div_ceil(3)).collect();
+            for (query_rows, queries) in [(&all, boundaries.clone()), (&readout, offsets_of(&counts))] {
+                let offsets = SequenceOffsets {
+                    queries: &queries,
+                    keys: &boundaries,
+                };
+                let query = matrix(query_rows.len(), hidden, 4);
+                let key_value = matrix(tokens, 2 * hidden, 5);
+                for window in [0, 1, 8, 65, usize::MAX / 4] {
+                    let distance = ByDistance {
+                        query_rows,
+                        window: Some(window),
+                        bias: None,
+                    };
+                    let expected = match window > tokens {
+                        true => reference::attention(query.clone(), key_value.clone(), offsets, heads),
+                        false => {
+                            let (query, key_value) = (query.clone(), key_value.clone());
+                            reference::attention_by_distance(query, key_value, offsets, heads, distance)
+                        }
+                    };
+                    for context in contexts(&pools) {
+                        for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
+                            let options = AttentionOptions {
+                                window: Some(window),
+                                ..AttentionOptions::new(heads, precision)
+                            };
+                            let (query, key_value) = (query.clone(), key_value.clone());
+                            let fast = super::attention(context, query, key_value, offsets, query_rows, options);
+                            let isa = context.isa;
+                            let case = format!("{isa} {precision:?} {heads} heads of {size}, {offsets:?}, {window}");
+                            assert_within(fast, expected.clone(), error_max, &case);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn offsets_of(lengths: &[usize]) -> Vec<usize> {
+    let mut offsets = vec![0];
+    offsets.extend(lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    }));
+    offsets
+}
+
+#[test]
+fn rotation() {
+    let positions = [0, 3, 1, 6];
+    for (heads, size) in [(1, 2), (3, 4), (2, 10)] {
+        let rotated = heads * size;
+        for columns in [rotated, 2 * rotated] {
+            for pairing in [RotaryPairing::Halves, RotaryPairing::Neighbours] {
+                let rotary = Rotary {
+                    pairing,
+                    cos: matrix(7, size / 2, 1),
+                    sin: matrix(7, size / 2, 2),
+                };
+                let x = matrix(positions.len(), columns, 3);
+                let plain = reference::rotate(x.clone(), &rotary, heads, &positions);
+                let fast = rotate(x, &rotary, heads, &positions);
+                assert_close(
+                    fast,
+                    plain,
+                    &format!("{heads} heads of {size} in {columns} columns, {pairing:?}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pair_is_turned_by_its_angle() {
+    let quarter = |pairing| Rotary {
+        pairing,
+        cos: Tensor::from_data([[1.0, 1.0], [0.0, 0.0]], &Default::default()),
+        sin: Tensor::from_data([[0.0, 0.0], [1.0, 1.0]], &Default::default()),
+    };
+    let x = || Tensor::<Cpu, 2>::from_data([[1.0, 2.0, 3.0, 4.0]], &Default::default());
+    for (pairing, expected) in [
+        (RotaryPairing::Halves, [-3.0, -4.0, 1.0, 2.0]),
+        (RotaryPairing::Neighbours, [-2.0, 1.0, -4.0, 3.0]),
+    ] {
+        let turned = reference::rotate(x(), &quarter(pairing), 1, &[1]);
+        assert_eq!(turned.into_data().to_vec::<f32>().unwrap(), expected);
+        let still = reference::rotate(x(), &quarter(pairing), 1, &[0]);
+        assert_eq!(still.into_data().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    }
 }

@@ -19,7 +19,7 @@ use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets,
+    SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
 };
 
 /// The buffer that the kernels compute with, contiguous.
@@ -262,10 +262,14 @@ impl EncoderBackend for Gpu {
         inputs: &GpuInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
+        if !layer.is_plain() {
+            return reference::self_attention(query_states, kv_states, layer, inputs, rows);
+        }
         let SelfAttention {
             query,
             key_value,
             options,
+            ..
         } = layer;
         // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two
         // roundings less for each.
@@ -285,6 +289,9 @@ impl EncoderBackend for Gpu {
         rows: QueryRows,
         options: AttentionOptions,
     ) -> Tensor<Self, 2> {
+        if options.window.is_some() {
+            return reference::sequence_attention(query, key_value, &inputs.host, rows, options, None);
+        }
         let projected = Projected {
             hidden: query.dims()[1],
             query: primitive(query),

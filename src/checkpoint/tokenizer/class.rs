@@ -58,10 +58,12 @@ const MODEL_TYPES: &[(&str, Class)] = &[
     ("albert", Class::Albert),
     ("rembert", Class::RemBert),
     ("squeezebert", Class::Bert),
+    ("mpnet", Class::MpNet),
+    ("esm", Class::Esm),
 ];
 
 /// Model types for which transformers takes `tokenizer.json` as it is, whatever class the files name.
-const GENERIC_MODEL_TYPES: [&str; 1] = ["xlm-roberta-xl"];
+const GENERIC_MODEL_TYPES: [&str; 2] = ["xlm-roberta-xl", "modernbert"];
 
 const BERT_TOKENS: Defaults = [
     None,

@@ -23,7 +23,7 @@ use super::json;
 use super::names::{OTHER_WEIGHTS, PYTORCH_INDEX, PYTORCH_WEIGHTS, WEIGHTS, WEIGHTS_INDEX};
 
 /// Biases of the logits, in which −∞ excludes a token.
-const OUTPUT_BIASES: [&str; 8] = [
+const OUTPUT_BIASES: [&str; 9] = [
     "cls.predictions.bias",
     "cls.predictions.decoder.bias",
     "lm_head.bias",
@@ -32,6 +32,7 @@ const OUTPUT_BIASES: [&str; 8] = [
     "generator_lm_head.bias",
     "predictions.bias",
     "predictions.decoder.bias",
+    "decoder.bias",
 ];
 /// A bias that no sum of a logit outweighs, and that no later sum takes out of f32's range.
 const EXCLUDED: f32 = -1e30;

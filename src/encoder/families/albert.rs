@@ -77,7 +77,7 @@ fn name_of(module: LayerModule) -> &'static str {
         LayerModule::Value => "attention.value",
         LayerModule::AttentionOutput => "attention.dense",
         LayerModule::AttentionNorm => "attention.LayerNorm",
-        LayerModule::FeedForwardUp => "ffn",
+        LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => "ffn",
         LayerModule::FeedForwardDown => "ffn_output",
         LayerModule::OutputNorm => "full_layer_layer_norm",
     }

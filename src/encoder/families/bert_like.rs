@@ -3,8 +3,9 @@
 use super::fields::Fields;
 use super::{ConfigError, old_spellings, refuse, spellings};
 use crate::backend::Activation;
-use crate::encoder::spec::{HeadSpec, NormPlacement, PositionRule};
-use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings};
+use crate::encoder::{
+    Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule,
+};
 
 /// Names of the fields of a `config.json` that differ among families.
 pub struct Names {
@@ -15,7 +16,7 @@ pub struct Names {
     pub activation: &'static str,
 }
 
-const BERT: Names = Names {
+pub const BERT: Names = Names {
     hidden_size: "hidden_size",
     layers: "num_hidden_layers",
     heads: "num_attention_heads",
@@ -41,8 +42,13 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
         hidden_size,
         positions: PositionEmbeddings {
             rows: fields.size_or("max_position_embeddings", 512)?,
+            has_table: true,
             rule: PositionRule::Index,
         },
+        rotary: None,
+        local_attention: None,
+        relative_bias: None,
+        mask_scaling: None,
         token_types: Some(fields.size_or("type_vocab_size", 2)?),
         task_types: None,
         embedding_norm: true,
@@ -52,6 +58,9 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
         layers_per_group: 1,
         convolution_groups: Vec::new(),
         norm_placement: NormPlacement::Post,
+        first_attention_norm: true,
+        gated: false,
+        biases: Biases::ALL,
         final_norm: false,
         heads: fields.heads(names.heads, names.hidden_size, hidden_size)?,
         intermediate_size: fields.size(names.intermediate_size)?,
@@ -68,16 +77,24 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
 /// The same with RoBERTa's positions, which begin after the padding token, and with GELU in the head.
 pub fn roberta_spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     let mut spec = spec(fields)?;
-    let pad_token = fields.token_or("pad_token_id", 1)?;
-    spec.positions.rule = PositionRule::SkipPadding { pad_token };
-    if spec.positions.rows <= spec.positions.offset() {
-        return refuse(format!(
-            "max_position_embeddings is {}; after pad_token_id ({pad_token}) no position is left",
-            spec.positions.rows
-        ));
-    }
+    spec.positions = after_padding(spec.positions.rows, fields.token_or("pad_token_id", 1)?)?;
     spec.head.activation = Activation::Gelu;
     Ok(spec)
+}
+
+/// A table of position embeddings that begins after the padding token's row.
+pub fn after_padding(rows: usize, pad_token: u32) -> Result<PositionEmbeddings, ConfigError> {
+    let positions = PositionEmbeddings {
+        rows,
+        has_table: true,
+        rule: PositionRule::SkipPadding { pad_token },
+    };
+    match rows > positions.offset() {
+        true => Ok(positions),
+        false => refuse(format!(
+            "max_position_embeddings is {rows}; after pad_token_id ({pad_token}) no position is left"
+        )),
+    }
 }
 
 /// BERT's names of the embeddings and the layers, below `prefix`; `None` for other parameters. Each name has its old
@@ -112,7 +129,7 @@ pub fn module(module: LayerModule) -> &'static str {
         LayerModule::Value => "attention.self.value",
         LayerModule::AttentionOutput => "attention.output.dense",
         LayerModule::AttentionNorm => "attention.output.LayerNorm",
-        LayerModule::FeedForwardUp => "intermediate.dense",
+        LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => "intermediate.dense",
         LayerModule::FeedForwardDown => "output.dense",
         LayerModule::OutputNorm => "output.LayerNorm",
     }

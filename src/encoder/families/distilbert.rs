@@ -52,7 +52,7 @@ fn name_of(module: LayerModule) -> &'static str {
         LayerModule::Value => "attention.v_lin",
         LayerModule::AttentionOutput => "attention.out_lin",
         LayerModule::AttentionNorm => "sa_layer_norm",
-        LayerModule::FeedForwardUp => "ffn.lin1",
+        LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => "ffn.lin1",
         LayerModule::FeedForwardDown => "ffn.lin2",
         LayerModule::OutputNorm => "output_layer_norm",
     }

@@ -60,6 +60,14 @@ impl Fields {
         }
     }
 
+    /// The id of a token.
+    pub fn token(&self, name: &str) -> Result<u32, ConfigError> {
+        match self.get(name) {
+            Some(_) => self.token_or(name, 0),
+            None => refuse(format!("missing field `{name}`")),
+        }
+    }
+
     /// The id of a token, `default` if it is absent.
     pub fn token_or(&self, name: &str, default: u32) -> Result<u32, ConfigError> {
         let Some(value) = self.get(name) else {

@@ -16,8 +16,11 @@ mod data2vec;
 mod distilbert;
 mod electra;
 mod ernie;
+mod esm;
 mod fields;
 mod megatron_bert;
+mod modernbert;
+mod mpnet;
 mod refused;
 mod rembert;
 mod roberta;
@@ -45,6 +48,9 @@ const FAMILIES: &[&Family] = &[
     &albert::FAMILY,
     &rembert::FAMILY,
     &squeezebert::FAMILY,
+    &mpnet::FAMILY,
+    &esm::FAMILY,
+    &modernbert::FAMILY,
 ];
 
 /// An architecture of transformers that the encoder can run.
@@ -68,6 +74,12 @@ pub struct Family {
 pub enum Form {
     /// As the encoder uses it.
     Whole,
+    /// Some rows of a tensor that joins several dense layers.
+    Rows {
+        first: usize,
+        /// Rows of the tensor.
+        of: usize,
+    },
     /// A dense layer's weight as a convolution over single tokens in this many groups: outputs of a group depend on
     /// inputs of the same group alone.
     GroupedConvolution(usize),
@@ -143,6 +155,7 @@ impl Architecture {
         let shape = self.spec.shape(parameter);
         match (self.form(parameter), shape.as_slice()) {
             (Form::GroupedConvolution(groups), &[outputs, inputs]) => vec![outputs, inputs / groups, 1],
+            (Form::Rows { of, .. }, [_, columns @ ..]) => [&[of], columns].concat(),
             _ => shape,
         }
     }
@@ -160,6 +173,10 @@ impl Architecture {
         let values = source.tensor(&name, &self.stored_shape(parameter))?;
         Ok(match (self.form(parameter), self.spec.shape(parameter).as_slice()) {
             (Form::GroupedConvolution(groups), &[outputs, inputs]) => block_diagonal(&values, outputs, inputs, groups),
+            (Form::Rows { first, .. }, &[rows, ref columns @ ..]) => {
+                let row = columns.iter().product::<usize>();
+                values[first * row..(first + rows) * row].to_vec()
+            }
             _ => values,
         })
     }

@@ -71,7 +71,7 @@ fn name_of(module: LayerModule) -> &'static str {
         LayerModule::Value => "attention.value",
         LayerModule::AttentionOutput => "post_attention.conv1d",
         LayerModule::AttentionNorm => "post_attention.layernorm",
-        LayerModule::FeedForwardUp => "intermediate.conv1d",
+        LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => "intermediate.conv1d",
         LayerModule::FeedForwardDown => "output.conv1d",
         LayerModule::OutputNorm => "output.layernorm",
     }

@@ -232,7 +232,7 @@ fn attention_is_that_of_the_reference_for_any_sequences() {
             // Far apart, so that the softmax is not flat.
             let (query, plain_query) = in_precision(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
             let (key_value, plain_key_value) = in_precision(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
-            let options = AttentionOptions { heads, precision };
+            let options = AttentionOptions::new(heads, precision);
             let fast = Gpu::sequence_attention(query, key_value, &inputs, QueryRows::ReadoutOnly, options);
             let expected = reference::attention(plain_query, plain_key_value, offsets, heads);
             let case = format!("{heads} heads of {head_size}, {offsets:?}, {precision}");
@@ -259,10 +259,9 @@ fn self_attention_is_that_of_the_reference() {
         let layer = |of_context| SelfAttention::<Gpu> {
             query: GpuLinear::prepare(query_weight.clone(), query_bias.clone(), precision).unwrap(),
             key_value: GpuLinear::prepare(key_value_weight.clone(), key_value_bias.clone(), precision).unwrap(),
-            options: AttentionOptions {
-                heads,
-                precision: of_context,
-            },
+            options: AttentionOptions::new(heads, of_context),
+            rotary: None,
+            bias: None,
         };
         let (queries, keys) = (
             hidden(&gpu, 5, width, 5, precision),
