@@ -23,13 +23,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let worker = model.load_on::<Reference>(&Default::default(), Precision::F32)?;
     let engine = Engine::start(vec![Box::new(worker)], Limits::default())?;
     let task = FillMask::new(model.tokenizer, &model.info, model.info.max_tokens);
-    let pipeline = Arc::new(Pipeline::new(task, engine));
+    let pipeline = Arc::new(Pipeline::start(task, engine)?);
     let request = Request {
         texts: vec!["Paris is the [MASK] of France.".to_owned()],
         parameters: Parameters::default(),
     };
     let admission = pipeline.admit()?;
-    let answered = pipeline.run(admission, request, Deadline::never()).await?;
+    let scored = pipeline.run(admission, request, Deadline::never()).await?;
+    let answered = pipeline.decode(scored, Deadline::never()).await?;
     for prediction in &answered.texts[0][0] {
         println!("{:5.1} %  {}", 100.0 * prediction.score, prediction.sequence);
     }

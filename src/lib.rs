@@ -32,6 +32,7 @@
 //! - [`checkpoint`]: `config.json`, tokenizer files, safetensors, the embedded demo model.
 //! - [`backend`]: the operations that an encoder needs, on ndarray and on wgpu.
 //! - [`hub`]: the Hugging Face hub's cache and downloads.
+//! - [`work`]: CPU work of requests in slices, shared fairly.
 //! - [`sys`]: memory, CPU, file descriptors, panics, the crypto provider of TLS.
 //!
 //! `ARCHITECTURE.md` follows a request through them.
@@ -54,5 +55,6 @@ pub mod server;
 pub mod sys;
 pub mod tasks;
 pub mod text;
+pub mod work;
 
 pub use open::{BatchTimeout, Builder, Cloze, OpenError, WarmUpExtent};

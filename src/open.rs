@@ -11,7 +11,7 @@ use crate::engine::{Engine, Limits};
 use crate::lm::{
     BackendKind, DeviceInfo, LoadError, LoadedModel, ModelInfo, Placement, PretrainedModel, WarmUp, WarmUpError,
 };
-use crate::pipeline::{self, Answered, Deadline, Pipeline};
+use crate::pipeline::{self, Answered, Deadline, MEMORY_BYTES_MAX, Pipeline};
 use crate::server::{self, About, App, Settings};
 use crate::tasks::fill_mask::{FillMask, Parameters, Request, TextAnswer};
 
@@ -90,7 +90,8 @@ impl Cloze {
     /// A text or parameter that is refused, a full queue, and failures of the model.
     pub async fn answer(&self, request: Request) -> Result<Answered, pipeline::Error> {
         let admission = self.pipeline.admit()?;
-        self.pipeline.run(admission, request, Deadline::never()).await
+        let scored = self.pipeline.run(admission, request, Deadline::never()).await?;
+        self.pipeline.decode(scored, Deadline::never()).await
     }
 }
 
@@ -166,6 +167,7 @@ pub struct Builder {
     limits: Limits,
     tokens_max: Option<usize>,
     texts_max: Option<usize>,
+    memory_max: usize,
     warm_up: WarmUpExtent,
     batch_timeout: BatchTimeout,
     on_warm_up: Box<dyn FnMut(usize, usize)>,
@@ -179,6 +181,7 @@ impl Default for Builder {
             limits: Limits::default(),
             tokens_max: None,
             texts_max: None,
+            memory_max: MEMORY_BYTES_MAX,
             warm_up: WarmUpExtent::default(),
             batch_timeout: BatchTimeout::default(),
             on_warm_up: Box::new(|_, _| {}),
@@ -211,6 +214,11 @@ impl Builder {
             texts_max: Some(texts_max),
             ..self
         }
+    }
+
+    /// The most bytes of all bodies and answers in memory; by default [`MEMORY_BYTES_MAX`].
+    pub fn memory_max(self, memory_max: usize) -> Self {
+        Self { memory_max, ..self }
     }
 
     pub fn warm_up(self, warm_up: WarmUpExtent) -> Self {
@@ -262,7 +270,8 @@ impl Builder {
             engine.start_watchdog(limit).map_err(OpenError::Threads)?;
         }
         let task = FillMask::new(model.tokenizer, &model.info, tokens_max);
-        let mut pipeline = Pipeline::new(task, engine);
+        let pipeline = Pipeline::start(task, engine).map_err(OpenError::Threads)?;
+        let mut pipeline = pipeline.with_memory_max(self.memory_max);
         if let Some(texts_max) = self.texts_max {
             pipeline = pipeline.with_texts_max(texts_max);
         }

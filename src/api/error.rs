@@ -70,6 +70,11 @@ impl From<pipeline::Error> for Error {
                 "The server is busy: its queue is full. Try again in a second.",
                 Duration::from_secs(1),
             ),
+            pipeline::Error::MemoryFull(_) => Self::unavailable(
+                "memory_full",
+                "The server is busy: the memory for requests and answers is used up. Try again in a second.",
+                Duration::from_secs(1),
+            ),
             pipeline::Error::Stopped => Self::unavailable(
                 "shutting_down",
                 "The server is shutting down; try again in a few seconds.",
@@ -102,6 +107,7 @@ fn status(error: &InputError) -> (u16, &'static str) {
         InputError::Encode(EncodeError::TooManyTokens { .. } | EncodeError::TooManyBytes { .. }) => {
             (422, "too_many_tokens")
         }
+        InputError::Encode(EncodeError::TooMuchWork { .. } | EncodeError::LongWord { .. }) => (422, "too_much_work"),
         InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
         InputError::Empty { .. } => (400, "empty"),
         InputError::NoMask { .. } => (400, "no_mask"),
@@ -122,6 +128,12 @@ mod tests {
         let timeout = pipeline::Error::Timeout(Duration::from_millis(20));
         for (error, status, error_type, retry_after) in [
             (pipeline::Error::Overloaded, 503, "overloaded", Some(1)),
+            (
+                pipeline::Error::MemoryFull(pipeline::MemoryFull),
+                503,
+                "memory_full",
+                Some(1),
+            ),
             (pipeline::Error::Stopped, 503, "shutting_down", Some(5)),
             (timeout, 504, "timeout", None),
             (pipeline::Error::Internal("a secret".to_owned()), 500, "internal", None),

@@ -7,4 +7,4 @@ mod response;
 pub use error::{Error, ErrorBody};
 pub use request::{Format, without_bom};
 pub(crate) use request::{JsonObject, WholeNumber, json_error, parse_top_k};
-pub use response::FillMaskResponse;
+pub use response::AnswerJson;

@@ -10,6 +10,8 @@ pub struct Deadline {
     pub at: Instant,
     /// For the error that the client gets.
     pub timeout: Duration,
+    /// The client chose it.
+    pub shortened: bool,
 }
 
 /// Practically no limit, and far from the end of the clock.
@@ -22,6 +24,7 @@ impl Deadline {
         Self {
             at: Instant::now() + timeout,
             timeout,
+            shortened: false,
         }
     }
 
@@ -29,9 +32,12 @@ impl Deadline {
         Self::after(NEVER)
     }
 
-    /// The earlier of this deadline and `timeout` from now.
+    /// The earlier of this deadline and `timeout` from now, which a client chose.
     pub fn within(self, timeout: Duration) -> Self {
-        let other = Self::after(timeout);
+        let other = Self {
+            shortened: true,
+            ..Self::after(timeout)
+        };
         if other.at < self.at { other } else { self }
     }
 }
@@ -47,6 +53,7 @@ mod tests {
         let nearer = deadline.within(Duration::from_secs(1));
         assert_eq!((nearer.at - Instant::now()).as_secs(), 1);
         assert_eq!(nearer.timeout.as_secs(), 1);
+        assert!(nearer.shortened && !deadline.shortened);
         for longer in [2 * minute, Duration::MAX] {
             let same = deadline.within(longer);
             assert_eq!((same.at, same.timeout), (deadline.at, minute));

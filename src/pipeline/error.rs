@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::MemoryFull;
 use crate::engine::EngineError;
 use crate::tasks::fill_mask::InputError;
 use crate::text::DecodeError;
+use crate::work::WorkError;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -14,6 +16,9 @@ pub enum Error {
     /// The queue is full.
     #[error("the queue is full")]
     Overloaded,
+    /// The memory for bodies and answers is used up.
+    #[error(transparent)]
+    MemoryFull(#[from] MemoryFull),
     /// The engine takes no more requests.
     #[error("the engine has stopped")]
     Stopped,
@@ -40,5 +45,14 @@ impl Error {
 impl From<DecodeError> for Error {
     fn from(error: DecodeError) -> Self {
         Self::Internal(error.to_string())
+    }
+}
+
+impl From<WorkError> for Error {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Stopped => Self::Stopped,
+            WorkError::Panicked(_) => Self::Internal(error.to_string()),
+        }
     }
 }

@@ -1,37 +1,57 @@
 //! One request, from admission to answer.
 //!
-//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request,
-//! submits its sequences to the engine and finishes the answer. Planning and finishing compute on blocking threads, until the
-//! deadline at most. The steps are public for callers that bring threads of their own.
+//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request and
+//! submits its sequences to the engine; [`Pipeline::decode`] finishes the answer. Planning and decoding compute on the threads of
+//! a [`WorkPool`], in slices, until the deadline or the departure of the client.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `deadline` | the moment until which a request must be answered |
+//! | `memory` | the limit on the bytes of all bodies and answers |
+//! | `progress` | notices when requests no longer get through |
+//! | `error` | why a request has no answer |
 
 mod deadline;
 mod error;
+mod memory;
+mod progress;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::debug_span;
 use tracing::field::Empty;
+use tracing::{Instrument, Span, debug_span};
 
 pub use deadline::Deadline;
 pub use error::Error;
+pub use memory::{MemoryFull, MemoryLimit, Reservation};
+use progress::Progress;
 
 use crate::engine::{Admission, Engine, Timing};
 use crate::lm::Scores;
-use crate::tasks::fill_mask::{FillMask, Plan, Request, TextAnswer};
+use crate::tasks::fill_mask::{Answer, FillMask, Plan, Request, TextAnswer};
+use crate::work::WorkPool;
 
 /// Work on at most this many bytes is done at once, without a change of threads: some tens of microseconds.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// One thread would let a text of some milliseconds, which has no checkpoint inside, delay all others.
+const THREADS_MIN: usize = 2;
+
+/// Default limit on the bytes of all bodies and answers.
+pub const MEMORY_BYTES_MAX: usize = 128 << 20;
 
 /// A task and the engine that computes it.
 pub struct Pipeline {
     task: FillMask,
     engine: Engine,
     texts_max: usize,
+    pool: Arc<WorkPool>,
+    memory: MemoryLimit,
+    progress: Progress,
 }
 
 /// Sizes and times of one answered request.
@@ -46,27 +66,52 @@ pub struct Cost {
     pub timing: Timing,
 }
 
+/// A request that the model has answered; its strings are not decoded yet.
+#[derive(Debug)]
+pub struct Scored {
+    pub answer: Answer,
+    pub cost: Cost,
+    /// The memory of the answer.
+    pub memory: Reservation,
+}
+
 /// The answer to one request.
 #[derive(Debug)]
 pub struct Answered {
     /// One for each text, in order.
     pub texts: Vec<TextAnswer>,
     pub cost: Cost,
+    /// The memory of the answer.
+    pub memory: Reservation,
 }
 
 impl Pipeline {
-    /// A request holds at most as many texts as the queue.
-    pub fn new(task: FillMask, engine: Engine) -> Self {
-        Self {
+    /// Starts the threads that plan and decode, one for each core. A request holds at most as many texts as the queue.
+    ///
+    /// # Errors
+    /// When the system starts too few threads.
+    pub fn start(task: FillMask, engine: Engine) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = Arc::new(WorkPool::start(cores.max(THREADS_MIN))?);
+        Ok(Self {
             task,
             texts_max: engine.limits().queue_size,
             engine,
-        }
+            memory: MemoryLimit::new(MEMORY_BYTES_MAX, Arc::clone(&pool)),
+            pool,
+            progress: Progress::default(),
+        })
     }
 
     /// Sets the most texts of one request.
     pub fn with_texts_max(self, texts_max: usize) -> Self {
         Self { texts_max, ..self }
+    }
+
+    /// Sets the limit on the bytes of all bodies and answers in memory.
+    pub fn with_memory_max(self, bytes: usize) -> Self {
+        let memory = MemoryLimit::new(bytes, Arc::clone(&self.pool));
+        Self { memory, ..self }
     }
 
     pub fn task(&self) -> &FillMask {
@@ -82,6 +127,23 @@ impl Pipeline {
         self.texts_max
     }
 
+    /// The limit on the bytes of bodies and answers.
+    pub fn memory(&self) -> &MemoryLimit {
+        &self.memory
+    }
+
+    /// Requests that plan or decode, or wait for a thread to do so.
+    pub fn computing(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// True if a new request can be expected to get an answer: the model works, and requests get through.
+    pub fn is_ready(&self) -> bool {
+        let (sequences, _) = self.engine.waiting();
+        let requests = self.pool.len() + sequences;
+        self.engine.is_ready() && self.progress.is_ready(requests, self.pool.longest_wait())
+    }
+
     /// Admits a request, before its body is read. It is not refused for a full queue afterwards.
     ///
     /// # Errors
@@ -92,27 +154,39 @@ impl Pipeline {
             .map_err(|error| Error::from_engine(error, Duration::ZERO))
     }
 
-    /// Answers an admitted request.
+    /// Has the model answer an admitted request.
     ///
     /// # Errors
-    /// The first text or parameter that is refused, the deadline, and failures of the engine.
+    /// The first text or parameter that is refused, the deadline, the memory limit, and failures of the engine.
     pub async fn run(
         self: &Arc<Self>,
         admission: Admission,
         request: Request,
         deadline: Deadline,
-    ) -> Result<Answered, Error> {
+    ) -> Result<Scored, Error> {
+        let scored = self.plan_and_submit(admission, request, deadline).await;
+        self.progress.note(scored.as_ref().err(), deadline);
+        scored
+    }
+
+    async fn plan_and_submit(
+        self: &Arc<Self>,
+        admission: Admission,
+        request: Request,
+        deadline: Deadline,
+    ) -> Result<Scored, Error> {
         let started_at = Instant::now();
+        let pipeline = Arc::clone(self);
         let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
-        // The admission comes along, so that the place is taken until the work ends, even if the client leaves before.
-        let planned = self.compute(deadline, move |pipeline| {
-            let _entered = span.enter();
-            let plan = pipeline.plan(&request)?;
-            span.record("texts", plan.sequences.len());
-            span.record("tokens", plan.tokens());
+        // The admission comes along, so that the place is taken while the work goes on.
+        let plan = async move {
+            let plan = pipeline.task.plan_in_slices(&request, pipeline.texts_max).await?;
+            Span::current().record("texts", plan.sequences.len());
+            Span::current().record("tokens", plan.tokens());
             Ok::<_, Error>((plan, admission))
-        });
-        let (plan, admission) = planned.await??;
+        };
+        let (plan, admission) = self.compute(deadline, plan.instrument(span)).await??;
+        let memory = self.memory.reserve(plan.bytes())?;
         let tokenizing = started_at.elapsed();
 
         let (scores, timing) = self.submit(admission, &plan, deadline).await?;
@@ -123,15 +197,31 @@ impl Pipeline {
             tokenizing,
             timing,
         };
-        let span = debug_span!("render");
-        let finished = self.compute(deadline, move |pipeline| {
-            span.in_scope(|| pipeline.finish(&plan, scores))
-        });
-        let texts = finished.await??;
-        Ok(Answered { texts, cost })
+        let answer = Answer::new(plan, scores);
+        Ok(Scored { answer, cost, memory })
     }
 
-    /// Checks and tokenizes a request. Takes processor time.
+    /// Decodes the answer to a request. [`FillMask::prediction`] decodes one prediction at a time.
+    ///
+    /// # Errors
+    /// The deadline, the memory limit, and a tokenizer whose decoder fails.
+    pub async fn decode(self: &Arc<Self>, scored: Scored, deadline: Deadline) -> Result<Answered, Error> {
+        let Scored {
+            answer,
+            cost,
+            mut memory,
+        } = scored;
+        let pipeline = Arc::clone(self);
+        let decode = async move {
+            let decoded = |bytes| Ok::<_, Error>(memory.grow(bytes)?);
+            let texts = pipeline.task.decode_in_slices(&answer, decoded).await?;
+            Ok(Answered { texts, cost, memory })
+        };
+        let decoded = self.compute(deadline, decode.instrument(debug_span!("render"))).await;
+        decoded.and_then(|answered| answered)
+    }
+
+    /// Checks and tokenizes a request on the calling thread.
     ///
     /// # Errors
     /// The first text or parameter that is refused.
@@ -153,28 +243,18 @@ impl Pipeline {
         submitted.map_err(|error| Error::from_engine(error, deadline.timeout))
     }
 
-    /// Turns scores into predictions. Takes processor time.
-    ///
-    /// # Errors
-    /// When the tokenizer's decoder fails.
-    pub fn finish(&self, plan: &Plan, scores: Vec<Scores>) -> Result<Vec<TextAnswer>, Error> {
-        Ok(self.task.answer(plan, scores)?)
-    }
-
-    /// Runs `work` on a blocking thread, and waits until the deadline at most. Work that has not started by then, or when the
-    /// future is dropped, never starts; work that has started runs to its end, and its result is dropped.
+    /// Runs `work`, which awaits checkpoints alone, on the pool, and waits until the deadline at most. When the deadline passes
+    /// or the returned future is dropped, the work ends at its next checkpoint.
     ///
     /// # Errors
     /// [`Error::Timeout`], and [`Error::Internal`] for a panic.
     pub async fn compute<T: Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         deadline: Deadline,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
+        work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Error> {
-        let pipeline = Arc::clone(self);
-        let mut working = AbortOnDrop(tokio::task::spawn_blocking(move || work(&pipeline)));
-        match tokio::time::timeout_at(deadline.at, &mut working.0).await {
-            Ok(done) => done.map_err(|error| Error::Internal(error.to_string())),
+        match tokio::time::timeout_at(deadline.at, self.pool.spawn(work)).await {
+            Ok(done) => Ok(done?),
             Err(_) => {
                 self.engine.stats().expired.add(1);
                 Err(Error::Timeout(deadline.timeout))
@@ -182,29 +262,21 @@ impl Pipeline {
         }
     }
 
-    /// The same for work on `bytes` bytes that takes no time worth a change of threads if they are few, such as parsing a
-    /// body.
+    /// Runs `work` on `bytes` bytes, such as parsing a body: on the calling thread if they take no time worth a change of
+    /// threads, else on the pool.
     ///
     /// # Errors
     /// As of [`compute`](Self::compute).
     pub async fn compute_bytes<T: Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         bytes: usize,
         deadline: Deadline,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         match bytes <= INLINE_BYTES_MAX {
             true => Ok(work()),
-            false => self.compute(deadline, |_| work()).await,
+            false => self.compute(deadline, async { work() }).await,
         }
-    }
-}
-
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -212,8 +284,6 @@ impl Answered {
     /// The bytes of all strings: a measure for the work of writing the answer.
     pub fn bytes(&self) -> usize {
         let predictions = self.texts.iter().flatten().flatten();
-        predictions
-            .map(|prediction| prediction.sequence.len() + prediction.token_str.len())
-            .sum()
+        predictions.map(|prediction| prediction.bytes()).sum()
     }
 }

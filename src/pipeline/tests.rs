@@ -1,7 +1,8 @@
 //! The pipeline over the demo model's tokenizer and a model that each test controls.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 
 use super::*;
 use crate::engine::Limits;
@@ -33,7 +34,7 @@ fn pipeline(model: impl FnMut(&Batch) -> Result<(), ModelError> + Send + 'static
         ..Limits::default()
     };
     let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
-    Arc::new(Pipeline::new(task, engine))
+    Arc::new(Pipeline::start(task, engine).unwrap())
 }
 
 fn request(texts: &[&str]) -> Request {
@@ -45,7 +46,23 @@ fn request(texts: &[&str]) -> Request {
 
 async fn run(pipeline: &Arc<Pipeline>, texts: &[&str], deadline: Deadline) -> Result<Answered, Error> {
     let admission = pipeline.admit()?;
-    pipeline.run(admission, request(texts), deadline).await
+    let scored = pipeline.run(admission, request(texts), deadline).await?;
+    pipeline.decode(scored, deadline).await
+}
+
+/// Takes every thread that plans and decodes until the sender is dropped.
+async fn take_all_threads(pipeline: &Pipeline) -> Sender<()> {
+    let (release, gate) = channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    for _ in 0..pipeline.pool.threads() {
+        let gate = Arc::clone(&gate);
+        // Never ends by itself: the first waits for the release and holds the lock, the others wait for the lock.
+        std::mem::forget(pipeline.pool.spawn(async move { gate.lock().unwrap().recv().is_err() }));
+    }
+    while pipeline.pool.len() < pipeline.pool.threads() || pipeline.pool.longest_wait() > Duration::ZERO {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    release
 }
 
 fn passes(pipeline: &Pipeline) -> u64 {
@@ -93,7 +110,7 @@ async fn the_limit_on_texts_can_differ_from_the_size_of_the_queue() {
     let files = PretrainedModel::embedded().unwrap();
     let task = FillMask::new(files.tokenizer, &files.info, 64);
     let engine = Engine::start(vec![Box::new(FakeModel(|_: &Batch| Ok(())))], Limits::default()).unwrap();
-    let pipeline = Arc::new(Pipeline::new(task, engine).with_texts_max(2));
+    let pipeline = Arc::new(Pipeline::start(task, engine).unwrap().with_texts_max(2));
     assert!(pipeline.plan(&request(&["[MASK]"; 2])).is_ok());
     assert!(pipeline.plan(&request(&["[MASK]"; 3])).is_err());
 }
@@ -110,7 +127,7 @@ async fn two_lists_admitted_while_the_queue_is_empty_are_both_answered() {
     let lists = [["[MASK]"; 4]; 2].map(|texts| (pipeline.admit().unwrap(), request(&texts)));
     let runs = lists.map(|(admission, request)| pipeline.run(admission, request, Deadline::after(MINUTE)));
     for answered in futures_util::future::join_all(runs).await {
-        assert_eq!(answered.unwrap().texts.len(), 4);
+        assert_eq!(answered.unwrap().cost.texts, 4);
     }
     assert_eq!(pipeline.engine.stats().rejected.get(), 0);
 }
@@ -138,95 +155,133 @@ async fn a_failing_model_is_an_internal_error() {
     );
 }
 
-/// A runtime whose only blocking thread is taken until the sender is dropped.
-fn one_blocking_thread() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).max_blocking_threads(1).enable_time();
-    builder.build().unwrap()
+#[tokio::test]
+async fn the_deadline_holds_while_a_request_waits_to_be_planned_and_to_be_decoded() {
+    let timeout = Duration::from_millis(300);
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let scored = pipeline.run(pipeline.admit().unwrap(), request(&["[MASK]"]), Deadline::never());
+    let scored = scored.await.unwrap();
+    let release = take_all_threads(&pipeline).await;
+    let deadline = Deadline::after(timeout);
+    let (planned, decoded) = tokio::join!(run(&pipeline, &["[MASK]"], deadline), pipeline.decode(scored, deadline));
+    assert_eq!(planned.unwrap_err(), Error::Timeout(timeout));
+    assert_eq!(decoded.unwrap_err(), Error::Timeout(timeout));
+    assert_eq!(passes(&pipeline), 1);
+    assert_eq!(pipeline.engine.stats().expired.get(), 2);
+    drop(release);
 }
 
-#[test]
-fn the_deadline_holds_while_a_request_is_planned_and_while_its_answer_is_finished() {
-    for busy_while in ["planning", "finishing"] {
-        let runtime = one_blocking_thread();
-        let handle = runtime.handle().clone();
-        let (release, gate) = channel::<()>();
-        let mut gate = Some(gate);
-        // Takes the only thread that computes, once.
-        let mut take_thread = move || {
-            if let Some(gate) = gate.take() {
-                handle.spawn_blocking(move || gate.recv());
-            }
-        };
-        if busy_while == "planning" {
-            take_thread();
-        }
-        let pipeline = pipeline(
-            move |_| {
-                take_thread();
-                Ok(())
-            },
-            8,
-        );
-        let timeout = Duration::from_millis(300);
-        let error = runtime.block_on(async {
-            let running = run(&pipeline, &["[MASK]"], Deadline::after(timeout));
-            running.await.unwrap_err()
-        });
-        assert_eq!(error, Error::Timeout(timeout), "{busy_while}");
-        assert_eq!(passes(&pipeline), u64::from(busy_while == "finishing"), "{busy_while}");
-        assert_eq!(pipeline.engine.stats().expired.get(), 1, "{busy_while}");
-        drop(release);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_deadline_holds_while_work_runs() {
     let pipeline = pipeline(|_| Ok(()), 8);
     let (release, gate) = channel::<()>();
     let timeout = Duration::from_millis(30);
-    let late = pipeline.compute(Deadline::after(timeout), move |_| gate.recv());
+    let late = pipeline.compute(Deadline::after(timeout), async move { gate.recv() });
     assert_eq!(late.await.map(drop), Err(Error::Timeout(timeout)));
     assert_eq!(pipeline.engine.stats().expired.get(), 1);
     drop(release);
 }
 
-#[test]
-fn work_that_is_too_late_or_unwanted_when_its_turn_comes_never_starts() {
+#[tokio::test]
+async fn work_that_is_too_late_or_unwanted_when_its_turn_comes_never_starts() {
     for leaves in [false, true] {
-        one_blocking_thread().block_on(async {
-            let pipeline = pipeline(|_| Ok(()), 8);
-            // The only thread that computes is busy with another request.
-            let (release, gate) = channel::<()>();
-            let busy = tokio::task::spawn_blocking(move || gate.recv());
-            let started = Arc::new(AtomicBool::new(false));
-            let theirs = Arc::clone(&started);
-            let timeout = Duration::from_millis(30);
-            let deadline = if leaves {
-                Deadline::never()
-            } else {
-                Deadline::after(timeout)
-            };
-            let late = pipeline.compute(deadline, move |_| theirs.store(true, Ordering::SeqCst));
-            let expected = match leaves {
-                // The client leaves.
-                true => tokio::time::timeout(timeout, late).await.is_err(),
-                false => late.await == Err(Error::Timeout(timeout)),
-            };
-            assert!(expected);
-            drop(release);
-            assert!(busy.await.unwrap().is_err());
-            // Queued behind it, if it were still there.
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
-            assert!(!started.load(Ordering::SeqCst), "computed for no client");
-        });
+        let pipeline = pipeline(|_| Ok(()), 8);
+        let release = take_all_threads(&pipeline).await;
+        let started = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&started);
+        let timeout = Duration::from_millis(30);
+        let deadline = if leaves {
+            Deadline::never()
+        } else {
+            Deadline::after(timeout)
+        };
+        let late = pipeline.compute(deadline, async move { theirs.store(true, Ordering::SeqCst) });
+        let expected = match leaves {
+            // The client leaves.
+            true => tokio::time::timeout(timeout, late).await.is_err(),
+            false => late.await == Err(Error::Timeout(timeout)),
+        };
+        assert!(expected);
+        drop(release);
+        // Behind it, if it were still there.
+        pipeline.compute(Deadline::never(), async {}).await.unwrap();
+        assert!(!started.load(Ordering::SeqCst), "computed for no client");
     }
+}
+
+/// A text list whose tokenization takes a second or so without optimization.
+fn expensive() -> Request {
+    let word = format!("{}\u{2603} ", "x".repeat(98));
+    let text = format!("[MASK] {}", word.repeat(50));
+    request(&[text.as_str(); 32])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_left_while_it_was_planned_frees_its_place_and_its_thread_at_once() {
+    let pipeline = pipeline(|_| Ok(()), 64);
+    let started_at = Instant::now();
+    pipeline.plan(&expensive()).unwrap();
+    let alone = started_at.elapsed();
+    for _ in 0..10 {
+        let running = pipeline.run(pipeline.admit().unwrap(), expensive(), Deadline::never());
+        let left = tokio::time::timeout(Duration::from_millis(5), running).await;
+        assert!(left.is_err(), "too cheap for this test");
+    }
+    let left_at = Instant::now();
+    while !pipeline.pool.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(left_at.elapsed() < alone, "the work of clients that left went on");
+    assert_eq!(passes(&pipeline), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cheap_request_does_not_wait_for_expensive_ones() {
+    let pipeline = pipeline(|_| Ok(()), 64);
+    let expensive: Vec<_> = (0..8)
+        .map(|_| {
+            let pipeline = Arc::clone(&pipeline);
+            tokio::spawn(async move {
+                let admission = pipeline.admit().unwrap();
+                pipeline.run(admission, expensive(), Deadline::never()).await.map(drop)
+            })
+        })
+        .collect();
+    while pipeline.computing() < 8 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..10 {
+        run(&pipeline, &["a [MASK]"], Deadline::never()).await.unwrap();
+    }
+    let unfinished = expensive.iter().filter(|task| !task.is_finished()).count();
+    assert!(
+        unfinished >= 6,
+        "the cheap requests waited for {} others",
+        8 - unfinished
+    );
+    for task in expensive {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_memory_of_answers_is_limited_over_all_requests() {
+    let pipeline = Arc::new(Arc::into_inner(pipeline(|_| Ok(()), 8)).unwrap().with_memory_max(200));
+    let first = run(&pipeline, &["the [MASK]"], Deadline::never()).await.unwrap();
+    let used = pipeline.memory().used();
+    assert!((20..150).contains(&used), "{used}");
+    let refused = run(&pipeline, &["the [MASK]"; 3], Deadline::never()).await;
+    assert_eq!(refused.unwrap_err(), Error::MemoryFull(MemoryFull));
+    assert_eq!(pipeline.memory().used(), used);
+    drop(first);
+    assert_eq!(pipeline.memory().used(), 0);
+    run(&pipeline, &["the [MASK]"; 2], Deadline::never()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_panic_in_work_is_an_internal_error() {
     let pipeline = pipeline(|_| Ok(()), 8);
-    let panicked = pipeline.compute(Deadline::never(), |_| panic!("on purpose"));
+    let panicked = pipeline.compute(Deadline::never(), async { panic!("on purpose") });
     assert!(matches!(panicked.await.map(drop::<()>), Err(Error::Internal(_))));
 }
 

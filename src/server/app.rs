@@ -37,8 +37,9 @@ pub struct About {
 }
 
 impl App {
-    /// True if a new request would be answered: the model works and the server is not draining.
+    /// True if a new request would be answered: the model works, requests get through, and the server is
+    /// not draining.
     pub fn is_ready(&self) -> bool {
-        self.pipeline.engine().is_ready() && !self.state.is_draining()
+        self.pipeline.is_ready() && !self.state.is_draining()
     }
 }

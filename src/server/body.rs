@@ -1,15 +1,19 @@
-//! Reading a body: never more than the limit, and not past the request's deadline.
+//! Reading a body: never more than the limits, and not past the request's deadline.
 
-use std::ops::Deref;
-
+use futures_util::StreamExt;
 use poem::Body;
-use poem::error::ReadBodyError;
 use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::app::App;
 use super::error::ApiError;
-use crate::pipeline::Deadline;
+use crate::pipeline::{self, Deadline, MemoryFull, Reservation};
 use crate::sys::excerpt;
+
+/// A body, and the memory that it takes.
+pub struct ReadBody {
+    pub bytes: Vec<u8>,
+    pub memory: Reservation,
+}
 
 /// Refuses a body by its headers, before any of it is read.
 ///
@@ -25,27 +29,50 @@ pub fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Reads the whole body.
+/// Reads the whole body. Its memory is reserved as it arrives.
 ///
 /// # Errors
-/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400).
-pub async fn read(
-    app: &App,
-    body: Body,
-    deadline: Deadline,
-) -> Result<impl Deref<Target = [u8]> + Send + use<>, ApiError> {
-    match tokio::time::timeout_at(deadline.at, body.into_bytes_limit(app.body_bytes_max)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large(app)),
-        Ok(Err(error)) => Err(ApiError::bad_request(
-            "bad_body",
-            format!("The body cannot be read: {error}."),
-        )),
+/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400), and one that exceeds the memory
+/// for all bodies (503).
+pub async fn read(app: &App, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
+    match tokio::time::timeout_at(deadline.at, read_all(app, body)).await {
+        Ok(read) => read,
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             format!("The body did not arrive within {} ms.", deadline.timeout.as_millis()),
         )),
+    }
+}
+
+async fn read_all(app: &App, body: Body) -> Result<ReadBody, ApiError> {
+    let mut read = ReadBody {
+        bytes: Vec::new(),
+        memory: app.pipeline.memory().reserve(0).map_err(pipeline::Error::from)?,
+    };
+    let mut parts = Box::pin(body.into_bytes_stream());
+    while let Some(part) = parts.next().await {
+        let part =
+            part.map_err(|error| ApiError::bad_request("bad_body", format!("The body cannot be read: {error}.")))?;
+        if read.bytes.len() + part.len() > app.body_bytes_max {
+            return Err(too_large(app));
+        }
+        read.append(&part, app.body_bytes_max).map_err(pipeline::Error::from)?;
+    }
+    Ok(read)
+}
+
+impl ReadBody {
+    /// Appends a part. The buffer at least doubles when it grows, up to `bytes_max`, and is reserved before.
+    fn append(&mut self, part: &[u8], bytes_max: usize) -> Result<(), MemoryFull> {
+        let (capacity, needed) = (self.bytes.capacity(), self.bytes.len() + part.len());
+        if needed > capacity {
+            let grown = (2 * capacity).min(bytes_max).max(needed);
+            self.memory.grow(grown - capacity)?;
+            self.bytes.reserve_exact(grown - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(())
     }
 }
 

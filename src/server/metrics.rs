@@ -3,7 +3,7 @@
 //! Every series exists from the start and no client can create one: labels are routes of the table and statuses of a
 //! fixed list.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use poem::http::StatusCode;
@@ -17,9 +17,29 @@ use prometheus_client::registry::Registry;
 use crate::pipeline::Cost;
 
 /// Every status of an answer; any other is counted as the last.
-const STATUSES: [u16; 16] = [
-    200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 431, 503, 504, 500,
+const STATUSES: [u16; 18] = [
+    200,
+    204,
+    400,
+    401,
+    403,
+    404,
+    405,
+    408,
+    413,
+    414,
+    415,
+    421,
+    422,
+    431,
+    CLIENT_LEFT,
+    503,
+    504,
+    500,
 ];
+
+/// The status of a request whose client left before its answer, as nginx has it. It is never sent.
+pub const CLIENT_LEFT: u16 = 499;
 
 /// The route label of a path that is not in the route table.
 pub const UNMATCHED: &str = "other";
@@ -34,7 +54,11 @@ struct RequestLabels {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// The paths of the route table.
+    routes: OnceLock<Vec<Arc<str>>>,
     requests: Family<RequestLabels, Counter>,
+    /// Answers that their client did not read to the end.
+    pub unread_answers: Counter,
     total: Histogram,
     tokenizing: Histogram,
     queue: Histogram,
@@ -45,10 +69,15 @@ impl Default for Metrics {
     fn default() -> Self {
         // Half a millisecond to half a minute.
         let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 17));
-        let requests = Family::default();
+        let (requests, unread_answers) = (Family::default(), Counter::default());
         let [total, tokenizing, queue, inference] = [seconds(), seconds(), seconds(), seconds()];
         let mut registry = Registry::with_prefix("cloze");
         registry.register("http_requests", "Requests by route and status", requests.clone());
+        registry.register(
+            "unread_answers",
+            "Long answers whose connection ended before the client had read them",
+            unread_answers.clone(),
+        );
         for (name, help, histogram) in [
             (
                 "request_seconds",
@@ -71,7 +100,9 @@ impl Default for Metrics {
         }
         Self {
             registry,
+            routes: OnceLock::new(),
             requests,
+            unread_answers,
             total,
             tokenizing,
             queue,
@@ -83,12 +114,33 @@ impl Default for Metrics {
 impl Metrics {
     /// Creates the series of every route.
     pub fn prepare<'a>(&self, routes: impl Iterator<Item = &'a str>) {
-        for route in routes.chain([UNMATCHED]) {
+        let routes: Vec<Arc<str>> = routes.map(Arc::from).collect();
+        for route in routes.iter().cloned().chain([Arc::from(UNMATCHED)]) {
             for status in STATUSES {
-                let route = Arc::from(route);
+                let route = Arc::clone(&route);
                 drop(self.requests.get_or_create(&RequestLabels { route, status }));
             }
         }
+        // Fails if the service is built twice over one state; the table is the same.
+        let _ = self.routes.set(routes);
+    }
+
+    /// Counts a request whose client left before its answer.
+    pub fn client_left(&self, route: &str) {
+        let labels = RequestLabels {
+            route: Arc::from(route),
+            status: CLIENT_LEFT,
+        };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// The route of the table that equals `path`, or [`UNMATCHED`], also for a route with parameters.
+    pub fn route(&self, path: &str) -> &str {
+        let same = self
+            .routes
+            .get()
+            .and_then(|routes| routes.iter().find(|route| ***route == *path));
+        same.map_or(UNMATCHED, |route| route)
     }
 
     /// Counts one request; `route` is a path of the route table or [`UNMATCHED`].

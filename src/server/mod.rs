@@ -10,12 +10,14 @@
 //! | `open_inference` | the Open Inference Protocol, for the clients of Triton and KServe |
 //! | `route` | one row of the route table |
 //! | `body`, `deadline` | reading a body within its limits; the deadline of a request |
+//! | `answer_body` | the body of an answer, in pieces if it is long |
 //! | `app`, `options` | what a handler needs; the settings of the server |
 //! | `middleware` | around every request: telemetry, authentication, CORS |
 //! | `net` | connections: accept loop, deadlines, slots, TLS |
 //! | `state`, `metrics` | readiness; request counters and histograms |
 //! | `error`, `unique_id`, `throttled_log` | errors as JSON, request ids, rate-limited logging |
 
+mod answer_body;
 mod app;
 mod body;
 mod deadline;

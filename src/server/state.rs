@@ -17,6 +17,8 @@ pub struct State {
     pub(super) refusals: ThrottledLog,
     /// Rate limit for the log lines of heads that are not HTTP: a client sends them at no cost.
     pub(super) bad_heads: ThrottledLog,
+    /// Rate limit for the log lines of clients that left.
+    pub(super) departures: ThrottledLog,
     draining: AtomicBool,
 }
 
@@ -26,6 +28,7 @@ impl Default for State {
             metrics: Metrics::default(),
             refusals: ThrottledLog::new(REFUSALS_INTERVAL),
             bad_heads: ThrottledLog::new(REFUSALS_INTERVAL),
+            departures: ThrottledLog::new(REFUSALS_INTERVAL),
             draining: AtomicBool::default(),
         }
     }
@@ -35,6 +38,13 @@ impl State {
     /// Starts draining: readiness probes fail from here on, requests are still answered.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts and logs an answer whose connection ended in its middle.
+    pub(super) fn unread_answer(&self) {
+        self.metrics.unread_answers.inc();
+        self.departures
+            .log(|count| tracing::info!(count, "the connection ended before the client had read its answer"));
     }
 
     pub fn is_draining(&self) -> bool {

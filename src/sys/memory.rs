@@ -1,4 +1,4 @@
-//! Memory of the machine and of this process, in bytes. Linux only; elsewhere every function returns `None`.
+//! Memory of the machine and of this process, in bytes. Linux only; elsewhere the functions that measure return `None`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -144,6 +144,11 @@ fn resource_left(limit: Limit) -> Option<u64> {
 #[cfg(not(target_os = "linux"))]
 fn resource_left(_: Limit) -> Option<u64> {
     None
+}
+
+/// Returns freed memory to the system, where the C library keeps it for later.
+pub fn give_back() {
+    cloze_allocator::trim();
 }
 
 /// The value of a line such as `VmRSS:    1234 kB`, in bytes.

@@ -1,14 +1,23 @@
-//! Text to token ids, with a limit that holds before the text is tokenized as a whole.
+//! Text to token ids, in slices, within limits that hold before the text is tokenized as a whole.
+//!
+//! `tokenizers::Tokenizer::encode` does the same in one call that cannot be interrupted. Its steps are public: added tokens and
+//! normalization, splitting into words (pre-tokens), the model on each word, special tokens.
+
+use tokenizers::{Encoding, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Token};
 
 use super::Tokenizer;
 use crate::sys::excerpt;
+use crate::work::{self, TooMuchWork, WorkBudget};
 
-/// Bytes of a long text that are tokenized at once to estimate its length.
+/// Bytes of a long text that are split into words at once to estimate its length.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Tokens that cutting a text into pieces can add at the two ends of one piece. WordPiece turns a word of more than 100
-/// characters into one token and a shorter one into at most as many tokens as it has characters.
-const CUT_TOKENS_MAX: usize = 256;
+/// Words that cutting a text into pieces can add at the two ends of one piece: the characters of an added token that was cut,
+/// each a word of its own.
+const CUT_WORDS_MAX: usize = 64;
+
+/// Tokens are counted exactly up to this multiple of the limit, for the sentence that refuses a text.
+const COUNTED_TOKENS_FACTOR: usize = 4;
 
 /// A text that cannot be encoded, as a sentence for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,14 +30,27 @@ pub enum EncodeError {
         "The text is {bytes} bytes long, far more than the {tokens_max} tokens that are allowed; shorten it or split it."
     )]
     TooManyBytes { bytes: usize, tokens_max: usize },
+    /// A word whose tokenization takes time that grows faster than its length.
+    #[error("The text has a word of {bytes} bytes and at most {max} are allowed; put spaces between words.")]
+    LongWord { bytes: usize, max: usize },
+    #[error(
+        "The request takes more than {max} look-ups in the vocabulary, because it has very many long words or targets that the vocabulary lacks; send them in several requests."
+    )]
+    TooMuchWork { max: u64 },
     /// The tokenizer itself failed.
     #[error("The text cannot be tokenized: {0}.")]
     Failed(String),
 }
 
 impl EncodeError {
-    pub(super) fn failed(error: tokenizers::Error) -> Self {
+    fn failed(error: tokenizers::Error) -> Self {
         Self::Failed(excerpt::sentence(&error.to_string()).to_string())
+    }
+}
+
+impl From<TooMuchWork> for EncodeError {
+    fn from(TooMuchWork { max }: TooMuchWork) -> Self {
+        Self::TooMuchWork { max }
     }
 }
 
@@ -36,10 +58,71 @@ impl Tokenizer {
     /// The token ids of `text` with the special tokens around them.
     ///
     /// # Errors
-    /// A text of more than [`tokens_max`](Self::tokens_max) tokens, and a tokenizer that fails.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        self.refuse_far_too_long(text)?;
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(EncodeError::failed)?;
+    /// A text of more than [`tokens_max`](Self::tokens_max) tokens, one beyond the budget, and a tokenizer that fails.
+    pub async fn encode(&self, text: &str, budget: &mut WorkBudget) -> Result<Vec<u32>, EncodeError> {
+        self.refuse_far_too_long(text).await?;
+        let words = self.words(text)?;
+        work::checkpoint().await;
+        let counted_max = self.tokens_max.saturating_mul(COUNTED_TOKENS_FACTOR);
+        let mut tokens = Vec::new();
+        for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            match added {
+                Some(added) => tokens.extend_from_slice(added),
+                None => tokens.extend(self.word_tokens(word, budget)?),
+            }
+            if tokens.len() > counted_max {
+                return Err(self.far_too_long(text));
+            }
+            work::checkpoint().await;
+        }
+        self.with_special_tokens(tokens)
+    }
+
+    /// The id of `word` if it is one token of the vocabulary, else that of its first piece. `None` for a word that
+    /// the tokenizer drops, such as white space.
+    ///
+    /// # Errors
+    /// A word beyond the budget, and a tokenizer that fails.
+    pub async fn first_token(&self, word: &str, budget: &mut WorkBudget) -> Result<Option<u32>, EncodeError> {
+        budget.spend(1)?;
+        if let Some(id) = self.tokenizer.token_to_id(word) {
+            return Ok(Some(id));
+        }
+        let words = self.words(word)?;
+        for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            let first = match added {
+                Some(added) => added.first().map(|token| token.id),
+                None => self.word_tokens(word, budget)?.first().map(|token| token.id),
+            };
+            if first.is_some() {
+                return Ok(first);
+            }
+            work::checkpoint().await;
+        }
+        Ok(None)
+    }
+
+    /// Normalizes `text` and splits it into words. An added token, such as the mask token, is a word with its token.
+    fn words(&self, text: &str) -> Result<PreTokenizedString, EncodeError> {
+        let tokenizer = &self.tokenizer;
+        let added = tokenizer.get_added_vocabulary();
+        let mut words = added.extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut words).map_err(EncodeError::failed)?;
+        }
+        Ok(words)
+    }
+
+    /// The model's tokens for one word.
+    fn word_tokens(&self, word: &str, budget: &mut WorkBudget) -> Result<Vec<Token>, EncodeError> {
+        self.word_cost.spend(word, &self.tokenizer, budget)?;
+        self.tokenizer.get_model().tokenize(word).map_err(EncodeError::failed)
+    }
+
+    fn with_special_tokens(&self, tokens: Vec<Token>) -> Result<Vec<u32>, EncodeError> {
+        let encoding = Encoding::from_tokens(tokens, 0);
+        let encoding = self.tokenizer.post_process(encoding, None, true);
+        let encoding = encoding.map_err(EncodeError::failed)?;
         let token_ids = encoding.get_ids();
         match token_ids.len() > self.tokens_max {
             true => Err(EncodeError::TooManyTokens {
@@ -50,24 +133,31 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer allocates some 500 bytes per token before a token can be counted, so a megabyte of punctuation would
-    /// take half a gigabyte. A long text is therefore counted in pieces first, until it is certain to exceed the limit.
-    fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
+    /// Splitting allocates some 500 bytes per word, so a megabyte of punctuation would take half a gigabyte. The words of a
+    /// long text are therefore counted in pieces first, until it is certain that its tokens, at least one for each word, exceed
+    /// the limit.
+    async fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
         let mut rest = text;
-        let mut tokens_min = 0_usize;
+        let mut words_min = 0_usize;
         while rest.len() > PIECE_BYTES {
             let (piece, tail) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
-            let encoding = self.tokenizer.encode_fast(piece, false).map_err(EncodeError::failed)?;
-            tokens_min += encoding.len().saturating_sub(CUT_TOKENS_MAX);
-            if tokens_min > self.tokens_max {
-                return Err(EncodeError::TooManyBytes {
-                    bytes: text.len(),
-                    tokens_max: self.tokens_max,
-                });
+            let words = self.words(piece)?;
+            let words = words.get_splits(OffsetReferential::Normalized, OffsetType::None).len();
+            words_min += words.saturating_sub(CUT_WORDS_MAX);
+            if words_min > self.tokens_max {
+                return Err(self.far_too_long(text));
             }
             rest = tail;
+            work::checkpoint().await;
         }
         Ok(())
+    }
+
+    fn far_too_long(&self, text: &str) -> EncodeError {
+        EncodeError::TooManyBytes {
+            bytes: text.len(),
+            tokens_max: self.tokens_max,
+        }
     }
 }
 
@@ -75,6 +165,16 @@ impl Tokenizer {
 mod tests {
     use super::*;
     use crate::lm::PretrainedModel;
+
+    const LOOKUPS_MAX: u64 = 1_000_000;
+
+    fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, EncodeError> {
+        work::run_to_end(tokenizer.encode(text, &mut WorkBudget::new(LOOKUPS_MAX)))
+    }
+
+    fn first_token(tokenizer: &Tokenizer, word: &str) -> Result<Option<u32>, EncodeError> {
+        work::run_to_end(tokenizer.first_token(word, &mut WorkBudget::new(LOOKUPS_MAX)))
+    }
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::new(PretrainedModel::embedded().unwrap().tokenizer, 64)
@@ -92,21 +192,21 @@ mod tests {
             format!("[MASK] {}é{spaces}", &spaces[..PIECE_BYTES - 8]),
             format!("[MASK] {one_word}"),
         ] {
-            assert!(tokenizer.encode(&text).is_ok(), "{} bytes", text.len());
+            assert!(encode(&tokenizer, &text).is_ok(), "{} bytes", text.len());
         }
         for text in [
             "!".repeat(2 * PIECE_BYTES),
             "[MASK] ".repeat(PIECE_BYTES),
             format!("{spaces}{spaces}{}", "a ".repeat(2 * PIECE_BYTES)),
         ] {
-            let error = tokenizer.encode(&text).unwrap_err();
+            let error = encode(&tokenizer, &text).unwrap_err();
             assert!(
                 matches!(error, EncodeError::TooManyBytes { tokens_max: 64, .. }),
                 "{error}"
             );
         }
         // Too long, but not by enough to be seen in pieces.
-        let error = tokenizer.encode(&format!("{spaces}{}", "a ".repeat(100)));
+        let error = encode(&tokenizer, &format!("{spaces}{}", "a ".repeat(100)));
         assert_eq!(error, Err(EncodeError::TooManyTokens { tokens: 102, max: 64 }));
     }
 
@@ -114,17 +214,49 @@ mod tests {
     fn the_limit_includes_the_special_tokens() {
         let tokenizer = tokenizer();
         let words = |count: usize| "a ".repeat(count);
-        assert_eq!(tokenizer.encode(&words(62)).map(|ids| ids.len()), Ok(64));
-        assert!(tokenizer.encode(&words(63)).is_err());
+        assert_eq!(encode(&tokenizer, &words(62)).map(|ids| ids.len()), Ok(64));
+        assert!(encode(&tokenizer, &words(63)).is_err());
     }
 
     #[test]
     fn a_word_is_looked_up_whole_or_by_its_first_piece() {
         let tokenizer = tokenizer();
-        let ids = tokenizer.encode("unthinkableness").unwrap();
+        let ids = encode(&tokenizer, "unthinkableness").unwrap();
         assert!(ids.len() > 3, "not in several pieces");
-        assert_eq!(tokenizer.first_token("unthinkableness"), Ok(Some(ids[1])));
-        assert_eq!(tokenizer.first_token("[MASK]"), Ok(Some(tokenizer.mask_id())));
-        assert_eq!(tokenizer.first_token(" \t"), Ok(None));
+        assert_eq!(first_token(&tokenizer, "unthinkableness"), Ok(Some(ids[1])));
+        assert_eq!(first_token(&tokenizer, "[MASK]"), Ok(Some(tokenizer.mask_id())));
+        assert_eq!(first_token(&tokenizer, " \t"), Ok(None));
+    }
+
+    /// The tokens of whole texts are those of `tokenizers`' own call.
+    #[test]
+    fn tokens_are_those_of_the_library() {
+        let tokenizer = tokenizer();
+        for text in [
+            "",
+            "The [MASK] sat; it's unthinkableness!",
+            "[MASK][MASK] [CLS]in the middle[SEP]",
+            "\u{65e5}\u{672c} caf\u{e9} \u{1f600} a\u{301}",
+            "  [MASK]\t\r\n",
+        ] {
+            let expected = tokenizer.tokenizer.encode_fast(text, true).unwrap();
+            assert_eq!(encode(&tokenizer, text).unwrap(), expected.get_ids(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_megabyte_of_long_words_is_refused_without_a_look_up() {
+        let tokenizer = tokenizer();
+        // One word costs 4,900 look-ups and becomes one unknown token.
+        let word = format!("{}\u{2603} ", "x".repeat(98));
+        let text = word.repeat(1 << 20 >> 7);
+        let refused = work::run_to_end(tokenizer.encode(&text, &mut WorkBudget::new(0)));
+        assert!(matches!(refused, Err(EncodeError::TooManyBytes { .. })), "{refused:?}");
+        // As many as the limit on tokens allows are bounded by the budget.
+        let text = word.repeat(30);
+        let mut budget = WorkBudget::new(100_000);
+        let refused = work::run_to_end(tokenizer.encode(&text, &mut budget));
+        assert_eq!(refused, Err(EncodeError::TooMuchWork { max: 100_000 }));
+        assert!(encode(&tokenizer, &text).is_ok());
     }
 }

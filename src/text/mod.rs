@@ -2,11 +2,13 @@
 
 mod decode;
 mod encode;
+mod word_cost;
 
 pub use decode::DecodeError;
 pub use encode::EncodeError;
 
 use crate::checkpoint::TokenizerFiles;
+use word_cost::WordCost;
 
 /// A model's tokenizer with its special tokens and the longest text that it encodes.
 pub struct Tokenizer {
@@ -15,6 +17,7 @@ pub struct Tokenizer {
     mask_id: u32,
     pad_id: Option<u32>,
     clean_up_spaces: bool,
+    word_cost: WordCost,
     tokens_max: usize,
 }
 
@@ -22,6 +25,7 @@ impl Tokenizer {
     /// Texts of more than `tokens_max` tokens, special tokens included, are refused.
     pub fn new(files: TokenizerFiles, tokens_max: usize) -> Self {
         Self {
+            word_cost: WordCost::of(&files.tokenizer),
             tokenizer: files.tokenizer,
             mask_token: files.mask_token,
             mask_id: files.mask_id,
@@ -47,18 +51,5 @@ impl Tokenizer {
     /// The longest text in tokens, special tokens included.
     pub fn tokens_max(&self) -> usize {
         self.tokens_max
-    }
-
-    /// The id of `word` if it is one token of the vocabulary, else that of its first piece. `None` for a word that
-    /// the tokenizer drops, such as white space.
-    ///
-    /// # Errors
-    /// [`EncodeError::Failed`] when the tokenizer fails.
-    pub fn first_token(&self, word: &str) -> Result<Option<u32>, EncodeError> {
-        if let Some(id) = self.tokenizer.token_to_id(word) {
-            return Ok(Some(id));
-        }
-        let encoding = self.tokenizer.encode_fast(word, false).map_err(EncodeError::failed)?;
-        Ok(encoding.get_ids().first().copied())
     }
 }

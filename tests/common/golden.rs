@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cloze::backend::Precision;
 use cloze::lm::{BackendKind, Batch, DeviceInfo, MaskedLm, Placement, PretrainedModel};
-use cloze::tasks::fill_mask::{FillMask, InputError, Parameters, Plan, Prediction, Request, TextAnswer};
+use cloze::tasks::fill_mask::{Answer, FillMask, InputError, Parameters, Plan, Prediction, Request, TextAnswer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -140,7 +140,7 @@ fn predict(subject: &mut Subject, plans: &[&Plan]) -> Vec<TextAnswer> {
     let mut scores = subject.model.predict(batch).unwrap().into_iter();
     let answers = plans.iter().flat_map(|plan| {
         let scores = scores.by_ref().take(plan.sequences.len()).collect();
-        subject.fill_mask.answer(plan, scores).unwrap()
+        subject.fill_mask.decode(&Answer::new((*plan).clone(), scores)).unwrap()
     });
     answers.collect()
 }

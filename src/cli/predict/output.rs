@@ -3,10 +3,10 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Arc;
 
-use cloze::api::{ErrorBody, FillMaskResponse};
+use cloze::api::{AnswerJson, ErrorBody};
 use cloze::lm::Scores;
 use cloze::pipeline::{self, Pipeline};
-use cloze::tasks::fill_mask::{Plan, TextAnswer};
+use cloze::tasks::fill_mask::{Answer, Plan};
 use serde::Serialize;
 
 use super::Scored;
@@ -51,10 +51,10 @@ impl Output {
     /// Writes and flushes a whole window.
     pub fn write(&mut self, scored: Scored) -> io::Result<()> {
         for (line, scores) in scored.lines {
-            let answer = line.plan.and_then(|plan| self.finish_plan(&plan, scores));
+            let answer = line.plan.and_then(|plan| self.finish_plan(plan, scores));
             // As a whole, so that a line that cannot be serialized leaves no half of one.
             let mut json = match answer {
-                Ok(texts) => serde_json::to_vec(&FillMaskResponse(&texts))?,
+                Ok(json) => json,
                 Err(body) => {
                     let json = serde_json::to_vec(&LineError {
                         body: &body,
@@ -73,12 +73,13 @@ impl Output {
         self.stdout.flush()
     }
 
-    fn finish_plan(
-        &self,
-        plan: &Plan,
-        scores: Result<Vec<Scores>, pipeline::Error>,
-    ) -> Result<Vec<TextAnswer>, ErrorBody> {
-        let finished = scores.and_then(|scores| self.pipeline.finish(plan, scores));
+    fn finish_plan(&self, plan: Plan, scores: Result<Vec<Scores>, pipeline::Error>) -> Result<Vec<u8>, ErrorBody> {
+        let finished = scores.and_then(|scores| {
+            let mut json = Vec::new();
+            let mut writer = AnswerJson::new(Answer::new(plan, scores));
+            writer.write(self.pipeline.task(), &mut json, usize::MAX)?;
+            Ok(json)
+        });
         finished.map_err(|error| ErrorBody {
             error: format!("The line cannot be answered: {error}."),
             error_type: "internal".to_owned(),

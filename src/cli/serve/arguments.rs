@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cloze::engine::Limits;
+use cloze::pipeline::MEMORY_BYTES_MAX;
 
 use super::http::HttpArguments;
 use crate::cli::batch::BatchArguments;
@@ -54,6 +55,11 @@ pub struct ServeArguments {
           value_parser = within::<usize>(1..=BODY_BYTES_MAX))]
     pub max_body_bytes: usize,
 
+    /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503 [default: 134217728, or
+    /// four times --max-body-bytes]
+    #[arg(long, env = "CLOZE_MAX_BUFFERED_BYTES", value_name = "BYTES")]
+    pub max_buffered_bytes: Option<NonZeroUsize>,
+
     /// Time limit of a shutdown for accepted requests
     #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value = "10000", value_name = "MS",
           value_parser = within::<u64>(0..=TIME_LIMIT_MS_MAX))]
@@ -67,6 +73,20 @@ pub struct ServeArguments {
 }
 
 impl ServeArguments {
+    /// The limit on the bytes of bodies and responses in memory.
+    pub fn memory_max(&self) -> Result<usize, String> {
+        let body_max: usize = self.max_body_bytes.into();
+        // The body, its texts, token ids and scores.
+        let needed = body_max.saturating_mul(4);
+        match self.max_buffered_bytes.map(usize::from) {
+            None => Ok(needed.max(MEMORY_BYTES_MAX)),
+            Some(bytes) if bytes < needed => Err(format!(
+                "--max-buffered-bytes {bytes} is too small for one request of --max-body-bytes {body_max}; set at least {needed}"
+            )),
+            Some(bytes) => Ok(bytes),
+        }
+    }
+
     /// The limits of the queue.
     pub fn limits(&self) -> Limits {
         Limits {

@@ -23,15 +23,11 @@ use cloze::sys::descriptors;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::model::cores;
 use super::output::announce;
 use super::{CLEAN_UP_TIMEOUT, abort_after};
 use listener::BoundSocket;
 
 pub use arguments::ServeArguments;
-
-/// Tokenization runs on blocking threads too; more of them would only take CPU time from the model.
-const BLOCKING_THREADS_PER_CORE: usize = 2;
 
 /// File descriptors for other purposes than connections; more than the process needs.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -46,16 +42,14 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     warn_of_batch_delay(&arguments);
     let options = arguments.http.options()?;
     raise_descriptor_limit(arguments.http.max_connections as u64);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(cores() * BLOCKING_THREADS_PER_CORE)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let signal = runtime.block_on(async { signals::stop_signal() })?;
     let loading = runtime.spawn(signals::exit_while_loading(signal));
     let socket = BoundSocket::bind(SocketAddr::new(arguments.host, arguments.port))?;
     let mut model = arguments.model.open()?;
     let model_name = served_name(&arguments, &model.name)?;
     let builder = arguments.batch.builder(arguments.limits());
+    let builder = builder.memory_max(arguments.memory_max()?);
     builder.check(&model.info)?;
     let loaded = arguments.model.load(&mut model)?;
     let cloze = builder.start(model, loaded)?;

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::tracing_span;
 use crate::pipeline::Cost;
 use crate::server::error::{ApiError, respond};
-use crate::server::metrics::UNMATCHED;
+use crate::server::metrics::{CLIENT_LEFT, UNMATCHED};
 use crate::server::net::BadHead;
 use crate::server::state::State;
 use crate::server::unique_id::unique_id;
@@ -29,10 +29,18 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
     let id = request_id(request.headers());
     let method = method_label(request.method());
     let span = tracing_span::begin(&request, method, id.to_str().unwrap_or_default());
+    let departure = Departure {
+        state,
+        method,
+        route: state.metrics.route(request.uri().path()),
+        id: &id,
+        started_at,
+    };
     let mut response = match next.call(request).instrument(span.clone()).await {
         Ok(response) => response,
         Err(error) => respond(error).await,
     };
+    std::mem::forget(departure);
     let total = started_at.elapsed();
     // The route as the table writes it; poem puts it there.
     let route = response.data::<PathPattern>().cloned();
@@ -59,6 +67,41 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
         headers.insert(TOKENS, HeaderValue::from(cost.tokens));
     }
     response
+}
+
+/// Logs and counts a request whose client leaves before its answer: the connection then drops the request's future, and this
+/// with it.
+struct Departure<'a> {
+    state: &'a State,
+    method: &'static str,
+    route: &'a str,
+    id: &'a HeaderValue,
+    started_at: Instant,
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        let Self {
+            state,
+            method,
+            route,
+            id,
+            started_at,
+        } = *self;
+        let total = started_at.elapsed();
+        state.metrics.client_left(route);
+        state.departures.log(|count| {
+            tracing::info!(
+                method,
+                route,
+                status = CLIENT_LEFT,
+                id = id.to_str().unwrap_or_default(),
+                total_ms = total.as_millis() as u64,
+                count,
+                "the client left before its answer"
+            );
+        });
+    }
 }
 
 /// Answers, logs and counts a request whose head was refused before it reached the service.

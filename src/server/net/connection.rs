@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::deadline_io::DeadlineIo;
 use super::deadlines::{ConnectionDeadlines, SharedDeadlines};
+use super::held::Held;
 use super::options::ConnectionOptions;
 use super::refusal::{BadHead, RefusalIo, Refuse};
 use super::slots::ConnectionSlots;
@@ -171,7 +172,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(header::CONNECTION, close);
         }
-        deadlines.get().answer_started();
+        let held = answer.extensions_mut().remove::<Held>();
+        deadlines.get().answer_started(held);
         Ok(answer.map(|body| NotifyOnDropBody { body, deadlines }))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::held::Held;
 use super::options::ConnectionLimits;
 
 /// A client must read this many bytes for each second beyond the write timeout.
@@ -36,6 +37,8 @@ pub struct ConnectionDeadlines {
     /// No request has arrived yet.
     first: bool,
     deadline: Option<Instant>,
+    /// Dropped when the answers of the connection were sent.
+    held: Vec<Held>,
     /// When the current answer must be sent at the lowest rate of reading.
     rate_deadline: Instant,
 }
@@ -48,6 +51,7 @@ impl ConnectionDeadlines {
             first: true,
             deadline: Some(accepted_at + limits.head_timeout),
             rate_deadline: accepted_at,
+            held: Vec::new(),
         }
     }
 
@@ -92,8 +96,9 @@ impl ConnectionDeadlines {
         (self.phase, self.first, self.deadline) = (Phase::Request, false, None);
     }
 
-    /// The head of an answer is ready to be sent.
-    pub fn answer_started(&mut self) {
+    /// The head of an answer is ready to be sent. `held` is kept until the whole answer was sent.
+    pub fn answer_started(&mut self, held: Option<Held>) {
+        self.held.extend(held);
         self.phase = Phase::Answer { taken: false };
         self.rate_deadline = Instant::now() + self.limits.write_timeout;
         self.deadline = Some(self.rate_deadline);
@@ -128,6 +133,7 @@ impl ConnectionDeadlines {
     /// The socket has taken everything that hyper had to write.
     pub fn flushed(&mut self) {
         if self.phase == (Phase::Answer { taken: true }) {
+            self.held.clear();
             self.phase = Phase::Idle;
             self.deadline = Some(Instant::now() + self.limits.idle_timeout);
         }
@@ -183,7 +189,7 @@ mod tests {
         deadlines.request_started();
         deadlines.bytes_received();
         assert_eq!(left(&deadlines), None, "a body has the deadline of its request");
-        deadlines.answer_started();
+        deadlines.answer_started(None);
         assert_eq!(left(&deadlines), Some(30));
         deadlines.bytes_sent(100 * ANSWER_BYTES_PER_SECOND_MIN);
         assert_eq!(left(&deadlines), Some(30), "the system's buffers give no time");
@@ -211,10 +217,27 @@ mod tests {
     async fn a_connection_with_a_pipelined_request_is_not_idle() {
         let mut deadlines = new();
         deadlines.request_started();
-        deadlines.answer_started();
+        deadlines.answer_started(None);
         deadlines.answer_taken();
         deadlines.request_started();
         deadlines.flushed();
         assert_eq!(left(&deadlines), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_holds_its_value_until_it_was_sent() {
+        let mut deadlines = new();
+        let value = Arc::new(());
+        deadlines.request_started();
+        deadlines.answer_started(Some(Held::new(Arc::clone(&value))));
+        deadlines.flushed();
+        deadlines.answer_taken();
+        assert_eq!(Arc::strong_count(&value), 2);
+        deadlines.flushed();
+        assert_eq!(Arc::strong_count(&value), 1);
+        deadlines.request_started();
+        deadlines.answer_started(Some(Held::new(Arc::clone(&value))));
+        drop(deadlines);
+        assert_eq!(Arc::strong_count(&value), 1);
     }
 }

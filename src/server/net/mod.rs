@@ -10,6 +10,7 @@
 //! | `connection` | one connection: TLS handshake, requests, answers, early end |
 //! | `deadline_io` | a socket that reports its traffic to the connection's deadlines |
 //! | `deadlines` | the state of a connection and its deadline |
+//! | `held` | what an answer holds until it is sent |
 //! | `slots` | connection slots, and which idle connection gives its slot up |
 //! | `options` | limits and TLS |
 //! | `refusal` | answers to heads that never reach the service |
@@ -19,12 +20,14 @@ mod accept;
 mod connection;
 mod deadline_io;
 mod deadlines;
+mod held;
 mod options;
 mod refusal;
 mod slots;
 mod tls;
 
 pub use accept::serve;
+pub use held::Held;
 pub use options::{ConnectionLimits, ConnectionOptions};
 pub use refusal::BadHead;
 pub use tls::{Tls, TlsError, TlsFile};

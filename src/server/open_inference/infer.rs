@@ -9,10 +9,12 @@ use poem::{Body, Request, Response, handler};
 use super::model::check_model;
 use super::request::{HEADER_LENGTH, InferRequest};
 use super::response;
+use crate::pipeline;
 use crate::server::app::App;
-use crate::server::body;
+use crate::server::body::{self, ReadBody};
 use crate::server::deadline::deadline;
 use crate::server::error::ApiError;
+use crate::server::net::Held;
 
 #[handler]
 pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
@@ -24,20 +26,24 @@ pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) ->
     body::check(app, headers)?;
 
     let admission = pipeline.admit()?;
-    let body = body::read(app, body, deadline).await?;
-    let parsed = pipeline.compute_bytes(body.len(), deadline, move || InferRequest::parse(&body, json_length));
+    let ReadBody { bytes, memory: _memory } = body::read(app, body, deadline).await?;
+    let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || InferRequest::parse(&bytes, json_length));
     let parsed = parsed.await??;
     let deadline = match parsed.timeout {
         Some(timeout) => deadline.within(timeout),
         None => deadline,
     };
-    let answered = pipeline.run(admission, parsed.request, deadline).await?;
+    let scored = pipeline.run(admission, parsed.request, deadline).await?;
+    let mut answered = pipeline.decode(scored, deadline).await?;
 
-    let (cost, model_name, format) = (answered.cost, app.about.model_name.clone(), parsed.response);
-    let rendered = pipeline.compute_bytes(answered.bytes(), deadline, move || {
-        response::render(&model_name, &answered.texts, format)
-    });
+    // The tensors in JSON or binary take about as much as the strings.
+    let bytes = answered.bytes();
+    answered.memory.grow(bytes).map_err(pipeline::Error::from)?;
+    let (cost, memory) = (answered.cost, answered.memory);
+    let (texts, model_name, format) = (answered.texts, app.about.model_name.clone(), parsed.response);
+    let rendered = pipeline.compute_bytes(bytes, deadline, move || response::render(&model_name, &texts, format));
     let mut response = rendered.await??;
+    response.extensions_mut().insert(Held::new(memory));
     response.extensions_mut().insert(cost);
     Ok(response)
 }

@@ -17,7 +17,7 @@ use crate::sys::memory;
 #[derive(Debug)]
 pub struct EngineMetrics {
     counters: [(&'static str, &'static str, u64); 4],
-    gauges: [(&'static str, &'static str, u64); 6],
+    gauges: [(&'static str, &'static str, u64); 9],
     histograms: [(&'static str, &'static str, HistogramSnapshot); 2],
     info: Vec<(&'static str, String)>,
 }
@@ -63,6 +63,21 @@ impl EngineMetrics {
                     app.pipeline.engine().workers() as u64,
                 ),
                 ("ready", "1 if a new request would be answered", app.is_ready().into()),
+                (
+                    "request_memory_bytes",
+                    "Bytes of request bodies and answers in memory",
+                    app.pipeline.memory().used() as u64,
+                ),
+                (
+                    "request_memory_bytes_max",
+                    "Limit on the bytes of request bodies and answers in memory",
+                    app.pipeline.memory().max() as u64,
+                ),
+                (
+                    "computing_requests",
+                    "Requests that tokenize or decode, or wait for a thread to do so",
+                    app.pipeline.computing() as u64,
+                ),
                 (
                     "resident_memory_bytes",
                     "Resident memory of the process, 0 if the system does not report it",

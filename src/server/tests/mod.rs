@@ -53,7 +53,7 @@ pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize,
     let task = FillMask::new(files.tokenizer, &files.info, 256);
     let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
     Arc::new(App {
-        pipeline: Arc::new(Pipeline::new(task, engine)),
+        pipeline: Arc::new(Pipeline::start(task, engine).unwrap()),
         request_timeout: timeout,
         body_bytes_max: 10_000,
         about: About {

@@ -1,8 +1,9 @@
 //! The model's scores to predictions.
 
 use super::{FillMask, Plan};
-use crate::lm::{Scores, Sequence, TokenScore};
+use crate::lm::Scores;
 use crate::text::DecodeError;
+use crate::work;
 
 /// One token for one mask.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,47 +16,119 @@ pub struct Prediction {
     pub sequence: String,
 }
 
+impl Prediction {
+    /// The bytes of its strings.
+    pub fn bytes(&self) -> usize {
+        self.token_str.len() + self.sequence.len()
+    }
+}
+
 /// The predictions for each mask of a text, in the order of the masks, best first.
 pub type TextAnswer = Vec<Vec<Prediction>>;
 
+/// The answer to a request before its strings are decoded: a prediction takes eight bytes, its strings repeat the text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    plan: Plan,
+    /// For each text and each of its masks: best first, `top_k` at most.
+    scores: Vec<Scores>,
+}
+
+/// A prediction in an [`Answer`] by indices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    pub text: usize,
+    pub mask: usize,
+    pub rank: usize,
+}
+
+impl Answer {
+    /// `scores` holds the model's scores for each sequence of the plan.
+    pub fn new(plan: Plan, mut scores: Vec<Scores>) -> Self {
+        for of_mask in scores.iter_mut().flatten() {
+            of_mask.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
+            of_mask.truncate(plan.top_k);
+        }
+        Self { plan, scores }
+    }
+
+    pub fn texts(&self) -> usize {
+        self.scores.len()
+    }
+
+    /// The number of masks of a text.
+    pub fn masks(&self, text: usize) -> usize {
+        self.scores[text].len()
+    }
+
+    /// The number of predictions for a mask.
+    pub fn predictions(&self, text: usize, mask: usize) -> usize {
+        self.scores[text][mask].len()
+    }
+
+    /// True if each string is small and there are few: decoding takes microseconds.
+    pub fn is_small(&self) -> bool {
+        const PREDICTED_TOKENS_MAX: usize = 512;
+        let texts = self.plan.sequences.iter().zip(&self.scores);
+        let predicted = texts.map(|(sequence, scores)| sequence.tokens() * scores.iter().map(Vec::len).sum::<usize>());
+        predicted.sum::<usize>() <= PREDICTED_TOKENS_MAX
+    }
+}
+
 impl FillMask {
-    /// One answer for each text. `scores` holds the model's scores for each sequence of the plan.
+    /// Decodes all predictions.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn answer(&self, plan: &Plan, scores: Vec<Scores>) -> Result<Vec<TextAnswer>, DecodeError> {
-        let texts = plan.sequences.iter().zip(scores);
-        texts
-            .map(|(sequence, scores)| self.text_answer(sequence, plan.top_k, scores))
-            .collect()
+    pub fn decode(&self, answer: &Answer) -> Result<Vec<TextAnswer>, DecodeError> {
+        work::run_to_end(self.decode_in_slices(answer, |_| Ok(())))
     }
 
-    fn text_answer(&self, sequence: &Sequence, top_k: usize, scores: Scores) -> Result<TextAnswer, DecodeError> {
+    /// The same with checkpoints, for a [`WorkPool`](crate::work::WorkPool). Calls `decoded` with the bytes of each prediction's
+    /// strings, and ends with its error.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails, and those of `decoded`.
+    pub async fn decode_in_slices<E: From<DecodeError>>(
+        &self,
+        answer: &Answer,
+        mut decoded: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Vec<TextAnswer>, E> {
+        let mut texts = Vec::with_capacity(answer.texts());
+        for text in 0..answer.texts() {
+            let mut masks = Vec::with_capacity(answer.masks(text));
+            for mask in 0..answer.masks(text) {
+                let mut predictions = Vec::with_capacity(answer.predictions(text, mask));
+                for rank in 0..answer.predictions(text, mask) {
+                    let prediction = self.prediction(answer, Index { text, mask, rank })?;
+                    decoded(prediction.bytes())?;
+                    predictions.push(prediction);
+                    work::checkpoint().await;
+                }
+                masks.push(predictions);
+            }
+            texts.push(masks);
+        }
+        Ok(texts)
+    }
+
+    /// Decodes one prediction.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    ///
+    /// # Panics
+    /// If the answer has no such prediction.
+    pub fn prediction(&self, answer: &Answer, Index { text, mask, rank }: Index) -> Result<Prediction, DecodeError> {
+        let sequence = &answer.plan.sequences[text];
         let positions = &sequence.readout.positions;
+        let score = answer.scores[text][mask][rank];
+        let replaced = sequence.token_ids.iter().enumerate();
+        let replaced = replaced.map(|(position, &id)| if position == positions[mask] { score.token } else { id });
+        let pad_id = self.tokenizer.pad_id();
+        let shown: Vec<u32> = replaced.filter(|&id| Some(id) != pad_id).collect();
         // With several masks the special tokens stay in `sequence`: the other masks are among them.
         let skip_special_tokens = positions.len() == 1;
-        let masks = positions.iter().zip(scores);
-        let answers = masks.map(|(&position, mut scores)| {
-            scores.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
-            scores.truncate(top_k);
-            let mut token_ids = sequence.token_ids.clone();
-            let predictions = scores.into_iter().map(|score| {
-                token_ids[position] = score.token;
-                self.prediction(&token_ids, score, skip_special_tokens)
-            });
-            predictions.collect()
-        });
-        answers.collect()
-    }
-
-    fn prediction(
-        &self,
-        token_ids: &[u32],
-        score: TokenScore,
-        skip_special_tokens: bool,
-    ) -> Result<Prediction, DecodeError> {
-        let pad_id = self.tokenizer.pad_id();
-        let shown: Vec<u32> = token_ids.iter().copied().filter(|&id| Some(id) != pad_id).collect();
         Ok(Prediction {
             score: score.probability(),
             token: score.token,

@@ -1,7 +1,7 @@
 //! Fill-mask: the contract of transformers' `FillMaskPipeline` without the model in between.
 //!
 //! [`FillMask::plan`] turns a [`Request`] into a [`Plan`], whose sequences go to the model; with the model's scores
-//! [`FillMask::answer`] turns the plan into predictions.
+//! the plan becomes an [`Answer`], whose predictions [`FillMask`] decodes: all, or one by one.
 
 mod answer;
 mod answer_size;
@@ -15,10 +15,10 @@ use crate::checkpoint::TokenizerFiles;
 use crate::lm::ModelInfo;
 use crate::text::Tokenizer;
 
-pub use answer::{Prediction, TextAnswer};
+pub use answer::{Answer, Index, Prediction, TextAnswer};
 pub use answer_size::{ANSWER_TOKENS_MAX, PREDICTIONS_MAX};
 pub use error::InputError;
-pub use plan::Plan;
+pub use plan::{LOOKUPS_MAX, Plan};
 pub use scoring::{TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
 
 /// Texts with masks, and how to answer them.

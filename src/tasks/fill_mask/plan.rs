@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::answer_size::AnswerSize;
 use super::{FillMask, InputError, Request};
-use crate::lm::Sequence;
+use crate::lm::{Sequence, TokenScore};
+use crate::work::{self, WorkBudget};
 
 /// A checked and tokenized request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,11 @@ impl Plan {
         self.sequences.iter().map(|sequence| sequence.tokens()).sum()
     }
 
+    /// Bytes of the token ids and of the scores that the model returns.
+    pub fn bytes(&self) -> usize {
+        self.tokens() * size_of::<u32>() + self.predictions() * size_of::<TokenScore>()
+    }
+
     /// Predictions in the answer, over all masks.
     pub fn predictions(&self) -> usize {
         let masks = self.sequences.iter().map(|sequence| sequence.readout.positions.len());
@@ -28,23 +34,36 @@ impl Plan {
     }
 }
 
+/// Look-ups in the vocabulary for one request: about a second. A megabyte of English needs a tenth.
+pub const LOOKUPS_MAX: u64 = 10_000_000;
+
 impl FillMask {
     /// Checks the parameters and tokenizes the texts, `texts_max` of them at most.
     ///
     /// # Errors
     /// The first text or parameter that is refused.
     pub fn plan(&self, request: &Request, texts_max: usize) -> Result<Plan, InputError> {
+        work::run_to_end(self.plan_in_slices(request, texts_max))
+    }
+
+    /// The same with checkpoints, for a [`WorkPool`](crate::work::WorkPool).
+    ///
+    /// # Errors
+    /// As of [`plan`](Self::plan).
+    pub async fn plan_in_slices(&self, request: &Request, texts_max: usize) -> Result<Plan, InputError> {
         if request.texts.len() > texts_max {
             return Err(InputError::TooManyTexts {
                 texts: request.texts.len(),
                 max: texts_max,
             });
         }
-        let scoring = self.scoring(&request.parameters)?;
+        let mut budget = WorkBudget::new(LOOKUPS_MAX);
+        let scoring = self.scoring(&request.parameters, &mut budget).await?;
         let mut answer_size = AnswerSize::default();
         let mut sequences = Vec::with_capacity(request.texts.len());
         for (index, text) in request.texts.iter().enumerate() {
-            let (token_ids, positions) = self.tokens_and_masks(text).map_err(|error| match request.texts.len() {
+            let read = self.tokens_and_masks(text, &mut budget).await;
+            let (token_ids, positions) = read.map_err(|error| match request.texts.len() {
                 1 => error,
                 _ => InputError::InList {
                     index,
@@ -54,6 +73,7 @@ impl FillMask {
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
             sequences.push(Arc::new(sequence));
+            work::checkpoint().await;
         }
         Ok(Plan {
             sequences,
@@ -61,18 +81,22 @@ impl FillMask {
         })
     }
 
-    fn tokens_and_masks(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), InputError> {
-        let token_ids = self.encode(text)?;
+    async fn tokens_and_masks(
+        &self,
+        text: &str,
+        budget: &mut WorkBudget,
+    ) -> Result<(Vec<u32>, Vec<usize>), InputError> {
+        let token_ids = self.encode(text, budget).await?;
         let positions = self.mask_positions(&token_ids)?;
         Ok((token_ids, positions))
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {
+    async fn encode(&self, text: &str, budget: &mut WorkBudget) -> Result<Vec<u32>, InputError> {
         match text.trim().is_empty() {
             true => Err(InputError::Empty {
                 mask_token: self.mask_token().to_owned(),
             }),
-            false => Ok(self.tokenizer.encode(text)?),
+            false => Ok(self.tokenizer.encode(text, budget).await?),
         }
     }
 

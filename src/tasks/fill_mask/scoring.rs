@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::plan::LOOKUPS_MAX;
 use super::{FillMask, InputError, Parameters};
 use crate::lm::Select;
+use crate::work::{self, WorkBudget};
 
 /// Targets of one request.
 pub const TARGETS_MAX: usize = 10_000;
@@ -29,12 +31,17 @@ impl FillMask {
     /// # Errors
     /// A `top_k` out of range, and targets that are too many, too long, or unknown.
     pub fn check(&self, parameters: &Parameters) -> Result<(), InputError> {
-        self.scoring(parameters).map(drop)
+        let mut budget = WorkBudget::new(LOOKUPS_MAX);
+        work::run_to_end(self.scoring(parameters, &mut budget)).map(drop)
     }
 
     /// A target that the vocabulary lacks is tokenized and replaced by its first piece. Duplicates are merged. A `top_k`
     /// beyond the number of targets means all of them.
-    pub(super) fn scoring(&self, parameters: &Parameters) -> Result<Scoring, InputError> {
+    pub(super) async fn scoring(
+        &self,
+        parameters: &Parameters,
+        budget: &mut WorkBudget,
+    ) -> Result<Scoring, InputError> {
         let top_k = parameters.top_k.unwrap_or(TOP_K_DEFAULT);
         // The default means "up to five", also for a vocabulary of three tokens.
         let exceeds = parameters.targets.is_none() && parameters.top_k.is_some_and(|given| given > self.vocab_size);
@@ -51,7 +58,7 @@ impl FillMask {
                 top_k,
             });
         };
-        let token_ids = self.target_ids(targets)?;
+        let token_ids = self.target_ids(targets, budget).await?;
         Ok(Scoring {
             top_k: top_k.min(token_ids.len()),
             select: Select::Tokens(token_ids),
@@ -59,7 +66,7 @@ impl FillMask {
     }
 
     /// Ascending, without duplicates.
-    fn target_ids(&self, targets: &[String]) -> Result<Arc<[u32]>, InputError> {
+    async fn target_ids(&self, targets: &[String], budget: &mut WorkBudget) -> Result<Arc<[u32]>, InputError> {
         if targets.len() > TARGETS_MAX {
             return Err(InputError::TooManyTargets {
                 targets: targets.len(),
@@ -74,7 +81,8 @@ impl FillMask {
                     max: TARGET_BYTES_MAX,
                 });
             }
-            token_ids.extend(self.tokenizer.first_token(target)?);
+            token_ids.extend(self.tokenizer.first_token(target, budget).await?);
+            work::checkpoint().await;
         }
         token_ids.sort_unstable();
         token_ids.dedup();

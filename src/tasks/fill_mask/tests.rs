@@ -3,6 +3,7 @@
 use super::*;
 use crate::lm::{PretrainedModel, Select, TokenScore};
 use crate::text::EncodeError;
+use crate::work::{self, WorkBudget};
 
 const TOKENS_MAX: usize = 64;
 const TEXTS_MAX: usize = 8;
@@ -29,7 +30,11 @@ fn plan(texts: &[&str], top_k: Option<usize>, targets: Option<&[&str]>) -> Resul
 }
 
 fn token(word: &str) -> u32 {
-    fill_mask().tokenizer.first_token(word).unwrap().unwrap()
+    let mut budget = WorkBudget::new(LOOKUPS_MAX);
+    let tokenizer = fill_mask().tokenizer;
+    work::run_to_end(tokenizer.first_token(word, &mut budget))
+        .unwrap()
+        .unwrap()
 }
 
 fn score(word: &str, probability: f32) -> TokenScore {
@@ -183,8 +188,8 @@ fn targets_are_token_ids_without_duplicates() {
 
 #[test]
 fn a_target_outside_the_vocabulary_stands_for_its_first_piece() {
+    let first_piece = plan(&["unthinkableness [MASK]"], None, None).unwrap().sequences[0].token_ids[1];
     let plan = plan(&["[MASK]"], None, Some(&["unthinkableness"])).unwrap();
-    let first_piece = fill_mask().tokenizer.encode("unthinkableness").unwrap()[1];
     assert_eq!(plan.sequences[0].readout.select, Select::Tokens([first_piece].into()));
 }
 
@@ -215,6 +220,24 @@ fn targets_are_bounded_in_number_and_length() {
     assert!(plan(&["[MASK]"], None, Some(&[&long[1..]])).is_ok());
     let error = plan(&["[MASK]"], None, Some(&["cat", &long])).unwrap_err();
     assert!(matches!(error, InputError::LongTarget { bytes: 1001, .. }), "{error}");
+}
+
+#[test]
+fn the_work_of_a_request_is_bounded_over_its_texts_and_targets() {
+    // A word that is unknown by its last character alone costs the most: 4,900 look-ups.
+    let word = |index: usize| format!("{index:05}{}\u{2603}", "x".repeat(93));
+    let targets: Vec<String> = (0..9_000).map(word).collect();
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let text = format!("[MASK] {}", format!("{} ", word(1)).repeat(40));
+    let texts = vec![text.as_str(); 100];
+    let too_much = Err(InputError::Encode(EncodeError::TooMuchWork { max: LOOKUPS_MAX }));
+    assert_eq!(plan(&["[MASK]"], None, Some(&targets)), too_much);
+    assert_eq!(fill_mask().plan(&request(&texts, None, None), 512), too_much);
+    // Half of it each, in one request.
+    assert!(plan(&["[MASK]"], None, Some(&targets[..1500])).is_ok());
+    assert!(fill_mask().plan(&request(&texts[..35], None, None), 512).is_ok());
+    let both = request(&texts[..35], None, Some(&targets[..1500]));
+    assert_eq!(fill_mask().plan(&both, 512), too_much);
 }
 
 #[test]
@@ -254,7 +277,7 @@ fn predictions_are_sorted_and_cut_to_top_k() {
     let request = request(&["the [MASK]."], Some(2), Some(&targets));
     let plan = fill_mask.plan(&request, 1).unwrap();
     let scores = vec![vec![vec![score("cat", 0.1), score("london", 0.6), score("paris", 0.3)]]];
-    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let answers = fill_mask.decode(&Answer::new(plan, scores)).unwrap();
     let [predictions] = &answers[0][..] else {
         panic!("{answers:?}")
     };
@@ -273,7 +296,7 @@ fn the_other_masks_stay_in_the_sequence_of_each() {
         .plan(&request(&["[MASK] cat [MASK]"], Some(1), None), 1)
         .unwrap();
     let scores = vec![vec![vec![score("the", 0.5)], vec![score("dog", 0.25)]]];
-    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let answers = fill_mask.decode(&Answer::new(plan, scores)).unwrap();
     let [first, second] = &answers[0][..] else {
         panic!("{answers:?}")
     };
@@ -288,7 +311,7 @@ fn a_padding_token_is_left_out_of_the_sequence() {
         .plan(&request(&["[PAD] [MASK] the [MASK]"], Some(1), None), 1)
         .unwrap();
     let scores = vec![vec![vec![score("cat", 0.5)], vec![score("dog", 0.25)]]];
-    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let answers = fill_mask.decode(&Answer::new(plan, scores)).unwrap();
     assert_eq!(answers[0][0][0].sequence, "[CLS] cat the [MASK] [SEP]");
 }
 
@@ -299,7 +322,7 @@ fn each_text_gets_the_scores_of_its_sequence() {
         .plan(&request(&["a [MASK]", "the [MASK]"], Some(1), None), 2)
         .unwrap();
     let scores = vec![vec![vec![score("cat", 0.5)]], vec![vec![score("dog", 0.5)]]];
-    let answers = fill_mask.answer(&plan, scores).unwrap();
+    let answers = fill_mask.decode(&Answer::new(plan, scores)).unwrap();
     let sequences: Vec<&str> = answers.iter().map(|answer| answer[0][0].sequence.as_str()).collect();
     assert_eq!(sequences, ["a cat", "the dog"]);
 }

@@ -12,7 +12,7 @@ use cloze::checkpoint::Source;
 use cloze::lm::inspect::Inspection;
 use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Scores, Select, Sequence, TokenScore};
 use cloze::server::parse_infer;
-use cloze::tasks::fill_mask::{FillMask, Parameters, Request};
+use cloze::tasks::fill_mask::{Answer, FillMask, Parameters, Request};
 use tempfile::TempDir;
 
 /// The server's default.
@@ -131,7 +131,9 @@ fn answer(request: &Request) {
         Ok(mut plan) => {
             plan.sequences.truncate(2);
             let scores = plan.sequences.iter().map(|sequence| some_scores(sequence)).collect();
-            FILL_MASK.answer(&plan, scores).expect("the tokenizer is whole");
+            FILL_MASK
+                .decode(&Answer::new(plan, scores))
+                .expect("the tokenizer is whole");
         }
         Err(error) => sentence(&error.into()),
     }
@@ -209,7 +211,9 @@ impl Folder {
             plan.sequences.iter().for_each(|sequence| batch.push(sequence));
             match loaded.workers[0].predict(batch) {
                 // As above.
-                Ok(scores) => drop(catch_unwind(AssertUnwindSafe(|| fill_mask.answer(&plan, scores)))),
+                Ok(scores) => drop(catch_unwind(AssertUnwindSafe(|| {
+                    fill_mask.decode(&Answer::new(plan, scores))
+                }))),
                 // Sums of finite weights can exceed the range of f32.
                 Err(ModelError::NotFinite) => {}
                 Err(error) => panic!("{error}"),

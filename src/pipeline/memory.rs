@@ -1,0 +1,145 @@
+//! The memory of requests and answers, counted over all connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sys::memory;
+use crate::work::WorkPool;
+
+/// After this many bytes were in use and few are left, freed memory goes back to the system.
+const GIVE_BACK_BYTES_MIN: usize = 16 << 20;
+
+/// A limit on the bytes of all request bodies and answers in memory.
+#[derive(Clone)]
+pub struct MemoryLimit(Arc<Shared>);
+
+struct Shared {
+    max: usize,
+    used: AtomicUsize,
+    /// The most bytes in use since freed memory was last given back.
+    peak: AtomicUsize,
+    pool: Arc<WorkPool>,
+}
+
+/// The limit is reached; another request may free memory at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the memory for bodies and answers is used up")]
+pub struct MemoryFull;
+
+/// Bytes that count towards the limit until this is dropped.
+pub struct Reservation {
+    limit: MemoryLimit,
+    bytes: usize,
+}
+
+impl MemoryLimit {
+    /// A limit of `max` bytes. Threads of `pool` give freed memory back to the system.
+    pub fn new(max: usize, pool: Arc<WorkPool>) -> Self {
+        Self(Arc::new(Shared {
+            max,
+            used: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            pool,
+        }))
+    }
+
+    /// The limit in bytes.
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// Bytes that are reserved.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Reserves `bytes`.
+    ///
+    /// # Errors
+    /// [`MemoryFull`] if that exceeds the limit.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, MemoryFull> {
+        let mut reservation = Reservation {
+            limit: self.clone(),
+            bytes: 0,
+        };
+        reservation.grow(bytes)?;
+        Ok(reservation)
+    }
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reservation").field(&self.bytes).finish()
+    }
+}
+
+impl Reservation {
+    /// Reserves `bytes` more.
+    ///
+    /// # Errors
+    /// [`MemoryFull`] if that exceeds the limit; what was reserved stays reserved.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), MemoryFull> {
+        let Shared { max, used, peak, .. } = &*self.limit.0;
+        let add = |used: usize| used.checked_add(bytes).filter(|sum| sum <= max);
+        let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let before = before.map_err(|_| MemoryFull)?;
+        peak.fetch_max(before + bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.limit.0.used.fetch_sub(less, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+        let Shared { used, peak, pool, .. } = &*self.limit.0;
+        let used = used.load(Ordering::Relaxed);
+        if used < GIVE_BACK_BYTES_MIN / 8 && peak.load(Ordering::Relaxed) >= GIVE_BACK_BYTES_MIN {
+            peak.store(used, Ordering::Relaxed);
+            // What the reservation stood for is freed in this moment or has been already.
+            pool.run_when_idle(memory::give_back);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(max: usize) -> MemoryLimit {
+        MemoryLimit::new(max, Arc::new(WorkPool::start(1).unwrap()))
+    }
+
+    #[test]
+    fn reservations_share_the_limit_and_give_it_back() {
+        let limit = limit(100);
+        let mut first = limit.reserve(60).unwrap();
+        assert_eq!(limit.reserve(41).unwrap_err(), MemoryFull);
+        let second = limit.reserve(40).unwrap();
+        assert_eq!(first.grow(1), Err(MemoryFull));
+        assert_eq!(limit.used(), 100);
+        drop(second);
+        first.grow(10).unwrap();
+        assert_eq!(limit.used(), 70);
+        first.shrink_to(5);
+        assert_eq!(limit.used(), 5);
+        first.shrink_to(50);
+        assert_eq!(limit.used(), 5, "shrinking never grows");
+        drop(first);
+        assert_eq!(limit.used(), 0);
+    }
+
+    #[test]
+    fn a_number_of_bytes_that_overflows_is_refused() {
+        let limit = limit(100);
+        let _some = limit.reserve(1).unwrap();
+        assert_eq!(limit.reserve(usize::MAX).unwrap_err(), MemoryFull);
+    }
+}
