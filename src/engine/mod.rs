@@ -27,10 +27,11 @@ mod tests;
 mod watchdog;
 mod worker;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::lm::{MaskedLm, Scores, Sequence};
@@ -51,8 +52,16 @@ pub struct Limits {
     pub batch_size_max: usize,
     /// A batch that is not full waits this long, counted from the arrival of its first sequence.
     pub batch_delay: Duration,
-    /// Queue capacity in sequences: at this many no further request is admitted.
+    /// Queue capacity in sequences: at this many no further request is admitted. Sequences of lists, beyond the first of
+    /// each, take up half of it at most; the others of a list wait for a place, so that lists do not keep single texts out.
     pub queue_size: usize,
+}
+
+impl Limits {
+    /// Places for sequences beyond the first of their request.
+    fn list_places(&self) -> usize {
+        (self.queue_size / 2).clamp(1, Semaphore::MAX_PERMITS)
+    }
 }
 
 impl Default for Limits {
@@ -95,9 +104,15 @@ pub enum Health {
     Broken(String),
 }
 
+/// The right of a sequence beyond the first of its request to be in the queue.
+type ListPlace = OwnedSemaphorePermit;
+
 /// A handle on queue and workers. The workers run until [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
+    /// First come, first served.
+    list_places: Arc<Semaphore>,
+    requests: AtomicU64,
     state: Arc<EngineState>,
     workers: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -109,6 +124,8 @@ impl Engine {
     /// When the system starts too few threads.
     pub fn start(models: Vec<Box<dyn MaskedLm>>, limits: Limits) -> std::io::Result<Self> {
         let engine = Self {
+            list_places: Arc::new(Semaphore::new(limits.list_places())),
+            requests: AtomicU64::new(0),
             queue: Arc::new(Queue::new(limits)),
             state: Arc::new(EngineState::new(models.len())),
             workers: Mutex::default(),
@@ -154,7 +171,8 @@ impl Engine {
     }
 
     /// Queues the sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
-    /// refuse them. Dropping the future withdraws sequences that are not computed yet.
+    /// refuse them: the first has its place, the others wait for list places. Dropping the future withdraws sequences that are not
+    /// computed yet.
     ///
     /// # Errors
     /// [`EngineError::Deadline`] when time is up, [`EngineError::Stopped`], else the first failure of a sequence: a request
@@ -166,20 +184,39 @@ impl Engine {
         deadline: Instant,
     ) -> Result<(Vec<Scores>, Timing), EngineError> {
         let queued_at = Instant::now();
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let spans = RequestSpans::enter_queue();
         let mut receivers = Vec::with_capacity(sequences.len());
-        let entries = sequences.iter().map(|sequence| {
+        let mut entry = |sequence: &Arc<Sequence>, place| {
             let (reply, receiver) = oneshot::channel();
             receivers.push(receiver);
             Entry {
+                request,
+                place,
                 sequence: Arc::clone(sequence),
                 queued_at,
                 deadline,
                 reply,
                 spans: spans.clone(),
             }
+        };
+        let mut waiting = sequences.iter();
+        // At once what has places, so that the first batch is full.
+        let first = waiting.next().map(|sequence| entry(sequence, None));
+        let placed = std::iter::from_fn(|| {
+            let place = (waiting.len() > 0).then(|| Arc::clone(&self.list_places).try_acquire_owned())?;
+            let place = place.ok()?;
+            waiting.next().map(|sequence| entry(sequence, Some(place)))
         });
-        admission.push(entries.collect())?;
+        admission.push(first.into_iter().chain(placed).collect())?;
+        while waiting.len() > 0 {
+            let mut places = self.places(waiting.len(), deadline).await?;
+            let placed = std::iter::from_fn(|| {
+                let place = places.split(1)?;
+                waiting.next().map(|sequence| entry(sequence, Some(place)))
+            });
+            self.queue.push(placed.collect())?;
+        }
         // From here on the entries alone hold the spans.
         drop(spans);
         let mut scores = Vec::with_capacity(receivers.len());
@@ -190,6 +227,21 @@ impl Engine {
             timing = timing.max(its_timing);
         }
         Ok((scores, timing))
+    }
+
+    /// Waits for the list places of the next of `sequences` sequences: for as many as a batch takes.
+    async fn places(&self, sequences: usize, deadline: Instant) -> Result<ListPlace, EngineError> {
+        let limits = &self.queue.limits;
+        let count = sequences.min(limits.batch_size_max).min(limits.list_places());
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let places = Arc::clone(&self.list_places).acquire_many_owned(count);
+        match tokio::time::timeout_at(deadline, places).await {
+            Ok(places) => Ok(places.expect("this semaphore is never closed")),
+            Err(_) => {
+                self.queue.stats.expired.add(1);
+                Err(EngineError::Deadline)
+            }
+        }
     }
 
     /// Waits for the reply to one sequence.

@@ -1,4 +1,7 @@
 //! The queue: bounded admission, and which sequences make the next batch.
+//!
+//! Requests take turns: a batch takes one sequence of each request that waits, then the next of each, so that a single text
+//! waits for one sequence of each request before it, not for whole lists.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::sync::Mutex;
-use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
+use super::{EngineError, Limits, ListPlace, RequestSpans, Scores, Sequence, Stats, Timing};
 
 /// After a full queue was swept in vain it counts as full for this long per sequence in it: many times the cost of a
 /// sweep, so that a refusal costs the same however long the queue is.
@@ -18,6 +21,10 @@ pub type Reply = Result<(Scores, Timing), EngineError>;
 
 /// One sequence in the queue.
 pub struct Entry {
+    /// Tells the sequences of one request from those of others.
+    pub request: u64,
+    /// For a sequence beyond the first of its request.
+    pub place: Option<ListPlace>,
     pub sequence: Arc<Sequence>,
     pub queued_at: Instant,
     pub deadline: Instant,
@@ -64,7 +71,7 @@ impl Drop for Admission {
     }
 }
 
-/// A bounded first-in-first-out queue, from which workers take batches.
+/// A bounded queue of requests that take turns, from which workers take batches.
 pub struct Queue {
     pub limits: Limits,
     pub stats: Stats,
@@ -75,7 +82,10 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    entries: VecDeque<Entry>,
+    /// In the order of their turns. None is empty.
+    requests: VecDeque<VecDeque<Entry>>,
+    /// The number of entries of all requests.
+    sequences: usize,
     /// Tokens of all entries.
     tokens: usize,
     /// Requests that are admitted and not submitted; each will bring at least one entry.
@@ -87,16 +97,55 @@ struct State {
 
 impl State {
     fn fills_a_batch(&self, limits: &Limits) -> bool {
-        self.entries.len() >= limits.batch_size_max || self.tokens >= limits.batch_tokens_max
+        self.sequences >= limits.batch_size_max || self.tokens >= limits.batch_tokens_max
     }
 
     /// Drops entries that are no longer wanted; returns how many.
     fn sweep(&mut self) -> u64 {
         let now = Instant::now();
-        let before = self.entries.len();
-        self.entries.retain(|entry| entry.is_wanted(now));
-        self.tokens = self.entries.iter().map(Entry::tokens).sum();
-        (before - self.entries.len()) as u64
+        let before = self.sequences;
+        self.requests.retain_mut(|entries| {
+            entries.retain(|entry| entry.is_wanted(now));
+            !entries.is_empty()
+        });
+        self.count();
+        (before - self.sequences) as u64
+    }
+
+    /// Counts sequences and tokens anew.
+    fn count(&mut self) {
+        self.sequences = self.requests.iter().map(VecDeque::len).sum();
+        self.tokens = self.requests.iter().flatten().map(Entry::tokens).sum();
+    }
+
+    fn push(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first() else { return };
+        self.sequences += entries.len();
+        self.tokens += entries.iter().map(Entry::tokens).sum::<usize>();
+        let is_same = |other: &&mut VecDeque<Entry>| other.front().is_some_and(|entry| entry.request == first.request);
+        match self.requests.iter_mut().find(is_same) {
+            Some(waiting) => waiting.extend(entries),
+            None => self.requests.push_back(entries.into()),
+        }
+    }
+
+    /// The sequence that is next.
+    fn front(&self) -> Option<&Entry> {
+        self.requests.front()?.front()
+    }
+
+    /// Takes the sequence that is next. Its request moves behind all others.
+    fn pop(&mut self) -> Option<Entry> {
+        let mut entries = self.requests.pop_front()?;
+        let mut entry = entries.pop_front()?;
+        if !entries.is_empty() {
+            self.requests.push_back(entries);
+        }
+        self.sequences -= 1;
+        self.tokens -= entry.tokens();
+        // Another list may use its place.
+        entry.place = None;
+        Some(entry)
     }
 
     /// The same, except for a while after a sweep in vain.
@@ -106,7 +155,7 @@ impl State {
             return 0;
         }
         let dropped = self.sweep();
-        let entries = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let entries = u32::try_from(self.sequences).unwrap_or(u32::MAX);
         self.full_until = (dropped == 0).then(|| now + FULL_PER_SEQUENCE * entries);
         dropped
     }
@@ -122,19 +171,19 @@ impl Queue {
         }
     }
 
-    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. The rule is the
-    /// same for one sequence and for a list, so that neither starves the other; a list may fill the queue beyond its size.
+    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. The admission is for
+    /// the request's first sequence; those beyond it need list places.
     pub fn admit(self: &Arc<Self>) -> Result<Admission, EngineError> {
         let mut state = self.state();
         if state.closed {
             return Err(EngineError::Stopped);
         }
         let places = self.limits.queue_size.saturating_sub(state.admitted);
-        if state.entries.len() >= places {
+        if state.sequences >= places {
             // Clients that wait may have left.
             self.stats.abandoned.add(state.sweep_if_due());
         }
-        if state.entries.len() >= places {
+        if state.sequences >= places {
             self.stats.rejected.add(1);
             return Err(EngineError::QueueFull);
         }
@@ -145,17 +194,29 @@ impl Queue {
     fn push_admitted(&self, entries: Vec<Entry>) -> Result<(), EngineError> {
         let mut state = self.state();
         state.admitted -= 1;
+        self.push_into(state, entries)
+    }
+
+    /// Queues further entries of a request, which have list places, unless the queue is closed.
+    pub fn push(&self, entries: Vec<Entry>) -> Result<(), EngineError> {
+        self.push_into(self.state(), entries)
+    }
+
+    fn push_into(
+        &self,
+        mut state: impl std::ops::DerefMut<Target = State>,
+        entries: Vec<Entry>,
+    ) -> Result<(), EngineError> {
         if state.closed {
             return Err(EngineError::Stopped);
         }
-        state.tokens += entries.iter().map(Entry::tokens).sum::<usize>();
-        state.entries.extend(entries);
+        state.push(entries);
         drop(state);
         self.changed.notify_one();
         Ok(())
     }
 
-    /// The next batch: at least one entry, within the limits, in order of arrival. `None` once the queue is closed and
+    /// The next batch: at least one entry, within the limits, in the order of turns. `None` once the queue is closed and
     /// empty.
     pub async fn next_batch(&self) -> Option<Vec<Entry>> {
         loop {
@@ -172,7 +233,7 @@ impl Queue {
         }
     }
 
-    /// Waits until an entry is wanted; returns when it was queued. `None` once closed and empty.
+    /// Waits until an entry is wanted; returns when the oldest was queued. `None` once closed and empty.
     async fn first_queued_at(&self) -> Option<Instant> {
         loop {
             // Registered before the look, so that an arrival in between is not missed.
@@ -180,8 +241,14 @@ impl Queue {
             {
                 let mut state = self.state();
                 self.stats.abandoned.add(state.sweep());
-                match state.entries.front() {
-                    Some(first) => return Some(first.queued_at),
+                match state
+                    .requests
+                    .iter()
+                    .filter_map(VecDeque::front)
+                    .map(|entry| entry.queued_at)
+                    .min()
+                {
+                    Some(queued_at) => return Some(queued_at),
                     None if state.closed => {
                         // The other workers must end too.
                         self.changed.notify_one();
@@ -223,7 +290,7 @@ impl Queue {
         self.stats.abandoned.add(state.sweep());
         let mut batch = Vec::new();
         let mut tokens = 0;
-        while let Some(next) = state.entries.front() {
+        while let Some(next) = state.front() {
             let more = tokens + next.tokens();
             // A sequence beyond the limit is a batch by itself, so that it does not block the queue.
             let fits = batch.is_empty() || more <= self.limits.batch_tokens_max;
@@ -231,10 +298,9 @@ impl Queue {
                 break;
             }
             tokens = more;
-            batch.extend(state.entries.pop_front());
+            batch.extend(state.pop());
         }
-        state.tokens -= tokens;
-        if !state.entries.is_empty() {
+        if state.sequences > 0 {
             // The wake-ups of the remaining entries may have gone to the worker that takes this batch.
             self.changed.notify_one();
         }
@@ -251,9 +317,9 @@ impl Queue {
     pub fn abandon(&self) {
         let mut state = self.state();
         state.closed = true;
-        self.stats.abandoned.add(state.entries.len() as u64);
-        state.entries.clear();
-        state.tokens = 0;
+        self.stats.abandoned.add(state.sequences as u64);
+        state.requests.clear();
+        state.count();
         drop(state);
         // Workers that wait must end.
         self.changed.notify_one();
@@ -267,7 +333,7 @@ impl Queue {
     pub fn waiting(&self) -> (usize, usize) {
         let mut state = self.state();
         self.stats.abandoned.add(state.sweep());
-        (state.entries.len(), state.tokens)
+        (state.sequences, state.tokens)
     }
 
     fn state(&self) -> impl std::ops::DerefMut<Target = State> {

@@ -1,6 +1,6 @@
 //! The engine on paused time, with a model that only counts.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -101,10 +101,15 @@ impl MaskedLm for Echo {
     }
 }
 
+static NEXT_REQUEST: AtomicU64 = AtomicU64::new(0);
+
+/// A sequence that is a request by itself.
 fn entry(id: u32, tokens: usize, timeout: Duration) -> (Entry, tokio::sync::oneshot::Receiver<Reply>) {
     let (reply, receiver) = tokio::sync::oneshot::channel();
     let queued_at = Instant::now();
     let entry = Entry {
+        request: NEXT_REQUEST.fetch_add(1, Ordering::Relaxed),
+        place: None,
         sequence: sequence(id, tokens),
         queued_at,
         deadline: queued_at + timeout,
@@ -118,8 +123,12 @@ fn ids(batch: &[Entry]) -> Vec<u32> {
     batch.iter().map(|entry| entry.sequence.token_ids[0]).collect()
 }
 
+/// The sequences 0 to `count` of one request.
 fn many(count: u32) -> (Vec<Entry>, Vec<tokio::sync::oneshot::Receiver<Reply>>) {
-    (0..count).map(|id| entry(id, 1, MINUTE)).unzip()
+    let (mut entries, receivers): (Vec<_>, Vec<_>) = (0..count).map(|id| entry(id, 1, MINUTE)).unzip();
+    let request = entries.first().map_or(0, |entry| entry.request);
+    entries.iter_mut().for_each(|entry| entry.request = request);
+    (entries, receivers)
 }
 
 /// Does what a test says with the ids of each batch's texts.

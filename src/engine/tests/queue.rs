@@ -119,6 +119,109 @@ async fn an_admitted_request_is_not_refused_for_a_full_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_take_turns() {
+    let queue = queue(limits());
+    let (list, _list) = many(6);
+    push(&queue, list).unwrap();
+    let (other, mut others) = entry(10, 1, MINUTE);
+    push(&queue, vec![other]).unwrap();
+    let (list, _second_list) = many(3);
+    push(&queue, list).unwrap();
+    // 0 to 5 of the first list, 10, 0 to 2 of the second.
+    for expected in [&[0, 10, 0, 1][..], &[1, 2, 2, 3], &[4, 5]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+    assert!(others.try_recv().is_err());
+    assert_eq!(queue.waiting(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn further_sequences_of_a_request_wait_behind_its_first() {
+    let queue = queue(limits());
+    let (mut list, _list) = many(6);
+    let rest = list.split_off(2);
+    push(&queue, list).unwrap();
+    queue.push(rest).unwrap();
+    let (other, _other) = entry(10, 1, MINUTE);
+    push(&queue, vec![other]).unwrap();
+    assert_eq!(ids(&queue.next_batch().await.unwrap()), [0, 10, 1, 2]);
+    queue.close();
+    let (late, _late) = many(1);
+    assert_eq!(queue.push(late), Err(EngineError::Stopped));
+}
+
+/// Eight clients with lists, each as long as the queue, and one with single texts.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_do_not_keep_single_texts_out() {
+    let limits = Limits {
+        queue_size: 32,
+        ..limits()
+    };
+    let slow = Scripted(|_: &[u32]| {
+        std::thread::sleep(Duration::from_micros(500));
+        Ok(())
+    });
+    let engine = Arc::new(Engine::start(vec![Box::new(slow)], limits).unwrap());
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let lists: Vec<_> = (0..8)
+        .map(|_| {
+            let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let scores = submit(&engine, vec![sequence(1, 1); 32], Instant::now() + MINUTE).await;
+                    assert_eq!(scores.unwrap().len(), 32);
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    while engine.waiting().0 < 12 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut batches_max = 0;
+    for _ in 0..50 {
+        let before = batches(&engine.queue);
+        submit(&engine, vec![sequence(2, 1)], Instant::now() + MINUTE)
+            .await
+            .unwrap();
+        batches_max = batches_max.max(batches(&engine.queue) - before);
+        // Eight first sequences and sixteen list places.
+        assert!(engine.waiting().0 <= 24);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for list in lists {
+        assert!(list.await.unwrap() > 0, "a list starved");
+    }
+    // One sequence of each list is before it: two batches, after the one that runs. The rest is the scheduler's.
+    assert!(batches_max <= 8, "a single text waited for {batches_max} batches");
+    assert_eq!(engine.stats().rejected.get(), 0);
+}
+
+#[tokio::test]
+async fn a_list_that_waits_for_places_keeps_its_deadline_and_leaves_no_trace() {
+    let (begun, begins) = channel();
+    let (end, may_end) = channel();
+    let gated = Gated {
+        begun,
+        may_end,
+        passes: Arc::default(),
+    };
+    let engine = Engine::start(vec![Box::new(gated)], limits()).unwrap();
+    // The first and four with list places, of which the first batch takes three; eight wait for places.
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let error = submit(&engine, vec![sequence(1, 1); 16], deadline).await;
+    assert_eq!(error, Err(EngineError::Deadline));
+    begins.recv().unwrap();
+    assert_eq!(batches(&engine.queue), 1);
+    assert_eq!(engine.waiting(), (0, 0));
+    assert_eq!(engine.list_places.available_permits(), 4);
+    assert_eq!(engine.stats().expired.get(), 1);
+    end.send(()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sequence_beyond_the_limit_of_a_batch_is_a_batch_by_itself() {
     let queue = queue(limits());
     for (id, tokens) in [(1, 1), (2, 101), (3, 1)] {

@@ -32,6 +32,7 @@ mod sync {
 type Scores = u32;
 type Timing = ();
 type RequestSpans = ();
+type ListPlace = ();
 
 struct Sequence {
     token_ids: Vec<u32>,
@@ -82,6 +83,8 @@ fn entry(id: u32) -> (Entry, oneshot::Receiver<Reply>) {
     let (reply, receiver) = oneshot::channel();
     let queued_at = Instant::now();
     let entry = Entry {
+        request: u64::from(id),
+        place: None,
         sequence: Arc::new(Sequence { token_ids: vec![id] }),
         queued_at,
         deadline: queued_at + MINUTE,
