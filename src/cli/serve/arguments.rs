@@ -57,8 +57,8 @@ pub struct ServeArguments {
 
     /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503 [default: 134217728, or
     /// four times --max-body-bytes]
-    #[arg(long, env = "CLOZE_MAX_BUFFERED_BYTES", value_name = "BYTES")]
-    pub max_buffered_bytes: Option<NonZeroUsize>,
+    #[arg(long, env = "CLOZE_MAX_BUFFERED_BYTES", value_name = "BYTES", value_parser = within::<usize>(1..=1 << 50))]
+    pub max_buffered_bytes: Option<usize>,
 
     /// Time limit of a shutdown for accepted requests
     #[arg(long, env = "CLOZE_SHUTDOWN_TIMEOUT_MS", default_value = "10000", value_name = "MS",
@@ -75,10 +75,10 @@ pub struct ServeArguments {
 impl ServeArguments {
     /// The limit on the bytes of bodies and responses in memory.
     pub fn memory_max(&self) -> Result<usize, String> {
-        let body_max: usize = self.max_body_bytes.into();
+        let body_max = self.max_body_bytes;
         // The body, its texts, token ids and scores.
         let needed = body_max.saturating_mul(4);
-        match self.max_buffered_bytes.map(usize::from) {
+        match self.max_buffered_bytes {
             None => Ok(needed.max(MEMORY_BYTES_MAX)),
             Some(bytes) if bytes < needed => Err(format!(
                 "--max-buffered-bytes {bytes} is too small for one request of --max-body-bytes {body_max}; set at least {needed}"

@@ -8,7 +8,6 @@ use crate::checkpoint::TensorSource;
 use crate::encoder::Architecture;
 use crate::lm::cpu_worker::CpuWorkerModel;
 use crate::lm::{EncoderModel, MaskedLm};
-use crate::sys::memory;
 
 pub fn load(
     architecture: &Architecture,
@@ -26,7 +25,7 @@ pub fn load(
     let all = Compute::new(threads).map_err(LoadError::Threads)?;
     let model = all.run(|| EncoderModel::load(architecture, source, &Default::default(), precision));
     let model = Arc::new(model.map_err(|error| LoadError::from_encoder(error, BackendKind::Cpu))?);
-    memory::give_back();
+    crate::sys::memory::give_back();
     let isa = all.features();
     let mut shares = vec![all];
     if workers > 1 {

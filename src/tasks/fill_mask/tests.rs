@@ -230,14 +230,17 @@ fn the_work_of_a_request_is_bounded_over_its_texts_and_targets() {
     let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
     let text = format!("[MASK] {}", format!("{} ", word(1)).repeat(40));
     let texts = vec![text.as_str(); 100];
-    let too_much = Err(InputError::Encode(EncodeError::TooMuchWork { max: LOOKUPS_MAX }));
-    assert_eq!(plan(&["[MASK]"], None, Some(&targets)), too_much);
-    assert_eq!(fill_mask().plan(&request(&texts, None, None), 512), too_much);
+    let too_much = EncodeError::TooMuchWork { max: LOOKUPS_MAX }.to_string();
+    let refusal = |texts: &[&str], targets: Option<&[&str]>| {
+        let refused = fill_mask().plan(&request(texts, None, targets), 512);
+        refused.unwrap_err().to_string()
+    };
+    assert_eq!(refusal(&["[MASK]"], Some(&targets)), too_much);
+    assert!(refusal(&texts, None).ends_with(&too_much));
     // Half of it each, in one request.
     assert!(plan(&["[MASK]"], None, Some(&targets[..1500])).is_ok());
     assert!(fill_mask().plan(&request(&texts[..35], None, None), 512).is_ok());
-    let both = request(&texts[..35], None, Some(&targets[..1500]));
-    assert_eq!(fill_mask().plan(&both, 512), too_much);
+    assert!(refusal(&texts[..35], Some(&targets[..1500])).ends_with(&too_much));
 }
 
 #[test]
