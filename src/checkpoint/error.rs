@@ -41,6 +41,16 @@ pub enum CheckpointError {
         architectures.as_ref().map_or_else(String::new, |names| format!("; {CONFIG} gives the architecture as {}", excerpt::name(names)))
     )]
     NoHead { architectures: Option<String> },
+    /// None of the tensors has a name of the model's architecture.
+    #[error("none of the tensors is named as in {class}{}", named(.example, .prefix.as_deref()))]
+    OtherNames {
+        /// transformers' class of the architecture.
+        class: &'static str,
+        /// The name of a tensor that is there.
+        example: String,
+        /// What all names have before the names of the architecture.
+        prefix: Option<String>,
+    },
     /// A weight file, or a tensor in it.
     #[error("{0}")]
     Weights(TensorError),
@@ -60,6 +70,13 @@ pub enum Part {
     Config,
     Tokenizer,
     Weights,
+}
+
+fn named(example: &str, prefix: Option<&str>) -> String {
+    match prefix {
+        Some(prefix) => format!("; all names begin with \"{prefix}\", which must be removed"),
+        None => format!("; one of them is {example}"),
+    }
 }
 
 fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {

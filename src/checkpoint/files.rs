@@ -10,6 +10,9 @@ use super::names::{CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 /// Limit on the size of a text file (configuration, vocabulary).
 pub const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// In UTF-8. Editors of some systems write it at the beginning of a text file.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// An open file.
 pub trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
@@ -74,7 +77,7 @@ impl Files {
         }
     }
 
-    /// Reads a text file whole.
+    /// Reads a text file whole, without a byte order mark.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: self.path(name),
@@ -87,6 +90,9 @@ impl Files {
         }
         let mut bytes = Vec::with_capacity(size as usize);
         file.take(TEXT_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
         Ok(bytes)
     }
 
@@ -136,6 +142,18 @@ fn is_lfs_pointer(file: &mut File, size: u64) -> std::io::Result<bool> {
 mod tests {
     use super::*;
     use crate::checkpoint::names::VOCAB;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_text_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::folder(folder.path()).unwrap();
+        for (content, text) in [("\u{feff}{}", "{}"), ("\u{feff}", ""), ("a\u{feff}", "a\u{feff}")] {
+            for name in [CONFIG, TOKENIZER, VOCAB] {
+                std::fs::write(folder.path().join(name), content).unwrap();
+                assert_eq!(files.read(name).unwrap(), text.as_bytes());
+            }
+        }
+    }
 
     #[test]
     fn a_git_lfs_pointer_is_named_whatever_file_it_replaces() {

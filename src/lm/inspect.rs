@@ -100,12 +100,19 @@ impl Inspection {
                     }
                     Err(error) => add(CheckpointError::Weights(error)),
                 }
-                let head = check_head(&source, &architecture, weights).map_err(&mut add);
+                let checked = check_head(&source, &architecture, weights);
+                // One error names all tensors of an absent head, and one all tensors if none has its name.
+                let (has_names, has_head) = match &checked {
+                    Ok(()) => (true, true),
+                    Err(CheckpointError::OtherNames { .. }) => (false, false),
+                    Err(_) => (true, false),
+                };
+                let _ = checked.map_err(&mut add);
                 for parameter in architecture.spec.parameters() {
                     used.insert(architecture.stored_name(parameter, weights));
-                    // One error names all tensors of an absent head.
-                    if let Err(error) = architecture.read(parameter, weights)
-                        && (head.is_ok() || !parameter.is_of_head())
+                    if has_names
+                        && let Err(error) = architecture.read(parameter, weights)
+                        && (has_head || !parameter.is_of_head())
                     {
                         add(CheckpointError::Weights(error));
                     }

@@ -88,15 +88,30 @@ pub(super) fn architecture(source: &Source) -> Result<Architecture, CheckpointEr
     parse(&source.config()?)
 }
 
-/// Checks that the weights have a masked-language-model head.
+/// Checks that the weights are those of the architecture, and have a masked-language-model head.
 pub(super) fn check_head(
     source: &Source,
     architecture: &Architecture,
     weights: &WeightFiles,
 ) -> Result<(), CheckpointError> {
-    let mut parameters = architecture.spec.parameters().into_iter();
+    let parameters = architecture.spec.parameters();
+    let mut names = parameters
+        .iter()
+        .map(|&parameter| architecture.stored_name(parameter, weights));
+    if !names.clone().any(|name| weights.contains(&name)) {
+        let mut stored: Vec<&str> = weights.stored().map(|(name, _)| name).collect();
+        stored.sort_unstable();
+        return Err(CheckpointError::OtherNames {
+            class: architecture.family.class,
+            example: stored.first().copied().unwrap_or("absent").to_owned(),
+            prefix: names.find_map(|name| weights.unknown_prefix(&name).map(str::to_owned)),
+        });
+    }
     let is_stored = |parameter| weights.contains(&architecture.stored_name(parameter, weights));
-    match parameters.any(|parameter| parameter.is_of_head() && is_stored(parameter)) {
+    match parameters
+        .iter()
+        .any(|&parameter| parameter.is_of_head() && is_stored(parameter))
+    {
         true => Ok(()),
         false => Err(CheckpointError::NoHead {
             architectures: source.architectures(),
@@ -148,6 +163,50 @@ mod tests {
         }
         std::fs::write(path, bytes).unwrap();
         folder
+    }
+
+    #[test]
+    fn weights_under_other_names_are_refused_with_a_name_or_the_prefix() {
+        let folder = tiny("null", "cls.predictions.");
+        let path = folder.path().join("model.safetensors");
+        let whole = std::fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+        for (rename, refused) in [
+            ((|name| format!("module.{name}")) as fn(&str) -> String, None),
+            (|name| format!("module.model.{name}"), None),
+            (
+                |name| format!("net.{name}"),
+                Some("none of the tensors is named as in BertForMaskedLM; all names begin with \"net.\""),
+            ),
+            (|name| format!("x.y.{name}"), Some("all names begin with \"x.y.\"")),
+            (|name| name.replace('.', "/"), Some("; one of them is bert/embeddings/")),
+        ] {
+            let renamed = header.iter().map(|(name, value)| match name.as_str() {
+                "__metadata__" => (name.clone(), value.clone()),
+                name => (rename(name), value.clone()),
+            });
+            let renamed = serde_json::Value::Object(renamed.collect()).to_string();
+            let file = [
+                &(renamed.len() as u64).to_le_bytes(),
+                renamed.as_bytes(),
+                &whole[8 + length..],
+            ]
+            .concat();
+            std::fs::write(&path, file).unwrap();
+            let opened = PretrainedModel::open(folder.path())
+                .err()
+                .map(|error| error.to_string());
+            let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
+            let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
+            match refused {
+                None => assert_eq!((opened, errors.len()), (None, 0)),
+                Some(reason) => {
+                    assert!(opened.as_ref().unwrap().contains(reason), "{opened:?}");
+                    assert_eq!(errors, [opened.unwrap()]);
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Class {
     RemBert,
     /// Letters of proteins.
     Esm,
+    /// WordPiece or characters of Japanese words.
+    BertJapanese,
     /// `tokenizer.json` as it is.
     Generic,
 }
@@ -38,10 +40,11 @@ const NAMES: &[(&str, Class)] = &[
     ("AlbertTokenizer", Class::Albert),
     ("RemBertTokenizer", Class::RemBert),
     ("EsmTokenizer", Class::Esm),
+    ("BertJapaneseTokenizer", Class::BertJapanese),
 ];
 
 /// Classes written in Python, whose rules are in no file.
-const PYTHON_CLASSES: [&str; 2] = ["BertJapaneseTokenizer", "BertweetTokenizer"];
+const PYTHON_CLASSES: [&str; 1] = ["BertweetTokenizer"];
 
 /// Model types and the class that they have if no file names one.
 const MODEL_TYPES: &[(&str, Class)] = &[
@@ -147,7 +150,7 @@ impl Class {
         let sources: &[&[&str]] = match self {
             Self::Bert | Self::MpNet => &[&[TOKENIZER], &[VOCAB]],
             Self::Roberta => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
-            Self::Esm => &[&[VOCAB]],
+            Self::Esm | Self::BertJapanese => &[&[VOCAB]],
             Self::XlmRoberta | Self::Camembert | Self::Albert | Self::RemBert | Self::Generic => &[&[TOKENIZER]],
         };
         let mut sources = sources.iter().copied();
@@ -156,7 +159,7 @@ impl Class {
 
     pub fn special_tokens(self) -> Defaults {
         match self {
-            Self::Bert | Self::Generic => BERT_TOKENS,
+            Self::Bert | Self::BertJapanese | Self::Generic => BERT_TOKENS,
             Self::MpNet => {
                 let mut tokens = ROBERTA_TOKENS;
                 tokens[2] = Some("[UNK]");

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `settings` | settings of `tokenizer_config.json` and other files, merged |
 //! | `class` | transformers' tokenizer classes: files and special tokens of each |
-//! | `bpe`, `unigram`, `letters` | tokenizers of RoBERTa, of SentencePiece models, of ESM; WordPiece is below |
+//! | `bpe`, `unigram`, `letters`, `japanese` | tokenizers of RoBERTa, of SentencePiece models, of ESM, of Japanese BERT; WordPiece is below |
 
 mod bpe;
 mod class;
+mod japanese;
 mod letters;
 mod settings;
 #[cfg(test)]
@@ -65,6 +66,7 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     let built = catch(|| match (name, settings.class, others.as_slice()) {
         (TOKENIZER, _, _) => from_json(&bytes, &settings),
         (_, Class::Esm, _) => letters::build(&bytes, &settings),
+        (_, Class::BertJapanese, _) => japanese::build(&bytes, &settings),
         (_, _, [merges]) => bpe::build(bpe::from_files(&bytes, merges)?, settings.added_tokens(), &settings),
         _ => from_vocab(&bytes, &settings),
     });
@@ -218,21 +220,28 @@ fn add_tokens(tokenizer: &mut Tokenizer, added: Vec<AddedToken>, settings: &Sett
     tokenizer.add_tokens(tokens).map_err(|e| e.to_string()).map(drop)
 }
 
-/// Encodes and decodes the mask token. A tokenizer that fails here would fail in every request.
+/// Encodes and decodes the mask token, alone and in a text, and the pieces of that text. A tokenizer that fails here would
+/// fail in every request, or answer with other tokens than those of the text.
 fn try_out(tokenizer: &Tokenizer, mask_token: &str, mask_id: u32) -> Result<(), String> {
-    let encoding = tokenizer.encode_fast(mask_token, true).map_err(|e| e.to_string())?;
-    let ids = encoding.get_ids();
-    if !ids.contains(&mask_id) {
-        return Err(format!(
-            "the tokenizer does not recognize its mask token {mask_token} in a text"
-        ));
+    for text in [mask_token.to_owned(), format!("The {mask_token} is 1 é, 研究 .")] {
+        let encoding = tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?;
+        let ids = encoding.get_ids();
+        if !ids.contains(&mask_id) {
+            return Err(format!(
+                "the tokenizer does not recognize its mask token {mask_token} in a text"
+            ));
+        }
+        if let Some(id) = ids.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
+            return Err(format!(
+                "the post-processor adds token {id}, which is not in the vocabulary"
+            ));
+        }
+        tokenizer.decode(ids, true).map_err(|e| e.to_string())?;
+        for &id in ids {
+            tokenizer.decode(&[id], false).map_err(|e| e.to_string())?;
+        }
     }
-    if let Some(id) = ids.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
-        return Err(format!(
-            "the post-processor adds token {id}, which is not in the vocabulary"
-        ));
-    }
-    tokenizer.decode(ids, true).map_err(|e| e.to_string()).map(drop)
+    Ok(())
 }
 
 /// The library panics on some invalid files.

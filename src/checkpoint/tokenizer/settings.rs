@@ -24,6 +24,7 @@ pub struct Settings {
     pub strip_accents: Option<bool>,
     pub tokenize_chinese_chars: bool,
     pub clean_up_spaces: bool,
+    pub japanese: Japanese,
     /// By transformers' name, such as `mask_token`; without tokens that are null.
     special: Vec<(&'static str, AddedToken)>,
     /// `additional_special_tokens` and `extra_special_tokens`.
@@ -32,6 +33,19 @@ pub struct Settings {
     added: BTreeMap<u32, AddedToken>,
     /// True if `added` is from `added_tokens_decoder`, which replaces the added tokens of `tokenizer.json`.
     pub added_is_complete: bool,
+}
+
+/// Settings of [`Class::BertJapanese`].
+#[derive(Debug)]
+pub struct Japanese {
+    /// `word_tokenizer_type`.
+    pub words: Option<String>,
+    /// `subword_tokenizer_type`.
+    pub subwords: Option<String>,
+    /// `do_word_tokenize`.
+    pub splits_words: Option<bool>,
+    /// `do_subword_tokenize`.
+    pub splits_subwords: Option<bool>,
 }
 
 impl Settings {
@@ -77,7 +91,18 @@ impl Settings {
             Some(Value::Bool(value)) => Ok(Some(*value)),
             Some(_) => Err(invalid(TOKENIZER_CONFIG, format!("{name} is neither true nor false"))),
         };
+        let text = |name: &str| match config.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(value)) => Ok(Some(value.clone())),
+            Some(_) => Err(invalid(TOKENIZER_CONFIG, format!("{name} is not a text"))),
+        };
         Ok(Self {
+            japanese: Japanese {
+                words: text("word_tokenizer_type")?,
+                subwords: text("subword_tokenizer_type")?,
+                splits_words: flag("do_word_tokenize")?,
+                splits_subwords: flag("do_subword_tokenize")?,
+            },
             class,
             class_name,
             do_lower_case: flag("do_lower_case")?,

@@ -118,8 +118,7 @@ fn the_class_may_stand_in_the_model_config() {
 #[test]
 fn classes_that_are_not_supported_are_named() {
     for (with_json, class) in [
-        (true, "BertJapaneseTokenizer"),
-        (false, "BertJapaneseTokenizer"),
+        (true, "BertweetTokenizer"),
         (false, "BertweetTokenizer"),
         (false, "XLNetTokenizer"),
     ] {
@@ -130,6 +129,63 @@ fn classes_that_are_not_supported_are_named() {
             error.contains("tokenizer_config.json: ") && error.contains(&expected),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn japanese_words_without_a_dictionary() {
+    let vocab = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "研", "##究", "研究", "を", "##て", "A", "。", "株", "究", "が",
+    ];
+    let built = |settings: Value| {
+        let mut config = json!({"tokenizer_class": "BertJapaneseTokenizer"});
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(settings.as_object().unwrap().clone());
+        let folder = folder(false, &[(TOKENIZER_CONFIG, config)]);
+        std::fs::write(folder.path().join(VOCAB), vocab.join("\n")).unwrap();
+        open(&folder)
+    };
+    // Expected: transformers 5.24.0.
+    for (settings, text, expected) in [
+        (json!({}), "研究[MASK] 研研究。A", "[CLS] 研究 [MASK] [UNK] 。 A [SEP]"),
+        (json!({}), "研究て a　が", "[CLS] 研究 ##て [UNK] が [SEP]"),
+        (json!({}), "か\u{3099} が", "[CLS] が が [SEP]"),
+        (
+            json!({"subword_tokenizer_type": "character"}),
+            "研究て。 Ａ㈱ [MASK]が\u{a8}",
+            "[CLS] 研 究 [UNK] 。 A [UNK] 株 [UNK] [MASK] が [UNK] [UNK] [SEP]",
+        ),
+    ] {
+        let tokenizer = built(settings.clone()).unwrap();
+        assert_eq!(tokens(&tokenizer, text), expected, "{settings}: {text}");
+    }
+    let tokenizer = built(json!({})).unwrap().tokenizer;
+    let ids = tokenizer.encode("研究て。 [MASK]", true).unwrap();
+    // No white space is cleaned up.
+    assert_eq!(
+        tokenizer.decode(ids.get_ids(), false).unwrap(),
+        "[CLS] 研究て 。 [MASK] [SEP]"
+    );
+    for (settings, named) in [
+        (
+            json!({"word_tokenizer_type": "mecab"}),
+            "word_tokenizer_type is \"mecab\"",
+        ),
+        (
+            json!({"word_tokenizer_type": "sudachi"}),
+            "word_tokenizer_type is \"sudachi\"",
+        ),
+        (
+            json!({"subword_tokenizer_type": "sentencepiece"}),
+            "subword_tokenizer_type is \"sentencepiece\"",
+        ),
+        (json!({"do_word_tokenize": false}), "do_word_tokenize"),
+        (json!({"word_tokenizer_type": 3}), "word_tokenizer_type is not a text"),
+    ] {
+        let error = built(settings).err().unwrap();
+        assert!(error.contains(named) && !error.contains('\n'), "{error}");
     }
 }
 

@@ -34,6 +34,9 @@ const OUTPUT_BIASES: [&str; 9] = [
     "predictions.decoder.bias",
     "decoder.bias",
 ];
+/// Prefixes that wrappers of a model add to all names: `DataParallel` and `DistributedDataParallel`, `torch.compile`,
+/// and training frameworks.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
 /// A bias that no sum of a logit outweighs, and that no later sum takes out of f32's range.
 const EXCLUDED: f32 = -1e30;
 /// A tensor is read in parts of this size: it stays in the cache until it is converted. A multiple of every number's
@@ -119,16 +122,16 @@ impl WeightFiles {
             tensors: HashMap::new(),
         };
         for (single, index) in FORMATS {
-            if files.has(single) {
-                all.add(files, single)?;
-                return Ok(all);
+            let names = match (files.has(single), files.has(index)) {
+                (true, _) => vec![single.to_owned()],
+                (false, true) => shards(files, index)?,
+                (false, false) => continue,
+            };
+            for name in names {
+                all.add(files, &name)?;
             }
-            if files.has(index) {
-                for name in shards(files, index)? {
-                    all.add(files, &name)?;
-                }
-                return Ok(all);
-            }
+            all.remove_wrappers();
+            return Ok(all);
         }
         Err(CheckpointError::Missing {
             part: Part::Weights,
@@ -153,12 +156,37 @@ impl WeightFiles {
         Ok(())
     }
 
+    /// Removes prefixes of wrappers that all names have.
+    fn remove_wrappers(&mut self) {
+        let common = |names: &HashMap<String, _>| {
+            let mut wrappers = WRAPPERS.into_iter();
+            wrappers.find(|wrapper| !names.is_empty() && names.keys().all(|name| name.starts_with(wrapper)))
+        };
+        while let Some(wrapper) = common(&self.tensors) {
+            let unwrapped = self.tensors.drain().map(|(name, tensor)| {
+                let name = name[wrapper.len()..].to_owned();
+                (name, tensor)
+            });
+            self.tensors = unwrapped.collect();
+        }
+    }
+
+    /// The prefix that all names of the files have before `name`, if there is one.
+    pub fn unknown_prefix(&self, name: &str) -> Option<&str> {
+        let mut prefixes = self.tensors.keys().filter_map(|stored| stored.strip_suffix(name));
+        let prefix = prefixes.find(|prefix| prefix.ends_with('.'))?;
+        self.tensors
+            .keys()
+            .all(|stored| stored.starts_with(prefix))
+            .then_some(prefix)
+    }
+
     /// The files, by path.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(|file| file.path.as_str())
     }
 
-    /// All tensors under the names that they have in the files.
+    /// All tensors under the names that they have in the files, without the prefixes of wrappers.
     pub fn stored(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, (_, tensor))| (name.as_str(), tensor))
     }

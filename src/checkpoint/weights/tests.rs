@@ -109,3 +109,38 @@ fn minus_infinity_is_accepted_in_the_bias_of_the_logits_only() {
         }
     }
 }
+
+#[test]
+fn prefixes_of_wrappers_are_removed_if_all_tensors_have_them() {
+    let names = |names: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = names
+            .iter()
+            .map(|name| format!(r#""{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#));
+        let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        std::fs::write(folder.path().join(WEIGHTS), file).unwrap();
+        let files = WeightFiles::open(&Files::folder(folder.path()).unwrap()).unwrap();
+        let mut names: Vec<String> = files.stored().map(|(name, _)| name.to_owned()).collect();
+        names.sort();
+        (names, files)
+    };
+    for (stored, expected) in [
+        (["module.bert.a", "module.cls.b"], ["bert.a", "cls.b"]),
+        (["_orig_mod.bert.a", "_orig_mod.cls.b"], ["bert.a", "cls.b"]),
+        (["model.bert.a", "model.cls.b"], ["bert.a", "cls.b"]),
+        (
+            ["module._orig_mod.bert.a", "module._orig_mod.cls.b"],
+            ["bert.a", "cls.b"],
+        ),
+        (["model.a", "head.b"], ["head.b", "model.a"]),
+        (["net.bert.a", "net.cls.b"], ["net.bert.a", "net.cls.b"]),
+    ] {
+        assert_eq!(names(&stored).0, expected);
+    }
+    let (_, files) = names(&["net.bert.a", "net.cls.b"]);
+    assert_eq!(files.unknown_prefix("bert.a"), Some("net."));
+    assert_eq!(files.unknown_prefix("bert.c"), None);
+    let (_, files) = names(&["net.bert.a", "cls.b"]);
+    assert_eq!(files.unknown_prefix("bert.a"), None);
+}

@@ -1,0 +1,108 @@
+//! transformers' `BertJapaneseTokenizer` with the word tokenizer `basic`: no dictionary, words are what white space and
+//! punctuation separate. The subword tokenizer is `wordpiece` or `character`.
+
+use ahash::AHashMap;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::{BertNormalizer, NFC, NFKC, Replace, Sequence};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{ModelWrapper, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use super::settings::Settings;
+use super::{add_tokens, special_id};
+
+/// Takes the place of white space between words. Texts do not have it: it is a control character to the normalizer.
+const SPACE: char = '\u{e000}';
+
+/// The steps between a text and its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subwords {
+    WordPiece,
+    /// Each character of a word.
+    Characters,
+}
+
+/// Builds the tokenizer from `vocab.txt`.
+pub fn build(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
+    let subwords = subwords(settings)?;
+    let vocab = std::str::from_utf8(vocab).map_err(|e| e.to_string())?;
+    let mut lines: Vec<&str> = vocab.lines().collect();
+    while lines.pop_if(|line| line.is_empty()).is_some() {}
+    let ids = lines.iter().zip(0u32..).map(|(&token, id)| (token.to_owned(), id));
+    let ids: AHashMap<String, u32> = ids.collect();
+    let unk = settings.special("unk_token").map_or("[UNK]", |token| &token.content);
+    let model: ModelWrapper = match subwords {
+        Subwords::WordPiece => {
+            let model = WordPiece::builder().vocab(ids).unk_token(unk.to_owned()).build();
+            model.map_err(|e| e.to_string())?.into()
+        }
+        Subwords::Characters => {
+            let model = WordLevel::builder().vocab(ids).unk_token(unk.to_owned()).build();
+            model.map_err(|e| e.to_string())?.into()
+        }
+    };
+    let mut tokenizer = Tokenizer::new(model);
+    let lower_case = settings.do_lower_case.unwrap_or(false);
+    let mut normalizers: Vec<NormalizerWrapper> = vec![
+        BertNormalizer::new(true, false, Some(false), false).into(),
+        NFC.into(),
+        BertNormalizer::new(false, false, Some(lower_case), lower_case).into(),
+    ];
+    let pre_tokenizer = match subwords {
+        Subwords::WordPiece => PreTokenizers::new(vec![BertPreTokenizer.into()]),
+        Subwords::Characters => {
+            // transformers normalizes each word by itself, where a character may become a space and stays in its word.
+            normalizers.push(Replace::new(" ", SPACE).map_err(|e| e.to_string())?.into());
+            normalizers.push(NFKC.into());
+            let split = |pattern: SplitPattern, behavior| {
+                let split = Split::new(pattern, behavior, false).map_err(|e| e.to_string())?;
+                Ok::<_, String>(split.into())
+            };
+            let space = SplitPattern::String(SPACE.to_string());
+            let character = SplitPattern::Regex("(?s).".to_owned());
+            PreTokenizers::new(vec![
+                split(space, SplitDelimiterBehavior::Removed)?,
+                split(character, SplitDelimiterBehavior::Isolated)?,
+            ])
+        }
+    };
+    tokenizer
+        .with_normalizer(Some(Sequence::new(normalizers)))
+        .map_err(|e| e.to_string())?
+        .with_pre_tokenizer(Some(pre_tokenizer))
+        .with_decoder(Some(WordPieceDecoder::new("##".to_owned(), false)));
+    add_tokens(&mut tokenizer, settings.added_tokens(), settings)?;
+    let sep = special_id(&tokenizer, settings, "sep_token")?;
+    let cls = special_id(&tokenizer, settings, "cls_token")?;
+    tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
+    Ok(tokenizer)
+}
+
+/// The settings of the class.
+///
+/// # Errors
+/// A setting that asks for a dictionary or for SentencePiece, by its name.
+fn subwords(settings: &Settings) -> Result<Subwords, String> {
+    let japanese = &settings.japanese;
+    let refused = |name: &str, value: &str, supported: &str| {
+        Err(format!(
+            "{name} is \"{value}\", which is not supported; supported: {supported}"
+        ))
+    };
+    match japanese.words.as_deref() {
+        None | Some("basic") => {}
+        Some(other) => return refused("word_tokenizer_type", other, "basic"),
+    }
+    if japanese.splits_words == Some(false) || japanese.splits_subwords == Some(false) {
+        return Err("do_word_tokenize and do_subword_tokenize must be true".to_owned());
+    }
+    match japanese.subwords.as_deref() {
+        None | Some("wordpiece") => Ok(Subwords::WordPiece),
+        Some("character") => Ok(Subwords::Characters),
+        Some(other) => refused("subword_tokenizer_type", other, "wordpiece, character"),
+    }
+}
