@@ -247,6 +247,16 @@ pub trait EncoderBackend: Backend {
         reference::sequence_attention(query, key_value, inputs.as_ref(), rows, options, None)
     }
 
+    /// `x + y`, of matrices of one size.
+    fn add(x: Tensor<Self, 2>, y: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x + y
+    }
+
+    /// `x · y`, value by value, of matrices of one size.
+    fn multiply(x: Tensor<Self, 2>, y: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x * y
+    }
+
     /// The part of a layer after attention, each row on its own: `attended` and `residual` are `[rows, hidden]`, and so
     /// is the result.
     fn encoder_tail(

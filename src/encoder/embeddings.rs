@@ -87,7 +87,7 @@ impl<B: EncoderBackend> Embeddings<B> {
         let positions = positions.map(|table| B::select_rows(table, inputs, IndexList::PositionIds));
         let embedded = match (&self.norm, positions) {
             (Some(norm), positions) => B::residual_layer_norm(words, positions, norm),
-            (None, Some(positions)) => words + positions,
+            (None, Some(positions)) => B::add(words, positions),
             (None, None) => words,
         };
         match &self.projection {

@@ -154,9 +154,9 @@ impl<B: EncoderBackend> EncoderLayer<B> {
                 norm,
                 feed_forward,
             } => {
-                let x = residual + attention_output.forward(attended, None);
+                let x = B::add(attention_output.forward(attended, None), residual);
                 let inner = feed_forward.inner(B::residual_layer_norm(x.clone(), None, norm));
-                x + feed_forward.down.forward(inner, None)
+                B::add(feed_forward.down.forward(inner, None), x)
             }
         }
     }
@@ -166,7 +166,10 @@ impl<B: EncoderBackend> FeedForward<B> {
     /// The input of `down`.
     fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.gate {
-            Some(gate) => gate.forward(x.clone(), Some(self.activation)) * self.up.forward(x, None),
+            Some(gate) => {
+                let factor = gate.forward(x.clone(), Some(self.activation));
+                B::multiply(factor, self.up.forward(x, None))
+            }
             None => self.up.forward(x, Some(self.activation)),
         }
     }

@@ -24,6 +24,8 @@
 //! | `layer_norm` | layer normalization |
 //! | `attention` | softmax attention |
 //! | `self_attention` | query, key and value projections with attention, one head at a time |
+//! | `rotary` | rotary position embeddings |
+//! | `elementwise` | sums and products of two matrices |
 //! | `encoder_tail` | an encoder layer after its attention: output, norm, feed-forward, norm |
 //! | `logits` | softmax sums and the largest logits |
 //!
@@ -35,6 +37,7 @@ mod attention;
 mod context;
 mod detect;
 mod disjoint;
+mod elementwise;
 mod encoder_tail;
 mod epilogue;
 mod gemm;
@@ -47,6 +50,7 @@ mod logits;
 mod math;
 mod pack;
 mod pool;
+mod rotary;
 mod rounding;
 mod schedule;
 mod scratch;
@@ -54,6 +58,7 @@ mod self_attention;
 
 pub use attention::{Heads, Sequence, Window, attention, windowed_attention};
 pub use context::Context;
+pub use elementwise::{add, multiply};
 pub use encoder_tail::EncoderTail;
 pub use epilogue::Activation;
 pub use isa::Isa;
@@ -62,4 +67,5 @@ pub use layout::Precision;
 pub use linear::Linear;
 pub use logits::summarize_logits;
 pub use pool::Pool;
+pub use rotary::{Pairing, Rotation, rotate};
 pub use self_attention::SelfAttention;

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pool, Sequence, Window};
+use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pairing, Pool, Rotation, Sequence, Window};
 use ndarray::{ArcArray, IxDyn};
 
 use super::readout::row_len;
@@ -152,7 +152,15 @@ impl EncoderBackend for Cpu {
         inputs: &ForwardInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        rotate(x, rotary, heads, &inputs.positions(rows))
+        with_context(|context| rotate(context, x, rotary, heads, &inputs.positions(rows)))
+    }
+
+    fn add(x: Tensor<Self, 2>, y: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        combine(x, y, cloze_kernels::add)
+    }
+
+    fn multiply(x: Tensor<Self, 2>, y: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        combine(x, y, cloze_kernels::multiply)
     }
 
     fn sequence_attention(
@@ -188,33 +196,36 @@ impl EncoderBackend for Cpu {
     }
 }
 
-/// Rotates pairs of columns of `heads` heads in place.
-fn rotate(x: Tensor<Cpu, 2>, rotary: &Rotary<Cpu>, heads: usize, positions: &[u32]) -> Tensor<Cpu, 2> {
+fn rotate(
+    context: Context<'_>,
+    x: Tensor<Cpu, 2>,
+    rotary: &Rotary<Cpu>,
+    heads: usize,
+    positions: &[u32],
+) -> Tensor<Cpu, 2> {
     let [rows, columns] = x.dims();
-    let half = rotary.cos.dims()[1];
     let (cos, sin) = (values(rotary.cos.clone()), values(rotary.sin.clone()));
+    let rotation = Rotation {
+        pairing: match rotary.pairing {
+            RotaryPairing::Halves => Pairing::Halves,
+            RotaryPairing::Neighbours => Pairing::Neighbours,
+        },
+        head_size: 2 * rotary.cos.dims()[1],
+        cos: slice(&cos),
+        sin: slice(&sin),
+    };
     let mut x = owned(values(x));
-    for (row, &position) in x.chunks_exact_mut(columns).zip(positions) {
-        let angles = position as usize * half..(position as usize + 1) * half;
-        let (cos, sin) = (&slice(&cos)[angles.clone()], &slice(&sin)[angles]);
-        for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
-            let turn = |(left, right): (&mut f32, &mut f32), cos: f32, sin: f32| {
-                (*left, *right) = (*left * cos - *right * sin, *right * cos + *left * sin);
-            };
-            match rotary.pairing {
-                RotaryPairing::Halves => {
-                    let (left, right) = head.split_at_mut(half);
-                    let pairs = left.iter_mut().zip(right).zip(cos.iter().zip(sin));
-                    pairs.for_each(|(pair, (cos, sin))| turn(pair, *cos, *sin));
-                }
-                RotaryPairing::Neighbours => {
-                    let (pairs, _) = head.as_chunks_mut::<2>();
-                    let pairs = pairs.iter_mut().zip(cos.iter().zip(sin));
-                    pairs.for_each(|([left, right], (cos, sin))| turn((left, right), *cos, *sin));
-                }
-            }
-        }
-    }
+    cloze_kernels::rotate(context, &mut x, heads, rotation, positions);
+    tensor(x, rows, columns)
+}
+
+/// Combines two matrices of one size, in the memory of `x`.
+fn combine(x: Tensor<Cpu, 2>, y: Tensor<Cpu, 2>, operation: fn(Context<'_>, &mut [f32], &[f32])) -> Tensor<Cpu, 2> {
+    let [rows, columns] = x.dims();
+    let y = values(y);
+    let mut x = owned(values(x));
+    with_context(|context| operation(context, &mut x, slice(&y)));
+    buffers::give_back(y);
     tensor(x, rows, columns)
 }
 

@@ -561,8 +561,9 @@ fn offsets_of(lengths: &[usize]) -> Vec<usize> {
 
 #[test]
 fn rotation() {
-    let positions = [0, 3, 1, 6];
-    for (heads, size) in [(1, 2), (3, 4), (2, 10)] {
+    let pools = pools();
+    let positions: Vec<u32> = (0..40).map(|row| row * 5 % 7).collect();
+    for (heads, size) in [(1, 2), (3, 4), (2, 10), (2, 64)] {
         let rotated = heads * size;
         for columns in [rotated, 2 * rotated] {
             for pairing in [RotaryPairing::Halves, RotaryPairing::Neighbours] {
@@ -573,12 +574,14 @@ fn rotation() {
                 };
                 let x = matrix(positions.len(), columns, 3);
                 let plain = reference::rotate(x.clone(), &rotary, heads, &positions);
-                let fast = rotate(x, &rotary, heads, &positions);
-                assert_close(
-                    fast,
-                    plain,
-                    &format!("{heads} heads of {size} in {columns} columns, {pairing:?}"),
-                );
+                for context in contexts(&pools) {
+                    let fast = rotate(context, x.clone(), &rotary, heads, &positions);
+                    let case = format!(
+                        "{} {heads} heads of {size} in {columns} columns, {pairing:?}",
+                        context.isa
+                    );
+                    assert_close(fast, plain.clone(), &case);
+                }
             }
         }
     }
@@ -600,5 +603,15 @@ fn a_pair_is_turned_by_its_angle() {
         assert_eq!(turned.into_data().to_vec::<f32>().unwrap(), expected);
         let still = reference::rotate(x(), &quarter(pairing), 1, &[0]);
         assert_eq!(still.into_data().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    }
+}
+
+#[test]
+fn sums_and_products() {
+    for (rows, columns) in [(1, 1), (3, 7), (130, 70)] {
+        let (x, y) = (matrix(rows, columns, 1), matrix(rows, columns, 2));
+        let case = format!("{rows}x{columns}");
+        assert_close(Cpu::add(x.clone(), y.clone()), x.clone() + y.clone(), &case);
+        assert_close(Cpu::multiply(x.clone(), y.clone()), x.clone() * y.clone(), &case);
     }
 }

@@ -44,7 +44,13 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// Classes written in Python, whose rules are in no file.
-const PYTHON_CLASSES: [&str; 1] = ["BertweetTokenizer"];
+const PYTHON_CLASSES: [&str; 5] = [
+    "BertweetTokenizer",
+    "FlaubertTokenizer",
+    "PhobertTokenizer",
+    "RoCBertTokenizer",
+    "XLMTokenizer",
+];
 
 /// Model types and the class that they have if no file names one.
 const MODEL_TYPES: &[(&str, Class)] = &[
@@ -175,6 +181,14 @@ impl Class {
     pub fn default_token(self, name: &str) -> Option<&'static str> {
         let index = SPECIAL_TOKENS.iter().position(|known| *known == name)?;
         self.special_tokens()[index]
+    }
+
+    /// Special tokens beside those that have a name, where no file lists any.
+    pub fn extra_tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Camembert => &["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
+            _ => &[],
+        }
     }
 
     /// True if the mask token takes the space before it, where the files give no more than its text.

@@ -169,7 +169,12 @@ impl Tokens {
             special.extend(token.map(|token| (name, token)));
         }
         let mut extra = Vec::new();
-        for name in ["additional_special_tokens", "extra_special_tokens"] {
+        let names = ["additional_special_tokens", "extra_special_tokens"];
+        if names.iter().all(|name| config.get(*name).is_none_or(Value::is_null)) {
+            let tokens = class.extra_tokens().iter();
+            extra.extend(tokens.map(|&token| AddedToken::from(token, true)));
+        }
+        for name in names {
             let tokens: Vec<&Value> = match config.get(name) {
                 Some(Value::Array(tokens)) => tokens.iter().collect(),
                 Some(Value::Object(tokens)) => tokens.values().collect(),
