@@ -82,7 +82,9 @@ fn named(example: &str, prefix: Option<&str>) -> String {
 fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
     match (part, other_weights) {
         (Part::Config, _) => format!("no {CONFIG}; it is not a model in the format of transformers"),
-        (Part::Tokenizer, _) => format!("neither {TOKENIZER} nor {VOCAB}, nor {VOCAB_JSON} with {MERGES}"),
+        (Part::Tokenizer, _) => {
+            format!("neither {TOKENIZER} nor {VOCAB}, nor {VOCAB_JSON} with {MERGES}, nor a SentencePiece model")
+        }
         (Part::Weights, None) => format!(
             "no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX}) or in PyTorch's ({PYTORCH_WEIGHTS} or \
              {PYTORCH_INDEX})"

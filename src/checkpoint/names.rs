@@ -8,8 +8,19 @@ pub const ADDED_TOKENS: &str = "added_tokens.json";
 pub const VOCAB: &str = "vocab.txt";
 pub const VOCAB_JSON: &str = "vocab.json";
 pub const MERGES: &str = "merges.txt";
+/// SentencePiece models: of XLM-RoBERTa and CamemBERT, of ALBERT, of RemBERT.
+pub const SENTENCEPIECE_BPE: &str = "sentencepiece.bpe.model";
+pub const SPIECE: &str = "spiece.model";
+pub const SENTENCEPIECE: &str = "sentencepiece.model";
 /// Files of a tokenizer: the first list of which a model has all files counts.
-pub const VOCABULARIES: [&[&str]; 3] = [&[TOKENIZER], &[VOCAB], &[VOCAB_JSON, MERGES]];
+pub const VOCABULARIES: [&[&str]; 6] = [
+    &[TOKENIZER],
+    &[VOCAB],
+    &[VOCAB_JSON, MERGES],
+    &[SENTENCEPIECE_BPE],
+    &[SPIECE],
+    &[SENTENCEPIECE],
+];
 pub const WEIGHTS: &str = "model.safetensors";
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";

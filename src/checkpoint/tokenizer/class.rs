@@ -1,6 +1,6 @@
 //! The tokenizer classes of transformers: which one a model has, its files, and the defaults of its special tokens.
 
-use crate::checkpoint::names::{MERGES, TOKENIZER, VOCAB, VOCAB_JSON};
+use crate::checkpoint::names::{MERGES, SENTENCEPIECE, SENTENCEPIECE_BPE, SPIECE, TOKENIZER, VOCAB, VOCAB_JSON};
 
 /// Rules by which the tokenizer is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +157,10 @@ impl Class {
             Self::Bert | Self::MpNet => &[&[TOKENIZER], &[VOCAB]],
             Self::Roberta => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
             Self::Esm | Self::BertJapanese => &[&[VOCAB]],
-            Self::XlmRoberta | Self::Camembert | Self::Albert | Self::RemBert | Self::Generic => &[&[TOKENIZER]],
+            Self::XlmRoberta | Self::Camembert => &[&[TOKENIZER], &[SENTENCEPIECE_BPE]],
+            Self::Albert => &[&[TOKENIZER], &[SPIECE]],
+            Self::RemBert => &[&[TOKENIZER], &[SENTENCEPIECE]],
+            Self::Generic => &[&[TOKENIZER]],
         };
         let mut sources = sources.iter().copied();
         sources.find(|files| files.iter().all(|file| has(file)))

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `settings` | settings of `tokenizer_config.json` and other files, merged |
 //! | `class` | transformers' tokenizer classes: files and special tokens of each |
-//! | `bpe`, `unigram`, `letters`, `japanese` | tokenizers of RoBERTa, of SentencePiece models, of ESM, of Japanese BERT; WordPiece is below |
+//! | `bpe`, `unigram`, `letters`, `japanese` | tokenizers of RoBERTa, of XLM-RoBERTa and ALBERT, of ESM, of Japanese BERT; WordPiece is below |
+//! | `sentencepiece` | SentencePiece model files |
 
 mod bpe;
 mod class;
 mod japanese;
 mod letters;
+mod sentencepiece;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -67,6 +69,11 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         (TOKENIZER, _, _) => from_json(&bytes, &settings),
         (_, Class::Esm, _) => letters::build(&bytes, &settings),
         (_, Class::BertJapanese, _) => japanese::build(&bytes, &settings),
+        (_, class @ (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert), _) => {
+            let (parts, mut added) = sentencepiece::read(&bytes, class, &settings)?;
+            added.extend(settings.added_tokens());
+            unigram::build(parts, class, added, &settings)
+        }
         (_, _, [merges]) => bpe::build(bpe::from_files(&bytes, merges)?, settings.added_tokens(), &settings),
         _ => from_vocab(&bytes, &settings),
     });
