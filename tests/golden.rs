@@ -7,18 +7,27 @@ mod common;
 
 use cloze::backend::Precision;
 use cloze::lm::BackendKind;
-use common::golden::{check_cases, check_one_batch};
+use common::golden::{check_cases, check_low_precision, check_one_batch};
 use common::harness;
 use common::machine::{adapter, cpu, f16};
 
 harness::main! {
-    cpu() => [answers_equal_transformers_on_cpu, answers_in_one_batch_equal_transformers_on_cpu],
+    cpu() => [
+        answers_equal_transformers_on_cpu,
+        answers_in_one_batch_equal_transformers_on_cpu,
+        low_precision_answers_are_close_to_transformers_on_cpu,
+    ],
     adapter() => [answers_equal_transformers_on_gpu, answers_in_one_batch_equal_transformers_on_gpu],
     f16() => [answers_equal_transformers_on_gpu_in_f16, answers_in_one_batch_equal_transformers_on_gpu_in_f16],
 }
 
 fn answers_equal_transformers_on_cpu() {
     check_cases(BackendKind::Cpu, Precision::F32, 1);
+}
+
+fn low_precision_answers_are_close_to_transformers_on_cpu() {
+    check_low_precision(Precision::Bf16, 0.01);
+    check_low_precision(Precision::Int8, 0.03);
 }
 
 fn answers_equal_transformers_on_gpu() {
