@@ -43,9 +43,21 @@ pub enum Activation {
     Silu,
 }
 
-/// The scale, shift and epsilon of a layer normalization over `hidden` features.
+/// Statistics that a normalization divides by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormKind {
+    /// Subtract the mean, divide by the standard deviation.
+    #[default]
+    Layer,
+    /// Divide by the root of the mean square: <https://arxiv.org/abs/1910.07467>. Only
+    /// [`EncoderBackend::residual_layer_norm`] computes it.
+    RootMeanSquare,
+}
+
+/// The scale, shift and epsilon of a normalization over `hidden` features.
 #[derive(Clone, Debug)]
 pub struct LayerNorm<B: Backend> {
+    pub kind: NormKind,
     /// Scale, `[hidden]`.
     pub gamma: Tensor<B, 1>,
     /// Shift, `[hidden]`.
@@ -271,7 +283,7 @@ pub trait EncoderBackend: Backend {
         layer.down.forward_normalized(inner, x, &layer.output_norm)
     }
 
-    /// Layer normalization of `x`, or of `x + residual`; both are `[rows, hidden]`.
+    /// Normalization of `x`, or of `x + residual`; both are `[rows, hidden]`.
     fn residual_layer_norm(
         x: Tensor<Self, 2>,
         residual: Option<Tensor<Self, 2>>,

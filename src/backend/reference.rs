@@ -7,8 +7,8 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 
 use super::readout::row_len;
 use super::{
-    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
+    QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
 };
 
 /// ndarray in f64, without kernels of ours: every operation is its default body.
@@ -274,13 +274,17 @@ pub fn relative_bucket(query: usize, key: usize, buckets: usize, distance_max: u
     (if key > query { half } else { 0 } + bucket) as u32
 }
 
-/// `(s - mean(s)) / sqrt(var(s) + eps) * gamma + beta` over each row of `s`, which is `x + residual`.
+/// `(s - mean(s)) / sqrt(var(s) + eps) * gamma + beta` over each row of `s`, which is `x + residual`. With
+/// [`NormKind::RootMeanSquare`] the mean counts as 0.
 pub fn layer_norm<B: Backend>(x: Tensor<B, 2>, residual: Option<Tensor<B, 2>>, norm: &LayerNorm<B>) -> Tensor<B, 2> {
     let sum = match residual {
         Some(residual) => x + residual,
         None => x,
     };
-    let centred = sum.clone() - sum.mean_dim(1);
+    let centred = match norm.kind {
+        NormKind::Layer => sum.clone() - sum.mean_dim(1),
+        NormKind::RootMeanSquare => sum,
+    };
     let variance = (centred.clone() * centred.clone()).mean_dim(1);
     centred / (variance + norm.eps).sqrt() * norm.gamma.clone().unsqueeze() + norm.beta.clone().unsqueeze()
 }

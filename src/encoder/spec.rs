@@ -1,6 +1,6 @@
 //! `EncoderSpec`: the sizes and options of one encoder, independent of how its family spells them.
 
-use crate::backend::{Activation, RotaryPairing};
+use crate::backend::{Activation, NormKind, RotaryPairing};
 
 use super::{LayerModule, Parameter, Part};
 
@@ -47,17 +47,22 @@ pub struct EncoderSpec {
     pub final_norm: bool,
     /// Attention heads; divides `hidden_size`.
     pub heads: usize,
+    /// Heads of keys and values in a checkpoint; divides `heads`. Each is repeated for as many query heads.
+    pub key_value_heads: usize,
     /// Width of the feed-forward block between its two dense layers.
     pub intermediate_size: usize,
     pub activation: Activation,
     pub head: HeadSpec,
-    /// Added to the variance in every layer normalization.
+    pub norm_kind: NormKind,
+    /// Added to the variance in every normalization.
     pub layer_norm_eps: f64,
 }
 
 /// The head: a dense layer, an activation, a normalization, and the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadSpec {
+    /// False for a decoder alone.
+    pub has_dense: bool,
     /// Outputs of the dense layer and columns of the decoder.
     pub size: usize,
     pub activation: Activation,
@@ -211,10 +216,9 @@ impl EncoderSpec {
             decoder,
         } = self.biases;
         match parameter {
-            Parameter::EmbeddingNorm(Part::Bias)
-            | Parameter::FinalNorm(Part::Bias)
-            | Parameter::HeadNorm(Part::Bias) => norm,
-            Parameter::HeadDense(Part::Bias) => head,
+            Parameter::EmbeddingNorm(Part::Bias) | Parameter::FinalNorm(Part::Bias) => norm,
+            Parameter::HeadDense(part) => self.head.has_dense && (part == Part::Weight || head),
+            Parameter::HeadNorm(part) => self.head.has_dense && (part == Part::Weight || norm),
             Parameter::DecoderBias => decoder,
             Parameter::Layer(layer, module, part) => {
                 let has_bias = match module {

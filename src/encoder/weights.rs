@@ -130,6 +130,7 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
     /// The layer normalization whose scale and shift `parts` names.
     pub fn layer_norm(&mut self, parts: impl Fn(Part) -> Parameter) -> Result<LayerNorm<B>, TensorError> {
         Ok(LayerNorm {
+            kind: self.spec().norm_kind,
             gamma: self.vector(parts(Part::Weight))?,
             beta: self.vector(parts(Part::Bias))?,
             eps: self.spec().layer_norm_eps,

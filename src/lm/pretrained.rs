@@ -108,10 +108,9 @@ pub(super) fn check_head(
         });
     }
     let is_stored = |parameter| weights.contains(&architecture.stored_name(parameter, weights));
-    match parameters
-        .iter()
-        .any(|&parameter| parameter.is_of_head() && is_stored(parameter))
-    {
+    let mut of_head = parameters.iter().filter(|parameter| parameter.is_of_head()).peekable();
+    // A head that is the word embeddings alone has no parameter of its own.
+    match of_head.peek().is_none() || of_head.any(|&parameter| is_stored(parameter)) {
         true => Ok(()),
         false => Err(CheckpointError::NoHead {
             architectures: source.architectures(),

@@ -17,7 +17,7 @@ use ndarray::{ArcArray, IxDyn};
 
 use super::readout::row_len;
 use super::{
-    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
     Precision, QueryRows, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
     reference,
 };
@@ -188,7 +188,10 @@ impl EncoderBackend for Cpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        with_context(|context| normalize(context, x, residual, norm))
+        match norm.kind {
+            NormKind::Layer => with_context(|context| normalize(context, x, residual, norm)),
+            NormKind::RootMeanSquare => reference::layer_norm(x, residual, norm),
+        }
     }
 
     fn read_logits(logits: Tensor<Self, 2>, inputs: &ForwardInputs, chunk: usize) -> Tensor<Self, 1> {

@@ -10,7 +10,7 @@ use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, rotate, 
 use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
 use crate::backend::reference::{self, ByDistance, ReferenceLinear};
 use crate::backend::{
-    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp,
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
     Precision, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets,
 };
 
@@ -334,6 +334,7 @@ fn encoder_tail() {
             let up = (weight(inner, hidden, 2), vector(inner, 4));
             let down = (weight(hidden, inner, 3), vector(hidden, 5));
             let norm = |seed| LayerNorm {
+                kind: NormKind::Layer,
                 gamma: vector(hidden, seed),
                 beta: vector(hidden, seed + 1),
                 eps: 1e-12,
@@ -378,6 +379,7 @@ fn layer_norm() {
             let x = matrix(rows, hidden, 6);
             let residual = matrix(rows, hidden, 7);
             let norm = LayerNorm {
+                kind: NormKind::Layer,
                 gamma: vector(hidden, 8),
                 beta: vector(hidden, 9),
                 eps: 1e-12,
@@ -614,4 +616,17 @@ fn sums_and_products() {
         assert_close(Cpu::add(x.clone(), y.clone()), x.clone() + y.clone(), &case);
         assert_close(Cpu::multiply(x.clone(), y.clone()), x.clone() * y.clone(), &case);
     }
+}
+
+#[test]
+fn root_mean_square_normalization() {
+    let norm = LayerNorm {
+        kind: NormKind::RootMeanSquare,
+        gamma: Tensor::from_data([1.0, 2.0], &Default::default()),
+        beta: Tensor::zeros([2], &Default::default()),
+        eps: 0.0,
+    };
+    let x = Tensor::<Cpu, 2>::from_data([[1.0, 7.0], [-3.0, 3.0]], &Default::default());
+    let expected = Tensor::from_data([[0.2, 2.8], [-1.0, 2.0]], &Default::default());
+    assert_close(Cpu::residual_layer_norm(x, None, &norm), expected, "by hand");
 }

@@ -18,8 +18,8 @@ use super::kernels::readout::{self, read_logits};
 use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
-    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
+    QueryRows, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
 };
 
 /// The buffer that the kernels compute with, contiguous.
@@ -306,6 +306,9 @@ impl EncoderBackend for Gpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
+        if norm.kind == NormKind::RootMeanSquare {
+            return reference::layer_norm(x, residual, norm);
+        }
         let residual = residual.map(primitive);
         tensor(layer_norm(primitive(x), None, residual, weights_of(norm), false))
     }

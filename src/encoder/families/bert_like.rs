@@ -2,7 +2,7 @@
 
 use super::fields::Fields;
 use super::{ConfigError, old_spellings, refuse, spellings};
-use crate::backend::Activation;
+use crate::backend::{Activation, NormKind};
 use crate::encoder::{
     Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule,
 };
@@ -36,6 +36,7 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
     let hidden_size = fields.size(names.hidden_size)?;
     let layers = fields.layers(names.layers)?;
     let activation = fields.activation_or(names.activation, "gelu")?;
+    let heads = fields.heads(names.heads, names.hidden_size, hidden_size)?;
     Ok(EncoderSpec {
         vocab_size: fields.size("vocab_size")?,
         embedding_size: hidden_size,
@@ -62,14 +63,17 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
         gated: false,
         biases: Biases::ALL,
         final_norm: false,
-        heads: fields.heads(names.heads, names.hidden_size, hidden_size)?,
+        heads,
+        key_value_heads: heads,
         intermediate_size: fields.size(names.intermediate_size)?,
         activation,
         head: HeadSpec {
+            has_dense: true,
             size: hidden_size,
             activation,
             tied_decoder: fields.flag_or("tie_word_embeddings", true)?,
         },
+        norm_kind: NormKind::Layer,
         layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-12)?,
     })
 }

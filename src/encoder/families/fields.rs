@@ -144,6 +144,33 @@ impl Fields {
         }
     }
 
+    /// The base of rotary frequencies: in `rope_parameters`, there below `kind` if layers differ, or in the field
+    /// `old_name` of older files.
+    pub fn rope_theta(&self, kind: Option<&str>, old_name: &str, default: f64) -> Result<f64, ConfigError> {
+        if self.get("rope_scaling").is_some() {
+            return refuse("rope_scaling is set; it is not supported".to_owned());
+        }
+        let parameters = self.get("rope_parameters");
+        let parameters = match kind {
+            Some(kind) => parameters.and_then(|all| all.get(kind)),
+            None => parameters,
+        };
+        let rope_type = parameters.and_then(|parameters| parameters.get("rope_type"));
+        if let Some(rope_type) = rope_type.filter(|value| value.as_str() != Some("default")) {
+            return refuse(format!(
+                "rope_parameters: rope_type is {rope_type}; only \"default\" is supported"
+            ));
+        }
+        let theta = match parameters.and_then(|parameters| parameters.get("rope_theta")) {
+            Some(theta) => theta.as_f64().unwrap_or(f64::NAN),
+            None => self.number_or(old_name, default)?,
+        };
+        match theta >= 1.0 {
+            true => Ok(theta),
+            false => refuse(format!("rope_theta ({old_name}) must be a number of 1 or more")),
+        }
+    }
+
     /// Attention heads, which must divide the width `hidden`, the value of the field `hidden_name`.
     pub fn heads(&self, name: &str, hidden_name: &str, hidden: usize) -> Result<usize, ConfigError> {
         match self.size(name)? {

@@ -17,6 +17,7 @@ mod distilbert;
 mod electra;
 mod ernie;
 mod esm;
+mod eurobert;
 mod fields;
 mod megatron_bert;
 mod modernbert;
@@ -51,6 +52,7 @@ const FAMILIES: &[&Family] = &[
     &mpnet::FAMILY,
     &esm::FAMILY,
     &modernbert::FAMILY,
+    &eurobert::FAMILY,
 ];
 
 /// An architecture of transformers that the encoder can run.
@@ -80,6 +82,8 @@ pub enum Form {
         /// Rows of the tensor.
         of: usize,
     },
+    /// Groups of this many rows, each of which the encoder has several times in a row.
+    RepeatedRows { rows: usize, times: usize },
     /// A dense layer's weight as a convolution over single tokens in this many groups: outputs of a group depend on
     /// inputs of the same group alone.
     GroupedConvolution(usize),
@@ -156,6 +160,7 @@ impl Architecture {
         match (self.form(parameter), shape.as_slice()) {
             (Form::GroupedConvolution(groups), &[outputs, inputs]) => vec![outputs, inputs / groups, 1],
             (Form::Rows { of, .. }, [_, columns @ ..]) => [&[of], columns].concat(),
+            (Form::RepeatedRows { times, .. }, [rows, columns @ ..]) => [&[rows / times], columns].concat(),
             _ => shape,
         }
     }
@@ -176,6 +181,11 @@ impl Architecture {
             (Form::Rows { first, .. }, &[rows, ref columns @ ..]) => {
                 let row = columns.iter().product::<usize>();
                 values[first * row..(first + rows) * row].to_vec()
+            }
+            (Form::RepeatedRows { rows, times }, [_, columns @ ..]) => {
+                let group = rows * columns.iter().product::<usize>();
+                let groups = values.chunks_exact(group);
+                groups.flat_map(|group| group.repeat(times)).collect()
             }
             _ => values,
         })

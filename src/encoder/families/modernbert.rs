@@ -34,12 +34,12 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         },
         rotary: Some(RotarySpec {
             pairing: RotaryPairing::Halves,
-            theta: theta(fields, "full_attention", "global_rope_theta", 160_000.0)?,
+            theta: fields.rope_theta(Some("full_attention"), "global_rope_theta", 160_000.0)?,
         }),
         local_attention: Some(LocalAttention {
             is_local,
             distance: fields.size_or("local_attention", 128)? / 2,
-            theta: theta(fields, "sliding_attention", "local_rope_theta", 10_000.0)?,
+            theta: fields.rope_theta(Some("sliding_attention"), "local_rope_theta", 10_000.0)?,
         }),
         token_types: None,
         norm_placement: NormPlacement::Pre,
@@ -83,28 +83,6 @@ fn is_local(fields: &Fields, layers: usize) -> Result<Vec<bool>, ConfigError> {
             "layer_types has {} entries for {layers} layers",
             is_local.len()
         )),
-    }
-}
-
-/// The base of the frequencies of a kind of layer: in `rope_parameters`, or in a field of older files.
-fn theta(fields: &Fields, kind: &str, old_field: &str, default: f64) -> Result<f64, ConfigError> {
-    let parameters = fields.get("rope_parameters").and_then(|all| all.get(kind));
-    let rope_type = parameters.and_then(|parameters| parameters.get("rope_type"));
-    if let Some(rope_type) = rope_type.filter(|value| value.as_str() != Some("default")) {
-        return refuse(format!(
-            "rope_parameters: rope_type is {rope_type}; only \"default\" is supported"
-        ));
-    }
-    if fields.get("rope_scaling").is_some() {
-        return refuse("rope_scaling is set; it is not supported".to_owned());
-    }
-    let theta = match parameters.and_then(|parameters| parameters.get("rope_theta")) {
-        Some(theta) => theta.as_f64().unwrap_or(f64::NAN),
-        None => fields.number_or(old_field, default)?,
-    };
-    match theta >= 1.0 {
-        true => Ok(theta),
-        false => refuse(format!("the rope_theta of {kind} must be a number of 1 or more")),
     }
 }
 

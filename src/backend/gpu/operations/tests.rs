@@ -311,6 +311,7 @@ fn layer_norm_is_that_of_the_reference() {
     let gpu = device();
     for (rows, hidden) in [(1, 1), (1, 32), (7, 96), (3, 257)] {
         let norm = LayerNorm {
+            kind: NormKind::Layer,
             gamma: vector(&gpu, hidden, 3),
             beta: vector(&gpu, hidden, 4),
             eps: 1e-12,
@@ -340,7 +341,12 @@ fn a_dense_layer_with_normalization_is_that_of_the_reference() {
             vector(&gpu, outputs, 3),
             vector(&gpu, outputs, 4),
         );
-        let norm = LayerNorm { gamma, beta, eps: 1e-5 };
+        let norm = LayerNorm {
+            kind: NormKind::Layer,
+            gamma,
+            beta,
+            eps: 1e-5,
+        };
         for &precision in precisions(&gpu) {
             let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
             let layer = GpuLinear::prepare(weight.clone(), bias.clone(), precision).unwrap();

@@ -1,0 +1,107 @@
+//! EuroBERT: <https://arxiv.org/abs/2503.05500>; the layers of Llama with attention to both sides.
+
+use super::bert_like::spec_with;
+use super::fields::Fields;
+use super::{ConfigError, Family, Form, bert_like, refuse};
+use crate::backend::{NormKind, RotaryPairing};
+use crate::encoder::{
+    Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
+};
+
+pub const FAMILY: Family = Family {
+    model_type: "eurobert",
+    name: "EuroBERT",
+    class: "EuroBertForMaskedLM",
+    parse: spec,
+    names,
+    form,
+};
+
+fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
+    let spec = spec_with(fields, &bert_like::BERT)?;
+    let key_value_heads = fields.size_or("num_key_value_heads", spec.heads)?;
+    if !spec.heads.is_multiple_of(key_value_heads) {
+        return refuse(format!(
+            "num_key_value_heads ({key_value_heads}) does not divide num_attention_heads ({})",
+            spec.heads
+        ));
+    }
+    let head_size = spec.hidden_size / spec.heads;
+    let head_dim = fields.size_or("head_dim", head_size)?;
+    if head_dim != head_size {
+        return refuse(format!(
+            "head_dim is {head_dim}; it must be hidden_size / num_attention_heads, {head_size}"
+        ));
+    }
+    Ok(EncoderSpec {
+        positions: PositionEmbeddings {
+            rows: fields.size_or("max_position_embeddings", 8192)?,
+            has_table: false,
+            rule: PositionRule::Index,
+        },
+        rotary: Some(RotarySpec {
+            pairing: RotaryPairing::Halves,
+            theta: fields.rope_theta(None, "rope_theta", 10_000.0)?,
+        }),
+        token_types: None,
+        embedding_norm: false,
+        norm_placement: NormPlacement::Pre,
+        final_norm: true,
+        gated: true,
+        biases: Biases {
+            attention: fields.flag_or("attention_bias", false)?,
+            feed_forward: fields.flag_or("mlp_bias", false)?,
+            norm: false,
+            head: false,
+            decoder: false,
+        },
+        key_value_heads,
+        activation: fields.activation_or("hidden_act", "silu")?,
+        head: HeadSpec {
+            has_dense: false,
+            tied_decoder: fields.flag_or("tie_word_embeddings", false)?,
+            ..spec.head
+        },
+        norm_kind: NormKind::RootMeanSquare,
+        layer_norm_eps: fields.epsilon_or("rms_norm_eps", 1e-5)?,
+        ..spec
+    })
+}
+
+fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
+    match parameter {
+        Parameter::Layer(_, LayerModule::Key | LayerModule::Value, _) if spec.key_value_heads < spec.heads => {
+            Form::RepeatedRows {
+                rows: spec.hidden_size / spec.heads,
+                times: spec.heads / spec.key_value_heads,
+            }
+        }
+        _ => Form::Whole,
+    }
+}
+
+fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
+    let name = match parameter {
+        Parameter::WordEmbeddings => "embed_tokens.weight".to_owned(),
+        Parameter::FinalNorm(part) => format!("norm.{part}"),
+        Parameter::Layer(layer, module, part) => format!("layers.{layer}.{}.{part}", name_of(module)),
+        Parameter::Decoder => return vec!["lm_head.weight".to_owned()],
+        Parameter::DecoderBias => return vec!["lm_head.bias".to_owned()],
+        _ => return Vec::new(),
+    };
+    vec![format!("model.{name}"), name]
+}
+
+fn name_of(module: LayerModule) -> &'static str {
+    match module {
+        LayerModule::Query => "self_attn.q_proj",
+        LayerModule::Key => "self_attn.k_proj",
+        LayerModule::Value => "self_attn.v_proj",
+        LayerModule::AttentionOutput => "self_attn.o_proj",
+        LayerModule::AttentionNorm => "input_layernorm",
+        LayerModule::FeedForwardGate => "mlp.gate_proj",
+        LayerModule::FeedForwardUp => "mlp.up_proj",
+        LayerModule::FeedForwardDown => "mlp.down_proj",
+        LayerModule::OutputNorm => "post_attention_layernorm",
+    }
+}
