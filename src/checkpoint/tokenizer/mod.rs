@@ -6,9 +6,11 @@
 //! | `class` | transformers' tokenizer classes: files and special tokens of each |
 //! | `bpe`, `unigram`, `letters`, `japanese` | tokenizers of RoBERTa, of XLM-RoBERTa and ALBERT, of ESM, of Japanese BERT; WordPiece is below |
 //! | `sentencepiece` | SentencePiece model files |
+//! | `growth` | bounds on the work that a file's rules multiply |
 
 mod bpe;
 mod class;
+mod growth;
 mod japanese;
 mod letters;
 mod sentencepiece;
@@ -91,6 +93,7 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         let reason = format!("the mask token {mask_token} is not in the vocabulary");
         invalid(files, name, reason)
     })?;
+    catch(|| growth::check(&tokenizer)).map_err(|reason| invalid(files, name, reason))?;
     catch(|| try_out(&tokenizer, &mask_token, mask_id)).map_err(|reason| invalid(files, name, reason))?;
     let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
     let pad_id = settings
@@ -131,6 +134,7 @@ impl TokenizerFiles {
 
 /// `tokenizer.json`. For most classes only its vocabulary and its added tokens count, as in transformers.
 fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
+    growth::check_normalizer(json)?;
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
     let mut added = settings.added_tokens();
     if !settings.added_is_complete {
