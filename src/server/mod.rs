@@ -12,7 +12,7 @@
 //! | `body`, `deadline` | reading a body within its limits; the deadline of a request |
 //! | `answer_body` | the body of an answer, in pieces if it is long |
 //! | `app`, `options` | what a handler needs; the settings of the server |
-//! | `middleware` | around every request: telemetry, authentication, CORS |
+//! | `middleware` | around every request: telemetry, the host check of loopback servers, authentication, CORS |
 //! | `net` | connections: accept loop, deadlines, slots, TLS |
 //! | `state`, `metrics` | readiness; request counters and histograms |
 //! | `error`, `unique_id`, `throttled_log` | errors as JSON, request ids, rate-limited logging |
@@ -40,6 +40,7 @@ pub use app::{About, App};
 pub use error::ApiError;
 pub use middleware::auth::ApiKey;
 pub use middleware::cors::{InvalidOrigin, Origins};
+pub use middleware::host::{AllowedHosts, InvalidHost};
 pub use net::{ConnectionLimits, Tls, TlsError, TlsFile};
 pub use open_inference::parse_infer;
 pub use options::{Options, Settings};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::middleware::auth::ApiKey;
 use super::middleware::cors::Origins;
+use super::middleware::host::AllowedHosts;
 use super::net::{ConnectionLimits, Tls};
 
 /// Settings of a service beside those of its model.
@@ -41,6 +42,8 @@ pub struct Options {
     pub metrics_without_key: bool,
     /// Sites whose pages may call the service from a browser.
     pub cors_origins: Origins,
+    /// Names under which clients reach a server on a loopback address, besides the local ones.
+    pub allowed_hosts: AllowedHosts,
     pub connections: ConnectionLimits,
     /// Certificate and key; `None` serves plain HTTP.
     pub tls: Option<Arc<Tls>>,

@@ -10,7 +10,7 @@ use poem::{Endpoint, EndpointExt, Request, Response, Route};
 use tokio::time::Instant;
 
 use super::app::App;
-use super::middleware::{auth, cors, paths, telemetry};
+use super::middleware::{auth, cors, host, paths, telemetry};
 use super::net;
 use super::open_inference::{infer, metadata};
 use super::options::Options;
@@ -56,14 +56,21 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
     ]
 }
 
-/// The whole service as an endpoint: the route table inside authentication, CORS and telemetry, in this order.
+/// The whole service as an endpoint: the route table inside authentication, CORS, the host check and telemetry, in
+/// this order.
 pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
+    service_on(app, false)
+}
+
+/// The service of a listener, which checks the host of each request if the listener `is_loopback`.
+pub(super) fn service_on(app: Arc<App>, is_loopback: bool) -> impl Endpoint<Output = Response> + 'static {
     let rows = table(&app.options);
     app.state.metrics.prepare(rows.iter().map(RouteRow::path));
     let routes = rows
         .into_iter()
         .fold(Route::new(), |routes, row| routes.at(row.path(), row.into_endpoint()));
     let (named, keys, origins, observed) = (Arc::clone(&app), Arc::clone(&app), Arc::clone(&app), Arc::clone(&app));
+    let hosts = Arc::clone(&app);
     routes
         .around(guard_unknown_paths)
         .around(move |next, mut request| {
@@ -81,6 +88,21 @@ pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
         .around(move |next, request| {
             let app = Arc::clone(&origins);
             async move { cors::answer(&app.options.cors_origins, &*next, request).await }
+        })
+        .around(move |next, request| {
+            let Options {
+                allowed_hosts,
+                cors_origins,
+                ..
+            } = &hosts.options;
+            let checked = match is_loopback {
+                true => host::check(allowed_hosts, cors_origins, &request),
+                false => Ok(()),
+            };
+            async move {
+                checked?;
+                next.call(request).await
+            }
         })
         .around(move |next, request| {
             let app = Arc::clone(&observed);
@@ -122,7 +144,8 @@ pub async fn serve(
         app.state.drain();
         stop_at = Instant::now() + drain_timeout;
     };
-    let endpoint = Arc::new(service(Arc::clone(&app)));
+    let is_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+    let endpoint = Arc::new(service_on(Arc::clone(&app), is_loopback));
     let refusing = Arc::clone(&app);
     let refuse = Arc::new(move |reason| telemetry::refuse(&refusing.state, reason));
     net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout).await?;

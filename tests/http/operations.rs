@@ -329,3 +329,61 @@ fn a_flag_beyond_its_range_is_refused_with_the_range() {
         assert!(error.contains(flag) && error.contains(range), "{error}");
     }
 }
+
+#[test]
+fn a_loopback_server_answers_to_local_names_and_to_its_own_pages() {
+    let model = crate::common::fixtures::golden("uncased-tied");
+    let server = Server::start(&[
+        "--model",
+        &model,
+        "--allowed-host",
+        "cloze.example.org",
+        "--cors-origin",
+        "https://a.example",
+    ]);
+    let post = |headers: &str| {
+        let (status, body) = server.exchange(&format!(
+            "POST / HTTP/1.1\r\n{headers}\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 8\r\n\r\na [MASK]"
+        ));
+        if status != 200 {
+            let error: Value = serde_json::from_str(&body).unwrap();
+            assert!(error["error"].as_str().unwrap().ends_with('.'), "{body}");
+        }
+        status
+    };
+    for (headers, status) in [
+        ("host: localhost:8000", 200),
+        (
+            "host: 127.0.0.1:8000\r\norigin: http://127.0.0.1:8000\r\nsec-fetch-site: same-origin",
+            200,
+        ),
+        ("host: cloze.example.org", 200),
+        (
+            "host: localhost\r\norigin: https://a.example\r\nsec-fetch-site: cross-site",
+            200,
+        ),
+        ("host: rebound.example:8000", 421),
+        (
+            "host: localhost\r\norigin: https://evil.example\r\nsec-fetch-site: cross-site",
+            403,
+        ),
+        ("host: localhost\r\norigin: https://evil.example", 403),
+        ("host: localhost\r\norigin: null", 403),
+    ] {
+        assert_eq!(post(headers), status, "{headers}");
+    }
+    let metrics = server.get("/metrics").1;
+    for counted in ["status=\"421\"} 1", "status=\"403\"} 3"] {
+        let line = format!("cloze_http_requests_total{{route=\"other\",{counted}");
+        assert!(metrics.lines().any(|found| found == line), "{line}");
+    }
+    // Other machines reach other addresses under any name.
+    let open = Server::start(&["--model", &model, "--host", "0.0.0.0"]);
+    let request = "GET /health HTTP/1.1\r\nhost: any.example\r\nconnection: close\r\n\r\n";
+    let port = open.address.rsplit(':').next().unwrap();
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    assert_eq!(crate::common::server::read_response(&mut stream).0, 200);
+    let error = crate::common::server::failure(&mut crate::common::server::command(&["--allowed-host", "http://a"]));
+    assert!(error.contains("--allowed-host"), "{error}");
+}

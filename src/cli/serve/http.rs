@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use cloze::server::{ApiKey, ConnectionLimits, InvalidOrigin, Options, Origins, Tls, TlsError, TlsFile};
+use cloze::server::{
+    AllowedHosts, ApiKey, ConnectionLimits, InvalidHost, InvalidOrigin, Options, Origins, Tls, TlsError, TlsFile,
+};
 
 use crate::cli::ranges::{CONNECTIONS_MAX, TIME_LIMIT_MS_MAX, within};
 
@@ -24,6 +26,11 @@ pub struct HttpArguments {
     /// Origin whose pages may send requests from a browser, such as https://example.org, or * for any; may be repeated
     #[arg(long, env = "CLOZE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
+
+    /// Name under which clients reach a server that listens on a loopback address, such as that of a proxy in front, or *
+    /// for any; without it, localhost, IP addresses and names without a dot are answered; may be repeated
+    #[arg(long, env = "CLOZE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    allowed_host: Vec<String>,
 
     /// Serve HTTPS with this certificate chain: PEM file, the server's certificate first; SIGHUP reloads it
     #[arg(long, env = "CLOZE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
@@ -73,6 +80,7 @@ impl HttpArguments {
             api_key: api_key.map_err(|error| format!("--api-key: {error}"))?,
             metrics_without_key: self.metrics_without_key,
             cors_origins: Origins::new(&self.cors_origin).map_err(|error| cors_advice(&error))?,
+            allowed_hosts: AllowedHosts::new(&self.allowed_host).map_err(|error| host_advice(&error))?,
             tls: tls.transpose().map_err(|error| tls_advice(&error))?,
             connections: ConnectionLimits {
                 connections_max: self.max_connections,
@@ -86,6 +94,10 @@ impl HttpArguments {
 
 fn cors_advice(InvalidOrigin(origin): &InvalidOrigin) -> String {
     format!("--cors-origin \"{origin}\" is not an origin; write it as https://example.org, or * for all")
+}
+
+fn host_advice(InvalidHost(host): &InvalidHost) -> String {
+    format!("--allowed-host \"{host}\" is not the name of a host; write it as cloze.example.org, or * for any")
 }
 
 fn tls_advice(error: &TlsError) -> String {

@@ -48,7 +48,7 @@ impl Origins {
     }
 
     /// The value of `Access-Control-Allow-Origin` for a request from `origin`.
-    fn allow(&self, origin: &HeaderValue) -> Option<HeaderValue> {
+    pub(super) fn allow(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         match self {
             Self::None => None,
             Self::Any => Some(HeaderValue::from_static("*")),

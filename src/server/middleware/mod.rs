@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod cors;
+pub mod host;
 pub mod paths;
 pub mod telemetry;
 mod tracing_span;
