@@ -34,9 +34,10 @@ impl Machine {
         const OUTPUTS: usize = 256;
         const CALLS: usize = 200;
         let precision = match precision {
+            Precision::F32 => cloze_kernels::Precision::F32,
             Precision::Bf16 => cloze_kernels::Precision::Bf16,
             Precision::Int8 => cloze_kernels::Precision::Int8,
-            _ => cloze_kernels::Precision::F32,
+            Precision::F16 => panic!("the CPU kernels have no products in f16"),
         };
         let barrier = Barrier::new(self.threads);
         let measure = || {

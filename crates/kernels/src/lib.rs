@@ -65,7 +65,7 @@ pub use isa::Isa;
 pub use layer_norm::{Norm, layer_norm};
 pub use layout::Precision;
 pub use linear::Linear;
-pub use logits::summarize_logits;
+pub use logits::{LOGIT_STATISTICS, summarize_logits};
 pub use pool::Pool;
 pub use rotary::{Pairing, Rotation, rotate};
 pub use self_attention::SelfAttention;

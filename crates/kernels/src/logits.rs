@@ -7,8 +7,8 @@ use crate::disjoint::Disjoint;
 use crate::isa::for_each_isa;
 use crate::math::exp;
 
-/// Numbers of a summary before the largest logits.
-const STATISTICS: usize = 4;
+/// Numbers of a row's summary before its largest logits, see [`summarize_logits`].
+pub const LOGIT_STATISTICS: usize = 4;
 
 /// Lanes of each loop: the f32 of an AVX-512 register.
 const LANES: usize = 16;
@@ -28,7 +28,7 @@ const SUMMED: usize = 16 * LANES;
 /// # Panics
 /// If the sizes do not match, or if `top` is more than `columns`.
 pub fn summarize_logits(context: Context<'_>, logits: &[f32], columns: usize, top: usize, summaries: &mut [f32]) {
-    let len = STATISTICS + 2 * top;
+    let len = LOGIT_STATISTICS + 2 * top;
     assert!(top <= columns && logits.len().is_multiple_of(columns));
     let rows = logits.len() / columns;
     assert!(summaries.len() == rows * len);
@@ -42,7 +42,7 @@ pub fn summarize_logits(context: Context<'_>, logits: &[f32], columns: usize, to
 
 #[inline(always)]
 fn summarize_body<const FMA: bool>(row: &[f32], summary: &mut [f32]) {
-    let (statistics, top) = summary.split_at_mut(STATISTICS);
+    let (statistics, top) = summary.split_at_mut(LOGIT_STATISTICS);
     let (largest, not_finite) = search(row, top.as_chunks_mut().0);
     let sum = sum_of_exp::<FMA>(row, largest);
     let rounded = sum as f32;

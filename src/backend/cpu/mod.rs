@@ -15,7 +15,7 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pairing, Pool, Rotation, Sequence, Window};
 use ndarray::{ArcArray, IxDyn};
 
-use super::readout::row_len;
+use super::readout::{STATISTICS, row_len};
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
     Precision, QueryRows, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
@@ -247,7 +247,7 @@ fn attention(
     let heads = Heads {
         count: options.heads,
         hidden,
-        precision: kernel_precision(options.precision).expect("dense layers of this precision were refused at load"),
+        precision: attention_precision(options.precision),
     };
     let (q, kv) = (slice(&query), slice(&key_value));
     match options.window {
@@ -358,6 +358,9 @@ fn normalize(
     tensor(x, rows, hidden)
 }
 
+// The kernel and the reader of its summaries agree on their layout.
+const _: () = assert!(cloze_kernels::LOGIT_STATISTICS == STATISTICS);
+
 fn read_logits(context: Context<'_>, logits: Tensor<Cpu, 2>, spec: &ReadoutSpec) -> Tensor<Cpu, 1> {
     let columns = logits.dims()[1];
     let logits = values(logits);
@@ -387,6 +390,11 @@ fn kernel_precision(precision: Precision) -> Result<cloze_kernels::Precision, Un
             supported: PRECISIONS,
         }),
     }
+}
+
+/// The kernels' precision for the products of attention, which may be higher than the one of the options.
+fn attention_precision(precision: Precision) -> cloze_kernels::Precision {
+    kernel_precision(precision).unwrap_or(cloze_kernels::Precision::F32)
 }
 
 fn kernel_activation(activation: Activation) -> cloze_kernels::Activation {
