@@ -149,6 +149,8 @@ pub enum WarmUpExtent {
     Full,
     /// One batch. A GPU compiles kernels for other sizes when requests need them.
     Short,
+    /// No batch.
+    Skip,
 }
 
 /// The time after which a batch counts as hung.
@@ -248,7 +250,7 @@ impl Builder {
         self.start(model, loaded)
     }
 
-    /// Warms up a model that is loaded already, and starts its engine.
+    /// Warms up a model that is loaded already, or one of the caller's own ([`LoadedModel::custom`]), and starts its engine.
     ///
     /// # Errors
     /// As of [`open`](Self::open).
@@ -263,7 +265,9 @@ impl Builder {
             sequence_tokens_max: tokens_max,
             batch_tokens_max: if compiles { self.limits.batch_tokens_max } else { 1 },
         };
-        warm_up.run(&mut workers, &mut self.on_warm_up)?;
+        if self.warm_up != WarmUpExtent::Skip {
+            warm_up.run(&mut workers, &mut self.on_warm_up)?;
+        }
         let batch_timeout = self.watchdog_limit(&device);
         let engine = Engine::start(workers, self.limits).map_err(OpenError::Threads)?;
         if let Some(limit) = batch_timeout {
@@ -306,7 +310,7 @@ impl Builder {
 
     fn watchdog_limit(&self, device: &DeviceInfo) -> Option<Duration> {
         match (self.batch_timeout, self.warm_up) {
-            (BatchTimeout::Never, _) | (BatchTimeout::Auto, WarmUpExtent::Short) => None,
+            (BatchTimeout::Never, _) | (BatchTimeout::Auto, WarmUpExtent::Short | WarmUpExtent::Skip) => None,
             (BatchTimeout::After(limit), _) => Some(limit),
             (BatchTimeout::Auto, WarmUpExtent::Full) => device.may_hang().then_some(GPU_BATCH_TIMEOUT),
         }

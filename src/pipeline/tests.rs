@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use super::*;
+use crate::backend::Precision;
 use crate::engine::Limits;
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, PretrainedModel, TokenScore};
+use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PendingBatch, PretrainedModel, TokenScore};
 use crate::tasks::fill_mask::{InputError, Parameters};
+use crate::{Builder, Cloze, WarmUpExtent};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -26,15 +28,23 @@ impl<F: FnMut(&Batch) -> Result<(), ModelError> + Send> MaskedLm for FakeModel<F
     }
 }
 
+/// The pipeline of `builder` with texts of 64 tokens and this model.
+fn pipeline_with(
+    builder: Builder,
+    model: impl FnMut(&Batch) -> Result<(), ModelError> + Send + 'static,
+) -> Arc<Pipeline> {
+    let model = LoadedModel::custom("test", Precision::F32, vec![Box::new(FakeModel(model))]);
+    let builder = builder.tokens_max(64).warm_up(WarmUpExtent::Skip);
+    let cloze = builder.start(PretrainedModel::embedded().unwrap(), model).unwrap();
+    Arc::clone(cloze.pipeline())
+}
+
 fn pipeline(model: impl FnMut(&Batch) -> Result<(), ModelError> + Send + 'static, queue_size: usize) -> Arc<Pipeline> {
-    let files = PretrainedModel::embedded().unwrap();
-    let task = FillMask::new(files.tokenizer, &files.info, 64);
     let limits = Limits {
         queue_size,
         ..Limits::default()
     };
-    let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
-    Arc::new(Pipeline::start(task, engine).unwrap())
+    pipeline_with(Cloze::builder().limits(limits), model)
 }
 
 fn request(texts: &[&str]) -> Request {
@@ -107,10 +117,7 @@ async fn refusals_of_the_task_reach_no_model() {
 
 #[tokio::test]
 async fn the_limit_on_texts_can_differ_from_the_size_of_the_queue() {
-    let files = PretrainedModel::embedded().unwrap();
-    let task = FillMask::new(files.tokenizer, &files.info, 64);
-    let engine = Engine::start(vec![Box::new(FakeModel(|_: &Batch| Ok(())))], Limits::default()).unwrap();
-    let pipeline = Arc::new(Pipeline::start(task, engine).unwrap().with_texts_max(2));
+    let pipeline = pipeline_with(Cloze::builder().texts_max(2), |_| Ok(()));
     assert!(pipeline.plan(&request(&["[MASK]"; 2])).is_ok());
     assert!(pipeline.plan(&request(&["[MASK]"; 3])).is_err());
 }

@@ -69,6 +69,20 @@ pub struct LoadedModel {
     pub device: DeviceInfo,
 }
 
+impl LoadedModel {
+    /// Models of the caller's own, one for each worker. `device` describes where they run.
+    pub fn custom(device: &str, precision: Precision, workers: Vec<Box<dyn MaskedLm>>) -> Self {
+        Self {
+            workers,
+            precision,
+            device: DeviceInfo::Custom {
+                precision,
+                name: device.to_owned(),
+            },
+        }
+    }
+}
+
 /// The device that a model was loaded for. It displays as one line, such as `cpu (ndarray), f32, 2 threads, avx512`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceInfo {
@@ -87,21 +101,24 @@ pub enum DeviceInfo {
         /// The language that kernels are compiled to.
         shader_language: &'static str,
     },
+    /// Of a model that Cloze has not loaded.
+    Custom { precision: Precision, name: String },
 }
 
 impl DeviceInfo {
-    /// `cpu` or `gpu`.
+    /// `cpu`, `gpu` or `custom`.
     pub fn backend(&self) -> &'static str {
         match self {
             Self::Cpu { .. } => "cpu",
             Self::Gpu { .. } => "gpu",
+            Self::Custom { .. } => "custom",
         }
     }
 
     /// The compute precision.
     pub fn precision(&self) -> Precision {
         match self {
-            Self::Cpu { precision, .. } | Self::Gpu { precision, .. } => *precision,
+            Self::Cpu { precision, .. } | Self::Gpu { precision, .. } | Self::Custom { precision, .. } => *precision,
         }
     }
 
@@ -138,6 +155,7 @@ impl fmt::Display for DeviceInfo {
                 shader_language,
                 ..
             } => write!(f, "gpu (wgpu, {shader_language}), {precision}, {adapter}"),
+            Self::Custom { name, .. } => f.write_str(name),
         }
     }
 }

@@ -13,12 +13,12 @@ use futures_util::FutureExt;
 use poem::http::StatusCode;
 use poem::test::TestClient;
 
-use super::{About, App, Options, State, service};
+use super::{App, Settings, service};
 use crate::api::ErrorBody;
-use crate::engine::{Engine, Limits};
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, PretrainedModel, Select, TokenScore};
-use crate::pipeline::Pipeline;
-use crate::tasks::fill_mask::FillMask;
+use crate::backend::Precision;
+use crate::engine::Limits;
+use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PendingBatch, PretrainedModel, Select, TokenScore};
+use crate::{Cloze, WarmUpExtent};
 
 /// Calls a function of the test for each batch, then gives every token the same score.
 struct FakeModel<F>(F);
@@ -50,23 +50,17 @@ pub(super) fn app(model: impl FnMut(&Batch) + Send + 'static, queue_size: usize,
         batch_delay: Duration::ZERO,
         queue_size,
     };
-    let task = FillMask::new(files.tokenizer, &files.info, 256);
-    let engine = Engine::start(vec![Box::new(FakeModel(model))], limits).unwrap();
-    Arc::new(App {
-        pipeline: Arc::new(Pipeline::start(task, engine).unwrap()),
+    let model = LoadedModel::custom("a <test>", Precision::F32, vec![Box::new(FakeModel(model))]);
+    let builder = Cloze::builder().limits(limits).warm_up(WarmUpExtent::Skip);
+    let cloze = builder.tokens_max(256).start(files, model).unwrap();
+    let mut app = cloze.into_app(Settings {
+        model_name: Some("tiny".to_owned()),
         request_timeout: timeout,
         body_bytes_max: 10_000,
-        about: About {
-            model_name: "tiny".to_owned(),
-            hub_name: Some("acme/tiny-bert".to_owned()),
-            model: files.info.clone(),
-            device: "a <test>".to_owned(),
-            backend: "test".to_owned(),
-            dtype: "f32".to_owned(),
-        },
-        options: Options::default(),
-        state: State::default(),
-    })
+        ..Settings::default()
+    });
+    app.about.hub_name = Some("acme/tiny-bert".to_owned());
+    Arc::new(app)
 }
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);

@@ -13,6 +13,7 @@ use cloze::lm::inspect::Inspection;
 use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Scores, Select, Sequence, TokenScore};
 use cloze::server::parse_infer;
 use cloze::tasks::fill_mask::{Answer, FillMask, Parameters, Request};
+use cloze::{Cloze, WarmUpExtent};
 use tempfile::TempDir;
 
 /// The server's default.
@@ -122,18 +123,19 @@ fn sentence(error: &api::Error) {
 
 /// Answers a parsed request, with made-up scores in place of a model's.
 fn answer(request: &Request) {
-    static FILL_MASK: LazyLock<FillMask> = LazyLock::new(|| {
+    static CLOZE: LazyLock<Cloze> = LazyLock::new(|| {
         let folder = repository().join("tests/fixtures/golden/uncased-tied");
-        let checkpoint = PretrainedModel::open(&folder).expect("the checkpoint is valid");
-        FillMask::new(checkpoint.tokenizer, &checkpoint.info, 256)
+        let source = Source::folder(&folder).expect("the checkpoint is there");
+        let builder = Cloze::builder().placement(Placement::new(BackendKind::Cpu, 1));
+        let builder = builder.tokens_max(256).texts_max(TEXTS_MAX).warm_up(WarmUpExtent::Skip);
+        builder.open(source).expect("the checkpoint is valid")
     });
-    match FILL_MASK.plan(request, TEXTS_MAX) {
+    let task = CLOZE.pipeline().task();
+    match task.plan(request, TEXTS_MAX) {
         Ok(mut plan) => {
             plan.sequences.truncate(2);
             let scores = plan.sequences.iter().map(|sequence| some_scores(sequence)).collect();
-            FILL_MASK
-                .decode(&Answer::new(plan, scores))
-                .expect("the tokenizer is whole");
+            task.decode(&Answer::new(plan, scores)).expect("the tokenizer is whole");
         }
         Err(error) => sentence(&error.into()),
     }
