@@ -6,14 +6,13 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `queue` | admission, limits, which sequences make the next batch |
+//! | `queue` | entries, limits and counters for the queue of `crates/queue` |
 //! | `worker` | runs batches; a failing sequence does not fail the others of its batch |
 //! | `watchdog` | marks the engine broken when a batch never completes |
 //! | `batch_timer` | how long each worker has waited for its model |
 //! | `state` | life-cycle: workers' health, stopping, broken |
 //! | `stats` | counters for metrics |
 //! | `spans` | tracing of requests and batches |
-//! | `sync` | the locks of the queue, which a test replaces |
 
 mod batch_timer;
 mod error;
@@ -21,7 +20,6 @@ mod queue;
 mod spans;
 mod state;
 mod stats;
-mod sync;
 #[cfg(test)]
 mod tests;
 mod watchdog;
@@ -167,7 +165,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::QueueFull`] and [`EngineError::Stopped`].
     pub fn admit(&self) -> Result<Admission, EngineError> {
-        self.queue.admit()
+        self.queue.admit().map(Admission)
     }
 
     /// Queues the sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
@@ -208,7 +206,7 @@ impl Engine {
             let place = place.ok()?;
             waiting.next().map(|sequence| entry(sequence, Some(place)))
         });
-        admission.push(first.into_iter().chain(placed).collect())?;
+        admission.0.push(first.into_iter().chain(placed).collect())?;
         while waiting.len() > 0 {
             let mut places = self.places(waiting.len(), deadline).await?;
             let placed = std::iter::from_fn(|| {

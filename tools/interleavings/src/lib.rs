@@ -1,64 +1,24 @@
-//! The engine's queue, its very source, with shuttle's locks and notifications in place of the real ones.
+//! The engine's queue with shuttle's locks and notifications in place of the real ones.
 //!
-//! Shuttle runs each test thousands of times and decides at every lock and every wait who goes on, so that a
+//! Shuttle runs each test thousands of times and decides at every lock and every wait which task goes on, so that a
 //! wake-up which is lost in one order of a thousand is found: it ends as a deadlock.
 
 #![cfg(test)]
 
-#[path = "../../../src/engine/error.rs"]
-#[allow(dead_code, reason = "the queue says no more than a part of it")]
-mod error;
-#[path = "../../../src/engine/queue.rs"]
-#[allow(dead_code, reason = "not all of it is called here")]
-mod queue;
+mod environment;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cloze_queue::Refusal;
 use shuttle::future::{block_on, spawn};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use error::EngineError;
-use queue::{Entry, Queue, Reply};
+use environment::{Entry, Limits, Shuttle};
 
-// The parts of the engine that the queue uses, with as much of each as it uses.
-
-mod sync {
-    pub use shuttle::sync::Mutex;
-}
-
-type Scores = u32;
-type Timing = ();
-type RequestSpans = ();
-type ListPlace = ();
-
-struct Sequence {
-    token_ids: Vec<u32>,
-}
-
-struct Limits {
-    batch_tokens_max: usize,
-    batch_size_max: usize,
-    batch_delay: Duration,
-    queue_size: usize,
-}
-
-#[derive(Default)]
-struct Counter(AtomicU64);
-
-impl Counter {
-    fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-}
-
-#[derive(Default)]
-struct Stats {
-    abandoned: Counter,
-    rejected: Counter,
-}
+type Queue = cloze_queue::Queue<Shuttle>;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const RUNS: usize = 3000;
@@ -79,23 +39,20 @@ fn queue(batch_delay: Duration, queue_size: usize) -> Arc<Queue> {
     }))
 }
 
-fn entry(id: u32) -> (Entry, oneshot::Receiver<Reply>) {
+fn entry(id: u32) -> (Entry, oneshot::Receiver<u32>) {
     let (reply, receiver) = oneshot::channel();
     let queued_at = Instant::now();
     let entry = Entry {
-        request: u64::from(id),
-        place: None,
-        sequence: Arc::new(Sequence { token_ids: vec![id] }),
+        id,
         queued_at,
         deadline: queued_at + MINUTE,
         reply,
-        spans: (),
     };
     (entry, receiver)
 }
 
 /// Admits the entries as one request and queues them.
-fn push(queue: &Arc<Queue>, entries: Vec<Entry>) -> Result<(), EngineError> {
+fn push(queue: &Arc<Queue>, entries: Vec<Entry>) -> Result<(), Refusal> {
     queue.admit()?.push(entries)
 }
 
@@ -105,8 +62,7 @@ async fn serve(queue: Arc<Queue>, served: Arc<AtomicUsize>) {
         assert!((1..=2).contains(&batch.len()), "a batch of {}", batch.len());
         for entry in batch {
             served.fetch_add(1, Ordering::SeqCst);
-            let id = entry.sequence.token_ids[0];
-            let _ = entry.reply.send(Ok((id, ())));
+            let _ = entry.reply.send(entry.id);
         }
     }
 }
@@ -116,11 +72,11 @@ async fn ask(queue: Arc<Queue>, ids: Vec<u32>) -> usize {
     let (entries, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| entry(id)).unzip();
     match push(&queue, entries) {
         Ok(()) => {}
-        Err(EngineError::QueueFull) => return 0,
-        Err(error) => panic!("{error}"),
+        Err(Refusal::Full) => return 0,
+        Err(error) => panic!("{error:?}"),
     }
     for (id, receiver) in ids.iter().zip(receivers) {
-        assert_eq!(receiver.await.unwrap().unwrap().0, *id);
+        assert_eq!(receiver.await.unwrap(), *id);
     }
     ids.len()
 }
@@ -195,7 +151,7 @@ fn a_close_ends_every_wait() {
             push(&queue, vec![one]).unwrap();
             let theirs = Arc::clone(&queue);
             let closing = spawn(async move { theirs.close() });
-            assert_eq!(receiver.await.unwrap().unwrap().0, 3);
+            assert_eq!(receiver.await.unwrap(), 3);
             closing.await.unwrap();
             for worker in workers {
                 worker.await.unwrap();
@@ -241,7 +197,7 @@ fn an_admitted_request_always_has_a_place() {
                         let (entries, receivers): (Vec<_>, Vec<_>) = ids.iter().map(|&id| entry(id)).unzip();
                         admission.push(entries).unwrap();
                         for (id, receiver) in ids.iter().zip(receivers) {
-                            assert_eq!(receiver.await.unwrap().unwrap().0, *id);
+                            assert_eq!(receiver.await.unwrap(), *id);
                         }
                     })
                 })
