@@ -1,7 +1,8 @@
 //! One tile of a matrix product: micro-kernel, epilogue, activation, store.
 //!
 //! The sums stay in registers over the whole of K, or over a part of it that the micro-kernel chooses: both operands
-//! are packed and read from front to back.
+//! are packed and read from front to back. In f32 it chooses parts of 256, which are added at their ends: rounding errors
+//! grow with the length of a sum.
 
 use crate::arch;
 use crate::disjoint::OutputTile;
@@ -196,6 +197,28 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Long sums of positive values, whose partial sums are large. Added one after the other they are off by 1e-3.
+    #[test]
+    fn f32_sums_are_as_exact_as_sums_in_parts() {
+        let inputs = 3072;
+        let positive = |count, seed| -> Vec<f32> { random(count, seed).iter().map(|value| value.abs()).collect() };
+        let (x, weight) = (positive(MR * inputs, 3), positive(NR * inputs, 4));
+        // AMX computes with pairs of bf16.
+        for isa in Isa::available().filter(|isa| *isa != Isa::Amx) {
+            let ours = sums(isa, Precision::F32, &x, &weight, MR, inputs);
+            let mut largest = 0.0f64;
+            for (row, x) in x.chunks_exact(inputs).enumerate() {
+                for (column, weight) in weight.chunks_exact(inputs).enumerate() {
+                    let products = x.iter().zip(weight);
+                    let exact: f64 = products.map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                    let error = f64::from(f32::from_bits(ours[row][column])) - exact;
+                    largest = largest.max(error.abs());
+                }
+            }
+            assert!(largest < 5e-4, "{isa}: {largest}");
         }
     }
 }

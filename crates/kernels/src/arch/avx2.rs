@@ -245,7 +245,7 @@ struct Pass {
     prefetch: *const Line,
     /// Lines to prefetch in a K-block.
     prefetch_lines: usize,
-    /// True if sums begin at zero instead of those in the output.
+    /// True if the sums of earlier parts are not in the output yet.
     is_first: bool,
 }
 
@@ -265,14 +265,6 @@ unsafe fn micro_tile<const KIND: u8, const M: usize, const ROW: usize, const STE
 ) {
     let position = |row: usize, n: usize| to.wrapping_add(row * stride + n * LANES).cast::<__m256i>();
     let mut acc = [[_mm256_setzero_si256(); 2]; M];
-    if !pass.is_first {
-        for (row, acc) in acc.iter_mut().enumerate() {
-            for (n, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: an earlier pass has written the sums there.
-                *acc = unsafe { _mm256_loadu_si256(position(row, n)) };
-            }
-        }
-    }
     let (mut a, mut b, mut prefetch, mut left) = (pass.a, pass.b, pass.prefetch, pass.steps);
     while left > 0 {
         let steps = left.min(K_BLOCK);
@@ -286,6 +278,19 @@ unsafe fn micro_tile<const KIND: u8, const M: usize, const ROW: usize, const STE
         b = b.wrapping_add(2 * steps);
         prefetch = prefetch.wrapping_add(pass.prefetch_lines);
         left -= steps;
+    }
+    if !pass.is_first {
+        // Added at the end, so that rounding errors grow with the length of a part instead of that of K.
+        for (row, acc) in acc.iter_mut().enumerate() {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: an earlier pass has written the sums there.
+                let earlier = unsafe { _mm256_loadu_si256(position(row, n)) };
+                *acc = match KIND {
+                    KIND_INT8 => _mm256_add_epi32(*acc, earlier),
+                    _ => _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(*acc), _mm256_castsi256_ps(earlier))),
+                };
+            }
+        }
     }
     // SAFETY: by the caller's promise.
     let put = |row: usize, n: usize, value: __m256i| unsafe { _mm256_storeu_si256(position(row, n), value) };

@@ -128,7 +128,7 @@ fn pairs(elements: __m512i) -> __m512bh {
 }
 
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $kind:ty, $zero:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $kind:ty, $zero:expr, part = $part:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr, |$here:ident, $earlier:ident| $join:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -140,6 +140,9 @@ macro_rules! kernel {
             to: *mut f32,
             stride: usize,
         ) {
+            /// K-steps of a part of K.
+            const PART: usize = $part;
+
             /// K-steps. `ROW` and `STEP` are the elements from one row to the next and from one K-step to the next.
             ///
             /// # Safety
@@ -175,8 +178,47 @@ macro_rules! kernel {
                 }
                 acc
             }
+            /// Adds the sums of earlier parts of K, which are at `to`.
+            ///
+            /// # Safety
+            /// 32 values of `M` rows, `stride` apart, can be read.
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn join<const M: usize>(mut acc: [[$kind; 2]; M], to: *const f32, stride: usize) -> [[$kind; 2]; M] {
+                for row in 0..M {
+                    for half in 0..2 {
+                        // SAFETY: by the caller's promise.
+                        let $earlier = unsafe { _mm512_loadu_ps(to.add(row * stride + 16 * half)) };
+                        let $here = acc[row][half];
+                        acc[row][half] = $join;
+                    }
+                }
+                acc
+            }
             let &Operands { block, panel, prefetch } = operands;
             let mut acc = [[$zero; 2]; M];
+            // SAFETY: the caller permits writing these values.
+            let put = |row: usize, half: usize, value| unsafe {
+                _mm512_storeu_ps(to.add(row * stride + 16 * half), value);
+            };
+            // A part of K ends: its sums are stored, and those of the next part begin at zero.
+            let mut is_first = true;
+            macro_rules! end_part {
+                () => {
+                    if !is_first {
+                        // SAFETY: an earlier part has written the sums there.
+                        acc = unsafe { join::<M>(acc, to, stride) };
+                    }
+                    for row in 0..M {
+                        for half in 0..2 {
+                            let $out = acc[row][half];
+                            put(row, half, _mm512_castsi512_ps($bits));
+                        }
+                    }
+                    acc = [[$zero; 2]; M];
+                    is_first = false;
+                };
+            }
             let all = panel.len() / 2;
             // Lines to prefetch in a K-step: all lines, spread evenly.
             let lines = prefetch.len().div_ceil(all);
@@ -184,8 +226,12 @@ macro_rules! kernel {
             match block {
                 Block::Rows { elements, .. } => {
                     let mut a = elements.as_ptr();
-                    let mut left = all;
+                    let (mut left, mut part) = (all, 0);
                     while left > 0 {
+                        if part >= PART {
+                            end_part!();
+                            part = 0;
+                        }
                         let count = left.min(K_BLOCK);
                         // SAFETY: a K-block of all rows, and as many K-steps of the panel.
                         acc = unsafe { steps::<M, K_BLOCK, 1>(acc, a, b, count, next, lines) };
@@ -193,19 +239,31 @@ macro_rules! kernel {
                         b = b.wrapping_add(2 * count);
                         next = next.wrapping_add(lines * count);
                         left -= count;
+                        part += count;
                     }
                 }
                 Block::Columns { panel: columns, first, .. } => {
                     // The K-steps of a panel are contiguous.
-                    let a = columns.as_ptr().cast::<u32>().wrapping_add(first);
-                    // SAFETY: both have as many K-steps, the block `M` columns from the first on.
-                    acc = unsafe { steps::<M, 1, NR>(acc, a, b, all, next, lines) };
+                    let mut a = columns.as_ptr().cast::<u32>().wrapping_add(first);
+                    let mut left = all;
+                    while left > 0 {
+                        if left < all {
+                            end_part!();
+                        }
+                        let count = left.min(PART);
+                        // SAFETY: both have as many K-steps, the block `M` columns from the first on.
+                        acc = unsafe { steps::<M, 1, NR>(acc, a, b, count, next, lines) };
+                        a = a.wrapping_add(NR * count);
+                        b = b.wrapping_add(2 * count);
+                        next = next.wrapping_add(lines * count);
+                        left -= count;
+                    }
                 }
             }
-            // SAFETY: the caller permits writing these values.
-            let put = |row: usize, half: usize, value| unsafe {
-                _mm512_storeu_ps(to.add(row * stride + 16 * half), value);
-            };
+            if !is_first {
+                // SAFETY: an earlier part has written the sums there.
+                acc = unsafe { join::<M>(acc, to, stride) };
+            }
             match epilogue {
                 Some(epilogue) => {
                     epilogue_rows!(epilogue, M, |row, half| { let $out = acc[row][half]; $bits }, put);
@@ -224,22 +282,25 @@ macro_rules! kernel {
 }
 
 kernel!(
-    /// One f32 a K-step.
-    f32_rows, "avx512f", __m512, _mm512_setzero_ps(),
+    /// One f32 a K-step. Sums are added in parts of K: rounding errors grow with the length of a part instead of that of K.
+    f32_rows, "avx512f", __m512, _mm512_setzero_ps(), part = 256,
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
-    |sum| _mm512_castps_si512(sum)
+    |sum| _mm512_castps_si512(sum),
+    |here, earlier| _mm512_add_ps(here, earlier)
 );
 kernel!(
     /// Two bf16 a K-step, summed in f32.
-    bf16_rows, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
+    bf16_rows, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), part = usize::MAX,
     |sum, a, b| _mm512_dpbf16_ps(sum, pairs(a), pairs(b)),
-    |sum| _mm512_castps_si512(sum)
+    |sum| _mm512_castps_si512(sum),
+    |here, earlier| _mm512_add_ps(here, earlier)
 );
 kernel!(
     /// Four 8-bit integers a K-step, summed in i32 without saturation.
-    int8_rows, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
+    int8_rows, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), part = usize::MAX,
     |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
-    |sum| sum
+    |sum| sum,
+    |here, earlier| _mm512_add_epi32(here, _mm512_castps_si512(earlier))
 );
 
 /// As [`epilogue::apply`](crate::epilogue::apply), over registers: from plain loops the compiler makes vectors of rows

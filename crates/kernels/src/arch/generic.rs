@@ -149,6 +149,37 @@ unsafe fn run(
     }
 }
 
+/// The operands of parts of K. Sums of parts that are added at the end have rounding errors that grow with the length of a
+/// part instead of that of K.
+fn parts<'a>(operands: &Operands<'a>) -> impl Iterator<Item = Operands<'a>> {
+    /// K-blocks of a part.
+    const PART: usize = 16;
+    let &Operands { block, panel, prefetch } = operands;
+    let panels = panel.chunks(2 * K_BLOCK * PART).enumerate();
+    panels.map(move |(index, panel)| {
+        let block = match block {
+            Block::Rows { elements, rows } => {
+                let part = PART * rows * K_BLOCK;
+                let elements = &elements[index * part..];
+                Block::Rows {
+                    elements: &elements[..elements.len().min(part)],
+                    rows,
+                }
+            }
+            Block::Columns {
+                panel: columns,
+                first,
+                rows,
+            } => Block::Columns {
+                panel: &columns[index * 2 * K_BLOCK * PART..][..panel.len()],
+                first,
+                rows,
+            },
+        };
+        Operands { block, panel, prefetch }
+    })
+}
+
 /// Calls `step(elements of M rows, lines of the panel)` for each K-step.
 #[inline(always)]
 fn for_each_step<const M: usize>(operands: &Operands<'_>, first: usize, mut step: impl FnMut([u32; M], &[Line])) {
@@ -181,19 +212,27 @@ fn some_rows<const M: usize>(precision: Precision, operands: &Operands<'_>, firs
     let add = |sum: f32, a: f32, b: f32| if FMA { a.mul_add(b, sum) } else { a * b + sum };
     match precision {
         Precision::F32 => {
-            let mut acc = [[0f32; NR]; M];
-            for_each_step::<M>(operands, first, |a, b| {
-                // Converted before the rows: from a loop over both, the compiler makes scalar code.
-                let b: [f32; NR] = std::array::from_fn(|n| f32::from_bits(b[n / 16].0[n % 16]));
+            let mut all = [[0f32; NR]; M];
+            for part in parts(operands) {
+                let mut acc = [[0f32; NR]; M];
+                for_each_step::<M>(&part, first, |a, b| {
+                    // Converted before the rows: from a loop over both, the compiler makes scalar code.
+                    let b: [f32; NR] = std::array::from_fn(|n| f32::from_bits(b[n / 16].0[n % 16]));
+                    for m in 0..M {
+                        let a = f32::from_bits(a[m]);
+                        for n in 0..NR {
+                            acc[m][n] = add(acc[m][n], a, b[n]);
+                        }
+                    }
+                });
                 for m in 0..M {
-                    let a = f32::from_bits(a[m]);
                     for n in 0..NR {
-                        acc[m][n] = add(acc[m][n], a, b[n]);
+                        all[m][n] += acc[m][n];
                     }
                 }
-            });
+            }
             for m in 0..M {
-                sums[first + m] = acc[m].map(f32::to_bits);
+                sums[first + m] = all[m].map(f32::to_bits);
             }
         }
         Precision::Bf16 => {
