@@ -129,7 +129,13 @@ fn a_model_is_downloaded_once_in_the_cache_layout_of_huggingface_hub() {
 
 #[test]
 fn shards_and_vocabularies_are_downloaded_too() {
-    for name in ["sharded", "uncased-old-names"] {
+    for name in [
+        "sharded",
+        "uncased-old-names",
+        "roberta-vocab-merges",
+        "albert-sentencepiece",
+        "esm-2",
+    ] {
         let (hub, cache) = (FakeHub::golden(name), TempDir::new().unwrap());
         assert_loads(open(&hub, &cache).unwrap().0);
         hub.seen();

@@ -8,7 +8,7 @@ use crate::checkpoint::json;
 
 /// Larger sizes are a broken file: they bound the memory that a hostile one makes us allocate.
 const SIZE_MAX: usize = 1 << 24;
-const LAYERS_MAX: usize = 1024;
+pub const LAYERS_MAX: usize = 1024;
 
 /// The fields of a `config.json`. `null` is the same as an absent field, as in transformers.
 pub struct Fields(Map<String, Value>);

@@ -31,7 +31,7 @@ mod xlm_roberta_xl;
 
 use super::{EncoderSpec, Parameter};
 use crate::checkpoint::{TensorError, TensorSource};
-use fields::Fields;
+use fields::{Fields, LAYERS_MAX};
 
 /// All families, in the order in which error messages name them.
 const FAMILIES: &[&Family] = &[
@@ -115,10 +115,11 @@ impl Architecture {
         let fields = Fields::parse(config)?;
         let model_type = fields.text_or("model_type", bert::FAMILY.model_type)?;
         match FAMILIES.iter().find(|family| family.model_type == model_type) {
-            Some(family) => Ok(Self {
-                family,
-                spec: (family.parse)(&fields)?,
-            }),
+            Some(family) => {
+                let spec = (family.parse)(&fields)?;
+                check(&spec)?;
+                Ok(Self { family, spec })
+            }
             None => refuse(refused::reason(model_type)),
         }
     }
@@ -192,6 +193,33 @@ impl Architecture {
     }
 }
 
+/// Longer tables of rotations are a broken file: each is made at load.
+const ROTATIONS_MAX: usize = 1 << 17;
+
+/// Refuses what no field alone says.
+fn check(spec: &EncoderSpec) -> Result<(), ConfigError> {
+    let head = spec.hidden_size / spec.heads;
+    if spec.rotary.is_some() && !head.is_multiple_of(2) {
+        return refuse(format!(
+            "heads have {head} columns; rotary positions need an even number"
+        ));
+    }
+    if spec.rotary.is_some() && spec.positions.rows > ROTATIONS_MAX {
+        return refuse(format!(
+            "max_position_embeddings is {}; with rotary positions it must be at most {ROTATIONS_MAX}",
+            spec.positions.rows
+        ));
+    }
+    if spec.layers.max(spec.layer_order.len()) > LAYERS_MAX {
+        return refuse(format!(
+            "the encoder has {} layers in {} passes; at most {LAYERS_MAX} are supported",
+            spec.layers,
+            spec.layer_order.len()
+        ));
+    }
+    Ok(())
+}
+
 /// The weight `[outputs, inputs]` of the grouped convolution `values` `[outputs, inputs / groups]`.
 fn block_diagonal(values: &[f32], outputs: usize, inputs: usize, groups: usize) -> Vec<f32> {
     let columns = inputs / groups;
@@ -255,6 +283,30 @@ mod tests {
             spellings("cls.predictions.bias".to_owned(), "bert."),
             ["cls.predictions.bias"]
         );
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_together_are_refused() {
+        let albert = r#"{"model_type": "albert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1000,
+            "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_groups": 1000, "inner_group_num": 1000}"#;
+        let modernbert = r#"{"model_type": "modernbert", "vocab_size": 9, "hidden_size": 9, "num_hidden_layers": 1,
+            "num_attention_heads": 3, "intermediate_size": 16}"#;
+        let long = modernbert.replace(
+            "\"hidden_size\": 9",
+            "\"hidden_size\": 6, \"max_position_embeddings\": 9999999",
+        );
+        let mpnet = r#"{"model_type": "mpnet", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 16, "relative_attention_num_buckets": 512}"#;
+        for (config, named) in [
+            (albert, "1000000 layers"),
+            (modernbert, "heads have 3 columns"),
+            (&long, "max_position_embeddings is 9999999"),
+            (mpnet, "relative_attention_num_buckets is 512"),
+        ] {
+            // Without the architecture, whose list of layers may be long.
+            let error = Architecture::parse(config.as_bytes()).map(drop).unwrap_err();
+            assert!(error.0.contains(named), "{error}");
+        }
     }
 
     #[test]

@@ -14,12 +14,16 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
+/// Distances from here on share a bucket.
+const DISTANCE_MAX: usize = 128;
+
 fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     let spec = roberta_spec(fields)?;
     let buckets = fields.size_or("relative_attention_num_buckets", 32)?;
-    if buckets < 4 || buckets % 4 != 0 {
+    if buckets % 4 != 0 || buckets / 4 >= DISTANCE_MAX {
         return refuse(format!(
-            "relative_attention_num_buckets is {buckets}; it must be a multiple of 4"
+            "relative_attention_num_buckets is {buckets}; it must be a multiple of 4 below {}",
+            4 * DISTANCE_MAX
         ));
     }
     Ok(EncoderSpec {
@@ -31,7 +35,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         },
         relative_bias: Some(RelativeBiasSpec {
             buckets,
-            distance_max: 128,
+            distance_max: DISTANCE_MAX,
         }),
         ..spec
     })
