@@ -249,4 +249,29 @@ mod tests {
             error.len()
         );
     }
+
+    #[test]
+    fn a_tokenizer_whose_rules_multiply_a_text_is_refused() {
+        let folder = tiny("null", "cls.predictions.");
+        let path = folder.path().join("tokenizer.json");
+        let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let doubling = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+        for (part, field, named) in [
+            ("normalizer", "normalizers", "the normalizer"),
+            ("decoder", "decoders", "the decoder"),
+        ] {
+            let rules = serde_json::json!({"type": "Sequence", field: vec![doubling.clone(); 60]});
+            let usual = std::mem::replace(&mut tokenizer[part], rules);
+            std::fs::write(&path, tokenizer.to_string()).unwrap();
+            tokenizer[part] = usual;
+            // A class whose rules are those of the file.
+            let config = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]"}"#;
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            let error = PretrainedModel::open(folder.path()).err().unwrap().to_string();
+            assert!(error.contains(named) && error.contains("times as long"), "{error}");
+            let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
+            let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
+            assert_eq!(errors, [error]);
+        }
+    }
 }
