@@ -219,12 +219,8 @@ fn a_broken_checkpoint_is_refused_by_name() {
         ),
         (
             "uncased-tied",
-            replace(
-                "config.json",
-                "\"model_type\": \"bert\"",
-                "\"model_type\": \"distilbert\"",
-            ),
-            &["config.json: model_type is \"distilbert\""],
+            replace("config.json", "\"model_type\": \"bert\"", "\"model_type\": \"t5\""),
+            &["config.json: model_type is \"t5\""],
         ),
         // The vocabulary: missing, broken, another model's.
         (
