@@ -167,7 +167,7 @@ impl Folder {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for entry in std::fs::read_dir(repository().join("fuzz/tiny")).expect("it is in the repository") {
             let entry = entry.expect("it is in the repository");
-            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("there is room");
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("the disk has space");
         }
         Self(folder)
     }
@@ -180,7 +180,7 @@ impl Folder {
     /// Replaces files, inspects the folder as `cloze inspect` does, and answers texts with the model if it is valid.
     fn with(&self, files: &[(&str, &[u8])]) {
         for (name, bytes) in files {
-            std::fs::write(self.0.path().join(name), bytes).expect("there is room");
+            std::fs::write(self.0.path().join(name), bytes).expect("the disk has space");
         }
         let inspection = Inspection::of(Source::folder(self.0.path()).expect("a folder"));
         let mut checkpoint = match PretrainedModel::open(self.0.path()) {

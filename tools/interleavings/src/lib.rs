@@ -115,7 +115,7 @@ fn nothing_is_lost(workers: usize, queue_size: usize) {
         );
         assert_eq!(queue.waiting(), (0, 0));
         if queue_size > 5 {
-            assert_eq!(answered, 5, "nobody is refused where there is room");
+            assert_eq!(answered, 5, "no request is refused while there are places");
         }
     });
 }
@@ -139,7 +139,7 @@ fn nor_when_some_are_refused() {
 fn a_close_ends_every_wait() {
     in_many_orders(|| {
         block_on(async {
-            // The delay never ends here: a full batch or the close must end the wait for company.
+            // The delay never ends here: a full batch or the close must end the wait for more texts.
             let queue = queue(MINUTE, 8);
             let served = Arc::new(AtomicUsize::new(0));
             let workers: Vec<_> = (0..2)
