@@ -73,3 +73,40 @@ async fn a_stop_takes_the_shutdown_timeout_once() {
         "{elapsed:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_is_counted() {
+    let (model, begun, may_end) = gated();
+    let app = app(model, 8, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE);
+    let clients = async {
+        let mut computed = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
+        computed.write_all(request).await.unwrap();
+        let begun = tokio::task::spawn_blocking(move || begun.recv().map(|()| begun));
+        let _begun = begun.await.unwrap().unwrap();
+        let mut waits = TcpStream::connect(address).await.unwrap();
+        waits.write_all(request).await.unwrap();
+        while app.pipeline.engine().waiting().0 < 1 {
+            tokio::task::yield_now().await;
+        }
+        drop((computed, waits));
+        let count = || {
+            let mut text = String::new();
+            app.state.metrics.encode(&mut text).unwrap();
+            let series = r#"cloze_http_requests_total{route="/",status="499"} "#;
+            let count = text.lines().find_map(|line| line.strip_prefix(series)).unwrap();
+            count.parse::<u64>().unwrap()
+        };
+        while count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count(), 2);
+        drop(may_end);
+        stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, clients);
+}

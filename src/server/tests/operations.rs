@@ -34,6 +34,55 @@ async fn answers_carry_an_id_and_their_cost() {
     }
 }
 
+#[tokio::test]
+async fn a_long_answer_comes_in_pieces() {
+    let app = app(|_| {}, 8, MINUTE);
+    let client = TestClient::new(service(Arc::clone(&app)));
+    let ask = |top_k: usize| {
+        let body = format!(r#"{{"inputs": "a [MASK] and a [MASK]", "parameters": {{"top_k": {top_k}}}}}"#);
+        client.post("/").content_type("application/json").body(body).send()
+    };
+    let short = ask(5).await;
+    assert!(short.0.headers().contains_key("x-tokens"));
+    short.assert_status_is_ok();
+    drop(short);
+    let vocab_size = app.pipeline.task().vocab_size();
+    let long = ask(vocab_size).await;
+    long.assert_status_is_ok();
+    let used = app.pipeline.memory().used();
+    assert!(used < 400_000, "{used} bytes for an answer that is not read");
+    let json = long.json().await;
+    let masks = json.value().array();
+    let predictions: Vec<usize> = masks.iter().map(|mask| mask.array().len()).collect();
+    assert_eq!(predictions, [vocab_size; 2]);
+    assert_eq!(app.pipeline.memory().used(), 0);
+    assert_eq!(app.state.metrics.unread_answers.get(), 0);
+    // A client that leaves in the middle.
+    drop(ask(vocab_size).await);
+    assert_eq!(app.state.metrics.unread_answers.get(), 1);
+    assert_eq!(app.pipeline.memory().used(), 0);
+}
+
+#[tokio::test]
+async fn bodies_and_answers_share_a_limit() {
+    let app = app(|_| {}, 8, MINUTE);
+    let client = TestClient::new(service(Arc::clone(&app)));
+    let ask = |body: &'static str| client.post("/").body(body).send();
+    let memory = app.pipeline.memory();
+    let others = memory.reserve(memory.max() - 4).unwrap();
+    let error = ask("a [MASK]").await;
+    error.assert_header("retry-after", "1");
+    expect_error(error, StatusCode::SERVICE_UNAVAILABLE, "memory_full").await;
+    drop(others);
+    // Enough for the body, not for the answer.
+    let others = memory.reserve(memory.max() - 1000).unwrap();
+    expect_error(ask("a [MASK]").await, StatusCode::SERVICE_UNAVAILABLE, "memory_full").await;
+    drop(others);
+    ask("a [MASK]").await.assert_status_is_ok();
+    assert_eq!(memory.used(), 0);
+    assert_eq!(app.pipeline.engine().waiting(), (0, 0));
+}
+
 /// The value of a header in milliseconds.
 fn milliseconds(response: &poem::test::TestResponse, name: &str) -> f64 {
     response.0.headers()[name].to_str().unwrap().parse().unwrap()

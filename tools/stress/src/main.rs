@@ -12,8 +12,10 @@
 //! | `stop` | SIGTERM under load |
 //! | `waiting` | deadlines shorter than the queue, and clients that disconnect |
 //! | `connections` | slow heads, and more connections than slots or descriptors |
+//! | `attack` | short texts beside the most expensive requests; departures; half-sent bodies; unread answers |
 //! | `numbers` | percentiles and slopes |
 
+mod attack;
 mod client;
 mod connections;
 mod numbers;
@@ -52,6 +54,8 @@ enum Command {
     Waiting(waiting::Arguments),
     /// Slow heads, and more connections than slots or descriptors
     Connections(connections::Arguments),
+    /// Short texts beside expensive requests, departures, half-sent bodies, unread answers
+    Attack(attack::Arguments),
     /// SIGTERM under load
     Stop(stop::Arguments),
     /// Random lengths, errors, disconnects and slow readers
@@ -65,6 +69,7 @@ async fn main() -> ExitCode {
         Command::Overload(of_run) => overload::run(&arguments.program, &of_run, arguments.timed).await,
         Command::Connections(of_run) => connections::run(&arguments.program, &of_run, arguments.timed).await,
         Command::Waiting(of_run) => waiting::run(&arguments.program, &of_run, arguments.timed).await,
+        Command::Attack(of_run) => attack::run(&arguments.program, &of_run, arguments.timed).await,
         Command::Stop(of_run) => stop::run(&arguments.program, &of_run).await,
         Command::Soak(of_run) => soak::run(&arguments.program, &of_run, arguments.timed).await,
     };
