@@ -18,9 +18,9 @@ use super::{add_tokens, special_id};
 /// Takes the place of white space between words. Texts do not have it: it is a control character to the normalizer.
 const SPACE: char = '\u{e000}';
 
-/// The steps between a text and its tokens.
+/// The subword tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subwords {
+pub enum Subwords {
     WordPiece,
     /// Each character of a word.
     Characters,
@@ -86,7 +86,7 @@ pub fn build(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
 ///
 /// # Errors
 /// A setting that asks for a dictionary or for SentencePiece, by its name.
-fn subwords(settings: &Settings) -> Result<Subwords, String> {
+pub fn subwords(settings: &Settings) -> Result<Subwords, String> {
     let japanese = &settings.japanese;
     let refused = |name: &str, value: &str, supported: &str| {
         Err(format!(

@@ -57,6 +57,9 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     let settings = Settings::read(files)?;
     let sources = settings.sources(|file| files.has(file));
     let sources = sources.map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
+    if settings.class == Class::BertJapanese {
+        japanese::subwords(&settings).map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
+    }
     let Some(&[name, ref others @ ..]) = sources else {
         return Err(CheckpointError::Missing {
             part: Part::Tokenizer,

@@ -185,7 +185,8 @@ fn japanese_words_without_a_dictionary() {
         (json!({"word_tokenizer_type": 3}), "word_tokenizer_type is not a text"),
     ] {
         let error = built(settings).err().unwrap();
-        assert!(error.contains(named) && !error.contains('\n'), "{error}");
+        let named = format!("tokenizer_config.json: {named}");
+        assert!(error.contains(&named) && !error.contains('\n'), "{error}");
     }
 }
 
