@@ -480,7 +480,7 @@ fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
             "tiny/bert on the hub has no config.json",
         ),
         (
-            renamed("tokenizer.json", "spiece.model"),
+            renamed("tokenizer.json", "words.txt"),
             "neither tokenizer.json nor vocab.txt",
         ),
         (t5, "model_type is \"t5\""),
