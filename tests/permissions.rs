@@ -18,6 +18,7 @@ mod unix {
     use std::os::unix::process::CommandExt;
     use std::path::Path;
     use std::process::Command;
+    use std::sync::{Mutex, PoisonError};
 
     use crate::common::fixtures::golden_copy;
     use crate::common::harness::{self, Requirement};
@@ -43,6 +44,10 @@ mod unix {
         }
     }
 
+    /// One test at a time: a child that is forked while the copy of the binary is open for writing keeps the system from running
+    /// the copy ("text file busy").
+    static ALONE: Mutex<()> = Mutex::new(());
+
     /// The binary as a user other than root, copied to `folder`, where that user may run it.
     fn as_nobody(folder: &Path) -> Command {
         let metadata = std::fs::metadata(folder).unwrap();
@@ -62,6 +67,7 @@ mod unix {
     }
 
     fn an_unreadable_file_is_named() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         for name in ["config.json", "tokenizer.json", "model.safetensors"] {
             let copy = golden_copy("uncased-tied");
@@ -85,6 +91,7 @@ mod unix {
     }
 
     fn a_privileged_port_is_named() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let port = PRIVILEGED_PORT.to_string();
         let error = failure(as_nobody(folder.path()).args(["--port", &port]));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use poem::{Body, Response};
+use tracing::{Instrument, debug_span};
 
 use super::app::App;
 use super::error::ApiError;
@@ -31,7 +32,8 @@ pub async fn json(app: &Arc<App>, scored: Scored, deadline: Deadline) -> Result<
         mut memory,
     } = scored;
     memory.grow(PIECES * PIECE_CAPACITY).map_err(pipeline::Error::from)?;
-    let (first, json) = piece(app, AnswerJson::new(answer), deadline).await?;
+    let first = piece(app, AnswerJson::new(answer), deadline);
+    let (first, json) = first.instrument(debug_span!("render")).await?;
     let mut response = match json.is_complete() {
         true => {
             memory.shrink_to(first.len());
