@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `reference` | the operations in plain Burn, and a backend that runs them as they are |
 //! | `inputs` | index inputs of a forward pass: token ids, offsets, readout |
-//! | `readout` | the numbers that are read of the logits |
+//! | `readout` | statistics and scores that are read back from the logits |
 //! | `precision` | the type of weights and products |
 //! | `buckets` | row counts that a GPU compiles kernels for |
 //! | `cpu/` | ndarray, with kernels over slices |

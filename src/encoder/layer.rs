@@ -61,7 +61,10 @@ impl<B: EncoderBackend> EncoderLayer<B> {
             bias: weights.relative_bias()?,
         };
         let attention_output = weights.dense(part_of(LayerModule::AttentionOutput), dense)?;
-        let has_norm = layer > 0 || spec.first_attention_norm;
+        let has_norm = match spec.norm_placement {
+            NormPlacement::Post => true,
+            NormPlacement::Pre => layer > 0 || spec.first_attention_norm,
+        };
         let attention_norm = has_norm.then(|| weights.layer_norm(part_of(LayerModule::AttentionNorm)));
         let attention_norm = attention_norm.transpose()?;
         let gate = match spec.gated {

@@ -9,8 +9,8 @@ use super::Parameter;
 /// | part | f32 | f16 | bf16 | int8 |
 /// |---|---|---|---|---|
 /// | dense layers of the encoder | f32 | f16 | bf16 | int8 |
-/// | attention, post-norm layers but the last | f32 | f16 | bf16 | int8 |
-/// | attention, last layer and pre-norm layers | f32 | f32 | bf16 | int8 |
+/// | attention, layers of BERT's form but the last | f32 | f16 | bf16 | int8 |
+/// | attention, last layer and layers of another form | f32 | f32 | bf16 | int8 |
 /// | dense layer of the head | f32 | f32 | f32 | f32 |
 /// | decoder and word embeddings | f32 | f16, high precision | bf16 | bf16 |
 /// | other tables, biases, normalization | f32 | f32 | f32 | f32 |
@@ -28,8 +28,8 @@ impl PrecisionPolicy {
     }
 
     /// Of the products of attention. `keeps_digits` is true for the last layer, which computes the readout rows alone:
-    /// they are few enough to stay f32 from there on where f16 would round them. It is true for pre-norm layers too,
-    /// whose residual is f32.
+    /// they are few enough to stay f32 from there on where f16 would round them. It is true for layers of another form
+    /// than BERT's too, whose residual is f32.
     pub fn attention(self, keeps_digits: bool) -> Precision {
         match self.0 {
             Precision::F16 if keeps_digits => Precision::F32,

@@ -2,7 +2,8 @@
 //!
 //! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request and
 //! submits its sequences to the engine; [`Pipeline::decode`] finishes the answer. Planning and decoding compute on the threads of
-//! a [`WorkPool`], in slices, until the deadline or the departure of the client.
+//! a [`WorkPool`], in slices, until the deadline or until the client disconnects. `POST /` decodes its answer in pieces instead
+//! (`server/answer_body.rs`).
 //!
 //! | file | subject |
 //! |---|---|

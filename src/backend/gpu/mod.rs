@@ -1,6 +1,6 @@
-//! wgpu: which adapters there are, setting one up without a panic, and hearing of its faults.
+//! wgpu: adapter selection, device set-up without a panic, fault detection.
 //!
-//! Burn's own initialisation panics where there is no adapter and takes a software one in silence, so the
+//! Burn's own initialisation panics where there is no adapter and takes a software one without a word, so the
 //! adapter is chosen and its device requested here, and Burn is given the result.
 //!
 //! | file | what it is |
@@ -8,7 +8,7 @@
 //! | `adapters` | what is known of each adapter, and which one a user selects |
 //! | `cache` | where tuning and compiled kernels are kept between starts |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
-//! | `operations` | what BERT needs of a backend, through those kernels |
+//! | `operations` | the encoder's operations as launches of those kernels |
 //! | `failpoints` | fault injection for tests |
 //! | `faults` | a lost device, memory that ran out: remembered, so that no wrong answer is given |
 //! | `memory` | how much memory an adapter has, if the driver reports it |

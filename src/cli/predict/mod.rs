@@ -1,6 +1,6 @@
 //! `cloze predict`: lines in, JSON Lines out, in the same order and through the same engine as the server.
 //!
-//! Three stages run side by side: `input` reads lines, `window` plans some hundred of them at a time, and this file submits
+//! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file submits
 //! the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not grow with the
 //! input.
 //!

@@ -1,4 +1,4 @@
-//! A device that hangs, and others that only take their time.
+//! A device that hangs, and slow ones that do not.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The weights of a checkpoint onto a backend that is chosen at run time: one file for each backend.
+//! Loads a checkpoint's weights onto a backend that is chosen at run time: one file for each backend.
 
 #[cfg(feature = "cpu")]
 mod cpu;

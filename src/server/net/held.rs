@@ -1,4 +1,4 @@
-//! What an answer holds until its connection has sent it.
+//! Resources that an answer holds until it is sent.
 
 use std::any::Any;
 use std::fmt::{Debug, Formatter};

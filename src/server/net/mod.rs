@@ -1,4 +1,4 @@
-//! Connections: which are accepted, how long each may take for what, and how they end.
+//! Connections: admission, time limits and closing.
 //!
 //! poem's own server has no timeout for the head of a request, and its accept loop spins when file descriptors run out.
 //! So this module runs hyper connections itself and calls the endpoint with complete request heads. It speaks HTTP/1.1
