@@ -9,6 +9,11 @@ use super::error::ApiError;
 use crate::pipeline::{self, Deadline, MemoryFull, Reservation};
 use crate::sys::excerpt;
 
+/// Each chunk takes about a microsecond, also from a client that has left, while its bytes are in the system's buffers. So their
+/// number is limited: this many of any size, and beyond them one for so many bytes.
+const PARTS_MAX: usize = 10_000;
+const PART_BYTES_MIN: usize = 64;
+
 /// A body, and the memory that it takes.
 pub struct ReadBody {
     pub bytes: Vec<u8>,
@@ -51,7 +56,15 @@ async fn read_all(app: &App, body: Body) -> Result<ReadBody, ApiError> {
         memory: app.pipeline.memory().reserve(0).map_err(pipeline::Error::from)?,
     };
     let mut parts = Box::pin(body.into_bytes_stream());
+    let mut count = 0_usize;
     while let Some(part) = parts.next().await {
+        count += 1;
+        if count > PARTS_MAX + read.bytes.len() / PART_BYTES_MIN {
+            return Err(ApiError::bad_request(
+                "bad_body",
+                format!("The body comes in chunks of less than {PART_BYTES_MIN} bytes; send larger chunks."),
+            ));
+        }
         let part =
             part.map_err(|error| ApiError::bad_request("bad_body", format!("The body cannot be read: {error}.")))?;
         if read.bytes.len() + part.len() > app.body_bytes_max {

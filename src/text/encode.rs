@@ -12,6 +12,11 @@ use crate::work::{self, TooMuchWork, WorkBudget};
 /// Bytes of a long text that are split into words at once to estimate its length.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// Bytes of any text, and for each token of the limit if that is more. A call of the tokenizer's library on a text cannot be
+/// interrupted, and takes up to a second and hundreds of bytes of memory for each byte of some scripts.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
+const BYTES_PER_TOKEN_MAX: usize = 32;
+
 /// Words that cutting a text into pieces can add at the two ends of one piece: the characters of an added token that was cut,
 /// each a word of its own.
 const CUT_WORDS_MAX: usize = 64;
@@ -137,6 +142,9 @@ impl Tokenizer {
     /// long text are therefore counted in pieces first, until it is certain that its tokens, at least one for each word, exceed
     /// the limit.
     async fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
+        if text.len() > TEXT_BYTES_MAX.max(self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX)) {
+            return Err(self.far_too_long(text));
+        }
         let mut rest = text;
         let mut words_min = 0_usize;
         while rest.len() > PIECE_BYTES {
@@ -184,7 +192,7 @@ mod tests {
     fn a_long_text_is_refused_by_its_tokens_not_by_its_bytes() {
         let tokenizer = tokenizer();
         let spaces = " ".repeat(PIECE_BYTES);
-        let one_word = "x".repeat(10 * PIECE_BYTES);
+        let one_word = "x".repeat(2 * PIECE_BYTES);
         for text in [
             format!("a{spaces}{spaces}[MASK]"),
             // Cut in the middle of the mask token and of a character.
@@ -197,7 +205,10 @@ mod tests {
         for text in [
             "!".repeat(2 * PIECE_BYTES),
             "[MASK] ".repeat(PIECE_BYTES),
-            format!("{spaces}{spaces}{}", "a ".repeat(2 * PIECE_BYTES)),
+            format!("{spaces}{}", "a ".repeat(PIECE_BYTES)),
+            // A text of one word, or without any, that is too large for one call of the library.
+            format!("[MASK] {}", "\u{ac01}".repeat(TEXT_BYTES_MAX / 3)),
+            format!("[MASK]{}", spaces.repeat(4)),
         ] {
             let error = encode(&tokenizer, &text).unwrap_err();
             assert!(

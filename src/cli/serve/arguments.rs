@@ -76,12 +76,12 @@ impl ServeArguments {
     /// The limit on the bytes of bodies and responses in memory.
     pub fn memory_max(&self) -> Result<usize, String> {
         let body_max = self.max_body_bytes;
-        // The body, its texts, token ids and scores.
-        let needed = body_max.saturating_mul(4);
+        // The body, its texts, token ids and scores; the pieces of an answer.
+        let needed = body_max.saturating_mul(4).saturating_add(1 << 20);
         match self.max_buffered_bytes {
             None => Ok(needed.max(MEMORY_BYTES_MAX)),
             Some(bytes) if bytes < needed => Err(format!(
-                "--max-buffered-bytes {bytes} is too small for one request of --max-body-bytes {body_max}; set at least {needed}"
+                "--max-buffered-bytes {bytes} is too small for one request of --max-body-bytes {body_max} and its answer; set at least {needed}"
             )),
             Some(bytes) => Ok(bytes),
         }

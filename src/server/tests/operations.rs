@@ -64,6 +64,20 @@ async fn a_long_answer_comes_in_pieces() {
 }
 
 #[tokio::test]
+async fn a_body_of_very_many_tiny_chunks_is_refused() {
+    let app = app(|_| {}, 8, MINUTE);
+    let client = TestClient::new(service(Arc::clone(&app)));
+    let ask = |chunk: &'static [u8], count: usize| {
+        let chunks = futures_util::stream::iter((0..count).map(move |_| Ok::<_, std::io::Error>(chunk.to_vec())));
+        client.post("/").body(poem::Body::from_bytes_stream(chunks)).send()
+    };
+    // The limit on bodies is 10,000 bytes here, and the chunks of any size are as many.
+    expect_error(ask(b" ", 10_000).await, StatusCode::BAD_REQUEST, "empty").await;
+    let error = expect_error(ask(b"", 10_001).await, StatusCode::BAD_REQUEST, "bad_body").await;
+    assert!(error.contains("chunks"), "{error}");
+}
+
+#[tokio::test]
 async fn bodies_and_answers_share_a_limit() {
     let app = app(|_| {}, 8, MINUTE);
     let client = TestClient::new(service(Arc::clone(&app)));
