@@ -48,7 +48,7 @@ pub enum CheckpointError {
         class: &'static str,
         /// The name of a tensor that is there.
         example: String,
-        /// What all names have before the names of the architecture.
+        /// The common prefix of all tensor names.
         prefix: Option<String>,
     },
     /// A weight file, or a tensor in it.

@@ -147,7 +147,7 @@ impl WorkPool {
     }
 
     #[cfg(test)]
-    pub(super) fn shared_running(&self) -> usize {
+    pub(super) fn running(&self) -> usize {
         self.shared.state().running
     }
 }

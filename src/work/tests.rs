@@ -53,7 +53,7 @@ async fn work_that_has_not_started_never_starts_once_its_task_is_dropped() {
     let pool = WorkPool::start(1).unwrap();
     let (release, gate) = channel::<()>();
     let busy = pool.spawn(async move { gate.recv().is_err() });
-    while pool.shared_running() == 0 {
+    while pool.running() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let started = Arc::<AtomicU64>::default();

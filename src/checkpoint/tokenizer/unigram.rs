@@ -17,7 +17,7 @@ use super::class::Class;
 use super::settings::Settings;
 use super::{add_tokens, special_id};
 
-/// What a tokenizer is built from.
+/// The parts of a tokenizer.
 pub struct Parts {
     /// Pieces with their scores; the index of a piece is its id.
     pub pieces: Vec<(String, f64)>,

@@ -65,14 +65,6 @@ impl Answer {
     pub fn predictions(&self, text: usize, mask: usize) -> usize {
         self.scores[text][mask].len()
     }
-
-    /// True if each string is small and there are few: decoding takes microseconds.
-    pub fn is_small(&self) -> bool {
-        const PREDICTED_TOKENS_MAX: usize = 512;
-        let texts = self.plan.sequences.iter().zip(&self.scores);
-        let predicted = texts.map(|(sequence, scores)| sequence.tokens() * scores.iter().map(Vec::len).sum::<usize>());
-        predicted.sum::<usize>() <= PREDICTED_TOKENS_MAX
-    }
 }
 
 impl FillMask {

@@ -14,7 +14,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(fixtures().join(name)).unwrap()
 }
 
-/// What `make.py` says of the tensors: name, shape, values.
+/// Expected tensors from `make.py`: name, shape, values.
 fn expected() -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let values: serde_json::Value = serde_json::from_slice(&fixture("values.json")).unwrap();
     let tensors = values.as_object().unwrap().iter().map(|(name, tensor)| {
