@@ -43,6 +43,17 @@ pub struct Readout {
     pub select: Select,
 }
 
+impl Readout {
+    /// The number of scores that the model returns, over all positions.
+    pub fn scores(&self) -> usize {
+        let of_position = match &self.select {
+            Select::TopK(k) => *k,
+            Select::Tokens(tokens) => tokens.len(),
+        };
+        self.positions.len() * of_position
+    }
+}
+
 /// The tokens whose scores are read at a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {

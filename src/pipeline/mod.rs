@@ -198,7 +198,9 @@ impl Pipeline {
             tokenizing,
             timing,
         };
-        let answer = Answer::new(plan, scores);
+        // Sorts the scores.
+        let answer = self.compute_bytes(plan.bytes(), deadline, move || Answer::new(plan, scores));
+        let answer = answer.await?;
         Ok(Scored { answer, cost, memory })
     }
 

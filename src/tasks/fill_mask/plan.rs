@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::answer_size::AnswerSize;
 use super::{FillMask, InputError, Request};
 use crate::lm::{Sequence, TokenScore};
+use crate::text::EncodeError;
 use crate::work::{self, WorkBudget};
 
 /// A checked and tokenized request.
@@ -24,7 +25,12 @@ impl Plan {
 
     /// Bytes of the token ids and of the scores that the model returns.
     pub fn bytes(&self) -> usize {
-        self.tokens() * size_of::<u32>() + self.predictions() * size_of::<TokenScore>()
+        let scores = self
+            .sequences
+            .iter()
+            .map(|sequence| sequence.readout.scores())
+            .sum::<usize>();
+        self.tokens() * size_of::<u32>() + scores * size_of::<TokenScore>()
     }
 
     /// Predictions in the answer, over all masks.
@@ -36,6 +42,9 @@ impl Plan {
 
 /// Look-ups in the vocabulary for one request: about a second. A megabyte of English needs a tenth.
 pub const LOOKUPS_MAX: u64 = 10_000_000;
+
+/// A score is read, copied and sorted.
+const LOOKUPS_PER_SCORE: u64 = 4;
 
 impl FillMask {
     /// Checks the parameters and tokenizes the texts, `texts_max` of them at most.
@@ -72,6 +81,9 @@ impl FillMask {
             })?;
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
+            // The model returns a score for each target at each mask, of which top_k are kept.
+            let scored = budget.spend(sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
+            scored.map_err(EncodeError::from)?;
             sequences.push(Arc::new(sequence));
             work::checkpoint().await;
         }

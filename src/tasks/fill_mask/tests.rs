@@ -244,6 +244,26 @@ fn the_work_of_a_request_is_bounded_over_its_texts_and_targets() {
 }
 
 #[test]
+fn the_scores_of_targets_are_bounded_however_few_are_kept() {
+    let fill_mask = fill_mask();
+    let words: Vec<String> = (1000..11_000)
+        .filter_map(|id| fill_mask.tokenizer.decode(&[id], false).ok())
+        .collect();
+    let targets: Vec<&str> = words
+        .iter()
+        .map(String::as_str)
+        .filter(|word| word.len() > 2)
+        .take(5000)
+        .collect();
+    let text = "[MASK] ".repeat(60);
+    // Some hundred thousand scores for each text, of which one in thousands is kept.
+    assert!(plan(&[&text], Some(1), Some(&targets)).is_ok());
+    let refused = fill_mask.plan(&request(&vec![text.as_str(); 40], Some(1), Some(&targets)), 512);
+    let too_much = EncodeError::TooMuchWork { max: LOOKUPS_MAX }.to_string();
+    assert!(refused.unwrap_err().to_string().ends_with(&too_much));
+}
+
+#[test]
 fn parameters_can_be_checked_without_a_text() {
     let fill_mask = fill_mask();
     let parameters = |top_k, targets| request(&[], top_k, targets).parameters;
