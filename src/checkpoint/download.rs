@@ -12,7 +12,7 @@ use super::json;
 use super::names::{
     ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES,
 };
-use super::{CheckpointError, ConfigCheck, weights};
+use super::{CheckpointError, ConfigCheck, WeightFiles, weights};
 use crate::hub::{CachedModel, Expected, Hub, HubError, ModelName, Progress, RemoteModel};
 
 /// Files that not every model has, and that change the tokenizer of those that have them.
@@ -37,6 +37,7 @@ pub fn download(
             if OPTIONAL.iter().any(unknown) {
                 fetch_optional(hub, &cached, progress);
             }
+            check_pytorch(&files).map_err(|error| with_conversion(hub, name, error))?;
             return Ok(cached.folder());
         }
     }
@@ -61,7 +62,7 @@ pub fn download(
     }
     let is_there = |(single, index): &(&str, &str)| model.has(single) || model.has(index);
     let format = weights::FORMATS.into_iter().find(is_there);
-    let (single, index) = format.ok_or_else(|| missing(Part::Weights))?;
+    let (single, index) = format.ok_or_else(|| with_conversion(hub, name, missing(Part::Weights)))?;
     match model.has(single) {
         true => fetch(single)?,
         false => {
@@ -71,6 +72,7 @@ pub fn download(
             }
         }
     }
+    check_pytorch(&files).map_err(|error| with_conversion(hub, name, error))?;
     // Last: an interrupted download must not be taken for a complete model.
     Ok(model.finish()?)
 }
@@ -93,6 +95,26 @@ fn fetch_optional(hub: &Hub, cached: &CachedModel, progress: &mut dyn Progress) 
             "{name} is used from the cache; the hub may have more files of its tokenizer ({}): {error}",
             OPTIONAL.join(", ")
         );
+    }
+}
+
+/// Checks that PyTorch's files, if they are the weights, hold tensors and nothing else.
+fn check_pytorch(files: &Files) -> Result<(), CheckpointError> {
+    let (single, index) = weights::FORMATS[0];
+    match files.has(single) || files.has(index) {
+        true => Ok(()),
+        false => WeightFiles::open(files).map(drop),
+    }
+}
+
+/// Adds the revision with a conversion of the weights, if the hub has one.
+fn with_conversion(hub: &Hub, name: &ModelName, error: CheckpointError) -> CheckpointError {
+    match hub.conversion(name) {
+        Some(revision) => CheckpointError::Converted {
+            error: Box::new(error),
+            revision,
+        },
+        None => error,
     }
 }
 

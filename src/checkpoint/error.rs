@@ -54,6 +54,13 @@ pub enum CheckpointError {
     /// A weight file, or a tensor in it.
     #[error("{0}")]
     Weights(TensorError),
+    /// Weights that are missing or cannot be read, and a revision that has them in safetensors format.
+    #[error("{error}; a pull request of the hub's conversion service has the weights in safetensors format")]
+    Converted {
+        error: Box<CheckpointError>,
+        /// Such as `refs/pr/3`.
+        revision: String,
+    },
     /// The hub, or the cache of its files.
     #[error(transparent)]
     Hub(#[from] HubError),

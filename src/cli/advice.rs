@@ -79,6 +79,7 @@ fn for_gpu(error: &GpuError) -> Option<String> {
 fn for_checkpoint(error: &CheckpointError) -> Option<String> {
     match error {
         CheckpointError::Hub(error) => for_hub(error),
+        CheckpointError::Converted { revision, .. } => Some(format!("pass --revision {revision}")),
         CheckpointError::NotAFolder { .. } => Some("pass the folder with --model".to_owned()),
         _ => None,
     }
@@ -245,5 +246,10 @@ mod tests {
         assert_eq!(message(&missing), "config.json: no");
         let file = CheckpointError::NotAFolder { path: "x".to_owned() };
         assert!(message(&file).ends_with("; pass the folder with --model"));
+        let error = CheckpointError::Converted {
+            error: Box::new(missing),
+            revision: "refs/pr/7".to_owned(),
+        };
+        assert!(message(&error).ends_with("in safetensors format; pass --revision refs/pr/7"));
     }
 }

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use ureq::http::{HeaderMap, Method, Request, Response, Uri, header};
 use ureq::{Agent, Body};
 
@@ -12,9 +13,9 @@ use super::{HubError, ModelName, Settings};
 use crate::sys::crypto;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limit on the response that lists the files of a model, however it arrives.
+/// Limit on a response of the hub's API, however it arrives.
 const INFO_TIMEOUT: Duration = Duration::from_secs(60);
-/// Limit on the response that lists the files of a model.
+/// Limit on a response of the hub's API, such as the list of the files of a model.
 const INFO_BYTES_MAX: u64 = 16 << 20;
 /// The hub redirects from the former name of a renamed model.
 const REDIRECTS_MAX: u32 = 5;
@@ -78,31 +79,38 @@ impl<'a> Client<'a> {
             rfilename: String,
         }
         let revision = self.name.revision().replace('/', "%2F");
-        let url = format!(
-            "{}/api/models/{}/revision/{revision}",
-            self.settings.endpoint,
-            self.name.id()
-        );
-        let request = RequestTo::get(&url).within(INFO_TIMEOUT);
-        let (mut response, _) = self.follow(request).map_err(|e| self.failed(e))?;
-        if !response.status().is_success() {
-            return Err(self.refused(&response, &url, None));
-        }
-        let reason = |reason: String| HubError::Response {
-            url: url.clone(),
-            reason,
-        };
-        let body = response.body_mut().with_config().limit(INFO_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|e| self.unreachable(&e))?;
-        let info: Body = serde_json::from_slice(&body)
-            .map_err(|e| reason(format!("the response does not describe a model: {e}")))?;
+        let path = format!("revision/{revision}");
+        let info: Body = self.api(&path, "describe a model")?;
         if !is_part(&info.sha) {
-            return Err(reason(format!("\"{}\" is not a commit id", info.sha)));
+            return Err(HubError::Response {
+                url: self.api_url(&path),
+                reason: format!("\"{}\" is not a commit id", info.sha),
+            });
         }
         Ok(Info {
             commit: info.sha,
             files: info.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
         })
+    }
+
+    /// Requests `path` of the hub's API for the model. `purpose` completes the sentence "the response does not …".
+    pub(super) fn api<T: DeserializeOwned>(&self, path: &str, purpose: &str) -> Result<T, HubError> {
+        let url = self.api_url(path);
+        let request = RequestTo::get(&url).within(INFO_TIMEOUT);
+        let (mut response, _) = self.follow(request).map_err(|e| self.failed(e))?;
+        if !response.status().is_success() {
+            return Err(self.refused(&response, &url, None));
+        }
+        let body = response.body_mut().with_config().limit(INFO_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&body).map_err(|error| HubError::Response {
+            url,
+            reason: format!("the response does not {purpose}: {error}"),
+        })
+    }
+
+    fn api_url(&self, path: &str) -> String {
+        format!("{}/api/models/{}/{path}", self.settings.endpoint, self.name.id())
     }
 
     /// Requests etag and size of a file. The hub redirects to a storage server; its own headers, not those of the

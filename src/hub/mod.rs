@@ -9,12 +9,14 @@
 //! | `settings` | environment variables of the hub's tools |
 //! | `cache` | folder layout: blobs, snapshots, refs, locks |
 //! | `client` | HTTP requests, and errors from their responses |
+//! | `conversion` | conversions of weights to safetensors, in pull requests |
 //! | `download` | download of one file: resume, verify size and hash |
 //! | `digest` | hash of a file from its etag |
 //! | `error` | errors |
 
 mod cache;
 mod client;
+mod conversion;
 mod digest;
 mod download;
 mod error;
@@ -86,6 +88,19 @@ impl Hub {
             cache,
             commit: info.commit,
             files: info.files,
+        })
+    }
+
+    /// The revision of the model at which the hub's conversion service has put its weights in safetensors format, such as
+    /// `refs/pr/3`. `None` if there is none, or the hub cannot say so.
+    pub fn conversion(&self, name: &ModelName) -> Option<String> {
+        if self.settings.offline {
+            return None;
+        }
+        let found = Client::new(&self.settings, name).and_then(|client| client.conversion());
+        found.unwrap_or_else(|error| {
+            tracing::debug!("the pull requests of {name} are not known: {error}");
+            None
         })
     }
 }

@@ -40,6 +40,8 @@ pub struct Faults {
     pub replaced: Option<(&'static str, Vec<u8>, bool)>,
     /// A file with another size in the head.
     pub announces: Option<(&'static str, u64)>,
+    /// Discussions of the model, in pages of two.
+    pub discussions: Option<Vec<serde_json::Value>>,
     /// Storage sends a byte now and then.
     pub drips: Option<Drip>,
 }
@@ -202,6 +204,12 @@ impl State {
                 false => refuse(404, "RevisionNotFound"),
             };
         }
+        if path == format!("/api/models/{NAME}/discussions") {
+            return match &faults.discussions {
+                Some(discussions) => page(discussions, request.uri().query().unwrap_or_default()),
+                None => refuse(403, ""),
+            };
+        }
         match path.strip_prefix(&format!("/{NAME}/resolve/{COMMIT}/")) {
             Some(file) if faults.lacks == Some(file) => refuse(404, "EntryNotFound"),
             Some(file) => self.resolve(&faults, file, request.method()),
@@ -324,6 +332,18 @@ impl State {
             }
         }
     }
+}
+
+/// The page of discussions whose number a query names.
+fn page(discussions: &[serde_json::Value], query: &str) -> Response {
+    let number = query.split('&').find_map(|field| field.strip_prefix("p="));
+    let number: usize = number.map_or(0, |number| number.parse().unwrap());
+    let start = 2 * number;
+    let page: Vec<_> = discussions.iter().skip(start).take(2).collect();
+    let body = serde_json::json!({"count": discussions.len(), "start": start, "discussions": page});
+    Response::builder()
+        .content_type("application/json")
+        .body(body.to_string())
 }
 
 fn refuse(status: u16, code: &str) -> Response {
