@@ -74,7 +74,9 @@ pub struct HeadSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Biases {
     pub attention: bool,
+    /// Of the feed-forward block's first layers.
     pub feed_forward: bool,
+    pub feed_forward_down: bool,
     pub norm: bool,
     pub head: bool,
     pub decoder: bool,
@@ -84,6 +86,7 @@ impl Biases {
     pub const ALL: Self = Self {
         attention: true,
         feed_forward: true,
+        feed_forward_down: true,
         norm: true,
         head: true,
         decoder: true,
@@ -96,6 +99,8 @@ pub struct RotarySpec {
     pub pairing: RotaryPairing,
     /// The base of the frequencies.
     pub theta: f64,
+    /// Divides every frequency.
+    pub divisor: f64,
 }
 
 /// Layers whose tokens attend to their neighbours alone.
@@ -211,6 +216,7 @@ impl EncoderSpec {
         let Biases {
             attention,
             feed_forward,
+            feed_forward_down,
             norm,
             head,
             decoder,
@@ -225,9 +231,8 @@ impl EncoderSpec {
                     LayerModule::Query | LayerModule::Key | LayerModule::Value | LayerModule::AttentionOutput => {
                         attention
                     }
-                    LayerModule::FeedForwardGate | LayerModule::FeedForwardUp | LayerModule::FeedForwardDown => {
-                        feed_forward
-                    }
+                    LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => feed_forward,
+                    LayerModule::FeedForwardDown => feed_forward_down,
                     LayerModule::AttentionNorm | LayerModule::OutputNorm => norm,
                 };
                 (part == Part::Weight || has_bias)

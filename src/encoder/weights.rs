@@ -12,8 +12,8 @@ pub(super) struct WeightLoader<'a, B: EncoderBackend> {
     source: &'a mut dyn TensorSource,
     device: &'a B::Device,
     precision: PrecisionPolicy,
-    /// Rotations by the base of their frequencies; layers share them.
-    rotations: Vec<(f64, Rotary<B>)>,
+    /// Rotations by their frequencies; layers share them.
+    rotations: Vec<(RotarySpec, Rotary<B>)>,
     relative_bias: Option<RelativeBias<B>>,
 }
 
@@ -93,14 +93,19 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
     /// The rotation of a layer's queries and keys.
     pub fn rotary(&mut self, layer: usize) -> Option<Rotary<B>> {
         let spec = self.spec();
-        let RotarySpec { pairing, theta } = spec.rotary_of(layer)?;
-        if let Some((_, known)) = self.rotations.iter().find(|(known, _)| *known == theta) {
+        let rotary_spec = spec.rotary_of(layer)?;
+        let RotarySpec {
+            pairing,
+            theta,
+            divisor,
+        } = rotary_spec;
+        if let Some((_, known)) = self.rotations.iter().find(|(known, _)| *known == rotary_spec) {
             return Some(known.clone());
         }
         let (positions, head) = (spec.positions.rows, spec.hidden_size / spec.heads);
         let half = head / 2;
         let angles = (0..positions).flat_map(|position| {
-            (0..half).map(move |pair| position as f64 * theta.powf(-2.0 * pair as f64 / head as f64))
+            (0..half).map(move |pair| position as f64 * theta.powf(-2.0 * pair as f64 / head as f64) / divisor)
         });
         let angles: Vec<f64> = angles.collect();
         let table = |function: fn(f64) -> f64| {
@@ -112,7 +117,7 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
             cos: table(f64::cos),
             sin: table(f64::sin),
         };
-        self.rotations.push((theta, rotary.clone()));
+        self.rotations.push((rotary_spec, rotary.clone()));
         Some(rotary)
     }
 

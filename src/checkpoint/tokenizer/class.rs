@@ -69,6 +69,9 @@ const MODEL_TYPES: &[(&str, Class)] = &[
     ("squeezebert", Class::Bert),
     ("mpnet", Class::MpNet),
     ("esm", Class::Esm),
+    ("nomic_bert", Class::Bert),
+    ("gte", Class::XlmRoberta),
+    ("jina_embeddings_v3", Class::XlmRoberta),
 ];
 
 /// Model types for which transformers takes `tokenizer.json` as it is, whatever class the files name.

@@ -27,10 +27,13 @@ pub const BERT: Names = Names {
 /// An encoder with BERT's fields: BERT itself if no option is changed.
 pub fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     fields.check_positions()?;
-    spec_with(fields, &BERT)
+    Ok(EncoderSpec {
+        token_types: Some(fields.size_or("type_vocab_size", 2)?),
+        ..spec_with(fields, &BERT)?
+    })
 }
 
-/// The same with other names of the fields, and without a check of the kind of positions.
+/// The same with other names of the fields, without token types, and without a check of the kind of positions.
 pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigError> {
     fields.check_encoder()?;
     let hidden_size = fields.size(names.hidden_size)?;
@@ -50,7 +53,7 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
         local_attention: None,
         relative_bias: None,
         mask_scaling: None,
-        token_types: Some(fields.size_or("type_vocab_size", 2)?),
+        token_types: None,
         task_types: None,
         embedding_norm: true,
         embedding_projection: false,

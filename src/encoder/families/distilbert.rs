@@ -24,7 +24,6 @@ const FIELDS: Names = Names {
 
 fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     Ok(EncoderSpec {
-        token_types: None,
         layer_norm_eps: 1e-12,
         ..spec_with(fields, &FIELDS)?
     })

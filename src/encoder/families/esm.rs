@@ -36,7 +36,8 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             };
             let rotary = RotarySpec {
                 pairing: RotaryPairing::Halves,
-                theta: fields.number_or("rope_theta", 10_000.0)?,
+                theta: fields.base_or("rope_theta", 10_000.0)?,
+                divisor: 1.0,
             };
             (positions, Some(rotary))
         }
@@ -61,7 +62,6 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         positions,
         rotary,
         mask_scaling,
-        token_types: None,
         embedding_norm: fields.flag_or("emb_layer_norm_before", false)?,
         norm_placement: NormPlacement::Pre,
         final_norm: true,

@@ -26,13 +26,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             spec.heads
         ));
     }
-    let head_size = spec.hidden_size / spec.heads;
-    let head_dim = fields.size_or("head_dim", head_size)?;
-    if head_dim != head_size {
-        return refuse(format!(
-            "head_dim is {head_dim}; it must be hidden_size / num_attention_heads, {head_size}"
-        ));
-    }
+    fields.check_head_size(spec.hidden_size / spec.heads)?;
     Ok(EncoderSpec {
         positions: PositionEmbeddings {
             rows: fields.size_or("max_position_embeddings", 8192)?,
@@ -42,8 +36,8 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         rotary: Some(RotarySpec {
             pairing: RotaryPairing::Halves,
             theta: fields.rope_theta(None, "rope_theta", 10_000.0)?,
+            divisor: 1.0,
         }),
-        token_types: None,
         embedding_norm: false,
         norm_placement: NormPlacement::Pre,
         final_norm: true,
@@ -51,6 +45,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         biases: Biases {
             attention: fields.flag_or("attention_bias", false)?,
             feed_forward: fields.flag_or("mlp_bias", false)?,
+            feed_forward_down: fields.flag_or("mlp_bias", false)?,
             norm: false,
             head: false,
             decoder: false,

@@ -60,6 +60,14 @@ impl Fields {
         }
     }
 
+    /// A whole number, `default` if it is absent.
+    pub fn count_or(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
+        match self.get(name).and_then(Value::as_u64) {
+            Some(0) => Ok(0),
+            _ => self.size_or(name, default),
+        }
+    }
+
     /// The id of a token.
     pub fn token(&self, name: &str) -> Result<u32, ConfigError> {
         match self.get(name) {
@@ -136,6 +144,16 @@ impl Fields {
         Ok(())
     }
 
+    /// Refuses heads of another size than `size`, the width divided by their number.
+    pub fn check_head_size(&self, size: usize) -> Result<(), ConfigError> {
+        match self.size_or("head_dim", size)? {
+            given if given == size => Ok(()),
+            given => refuse(format!(
+                "head_dim is {given}; it must be hidden_size / num_attention_heads, {size}"
+            )),
+        }
+    }
+
     /// Refuses a decoder.
     pub fn check_encoder(&self) -> Result<(), ConfigError> {
         match self.flag_or("is_decoder", false)? {
@@ -161,14 +179,15 @@ impl Fields {
                 "rope_parameters: rope_type is {rope_type}; only \"default\" is supported"
             ));
         }
-        let theta = match parameters.and_then(|parameters| parameters.get("rope_theta")) {
-            Some(theta) => theta.as_f64().unwrap_or(f64::NAN),
-            None => self.number_or(old_name, default)?,
-        };
-        match theta >= 1.0 {
-            true => Ok(theta),
-            false => refuse(format!("rope_theta ({old_name}) must be a number of 1 or more")),
+        match parameters.and_then(|parameters| parameters.get("rope_theta")) {
+            Some(theta) => base(theta.as_f64().unwrap_or(f64::NAN), "rope_theta"),
+            None => self.base_or(old_name, default),
         }
+    }
+
+    /// The base of rotary frequencies, `default` if it is absent.
+    pub fn base_or(&self, name: &str, default: f64) -> Result<f64, ConfigError> {
+        base(self.number_or(name, default)?, name)
     }
 
     /// Attention heads, which must divide the width `hidden`, the value of the field `hidden_name`.
@@ -177,6 +196,13 @@ impl Fields {
             heads if hidden.is_multiple_of(heads) => Ok(heads),
             heads => refuse(format!("{name} ({heads}) does not divide {hidden_name} ({hidden})")),
         }
+    }
+}
+
+fn base(theta: f64, name: &str) -> Result<f64, ConfigError> {
+    match theta >= 1.0 {
+        true => Ok(theta),
+        false => refuse(format!("{name} must be a number of 1 or more")),
     }
 }
 

@@ -19,9 +19,12 @@ mod ernie;
 mod esm;
 mod eurobert;
 mod fields;
+mod gte;
+mod jina;
 mod megatron_bert;
 mod modernbert;
 mod mpnet;
+mod nomic_bert;
 mod refused;
 mod rembert;
 mod roberta;
@@ -29,7 +32,7 @@ mod roberta_prelayernorm;
 mod squeezebert;
 mod xlm_roberta_xl;
 
-use super::{EncoderSpec, Parameter};
+use super::{EncoderSpec, LayerModule, Parameter};
 use crate::checkpoint::{TensorError, TensorSource};
 use fields::{Fields, LAYERS_MAX};
 
@@ -53,6 +56,10 @@ const FAMILIES: &[&Family] = &[
     &esm::FAMILY,
     &modernbert::FAMILY,
     &eurobert::FAMILY,
+    &nomic_bert::FAMILY,
+    &gte::GTE,
+    &gte::NEW,
+    &jina::FAMILY,
 ];
 
 /// An architecture of transformers that the encoder can run.
@@ -87,6 +94,26 @@ pub enum Form {
     /// A dense layer's weight as a convolution over single tokens in this many groups: outputs of a group depend on
     /// inputs of the same group alone.
     GroupedConvolution(usize),
+}
+
+impl Form {
+    /// Part `index` of a tensor that joins `parts` dense layers with this many outputs each.
+    fn part(index: usize, parts: usize, outputs: usize) -> Self {
+        Self::Rows {
+            first: index * outputs,
+            of: parts * outputs,
+        }
+    }
+}
+
+/// The form of families that store query, key and value as one tensor, in this order.
+fn joined_query_key_value(spec: &EncoderSpec, parameter: Parameter) -> Form {
+    match parameter {
+        Parameter::Layer(_, LayerModule::Query, _) => Form::part(0, 3, spec.hidden_size),
+        Parameter::Layer(_, LayerModule::Key, _) => Form::part(1, 3, spec.hidden_size),
+        Parameter::Layer(_, LayerModule::Value, _) => Form::part(2, 3, spec.hidden_size),
+        _ => Form::Whole,
+    }
 }
 
 /// The form of families that store every parameter as the encoder uses it.

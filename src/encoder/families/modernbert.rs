@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, Names};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, refuse};
+use super::{ConfigError, Family, Form, joined_query_key_value, refuse};
 use crate::backend::RotaryPairing;
 use crate::encoder::{
     Biases, EncoderSpec, HeadSpec, LayerModule, LocalAttention, NormPlacement, Parameter, PositionEmbeddings,
@@ -35,13 +35,13 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         rotary: Some(RotarySpec {
             pairing: RotaryPairing::Halves,
             theta: fields.rope_theta(Some("full_attention"), "global_rope_theta", 160_000.0)?,
+            divisor: 1.0,
         }),
         local_attention: Some(LocalAttention {
             is_local,
             distance: fields.size_or("local_attention", 128)? / 2,
             theta: fields.rope_theta(Some("sliding_attention"), "local_rope_theta", 10_000.0)?,
         }),
-        token_types: None,
         norm_placement: NormPlacement::Pre,
         first_attention_norm: false,
         final_norm: true,
@@ -49,6 +49,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
         biases: Biases {
             attention: fields.flag_or("attention_bias", false)?,
             feed_forward: fields.flag_or("mlp_bias", false)?,
+            feed_forward_down: fields.flag_or("mlp_bias", false)?,
             norm: fields.flag_or("norm_bias", false)?,
             head: fields.flag_or("classifier_bias", false)?,
             decoder: fields.flag_or("decoder_bias", true)?,
@@ -90,17 +91,10 @@ fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
     let Parameter::Layer(_, module, _) = parameter else {
         return Form::Whole;
     };
-    let rows = |index: usize, rows: usize, count: usize| Form::Rows {
-        first: index * rows,
-        of: count * rows,
-    };
     match module {
-        LayerModule::Query => rows(0, spec.hidden_size, 3),
-        LayerModule::Key => rows(1, spec.hidden_size, 3),
-        LayerModule::Value => rows(2, spec.hidden_size, 3),
-        LayerModule::FeedForwardGate => rows(0, spec.intermediate_size, 2),
-        LayerModule::FeedForwardUp => rows(1, spec.intermediate_size, 2),
-        _ => Form::Whole,
+        LayerModule::FeedForwardGate => Form::part(0, 2, spec.intermediate_size),
+        LayerModule::FeedForwardUp => Form::part(1, 2, spec.intermediate_size),
+        _ => joined_query_key_value(spec, parameter),
     }
 }
 

@@ -1,0 +1,62 @@
+//! jina-embeddings-v3: <https://arxiv.org/abs/2409.10173>; RoBERTa with rotary positions.
+
+use super::bert_like::{self, lm_head_names, spec_with};
+use super::fields::Fields;
+use super::{ConfigError, Family, joined_query_key_value};
+use crate::backend::{Activation, RotaryPairing};
+use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec};
+
+pub const FAMILY: Family = Family {
+    model_type: "jina_embeddings_v3",
+    name: "Jina Embeddings v3",
+    class: "JinaEmbeddingsV3ForMaskedLM",
+    parse: spec,
+    names,
+    form: joined_query_key_value,
+};
+
+fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
+    let spec = spec_with(fields, &bert_like::BERT)?;
+    fields.check_head_size(spec.hidden_size / spec.heads)?;
+    Ok(EncoderSpec {
+        positions: PositionEmbeddings {
+            rows: fields.size_or("max_position_embeddings", 8194)?,
+            has_table: false,
+            rule: PositionRule::Index,
+        },
+        rotary: Some(RotarySpec {
+            pairing: RotaryPairing::Halves,
+            theta: fields.rope_theta(None, "rope_theta", 20_000.0)?,
+            divisor: 1.0,
+        }),
+        token_types: Some(fields.size_or("type_vocab_size", 1)?),
+        head: HeadSpec {
+            activation: Activation::Gelu,
+            ..spec.head
+        },
+        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-5)?,
+        ..spec
+    })
+}
+
+fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
+    let name = match parameter {
+        Parameter::WordEmbeddings => "embeddings.word_embeddings.weight".to_owned(),
+        Parameter::TokenTypeEmbeddings => "embeddings.token_type_embeddings.weight".to_owned(),
+        Parameter::EmbeddingNorm(part) => format!("emb_ln.{part}"),
+        Parameter::Layer(layer, module, part) => format!("encoder.layers.{layer}.{}.{part}", name_of(module)),
+        other => return lm_head_names(other),
+    };
+    vec![format!("roberta.{name}"), name]
+}
+
+fn name_of(module: LayerModule) -> &'static str {
+    match module {
+        LayerModule::Query | LayerModule::Key | LayerModule::Value => "mixer.Wqkv",
+        LayerModule::AttentionOutput => "mixer.out_proj",
+        LayerModule::AttentionNorm => "norm1",
+        LayerModule::FeedForwardGate | LayerModule::FeedForwardUp => "mlp.fc1",
+        LayerModule::FeedForwardDown => "mlp.fc2",
+        LayerModule::OutputNorm => "norm2",
+    }
+}
