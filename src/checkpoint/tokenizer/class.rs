@@ -44,11 +44,12 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// Classes written in Python, whose rules are in no file.
-const PYTHON_CLASSES: [&str; 5] = [
+const PYTHON_CLASSES: [&str; 6] = [
     "BertweetTokenizer",
     "FlaubertTokenizer",
     "PhobertTokenizer",
     "RoCBertTokenizer",
+    "RoFormerTokenizer",
     "XLMTokenizer",
 ];
 
@@ -134,6 +135,10 @@ impl Class {
     /// # Errors
     /// The name of a class that is not supported.
     pub fn of(class: Option<&str>, model_type: Option<&str>) -> Result<Self, String> {
+        let class = match (class, model_type) {
+            (None, Some("roformer")) => Some("RoFormerTokenizer"),
+            _ => class,
+        };
         if let Some(class) = class
             && PYTHON_CLASSES.contains(&class)
         {
@@ -200,5 +205,19 @@ impl Class {
     /// True if the mask token takes the space before it, where the files give no more than its text.
     pub fn mask_takes_space(self) -> bool {
         matches!(self, Self::Camembert | Self::MpNet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roformers_class_is_refused_whether_a_file_names_it_or_not() {
+        for class in [Some("RoFormerTokenizer"), None] {
+            let error = Class::of(class, Some("roformer")).unwrap_err();
+            assert!(error.contains("RoFormerTokenizer"), "{error}");
+        }
+        assert_eq!(Class::of(Some("BertTokenizer"), Some("roformer")), Ok(Class::Bert));
     }
 }

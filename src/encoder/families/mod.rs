@@ -29,6 +29,7 @@ mod refused;
 mod rembert;
 mod roberta;
 mod roberta_prelayernorm;
+mod roformer;
 mod squeezebert;
 mod xlm_roberta_xl;
 
@@ -60,6 +61,7 @@ const FAMILIES: &[&Family] = &[
     &gte::GTE,
     &gte::NEW,
     &jina::FAMILY,
+    &roformer::FAMILY,
 ];
 
 /// An architecture of transformers that the encoder can run.
