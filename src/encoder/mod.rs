@@ -93,22 +93,29 @@ impl<B: EncoderBackend> Encoder<B> {
 
     /// Hidden states of the last layer at the readout rows, `[readout rows, hidden]`.
     ///
-    /// The last layer computes keys and values for all tokens and everything else for the readout rows alone.
+    /// The last layer computes keys and values for all tokens and everything else for the readout rows alone. Before each layer
+    /// `is_needed` is called; the result is `None` as soon as it is false.
     ///
     /// # Panics
     /// If there is no readout row, or the encoder has no layer.
-    pub fn readout_states(&self, inputs: &B::Inputs) -> Tensor<B, 2> {
+    pub fn readout_states(&self, inputs: &B::Inputs, is_needed: impl Fn() -> bool) -> Option<Tensor<B, 2>> {
         let (&last, layers) = self.layer_order.split_last().expect("an encoder has layers");
         let mut hidden = self.embeddings.forward(inputs, &self.head.decoder);
         for &layer in layers {
+            if !is_needed() {
+                return None;
+            }
             hidden = self.layers[layer].forward(hidden.clone(), hidden, inputs, QueryRows::All);
+        }
+        if !is_needed() {
+            return None;
         }
         let query_states = B::select_rows(&hidden, inputs, IndexList::ReadoutRows);
         let states = self.layers[last].forward(query_states, hidden, inputs, QueryRows::ReadoutOnly);
-        match &self.final_norm {
+        Some(match &self.final_norm {
             Some(norm) => B::residual_layer_norm(states, None, norm),
             None => states,
-        }
+        })
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.

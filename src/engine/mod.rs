@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::lm::{MaskedLm, Scores, Sequence};
+use crate::lm::{DemandGuard, MaskedLm, Scores, Sequence};
 
 pub use error::EngineError;
 pub use queue::Admission;
@@ -44,7 +44,8 @@ pub use stats::{Counter, Histogram, HistogramSnapshot, Stats};
 /// Sizes of queue and batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens of one batch. A longer sequence is a batch by itself.
+    /// Tokens of one batch; a readout position counts as the tokens that cost as much. A more expensive sequence is a batch by
+    /// itself.
     pub batch_tokens_max: usize,
     /// Sequences of one batch.
     pub batch_size_max: usize,
@@ -110,6 +111,8 @@ pub struct Engine {
     queue: Arc<Queue>,
     /// First come, first served.
     list_places: Arc<Semaphore>,
+    /// Cost of a readout position, in tokens.
+    tokens_per_readout: f32,
     requests: AtomicU64,
     state: Arc<EngineState>,
     workers: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -123,6 +126,7 @@ impl Engine {
     pub fn start(models: Vec<Box<dyn MaskedLm>>, limits: Limits) -> std::io::Result<Self> {
         let engine = Self {
             list_places: Arc::new(Semaphore::new(limits.list_places())),
+            tokens_per_readout: models.first().map_or(0.0, |model| model.tokens_per_readout()),
             requests: AtomicU64::new(0),
             queue: Arc::new(Queue::new(limits)),
             state: Arc::new(EngineState::new(models.len())),
@@ -170,7 +174,7 @@ impl Engine {
 
     /// Queues the sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
     /// refuse them: the first has its place, the others wait for list places. Dropping the future withdraws sequences that are not
-    /// computed yet.
+    /// computed yet, and ends a batch that nothing else waits for.
     ///
     /// # Errors
     /// [`EngineError::Deadline`] when time is up, [`EngineError::Stopped`], else the first failure of a sequence: a request
@@ -185,16 +189,20 @@ impl Engine {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let spans = RequestSpans::enter_queue();
         let mut receivers = Vec::with_capacity(sequences.len());
+        // Ends with this future.
+        let demand = DemandGuard::default();
         let mut entry = |sequence: &Arc<Sequence>, place| {
             let (reply, receiver) = oneshot::channel();
             receivers.push(receiver);
             Entry {
                 request,
                 place,
+                cost: self.cost(sequence),
                 sequence: Arc::clone(sequence),
                 queued_at,
                 deadline,
                 reply,
+                demand: demand.demand(),
                 spans: spans.clone(),
             }
         };
@@ -225,6 +233,11 @@ impl Engine {
             timing = timing.max(its_timing);
         }
         Ok((scores, timing))
+    }
+
+    fn cost(&self, sequence: &Sequence) -> usize {
+        let readouts = sequence.readout.positions.len() as f32 * self.tokens_per_readout;
+        sequence.tokens() + readouts.round() as usize
     }
 
     /// Waits for the list places of the next of `sequences` sequences: for as many as a batch takes.

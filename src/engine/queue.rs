@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::{EngineError, Limits, ListPlace, RequestSpans, Scores, Sequence, Stats, Timing};
+use crate::lm::Demand;
 
 pub type Queue = cloze_queue::Queue<EngineQueue>;
 
@@ -21,10 +22,14 @@ pub struct Entry {
     /// For a sequence beyond the first of its request.
     pub place: Option<ListPlace>,
     pub sequence: Arc<Sequence>,
+    /// Share of a batch, in tokens that cost as much.
+    pub cost: usize,
     pub queued_at: Instant,
     pub deadline: Instant,
     /// Closed when the client has left.
     pub reply: oneshot::Sender<Reply>,
+    /// For the model while it computes.
+    pub demand: Demand,
     pub spans: RequestSpans,
 }
 
@@ -46,6 +51,10 @@ impl cloze_queue::Entry for Entry {
         self.sequence.token_ids.len()
     }
 
+    fn cost(&self) -> usize {
+        self.cost
+    }
+
     fn queued_at(&self) -> Instant {
         self.queued_at
     }
@@ -61,8 +70,25 @@ impl cloze_queue::Entry for Entry {
 }
 
 /// A place in the queue for a request that is not submitted yet; given back when dropped.
+///
+/// Until it is [settled](Self::settle), a full queue may give the place of a request that arrives slowly to another one.
 #[derive(Debug)]
 pub struct Admission(pub(super) cloze_queue::Admission<EngineQueue>);
+
+impl Admission {
+    /// Completes when another request has taken the place.
+    pub async fn displaced(&self) {
+        self.0.displaced().await;
+    }
+
+    /// Keeps the place: the request has arrived whole.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] if another request has taken the place.
+    pub fn settle(&mut self) -> Result<(), EngineError> {
+        self.0.settle()
+    }
+}
 
 /// The environment of the engine's queue.
 pub struct EngineQueue;

@@ -74,20 +74,25 @@ enum Failure {
     Batch(String),
     /// No batch will succeed.
     Model(String),
+    /// No request waits for the batch any more.
+    Cancelled,
 }
 
 impl Failure {
     fn to_error(&self) -> EngineError {
-        let (Self::Batch(reason) | Self::Model(reason)) = self;
-        EngineError::Model(reason.clone())
+        match self {
+            Self::Batch(reason) | Self::Model(reason) => EngineError::Model(reason.clone()),
+            Self::Cancelled => EngineError::Deadline,
+        }
     }
 }
 
 impl From<&ModelError> for Failure {
     fn from(error: &ModelError) -> Self {
-        match error.is_fatal() {
-            true => Self::Model(error.to_string()),
-            false => Self::Batch(error.to_string()),
+        match error {
+            ModelError::Cancelled => Self::Cancelled,
+            _ if error.is_fatal() => Self::Model(error.to_string()),
+            _ => Self::Batch(error.to_string()),
         }
     }
 }
@@ -159,6 +164,7 @@ impl Worker<'_> {
     fn complete_batch(&mut self, batch: Vec<Entry>, running: RunningBatch) {
         let mut failure = match complete(running, &batch) {
             Ok(completed) => return self.answer(batch, completed),
+            Err(Failure::Cancelled) => return self.queue.stats.abandoned.add(batch.len() as u64),
             Err(failure) => failure,
         };
         self.note(&failure);
@@ -180,6 +186,10 @@ impl Worker<'_> {
                 match complete(self.submit(alone), alone) {
                     Ok(completed) => {
                         self.answer(vec![entry], completed);
+                        continue;
+                    }
+                    Err(Failure::Cancelled) => {
+                        self.queue.stats.abandoned.add(1);
                         continue;
                     }
                     Err(of_one) => failure = of_one,
@@ -209,6 +219,7 @@ impl Worker<'_> {
         match failure {
             Failure::Batch(_) => self.count_batch(false),
             Failure::Model(reason) => self.state.set_broken(reason.clone()),
+            Failure::Cancelled => {}
         }
     }
 
@@ -233,6 +244,7 @@ impl Worker<'_> {
         for entry in entries {
             batch.push(&entry.sequence);
         }
+        batch.needed_by(entries.iter().map(|entry| entry.demand.clone()));
         let tokens = batch.token_ids().len();
         let stats = &self.queue.stats;
         stats.batch_sequences.observe(entries.len() as u64);

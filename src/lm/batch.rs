@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Demand;
 use crate::backend::{EncoderBackend, ForwardInputs, ReadoutSpec};
 use crate::encoder::PositionRule;
 
@@ -82,7 +83,7 @@ impl TokenScore {
 pub type Scores = Vec<Vec<TokenScore>>;
 
 /// Sequences packed end to end, without padding. A row is the index of a token in the batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     token_ids: Vec<u32>,
     /// First row of each sequence, and at the end the number of rows.
@@ -93,6 +94,7 @@ pub struct Batch {
     readout_offsets: Vec<usize>,
     /// One for each sequence.
     selects: Vec<Select>,
+    demand: Vec<Demand>,
 }
 
 impl Default for Batch {
@@ -103,6 +105,7 @@ impl Default for Batch {
             readout_rows: Vec::new(),
             readout_offsets: vec![0],
             selects: Vec::new(),
+            demand: Vec::new(),
         }
     }
 }
@@ -120,6 +123,21 @@ impl Batch {
         self.readout_rows.extend(rows);
         self.readout_offsets.push(self.readout_rows.len());
         self.selects.push(select.clone());
+    }
+
+    /// Lets the model stop when none of the requests waits any more.
+    pub fn needed_by(&mut self, demand: impl IntoIterator<Item = Demand>) {
+        self.demand.extend(demand);
+    }
+
+    /// False once none of the requests of [`needed_by`](Self::needed_by) waits.
+    pub fn is_needed(&self) -> bool {
+        Demand::any_waits(&self.demand)
+    }
+
+    /// The requests of [`needed_by`](Self::needed_by).
+    pub(super) fn take_demand(&mut self) -> Vec<Demand> {
+        std::mem::take(&mut self.demand)
     }
 
     /// Token ids of all sequences, end to end.

@@ -18,6 +18,10 @@ impl CpuWorkerModel {
 }
 
 impl MaskedLm for CpuWorkerModel {
+    fn tokens_per_readout(&self) -> f32 {
+        self.model.tokens_per_readout()
+    }
+
     fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
         let scores = self.threads.run(|| self.model.start(batch)?.wait())?;
         Ok(PendingBatch::ready(scores))

@@ -8,7 +8,7 @@ use burn::tensor::backend::ExecutionError;
 use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
 use super::batch::HEAD_ROWS_MAX;
-use super::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
+use super::{Batch, Demand, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
 use crate::backend::readout::{LogitsRow, top_k};
 use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
 use crate::checkpoint::TensorSource;
@@ -18,6 +18,7 @@ use crate::encoder::{Architecture, Encoder, EncoderError, PositionRule};
 pub struct EncoderModel<B: EncoderBackend> {
     encoder: Encoder<B>,
     vocab_size: usize,
+    tokens_per_readout: f32,
     position_rule: PositionRule,
     device: B::Device,
 }
@@ -25,6 +26,10 @@ pub struct EncoderModel<B: EncoderBackend> {
 impl<B: EncoderBackend> MaskedLm for EncoderModel<B> {
     fn is_async(&self) -> bool {
         B::IS_ASYNC
+    }
+
+    fn tokens_per_readout(&self) -> f32 {
+        self.tokens_per_readout
     }
 
     fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
@@ -46,6 +51,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
         Ok(Self {
             encoder: Encoder::load(architecture, source, device, precision)?,
             vocab_size: architecture.spec.vocab_size,
+            tokens_per_readout: architecture.spec.tokens_per_readout(),
             position_rule: architecture.spec.positions.rule,
             device: device.clone(),
         })
@@ -57,7 +63,8 @@ impl<B: EncoderBackend> EncoderModel<B> {
     /// If the batch has no readout row.
     pub fn readout_states(&self, batch: Batch) -> Tensor<B, 2> {
         let inputs = batch.into_inputs::<B>(self.vocab_size, self.position_rule);
-        self.encoder.readout_states(&B::upload(inputs, &self.device))
+        let states = self.encoder.readout_states(&B::upload(inputs, &self.device), || true);
+        states.expect("it is needed")
     }
 
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.
@@ -66,7 +73,8 @@ impl<B: EncoderBackend> EncoderModel<B> {
     }
 
     /// [`MaskedLm::submit`], which several workers may call at once: the model does not change.
-    pub(super) fn start(&self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    pub(super) fn start(&self, mut batch: Batch) -> Result<PendingBatch, ModelError> {
+        let demand = batch.take_demand();
         let counts = batch.readout_counts();
         let selects = batch.row_selects();
         if selects.is_empty() {
@@ -74,17 +82,18 @@ impl<B: EncoderBackend> EncoderModel<B> {
         }
         let inputs = batch.into_inputs::<B>(self.vocab_size, self.position_rule);
         let inputs = B::upload(inputs, &self.device);
-        let states = self.encoder.readout_states(&inputs);
+        let states = self.encoder.readout_states(&inputs, || Demand::any_waits(&demand));
+        let states = states.ok_or(ModelError::Cancelled)?;
         let mut rows = Vec::with_capacity(selects.len());
         let mut groups = chunk_groups(&inputs.as_ref().readouts);
         let last = groups.pop().expect("there is a readout row");
         let vocab_size = self.vocab_size;
         for group in groups {
-            let numbers = self.start_reading(&states, &inputs, group.clone()).wait()?;
+            let numbers = self.start_reading(&states, &inputs, group.clone(), &demand)?.wait()?;
             let specs = &inputs.as_ref().readouts[group];
             rows.extend(scores(&numbers, specs, vocab_size, &selects[rows.len()..])?);
         }
-        let reading = self.start_reading(&states, &inputs, last.clone());
+        let reading = self.start_reading(&states, &inputs, last.clone(), &demand)?;
         Ok(PendingBatch::new(move || {
             let specs = &inputs.as_ref().readouts[last];
             rows.extend(scores(&reading.wait()?, specs, vocab_size, &selects[rows.len()..])?);
@@ -93,11 +102,20 @@ impl<B: EncoderBackend> EncoderModel<B> {
     }
 
     /// Computes the logits of some chunks of readout rows, and starts to read their readouts and full rows.
-    fn start_reading(&self, states: &Tensor<B, 2>, inputs: &B::Inputs, chunks: Range<usize>) -> Reading {
+    fn start_reading(
+        &self,
+        states: &Tensor<B, 2>,
+        inputs: &B::Inputs,
+        chunks: Range<usize>,
+        demand: &[Demand],
+    ) -> Result<Reading, ModelError> {
         let specs = &inputs.as_ref().readouts;
         let [_, hidden] = states.dims();
         let mut unread = Vec::new();
         for chunk in chunks {
+            if !Demand::any_waits(demand) {
+                return Err(ModelError::Cancelled);
+            }
             let spec = &specs[chunk];
             let first = chunk * HEAD_ROWS_MAX;
             let states = match specs.len() {
@@ -112,7 +130,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
             unread.push(B::read_logits(logits, inputs, chunk));
             unread.extend(full);
         }
-        Reading::start(unread)
+        Ok(Reading::start(unread))
     }
 }
 
@@ -229,10 +247,12 @@ fn score(row: &LogitsRow<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelE
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::backend::ForwardInputs;
     use crate::backend::cpu::Cpu;
-    use crate::lm::Sequence;
+    use crate::lm::{DemandGuard, PretrainedModel, Sequence};
 
     /// Inputs of sequences with one readout row each.
     fn inputs(selects: &[Select], top_k_max: usize) -> ForwardInputs {
@@ -284,6 +304,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_that_no_request_waits_for_ends_before_the_next_layer() {
+        let mut model = PretrainedModel::embedded().unwrap();
+        let model = model.load_on::<Cpu>(&Default::default(), Precision::F32).unwrap();
+        let batch = || {
+            let mut batch = Batch::default();
+            batch.push(&Sequence::new([4, 4], [1], Select::TopK(1)));
+            batch
+        };
+        let request = DemandGuard::default();
+        let mut needed = batch();
+        needed.needed_by([request.demand()]);
+        let mut left = needed.clone();
+        assert!(model.start(needed).is_ok());
+        drop(request);
+        assert!(!left.is_needed());
+        assert_eq!(model.start(left.clone()).err(), Some(ModelError::Cancelled));
+        let other = DemandGuard::default();
+        left.needed_by([other.demand()]);
+        assert!(model.start(left).is_ok(), "another request waits");
+
+        let inputs = batch().into_inputs::<Cpu>(model.vocab_size, model.position_rule);
+        let inputs = Cpu::upload(inputs, &model.device);
+        let asked = Cell::new(0);
+        let layers = |count| {
+            asked.set(0);
+            let is_needed = || {
+                asked.set(asked.get() + 1);
+                asked.get() <= count
+            };
+            model.encoder.readout_states(&inputs, is_needed).is_some()
+        };
+        assert!(layers(usize::MAX));
+        let all = asked.get();
+        assert!(all > 1);
+        assert!(!layers(1));
+        assert_eq!(asked.get(), 2, "of {all} layers");
     }
 
     #[test]

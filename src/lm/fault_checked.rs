@@ -46,6 +46,10 @@ impl<M: MaskedLm> MaskedLm for FaultChecked<M> {
         self.model.is_async()
     }
 
+    fn tokens_per_readout(&self) -> f32 {
+        self.model.tokens_per_readout()
+    }
+
     fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
         check(&self.fault)?;
         let pending = checked(&self.fault, || self.model.submit(batch))?;

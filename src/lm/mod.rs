@@ -8,6 +8,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `batch` | sequences, readouts, scores; packing |
+//! | `demand` | whether a request still waits for its scores |
 //! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
 //! | `cpu_worker` | one model shared by several workers, each with threads of its own |
 //! | `fault_checked` | no answer from a device that has failed |
@@ -19,6 +20,7 @@
 mod batch;
 #[cfg(feature = "cpu")]
 mod cpu_worker;
+mod demand;
 mod encoder_model;
 #[cfg(any(feature = "gpu", test))]
 mod fault_checked;
@@ -28,6 +30,7 @@ mod pretrained;
 mod warm_up;
 
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
+pub use demand::{Demand, DemandGuard};
 pub use encoder_model::EncoderModel;
 pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, MemoryNeed, Placement, load_model};
 pub use pretrained::{PretrainedModel, check_config};
@@ -39,6 +42,11 @@ pub trait MaskedLm: Send {
     /// previous one has completed.
     fn is_async(&self) -> bool {
         false
+    }
+
+    /// Cost of one readout position as a number of tokens.
+    fn tokens_per_readout(&self) -> f32 {
+        0.0
     }
 
     /// Starts a batch. Batches complete in the order in which they were submitted.
@@ -88,6 +96,9 @@ pub enum ModelError {
     /// The device's memory could not be read back.
     #[error("the result could not be read from the device: {0}")]
     Readback(String),
+    /// No request waits for the batch any more, so the model stopped.
+    #[error("no request waits for the batch")]
+    Cancelled,
     /// The device is lost or broken, and the model with it.
     #[error("{0}")]
     Device(String),

@@ -9,6 +9,13 @@ use crate::work::WorkPool;
 /// After this many bytes were in use and few are left, freed memory goes back to the system.
 const GIVE_BACK_BYTES_MIN: usize = 16 << 20;
 
+/// A reservation of up to this many bytes may use the whole limit, a larger one all but [`SMALL_SHARE`] of it, so that
+/// large bodies and answers do not keep small ones out.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Part of the limit that is left to small reservations.
+const SMALL_SHARE: usize = 4;
+
 /// A limit on the bytes of all request bodies and answers in memory.
 #[derive(Clone)]
 pub struct MemoryLimit(Arc<Shared>);
@@ -56,7 +63,7 @@ impl MemoryLimit {
     /// Reserves `bytes`.
     ///
     /// # Errors
-    /// [`MemoryFull`] if that exceeds the limit.
+    /// As of [`Reservation::grow`].
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, MemoryFull> {
         let mut reservation = Reservation {
             limit: self.clone(),
@@ -77,10 +84,15 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// [`MemoryFull`] if that exceeds the limit; what was reserved stays reserved.
+    /// [`MemoryFull`] if that exceeds the limit, or the part of it for a reservation of this size; what was reserved stays
+    /// reserved.
     pub fn grow(&mut self, bytes: usize) -> Result<(), MemoryFull> {
         let Shared { max, used, peak, .. } = &*self.limit.0;
-        let add = |used: usize| used.checked_add(bytes).filter(|sum| sum <= max);
+        let max = match self.bytes.saturating_add(bytes) <= SMALL_BYTES {
+            true => *max,
+            false => max - max / SMALL_SHARE,
+        };
+        let add = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= max);
         let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         let before = before.map_err(|_| MemoryFull)?;
         peak.fetch_max(before + bytes, Ordering::Relaxed);
@@ -134,6 +146,19 @@ mod tests {
         assert_eq!(limit.used(), 5, "shrinking never grows");
         drop(first);
         assert_eq!(limit.used(), 0);
+    }
+
+    #[test]
+    fn large_reservations_leave_a_part_to_small_ones() {
+        let limit = limit(16 * SMALL_BYTES);
+        let mut large = limit.reserve(12 * SMALL_BYTES).unwrap();
+        assert_eq!(large.grow(1), Err(MemoryFull));
+        assert_eq!(limit.reserve(SMALL_BYTES + 1).unwrap_err(), MemoryFull);
+        let mut small: Vec<_> = (0..4).map(|_| limit.reserve(SMALL_BYTES).unwrap()).collect();
+        assert_eq!(limit.reserve(1).unwrap_err(), MemoryFull);
+        small[0].shrink_to(0);
+        drop(large);
+        small[1].grow(8 * SMALL_BYTES).unwrap();
     }
 
     #[test]

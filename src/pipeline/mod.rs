@@ -145,7 +145,8 @@ impl Pipeline {
         self.engine.is_ready() && self.progress.is_ready(requests, self.pool.longest_wait())
     }
 
-    /// Admits a request, before its body is read. It is not refused for a full queue afterwards.
+    /// Admits a request, before its body is read. It is not refused for a full queue afterwards, except while it
+    /// [arrives slowly](Admission::displaced).
     ///
     /// # Errors
     /// [`Error::Overloaded`] and [`Error::Stopped`].
@@ -172,10 +173,12 @@ impl Pipeline {
 
     async fn plan_and_submit(
         self: &Arc<Self>,
-        admission: Admission,
+        mut admission: Admission,
         request: Request,
         deadline: Deadline,
     ) -> Result<Scored, Error> {
+        let settled = admission.settle();
+        settled.map_err(|error| Error::from_engine(error, deadline.timeout))?;
         let started_at = Instant::now();
         let pipeline = Arc::clone(self);
         let span = debug_span!("tokenize", texts = Empty, tokens = Empty);

@@ -31,9 +31,15 @@ pub async fn json(app: &Arc<App>, scored: Scored, deadline: Deadline) -> Result<
         cost,
         mut memory,
     } = scored;
-    memory.grow(PIECES * PIECE_CAPACITY).map_err(pipeline::Error::from)?;
+    let pieces = PIECES * PIECE_CAPACITY;
+    let estimate = answer.bytes_estimate().min(pieces);
+    memory.grow(estimate).map_err(pipeline::Error::from)?;
     let first = piece(app, AnswerJson::new(answer), deadline);
     let (first, json) = first.instrument(debug_span!("render")).await?;
+    let needed = if json.is_complete() { first.capacity() } else { pieces };
+    memory
+        .grow(needed.saturating_sub(estimate))
+        .map_err(pipeline::Error::from)?;
     let mut response = match json.is_complete() {
         true => {
             memory.shrink_to(first.len());

@@ -6,6 +6,7 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::app::App;
 use super::error::ApiError;
+use crate::engine::Admission;
 use crate::pipeline::{self, Deadline, MemoryFull, Reservation};
 use crate::sys::excerpt;
 
@@ -34,13 +35,20 @@ pub fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Reads the whole body. Its memory is reserved as it arrives.
+/// Reads the whole body of an admitted request. Its memory is reserved as it arrives.
 ///
 /// # Errors
-/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400), and one that exceeds the memory
-/// for all bodies (503).
-pub async fn read(app: &App, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
-    match tokio::time::timeout_at(deadline.at, read_all(app, body)).await {
+/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400); one that exceeds the memory
+/// for all bodies, and a slow one whose place in the queue another request has taken (503).
+pub async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
+    let read = async {
+        tokio::select! {
+            biased;
+            read = read_all(app, body) => read,
+            () = admission.displaced() => Err(pipeline::Error::Overloaded.into()),
+        }
+    };
+    match tokio::time::timeout_at(deadline.at, read).await {
         Ok(read) => read,
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -108,7 +108,7 @@ impl Tokenizer {
     }
 
     /// Normalizes `text` and splits it into words. An added token, such as the mask token, is a word with its token.
-    fn words(&self, text: &str) -> Result<PreTokenizedString, EncodeError> {
+    pub(super) fn words(&self, text: &str) -> Result<PreTokenizedString, EncodeError> {
         let tokenizer = &self.tokenizer;
         let added = tokenizer.get_added_vocabulary();
         let mut words = added.extract_and_normalize(tokenizer.get_normalizer(), text);
@@ -141,7 +141,7 @@ impl Tokenizer {
     /// Splitting allocates some 500 bytes per word, so a megabyte of punctuation would take half a gigabyte. The words of a
     /// long text are therefore counted in pieces first, until it is certain that its tokens, at least one for each word, exceed
     /// the limit.
-    async fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
+    pub(super) async fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
         if text.len() > TEXT_BYTES_MAX.max(self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX)) {
             return Err(self.far_too_long(text));
         }

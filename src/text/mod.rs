@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod request_cost;
 mod word_cost;
 
 pub use decode::DecodeError;

@@ -56,7 +56,27 @@ impl WordCost {
         Ok(())
     }
 
-    fn lookups(self, word: &str, tokenizer: &Tokenizer) -> Result<u64, EncodeError> {
+    /// The most look-ups for `text`, from the lengths of its words between spaces. A normalizer that makes text longer may cause
+    /// more.
+    pub fn estimate(self, text: &str) -> u64 {
+        let words = text.split_whitespace();
+        match self {
+            Self::WordLevel => words.count() as u64,
+            // Byte-level BPE writes a byte as a character of two.
+            Self::Linear { lookups_per_byte } => 1 + text.len() as u64 * lookups_per_byte * 2,
+            Self::WordPiece { word_chars_max } => {
+                // A longer word is split, or unknown at once.
+                let of_word = |chars: u64| 1 + chars * chars.min(word_chars_max as u64) / 2;
+                words.map(|word| of_word(word.chars().count() as u64)).sum()
+            }
+        }
+    }
+
+    /// The most look-ups that `word` can need.
+    ///
+    /// # Errors
+    /// A word that is too long.
+    pub fn lookups(self, word: &str, tokenizer: &Tokenizer) -> Result<u64, EncodeError> {
         match self {
             Self::WordLevel => Ok(1),
             Self::Linear { .. } if word.len() > WORD_BYTES_MAX => Err(EncodeError::LongWord {

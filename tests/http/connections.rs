@@ -222,6 +222,20 @@ fn the_longest_idle_connection_gives_up_its_slot() {
     }
 }
 
+#[test]
+fn slow_heads_give_up_their_slots_when_others_need_them() {
+    let server = start(&["--max-connections", "2", "--head-timeout-ms", "60000"]);
+    let (mut half, _silent) = (connect(&server), connect(&server));
+    half.write_all(&QUESTION.as_bytes()[..20]).unwrap();
+    let since = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(ask(&mut connect(&server), QUESTION).0, 200);
+    }
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
+    half.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(half.read(&mut [0]).unwrap(), 0, "the oldest head keeps its slot");
+}
+
 /// Starts the binary under limits on open files, set by a shell.
 #[cfg(target_os = "linux")]
 fn start_with_files(limits: &str) -> Server {

@@ -33,6 +33,11 @@ pub trait Entry: Send {
 
     fn tokens(&self) -> usize;
 
+    /// Its share of a batch, in tokens that cost as much.
+    fn cost(&self) -> usize {
+        self.tokens()
+    }
+
     fn queued_at(&self) -> Self::Instant;
 
     /// False once the client has left or the deadline has passed.
@@ -44,7 +49,7 @@ pub trait Entry: Send {
 
 /// Sizes of queue and batches.
 pub trait Limits {
-    /// Tokens of one batch. A longer sequence is a batch by itself.
+    /// Cost of one batch. A more expensive sequence is a batch by itself.
     fn batch_tokens_max(&self) -> usize;
 
     /// Sequences of one batch.

@@ -6,15 +6,19 @@
 //! The queue knows neither models nor a runtime: its [`Environment`] gives it locks, notifications and a clock. The engine
 //! gives those of std and tokio; a test of the queue's interleavings gives those of a scheduler that tries many orders.
 
+mod admission;
 mod environment;
 
-use std::collections::VecDeque;
-use std::fmt;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use admission::Admission;
 pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify};
+
+/// A request whose body takes longer than this may lose its place to another.
+pub const SLOW_BODY: Duration = Duration::from_millis(250);
 
 /// After a full queue was swept in vain it counts as full for this long per sequence in it: many times the cost of a
 /// sweep, so that a refusal costs the same however long the queue is.
@@ -25,36 +29,6 @@ const FULL_PER_SEQUENCE: Duration = Duration::from_micros(1);
 pub enum Refusal {
     Full,
     Closed,
-}
-
-/// A place in the queue for a request that is not submitted yet; given back when dropped. Holds `None` once submitted.
-pub struct Admission<E: Environment>(Option<Arc<Queue<E>>>);
-
-impl<E: Environment> Admission<E> {
-    /// Queues the entries of the admitted request, unless the queue is closed. A full queue refuses no admitted request.
-    ///
-    /// # Errors
-    /// [`Refusal::Closed`].
-    pub fn push(mut self, entries: Vec<E::Entry>) -> Result<(), E::Error> {
-        match self.0.take() {
-            Some(queue) => queue.push_admitted(entries),
-            None => Err(Refusal::Closed.into()),
-        }
-    }
-}
-
-impl<E: Environment> fmt::Debug for Admission<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Admission")
-    }
-}
-
-impl<E: Environment> Drop for Admission<E> {
-    fn drop(&mut self) {
-        if let Some(queue) = &self.0 {
-            queue.state().admitted -= 1;
-        }
-    }
 }
 
 /// A bounded queue of requests that take turns, from which workers take batches.
@@ -71,13 +45,22 @@ struct State<E: Environment> {
     requests: VecDeque<VecDeque<E::Entry>>,
     /// The number of entries of all requests.
     sequences: usize,
-    /// Tokens of all entries.
-    tokens: usize,
+    /// Cost of all entries.
+    cost: usize,
     /// Requests that are admitted and not submitted; each will bring at least one entry.
     admitted: usize,
+    /// Those of them that have not arrived whole yet, in the order of their admission.
+    receiving: BTreeMap<u64, Receiving<E>>,
+    admissions: u64,
     /// Until then a full queue counts as full without a sweep.
     full_until: Option<E::Instant>,
     closed: bool,
+}
+
+/// An admitted request that has not arrived whole yet.
+struct Receiving<E: Environment> {
+    since: E::Instant,
+    displaced: Arc<E::Notify>,
 }
 
 impl<E: Environment> Default for State<E> {
@@ -85,8 +68,10 @@ impl<E: Environment> Default for State<E> {
         Self {
             requests: VecDeque::new(),
             sequences: 0,
-            tokens: 0,
+            cost: 0,
             admitted: 0,
+            receiving: BTreeMap::new(),
+            admissions: 0,
             full_until: None,
             closed: false,
         }
@@ -95,7 +80,11 @@ impl<E: Environment> Default for State<E> {
 
 impl<E: Environment> State<E> {
     fn fills_a_batch(&self, limits: &E::Limits) -> bool {
-        self.sequences >= limits.batch_size_max() || self.tokens >= limits.batch_tokens_max()
+        self.sequences >= limits.batch_size_max() || self.cost >= limits.batch_tokens_max()
+    }
+
+    fn is_full(&self, queue_size: usize) -> bool {
+        self.sequences + self.admitted >= queue_size
     }
 
     /// Drops entries that are no longer wanted; returns how many.
@@ -110,16 +99,29 @@ impl<E: Environment> State<E> {
         (before - self.sequences) as u64
     }
 
-    /// Counts sequences and tokens again.
+    /// Counts sequences and their cost again.
     fn count(&mut self) {
         self.sequences = self.requests.iter().map(VecDeque::len).sum();
-        self.tokens = self.requests.iter().flatten().map(E::Entry::tokens).sum();
+        self.cost = self.requests.iter().flatten().map(E::Entry::cost).sum();
+    }
+
+    /// Takes the place of the request that has been arriving longest, if that is long enough.
+    fn displace(&mut self) -> bool {
+        let now = E::now();
+        match self.receiving.first_entry() {
+            Some(oldest) if oldest.get().since + SLOW_BODY <= now => {
+                oldest.remove().displaced.notify_one();
+                self.admitted -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn push(&mut self, entries: Vec<E::Entry>) {
         let Some(first) = entries.first() else { return };
         self.sequences += entries.len();
-        self.tokens += entries.iter().map(E::Entry::tokens).sum::<usize>();
+        self.cost += entries.iter().map(E::Entry::cost).sum::<usize>();
         let request = first.request();
         let is_same = |other: &&mut VecDeque<E::Entry>| other.front().is_some_and(|entry| entry.request() == request);
         match self.requests.iter_mut().find(is_same) {
@@ -141,7 +143,7 @@ impl<E: Environment> State<E> {
             self.requests.push_back(entries);
         }
         self.sequences -= 1;
-        self.tokens -= entry.tokens();
+        self.cost -= entry.cost();
         entry.leave();
         Some(entry)
     }
@@ -169,8 +171,9 @@ impl<E: Environment> Queue<E> {
         }
     }
 
-    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. The admission is for
-    /// the request's first sequence; those beyond it need list places.
+    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. A full queue admits
+    /// it in place of one whose body has been arriving for longer than [`SLOW_BODY`]. The admission is for the request's first
+    /// sequence; those beyond it need list places.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -179,23 +182,20 @@ impl<E: Environment> Queue<E> {
         if state.closed {
             return Err(Refusal::Closed.into());
         }
-        let places = self.limits.queue_size().saturating_sub(state.admitted);
-        if state.sequences >= places {
+        let size = self.limits.queue_size();
+        if state.is_full(size) {
             // Clients that wait may have left.
             self.stats.abandoned(state.sweep_if_due());
         }
-        if state.sequences >= places {
+        if state.is_full(size) {
+            // Either the slowest request or this one has no place.
             self.stats.rejected(1);
-            return Err(Refusal::Full.into());
+            if !state.displace() {
+                return Err(Refusal::Full.into());
+            }
         }
         state.admitted += 1;
-        Ok(Admission(Some(Arc::clone(self))))
-    }
-
-    fn push_admitted(&self, entries: Vec<E::Entry>) -> Result<(), E::Error> {
-        let mut state = self.state();
-        state.admitted -= 1;
-        self.push_into(state, entries)
+        Ok(Admission::new(self, &mut state))
     }
 
     /// Queues further entries of a request, which have list places, unless the queue is closed.
@@ -289,15 +289,15 @@ impl<E: Environment> Queue<E> {
         let mut state = self.state();
         self.stats.abandoned(state.sweep());
         let mut batch = Vec::new();
-        let mut tokens = 0;
+        let mut cost = 0;
         while let Some(next) = state.front() {
-            let more = tokens + next.tokens();
+            let more = cost + next.cost();
             // A sequence beyond the limit is a batch by itself, so that it does not block the queue.
             let fits = batch.is_empty() || more <= self.limits.batch_tokens_max();
             if batch.len() == self.limits.batch_size_max() || !fits {
                 break;
             }
-            tokens = more;
+            cost = more;
             batch.extend(state.pop());
         }
         if state.sequences > 0 {
@@ -333,7 +333,10 @@ impl<E: Environment> Queue<E> {
     pub fn waiting(&self) -> (usize, usize) {
         let mut state = self.state();
         self.stats.abandoned(state.sweep());
-        (state.sequences, state.tokens)
+        (
+            state.sequences,
+            state.requests.iter().flatten().map(E::Entry::tokens).sum(),
+        )
     }
 
     fn state(&self) -> impl DerefMut<Target = State<E>> {

@@ -11,7 +11,7 @@ use super::queue::{Entry, Queue, Reply};
 use super::spans::RequestSpans;
 use super::state::EngineState;
 use super::{Engine, EngineError, Health, Limits, watchdog, worker};
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence, TokenScore};
+use crate::lm::{Batch, DemandGuard, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence, TokenScore};
 
 mod failures;
 mod hanging;
@@ -111,9 +111,11 @@ fn entry(id: u32, tokens: usize, timeout: Duration) -> (Entry, tokio::sync::ones
         request: NEXT_REQUEST.fetch_add(1, Ordering::Relaxed),
         place: None,
         sequence: sequence(id, tokens),
+        cost: tokens,
         queued_at,
         deadline: queued_at + timeout,
         reply,
+        demand: DemandGuard::default().demand(),
         spans: RequestSpans::default(),
     };
     (entry, receiver)

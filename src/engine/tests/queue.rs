@@ -119,6 +119,52 @@ async fn an_admitted_request_is_not_refused_for_a_full_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_queue_gives_the_places_of_slow_requests_to_others() {
+    let queue = queue(limits());
+    let mut slow: Vec<_> = (0..8).map(|_| queue.admit().unwrap()).collect();
+    assert_eq!(
+        queue.admit().err(),
+        Some(EngineError::QueueFull),
+        "they may still arrive in time"
+    );
+    slow[0].settle().unwrap();
+    tokio::time::advance(cloze_queue::SLOW_BODY).await;
+    // All but the one that has arrived lose their places, the oldest first.
+    let mut others: Vec<_> = (0..7).map(|_| queue.admit().unwrap()).collect();
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    assert_eq!(queue.stats.rejected.get(), 9);
+    for displaced in &mut slow[1..] {
+        displaced.displaced().await;
+        assert_eq!(displaced.settle(), Err(EngineError::QueueFull));
+    }
+    // A place that was lost is not given back twice.
+    slow.truncate(1);
+    assert_eq!(queue.admit().err(), Some(EngineError::QueueFull));
+    others.pop();
+    let settled = slow.pop().unwrap();
+    let (entries, _waiting) = many(1);
+    settled.push(entries).unwrap();
+    assert!(queue.admit().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_bounded_by_cost() {
+    let queue = queue(limits());
+    let costs = [40, 60, 1, 200, 1].into_iter().zip(0..);
+    let (entries, _receivers): (Vec<_>, Vec<_>) = costs
+        .map(|(cost, id)| {
+            let (entry, receiver) = entry(id, 1, MINUTE);
+            (Entry { cost, ..entry }, receiver)
+        })
+        .unzip();
+    entries.into_iter().for_each(|entry| push(&queue, vec![entry]).unwrap());
+    assert_eq!(queue.waiting(), (5, 5));
+    for expected in [&[0, 1][..], &[2], &[3], &[4]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_take_turns() {
     let queue = queue(limits());
     let (list, _list) = many(6);

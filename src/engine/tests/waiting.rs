@@ -73,3 +73,58 @@ async fn a_client_that_goes_away_costs_no_forward_pass() {
     assert_eq!(busy.passes.load(Ordering::SeqCst), 1);
     assert_eq!(busy.engine.stats().abandoned.get(), 1);
 }
+
+/// Computes until its batch is not needed any more.
+struct Endless(Sender<()>);
+
+impl MaskedLm for Endless {
+    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        self.0.send(()).unwrap();
+        while batch.is_needed() {
+            std::thread::yield_now();
+        }
+        Err(ModelError::Cancelled)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_batch_ends_with_its_last_client_and_is_no_failure() {
+    let (begun, has_begun) = channel();
+    let engine = Engine::start(vec![Box::new(Endless(begun))], limits()).unwrap();
+    for count in 1..=4 {
+        let deadline = Instant::now() + MINUTE;
+        let waiting = submit(&engine, vec![sequence(1, 1), sequence(2, 1)], deadline);
+        let leaving = tokio::time::timeout(Duration::from_millis(20), waiting);
+        assert!(leaving.await.is_err());
+        has_begun.recv().unwrap();
+        while engine.stats().abandoned.get() < 2 * count {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!((engine.health(), engine.stats().failed.get()), (Health::Ready, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_costs_what_its_readout_positions_cost() {
+    struct Expensive(Sender<usize>);
+    impl MaskedLm for Expensive {
+        fn tokens_per_readout(&self) -> f32 {
+            3.4
+        }
+
+        fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+            self.0.send(batch.len()).unwrap();
+            Ok(no_tokens(batch.len()))
+        }
+    }
+    let (sent, sizes) = channel();
+    let limits = Limits {
+        batch_tokens_max: 8,
+        ..limits()
+    };
+    let engine = Engine::start(vec![Box::new(Expensive(sent))], limits).unwrap();
+    // Each costs 4 tokens: 1 and 3.4, rounded.
+    let sequences = (0..4).map(|id| sequence(id, 1)).collect();
+    submit(&engine, sequences, Instant::now() + MINUTE).await.unwrap();
+    assert_eq!(sizes.try_iter().collect::<Vec<_>>(), [2, 2]);
+}

@@ -50,7 +50,7 @@ pub struct Connection<E> {
 /// Why a connection ended before its client closed it.
 enum EarlyEnd {
     Http(hyper::Error),
-    /// It was idle, and an accepted connection needed its slot.
+    /// It was idle or slow, and an accepted connection needed its slot.
     SlotRequested,
     /// The deadline passed while it waited for this.
     TimedOut(&'static str),
@@ -60,7 +60,7 @@ impl Display for EarlyEnd {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Http(error) => error.fmt(f),
-            Self::SlotRequested => f.write_str("idle while another connection needed its slot"),
+            Self::SlotRequested => f.write_str("idle or slow while another connection needed its slot"),
             Self::TimedOut(awaited) => write!(f, "waited too long for {awaited}"),
         }
     }
@@ -85,6 +85,9 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             result = tokio::time::timeout_at(accepted_at + self.options.limits.head_timeout, handshake) => result,
             // The client has sent no request yet.
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
+            () = give_up_slot(&self.slots, &deadlines) => {
+                return tracing::debug!(%remote, reason = %EarlyEnd::SlotRequested, "a connection ended early");
+            }
         };
         match handshake {
             Ok(Ok(stream)) => self.serve(stream, deadlines, local, Scheme::HTTPS).await,
@@ -119,6 +122,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         let mut draining = false;
         let mut expiry = pin!(tokio::time::sleep_until(Instant::now()));
         let mut slot_request = pin!(None::<Notified<'_>>);
+        let mut idle = pin!(tokio::time::sleep_until(Instant::now()));
         let end = loop {
             tokio::select! {
                 biased;
@@ -129,7 +133,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
                 }
                 result = &mut connection => break result.map_err(EarlyEnd::Http),
                 // The last two are polled after the connection, because it has just moved the deadlines.
-                () = poll_fn(|context| poll_slot_request(&self.slots, slot_request.as_mut(), &deadlines, context)) => {
+                () = poll_fn(|context| poll_slot_request(&self.slots, slot_request.as_mut(), idle.as_mut(), &deadlines, context)) => {
                     break Err(EarlyEnd::SlotRequested);
                 }
                 () = poll_fn(|context| poll_expiry(expiry.as_mut(), &deadlines, context)) => {
@@ -178,17 +182,37 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
     }
 }
 
+/// Completes when a connection that has sent no request counts as idle and should give up its slot.
+async fn give_up_slot(slots: &ConnectionSlots, deadlines: &SharedDeadlines) {
+    let idle_from = deadlines.get().idle_from();
+    match idle_from {
+        Some(idle_from) => tokio::time::sleep_until(idle_from).await,
+        None => std::future::pending().await,
+    }
+    slots.requested_and_wanted().await;
+}
+
 /// Completes when the connection is idle and should give up its slot. `request` is its place in the order of idle
-/// connections.
+/// connections, `idle` a timer for the moment when it joins them.
 fn poll_slot_request<'a>(
     slots: &'a ConnectionSlots,
     mut request: Pin<&mut Option<Notified<'a>>>,
+    mut idle: Pin<&mut Sleep>,
     deadlines: &SharedDeadlines,
     context: &mut Context<'_>,
 ) -> Poll<()> {
-    if !deadlines.get().is_between_requests() {
+    let Some(idle_from) = deadlines.get().idle_from() else {
         request.set(None);
         return Poll::Pending;
+    };
+    if Instant::now() < idle_from {
+        request.set(None);
+        if idle.deadline() != idle_from {
+            idle.as_mut().reset(idle_from);
+        }
+        if idle.poll(context).is_pending() {
+            return Poll::Pending;
+        }
     }
     if request.is_none() {
         request.set(Some(slots.requested()));

@@ -11,6 +11,9 @@ use super::options::ConnectionLimits;
 /// A client must read this many bytes for each second beyond the write timeout.
 const ANSWER_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 
+/// A connection whose head takes longer than this counts as idle while others wait for slots.
+const SLOW_HEAD: Duration = Duration::from_secs(2);
+
 /// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -37,6 +40,8 @@ pub struct ConnectionDeadlines {
     /// No request has arrived yet.
     first: bool,
     deadline: Option<Instant>,
+    /// When the connection was accepted, or the current head began.
+    head_since: Instant,
     /// Dropped when the answers of the connection were sent.
     held: Vec<Held>,
     /// When the current answer must be sent at the lowest rate of reading.
@@ -50,6 +55,7 @@ impl ConnectionDeadlines {
             phase: Phase::Idle,
             first: true,
             deadline: Some(accepted_at + limits.head_timeout),
+            head_since: accepted_at,
             rate_deadline: accepted_at,
             held: Vec::new(),
         }
@@ -75,9 +81,14 @@ impl ConnectionDeadlines {
         matches!(self.phase, Phase::Request | Phase::Answer { .. })
     }
 
-    /// True if the last answer was sent and no byte has arrived since.
-    pub fn is_between_requests(&self) -> bool {
-        self.phase == Phase::Idle && !self.first
+    /// From when on the connection may give its slot to another one: at once between requests, later while a head arrives,
+    /// not at all while a request is answered.
+    pub fn idle_from(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle if !self.first => Some(Instant::now()),
+            Phase::Idle | Phase::Head => Some(self.head_since + SLOW_HEAD),
+            Phase::Request | Phase::Answer { .. } | Phase::Refused => None,
+        }
     }
 
     pub fn bytes_received(&mut self) {
@@ -87,7 +98,8 @@ impl ConnectionDeadlines {
         self.phase = Phase::Head;
         // The time of the first request runs since the accept.
         if !self.first {
-            self.deadline = Some(Instant::now() + self.limits.head_timeout);
+            self.head_since = Instant::now();
+            self.deadline = Some(self.head_since + self.limits.head_timeout);
         }
     }
 
@@ -176,10 +188,14 @@ mod tests {
         deadlines.deadline().map(|at| (at - Instant::now()).as_secs())
     }
 
+    fn idle_in(deadlines: &ConnectionDeadlines) -> Option<Duration> {
+        deadlines.idle_from().map(|at| at - Instant::now())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn every_phase_has_a_deadline() {
         let mut deadlines = new();
-        assert!(!deadlines.is_between_requests(), "no request has arrived");
+        assert_eq!(idle_in(&deadlines), Some(SLOW_HEAD), "no request has arrived");
         tokio::time::advance(5 * SECOND).await;
         deadlines.bytes_received();
         assert_eq!(left(&deadlines), Some(15), "the first head counts from the accept");
@@ -189,6 +205,7 @@ mod tests {
         deadlines.request_started();
         deadlines.bytes_received();
         assert_eq!(left(&deadlines), None, "a body has the deadline of its request");
+        assert_eq!(idle_in(&deadlines), None);
         deadlines.answer_started(None);
         assert_eq!(left(&deadlines), Some(30));
         deadlines.bytes_sent(100 * ANSWER_BYTES_PER_SECOND_MIN);
@@ -206,11 +223,18 @@ mod tests {
         deadlines.answer_taken();
         deadlines.flushed();
         assert_eq!(left(&deadlines), Some(75), "idle");
-        assert!(deadlines.is_between_requests());
+        assert_eq!(idle_in(&deadlines), Some(Duration::ZERO));
         tokio::time::advance(70 * SECOND).await;
         deadlines.bytes_received();
         assert_eq!(left(&deadlines), Some(20), "a later head counts from its first byte");
-        assert!(!deadlines.is_between_requests());
+        assert_eq!(idle_in(&deadlines), Some(SLOW_HEAD));
+        tokio::time::advance(SECOND).await;
+        deadlines.bytes_received();
+        assert_eq!(
+            idle_in(&deadlines),
+            Some(SLOW_HEAD - SECOND),
+            "further bytes give no more time"
+        );
     }
 
     #[tokio::test(start_paused = true)]

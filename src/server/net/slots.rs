@@ -12,7 +12,7 @@ pub struct ConnectionSlots {
     free: Arc<Semaphore>,
     /// An accepted connection waits for a slot.
     wanted: AtomicBool,
-    /// Idle connections wait here in the order in which they became idle.
+    /// Idle connections, and those with slow heads, wait here in the order in which they became so.
     idle: Notify,
 }
 
@@ -31,7 +31,7 @@ impl ConnectionSlots {
     }
 
     /// Waits for a slot: the connection that has been idle longest gives up its own, else the first that finishes an
-    /// answer.
+    /// answer or becomes idle.
     pub async fn acquire(&self) -> OwnedSemaphorePermit {
         self.wanted.store(true, Ordering::Relaxed);
         // If no connection is idle, the notification is kept for the next that becomes idle.
@@ -49,5 +49,16 @@ impl ConnectionSlots {
     /// Completes when an idle connection should give up its slot, if [`are_wanted`](Self::are_wanted) still holds.
     pub fn requested(&self) -> Notified<'_> {
         self.idle.notified()
+    }
+
+    /// Completes when a connection that is idle should give up its slot.
+    pub async fn requested_and_wanted(&self) {
+        loop {
+            self.requested().await;
+            // Otherwise the connection that needed a slot has found one meanwhile.
+            if self.are_wanted() {
+                return;
+            }
+        }
     }
 }

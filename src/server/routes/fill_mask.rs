@@ -23,7 +23,7 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
     let format = Format::from_content_type(content_type)?;
 
     let admission = pipeline.admit()?;
-    let ReadBody { bytes, memory: _memory } = body::read(app, body, deadline).await?;
+    let ReadBody { bytes, memory: _memory } = body::read(app, &admission, body, deadline).await?;
     let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || format.parse(&bytes));
     let scored = pipeline.run(admission, parsed.await??, deadline).await?;
     answer_body::json(app, scored, deadline).await

@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use cloze_queue::SLOW_BODY;
+
 use super::{MINUTE, app, gated};
 use crate::server::net::{self, ConnectionLimits, ConnectionOptions};
 use crate::server::serve;
@@ -106,6 +108,45 @@ async fn a_client_that_leaves_is_counted() {
         }
         assert_eq!(count(), 2);
         drop(may_end);
+        stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, clients);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_arrive_do_not_keep_others_out() {
+    let app = app(|_| {}, 4, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE);
+    let head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
+    let status = async |client: &mut TcpStream| {
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer)[9..12].to_owned()
+    };
+    let clients = async {
+        let mut halves = Vec::new();
+        for _ in 0..4 {
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(head).await.unwrap();
+            half.write_all(b"a [M").await.unwrap();
+            halves.push(half);
+        }
+        tokio::time::sleep(2 * SLOW_BODY).await;
+        for _ in 0..2 {
+            let mut whole = TcpStream::connect(address).await.unwrap();
+            whole.write_all(head).await.unwrap();
+            whole.write_all(b"a [MASK]").await.unwrap();
+            assert_eq!(status(&mut whole).await, "200");
+        }
+        // The first gave its place to the others, which needed one, one after the other; the rest still have theirs.
+        assert_eq!(status(&mut halves[0]).await, "503");
+        for half in &mut halves[1..] {
+            half.write_all(b"ASK]").await.unwrap();
+            assert_eq!(status(half).await, "200");
+        }
         stop.send(()).unwrap();
     };
     tokio::join!(async { server.await.unwrap() }, clients);

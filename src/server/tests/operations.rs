@@ -8,6 +8,7 @@ use poem::test::TestClient;
 
 use super::{MINUTE, app, expect_error};
 use crate::lm::Batch;
+use crate::pipeline::{MemoryLimit, Reservation};
 use crate::server::service;
 
 #[tokio::test]
@@ -77,19 +78,35 @@ async fn a_body_of_very_many_tiny_chunks_is_refused() {
     assert!(error.contains("chunks"), "{error}");
 }
 
+/// Reserves all but `left` bytes, small amounts each.
+fn fill(memory: &MemoryLimit, left: usize) -> Vec<Reservation> {
+    let mut reservations = Vec::new();
+    while let free = memory.max() - memory.used()
+        && free > left
+    {
+        reservations.push(memory.reserve((free - left).min(1 << 16)).unwrap());
+    }
+    reservations
+}
+
 #[tokio::test]
 async fn bodies_and_answers_share_a_limit() {
     let app = app(|_| {}, 8, MINUTE);
     let client = TestClient::new(service(Arc::clone(&app)));
     let ask = |body: &'static str| client.post("/").body(body).send();
     let memory = app.pipeline.memory();
-    let others = memory.reserve(memory.max() - 4).unwrap();
+    // A large body or answer leaves a part to small ones.
+    let large = memory.reserve(memory.max() / 4 * 3).unwrap();
+    assert!(memory.reserve(1 << 17).is_err());
+    ask("a [MASK]").await.assert_status_is_ok();
+    drop(large);
+    let others = fill(memory, 4);
     let error = ask("a [MASK]").await;
     error.assert_header("retry-after", "1");
     expect_error(error, StatusCode::SERVICE_UNAVAILABLE, "memory_full").await;
     drop(others);
     // Enough for the body, not for the answer.
-    let others = memory.reserve(memory.max() - 1000).unwrap();
+    let others = fill(memory, 200);
     expect_error(ask("a [MASK]").await, StatusCode::SERVICE_UNAVAILABLE, "memory_full").await;
     drop(others);
     ask("a [MASK]").await.assert_status_is_ok();

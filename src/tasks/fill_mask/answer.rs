@@ -23,6 +23,12 @@ impl Prediction {
     }
 }
 
+/// Bytes of a prediction in JSON, without its sequence.
+const PREDICTION_BYTES: usize = 128;
+
+/// Bytes of a token of its sequence; nearly all tokens have fewer.
+const TOKEN_BYTES: usize = 16;
+
 /// The predictions for each mask of a text, in the order of the masks, best first.
 pub type TextAnswer = Vec<Vec<Prediction>>;
 
@@ -64,6 +70,15 @@ impl Answer {
     /// The number of predictions for a mask.
     pub fn predictions(&self, text: usize, mask: usize) -> usize {
         self.scores[text][mask].len()
+    }
+
+    /// About as many bytes as the answer has in JSON, mostly more.
+    pub fn bytes_estimate(&self) -> usize {
+        let of_texts = self.scores.iter().zip(&self.plan.sequences).map(|(scores, sequence)| {
+            let predictions = scores.iter().map(Vec::len).sum::<usize>();
+            predictions.saturating_mul(PREDICTION_BYTES + sequence.tokens() * TOKEN_BYTES)
+        });
+        of_texts.fold(0, usize::saturating_add)
     }
 }
 

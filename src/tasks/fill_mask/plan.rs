@@ -66,6 +66,11 @@ impl FillMask {
                 max: texts_max,
             });
         }
+        let texts = request.texts.iter().chain(request.parameters.targets.iter().flatten());
+        let counted = self
+            .tokenizer
+            .refuse_too_much_work(texts.map(String::as_str), LOOKUPS_MAX);
+        counted.await.map_err(EncodeError::from)?;
         let mut budget = WorkBudget::new(LOOKUPS_MAX);
         let scoring = self.scoring(&request.parameters, &mut budget).await?;
         let mut answer_size = AnswerSize::default();
