@@ -49,8 +49,7 @@ pub enum NormKind {
     /// Subtract the mean, divide by the standard deviation.
     #[default]
     Layer,
-    /// Divide by the root of the mean square: <https://arxiv.org/abs/1910.07467>. Only
-    /// [`EncoderBackend::residual_layer_norm`] computes it.
+    /// Divide by the root of the mean square: <https://arxiv.org/abs/1910.07467>.
     RootMeanSquare,
 }
 
@@ -138,17 +137,42 @@ impl AttentionOptions {
     }
 }
 
-/// The part of a post-norm encoder layer after attention:
-/// `output_norm(x + down(activation(up(x))))` of `x = attention_norm(residual + attention_output(attended))`.
+/// The part of an encoder layer after attention, with `inner(x) = activation(up(x))`, or with a gate
+/// `activation(gate(x)) · up(x)`.
 pub struct EncoderTail<B: EncoderBackend> {
     pub attention_output: B::Linear,
-    pub attention_norm: LayerNorm<B>,
+    /// `[hidden]` to `[intermediate]`, of the precision of `up`.
+    pub gate: Option<B::Linear>,
     /// `[hidden]` to `[intermediate]`.
     pub up: B::Linear,
     pub activation: Activation,
     /// `[intermediate]` to `[hidden]`.
     pub down: B::Linear,
-    pub output_norm: LayerNorm<B>,
+    pub norms: TailNorms<B>,
+}
+
+/// Where a layer normalizes after attention.
+pub enum TailNorms<B: EncoderBackend> {
+    /// `output(x + down(inner(x)))` of `x = attention(residual + attention_output(attended))`.
+    Post {
+        attention: LayerNorm<B>,
+        output: LayerNorm<B>,
+    },
+    /// `x + down(inner(norm(x)))` of `x = residual + attention_output(attended)`.
+    Pre(LayerNorm<B>),
+}
+
+impl<B: EncoderBackend> EncoderTail<B> {
+    /// The input of `down`.
+    fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.gate {
+            Some(gate) => {
+                let factor = gate.forward(x.clone(), Some(self.activation));
+                B::multiply(factor, self.up.forward(x, None))
+            }
+            None => self.up.forward(x, Some(self.activation)),
+        }
+    }
 }
 
 /// A dense layer's weights in the form that its backend computes with.
@@ -255,8 +279,9 @@ pub trait EncoderBackend: Backend {
         inputs: &Self::Inputs,
         rows: QueryRows,
         options: AttentionOptions,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Tensor<Self, 2> {
-        reference::sequence_attention(query, key_value, inputs.as_ref(), rows, options, None)
+        reference::sequence_attention(query, key_value, inputs.as_ref(), rows, options, bias)
     }
 
     /// `x + y`, of matrices of one size.
@@ -276,11 +301,18 @@ pub trait EncoderBackend: Backend {
         residual: Tensor<Self, 2>,
         layer: &EncoderTail<Self>,
     ) -> Tensor<Self, 2> {
-        let x = layer
-            .attention_output
-            .forward_normalized(attended, residual, &layer.attention_norm);
-        let inner = layer.up.forward(x.clone(), Some(layer.activation));
-        layer.down.forward_normalized(inner, x, &layer.output_norm)
+        match &layer.norms {
+            TailNorms::Post { attention, output } => {
+                let x = layer.attention_output.forward_normalized(attended, residual, attention);
+                let inner = layer.inner(x.clone());
+                layer.down.forward_normalized(inner, x, output)
+            }
+            TailNorms::Pre(norm) => {
+                let x = Self::add(layer.attention_output.forward(attended, None), residual);
+                let inner = layer.inner(Self::residual_layer_norm(x.clone(), None, norm));
+                Self::add(layer.down.forward(inner, None), x)
+            }
+        }
     }
 
     /// Normalization of `x`, or of `x + residual`; both are `[rows, hidden]`.

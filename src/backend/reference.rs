@@ -92,10 +92,7 @@ pub fn self_attention<B: EncoderBackend>(
         query = B::rotate(query, rotary, options.heads, inputs, rows);
         key_value = B::rotate(key_value, rotary, options.heads, inputs, QueryRows::All);
     }
-    match &layer.bias {
-        None => B::sequence_attention(query, key_value, inputs, rows, options),
-        bias => sequence_attention(query, key_value, inputs.as_ref(), rows, options, bias.as_ref()),
-    }
+    B::sequence_attention(query, key_value, inputs, rows, options, layer.bias.as_ref())
 }
 
 /// The default body of [`EncoderBackend::sequence_attention`]; `bias` is added to the scaled scores.

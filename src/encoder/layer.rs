@@ -5,41 +5,14 @@ use burn::tensor::Tensor;
 use super::spec::NormPlacement;
 use super::weights::WeightLoader;
 use super::{EncoderError, LayerModule, Parameter};
-use crate::backend::{
-    Activation, AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, LinearOp, QueryRows, SelfAttention,
-};
+use crate::backend::{AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, QueryRows, SelfAttention, TailNorms};
 
 /// A layer's weights.
 pub(super) struct EncoderLayer<B: EncoderBackend> {
     /// The normalization before attention, of a pre-norm layer that has one.
     attention_norm: Option<LayerNorm<B>>,
     attention: SelfAttention<B>,
-    tail: Tail<B>,
-}
-
-/// The part of a layer after attention.
-enum Tail<B: EncoderBackend> {
-    /// One fused operation.
-    PostNorm(EncoderTail<B>),
-    PostNormGated {
-        attention_output: B::Linear,
-        attention_norm: LayerNorm<B>,
-        feed_forward: FeedForward<B>,
-        output_norm: LayerNorm<B>,
-    },
-    PreNorm {
-        attention_output: B::Linear,
-        norm: LayerNorm<B>,
-        feed_forward: FeedForward<B>,
-    },
-}
-
-/// `down(activation(up(x)))`, or with a gate `down(activation(gate(x)) · up(x))`.
-struct FeedForward<B: EncoderBackend> {
-    gate: Option<B::Linear>,
-    up: B::Linear,
-    activation: Activation,
-    down: B::Linear,
+    tail: EncoderTail<B>,
 }
 
 impl<B: EncoderBackend> EncoderLayer<B> {
@@ -61,55 +34,33 @@ impl<B: EncoderBackend> EncoderLayer<B> {
             bias: weights.relative_bias()?,
         };
         let attention_output = weights.dense(part_of(LayerModule::AttentionOutput), dense)?;
-        let has_norm = match spec.norm_placement {
-            NormPlacement::Post => true,
-            NormPlacement::Pre => layer > 0 || spec.first_attention_norm,
+        let norm_of = |module, weights: &mut WeightLoader<'_, B>| weights.layer_norm(part_of(module));
+        let (attention_norm, norms) = match spec.norm_placement {
+            NormPlacement::Post => {
+                let norms = TailNorms::Post {
+                    attention: norm_of(LayerModule::AttentionNorm, weights)?,
+                    output: norm_of(LayerModule::OutputNorm, weights)?,
+                };
+                (None, norms)
+            }
+            NormPlacement::Pre => {
+                let has_norm = layer > 0 || spec.first_attention_norm;
+                let before = has_norm.then(|| norm_of(LayerModule::AttentionNorm, weights));
+                let norms = TailNorms::Pre(norm_of(LayerModule::OutputNorm, weights)?);
+                (before.transpose()?, norms)
+            }
         };
-        let attention_norm = has_norm.then(|| weights.layer_norm(part_of(LayerModule::AttentionNorm)));
-        let attention_norm = attention_norm.transpose()?;
         let gate = match spec.gated {
             true => Some(weights.dense(part_of(LayerModule::FeedForwardGate), dense)?),
             false => None,
         };
-        let up = weights.dense(part_of(LayerModule::FeedForwardUp), dense)?;
-        let down = weights.dense(part_of(LayerModule::FeedForwardDown), dense)?;
-        let output_norm = weights.layer_norm(part_of(LayerModule::OutputNorm))?;
-        let activation = spec.activation;
-        let feed_forward = |gate, up, down| FeedForward {
+        let tail = EncoderTail {
+            attention_output,
             gate,
-            up,
-            activation,
-            down,
-        };
-        let (attention_norm, tail) = match (spec.norm_placement, attention_norm, gate) {
-            (NormPlacement::Post, Some(attention_norm), None) => {
-                let tail = EncoderTail {
-                    attention_output,
-                    attention_norm,
-                    up,
-                    activation,
-                    down,
-                    output_norm,
-                };
-                (None, Tail::PostNorm(tail))
-            }
-            (NormPlacement::Post, Some(attention_norm), gate) => {
-                let tail = Tail::PostNormGated {
-                    attention_output,
-                    attention_norm,
-                    feed_forward: feed_forward(gate, up, down),
-                    output_norm,
-                };
-                (None, tail)
-            }
-            (_, attention_norm, gate) => {
-                let tail = Tail::PreNorm {
-                    attention_output,
-                    norm: output_norm,
-                    feed_forward: feed_forward(gate, up, down),
-                };
-                (attention_norm, tail)
-            }
+            up: weights.dense(part_of(LayerModule::FeedForwardUp), dense)?,
+            activation: spec.activation,
+            down: weights.dense(part_of(LayerModule::FeedForwardDown), dense)?,
+            norms,
         };
         Ok(Self {
             attention_norm,
@@ -140,40 +91,6 @@ impl<B: EncoderBackend> EncoderLayer<B> {
             ),
         };
         let attended = B::self_attention(queries, keys, &self.attention, inputs, rows);
-        match &self.tail {
-            Tail::PostNorm(tail) => B::encoder_tail(attended, residual, tail),
-            Tail::PostNormGated {
-                attention_output,
-                attention_norm,
-                feed_forward,
-                output_norm,
-            } => {
-                let x = attention_output.forward_normalized(attended, residual, attention_norm);
-                let inner = feed_forward.inner(x.clone());
-                feed_forward.down.forward_normalized(inner, x, output_norm)
-            }
-            Tail::PreNorm {
-                attention_output,
-                norm,
-                feed_forward,
-            } => {
-                let x = B::add(attention_output.forward(attended, None), residual);
-                let inner = feed_forward.inner(B::residual_layer_norm(x.clone(), None, norm));
-                B::add(feed_forward.down.forward(inner, None), x)
-            }
-        }
-    }
-}
-
-impl<B: EncoderBackend> FeedForward<B> {
-    /// The input of `down`.
-    fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match &self.gate {
-            Some(gate) => {
-                let factor = gate.forward(x.clone(), Some(self.activation));
-                B::multiply(factor, self.up.forward(x, None))
-            }
-            None => self.up.forward(x, Some(self.activation)),
-        }
+        B::encoder_tail(attended, residual, &self.tail)
     }
 }

@@ -40,13 +40,28 @@ pub struct Heads {
     pub precision: Precision,
 }
 
-/// The keys near a query are all that it attends to.
+/// The influence of the distance between query and key.
 #[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
-    /// The largest distance between a query and a key.
-    pub distance: usize,
+pub struct ByDistance<'a> {
     /// For each query row the row of the same token among the keys, ascending within a sequence.
     pub query_tokens: &'a [u32],
+    /// The largest distance of a key that a query attends to; `None` for all keys.
+    pub window: Option<usize>,
+    pub bias: Option<DistanceBias<'a>>,
+}
+
+/// Values that are added to the scaled scores.
+#[derive(Clone, Copy, Debug)]
+pub struct DistanceBias<'a> {
+    /// `[heads, 2 * span - 1]`: at column `span - 1 + query - key` the value of that distance.
+    pub values: &'a [f32],
+    /// More than the largest distance. With [`BLOCK`](Self::BLOCK) more, every block of queries is read as a whole.
+    pub span: usize,
+}
+
+impl DistanceBias<'_> {
+    /// Queries whose scores are computed at once.
+    pub const BLOCK: usize = NR;
 }
 
 /// Buffers of a thread.
@@ -80,30 +95,76 @@ pub struct Head<'a> {
     pub size: usize,
     /// Tokens of the sequence.
     pub tokens: usize,
-    /// Without it a query attends to all keys.
-    pub window: Option<WindowInSequence<'a>>,
+    /// Without it every query attends to all keys by their content alone.
+    pub distance: Option<InSequence<'a>>,
 }
 
-/// A [`Window`] over one sequence.
+/// [`ByDistance`] for one head and one sequence.
 #[derive(Clone, Copy)]
-pub struct WindowInSequence<'a> {
-    distance: usize,
+pub struct InSequence<'a> {
     query_tokens: &'a [u32],
-    /// The first row of the sequence.
+    /// The first row of the sequence among the keys.
     first: usize,
+    window: Option<usize>,
+    /// Distance 0 is in the middle.
+    bias: Option<&'a [f32]>,
 }
 
-impl WindowInSequence<'_> {
-    /// The keys of up to 32 queries from `query` on, as rows of the sequence: for each query the first one and the last
-    /// one. Columns without a query repeat the last query.
-    fn bounds(self, query: usize, count: usize) -> [[i32; NR]; 2] {
-        let token = |column: usize| self.query_tokens[query + column.min(count - 1)] as i32 - self.first as i32;
-        let distance = self.distance.min(i32::MAX as usize / 2) as i32;
-        [
-            std::array::from_fn(|column| token(column) - distance),
-            std::array::from_fn(|column| token(column).saturating_add(distance)),
-        ]
+impl<'a> ByDistance<'a> {
+    /// Of a head and a sequence.
+    pub fn of(self, head: usize, sequence: &Sequence) -> InSequence<'a> {
+        InSequence {
+            query_tokens: &self.query_tokens[sequence.queries.clone()],
+            first: sequence.tokens.start,
+            window: self.window,
+            bias: self.bias.map(|bias| {
+                let columns = 2 * bias.span - 1;
+                &bias.values[head * columns..(head + 1) * columns]
+            }),
+        }
     }
+
+    /// # Panics
+    /// If a query's token is not one of its sequence, or the biases do not cover a sequence.
+    pub fn check(self, heads: usize, sequences: &[Sequence]) {
+        for Sequence { queries, tokens } in sequences {
+            let of_sequence = &self.query_tokens[queries.clone()];
+            assert!(of_sequence.is_sorted() && of_sequence.iter().all(|&token| tokens.contains(&(token as usize))));
+            assert!(self.bias.is_none_or(|bias| bias.span >= tokens.len()));
+        }
+        let has_all = |bias: DistanceBias<'_>| bias.span > 0 && bias.values.len() == heads * (2 * bias.span - 1);
+        assert!(self.bias.is_none_or(has_all));
+    }
+}
+
+impl<'a> InSequence<'a> {
+    /// Up to 32 queries from `query` on.
+    fn block(self, query: usize, count: usize) -> QueryBlock<'a> {
+        let token = |column: usize| self.query_tokens[query + column.min(count - 1)] as i32 - self.first as i32;
+        let tokens: [i32; NR] = std::array::from_fn(token);
+        let bounds = self.window.map(|distance| {
+            let distance = distance.min(i32::MAX as usize / 2) as i32;
+            [
+                tokens.map(|token| token - distance),
+                tokens.map(|token| token.saturating_add(distance)),
+            ]
+        });
+        QueryBlock {
+            are_adjacent: tokens[..count].windows(2).all(|pair| pair[1] == pair[0] + 1),
+            tokens,
+            bounds,
+            bias: self.bias,
+        }
+    }
+}
+
+/// Up to 32 queries, as rows of their sequence. Columns without a query repeat the last one.
+struct QueryBlock<'a> {
+    tokens: [i32; NR],
+    are_adjacent: bool,
+    /// The first and the last key of each query.
+    bounds: Option<[[i32; NR]; 2]>,
+    bias: Option<&'a [f32]>,
 }
 
 /// `softmax(query · keyᵀ / √size) · value` for each head: `query` is `[query rows, hidden]`, `key_value`
@@ -122,30 +183,28 @@ pub fn attention(
     attend_all(context, heads, None, query, key_value, sequences, output);
 }
 
-/// [`attention()`] of each query to the keys within a window. Its work grows with the window, not with the sequence.
+/// [`attention()`] with a window or a bias by distance. With a window its work grows with the window, not with the
+/// sequence.
 ///
 /// # Panics
-/// As [`attention()`], and if a query's token is not one of its sequence.
-pub fn windowed_attention(
+/// As [`attention()`], if a query's token is not one of its sequence, or if the biases do not cover a sequence.
+pub fn attention_by_distance(
     context: Context<'_>,
     heads: Heads,
-    window: Window<'_>,
+    distance: ByDistance<'_>,
     query: &[f32],
     key_value: &[f32],
     sequences: &[Sequence],
     output: &mut [f32],
 ) {
-    for Sequence { queries, tokens } in sequences {
-        let of_sequence = &window.query_tokens[queries.clone()];
-        assert!(of_sequence.is_sorted() && of_sequence.iter().all(|&token| tokens.contains(&(token as usize))));
-    }
-    attend_all(context, heads, Some(window), query, key_value, sequences, output);
+    distance.check(heads.count, sequences);
+    attend_all(context, heads, Some(distance), query, key_value, sequences, output);
 }
 
 fn attend_all(
     context: Context<'_>,
     heads: Heads,
-    window: Option<Window<'_>>,
+    distance: Option<ByDistance<'_>>,
     query: &[f32],
     key_value: &[f32],
     sequences: &[Sequence],
@@ -178,11 +237,7 @@ fn attend_all(
             start: task % count * size,
             size,
             tokens: sequence.tokens.len(),
-            window: window.map(|window| WindowInSequence {
-                distance: window.distance,
-                query_tokens: &window.query_tokens[sequence.queries.clone()],
-                first: sequence.tokens.start,
-            }),
+            distance: distance.map(|distance| distance.of(task % count, sequence)),
         };
         let key_value = &key_value[sequence.tokens.start * 2 * hidden..sequence.tokens.end * 2 * hidden];
         let query = &query[sequence.queries.start * hidden..sequence.queries.end * hidden];
@@ -220,8 +275,8 @@ impl Scratch {
         self.pack(isa, gemm, head, key_value);
         for (index, query) in query.chunks(NR * head.hidden).enumerate() {
             let count = query.len() / head.hidden;
-            let bounds = head.window.map(|window| window.bounds(index * NR, count));
-            self.attend_some(isa, gemm, head, bounds.as_ref(), query, |row, dimension, columns| {
+            let block = head.distance.map(|distance| distance.block(index * NR, count));
+            self.attend_some(isa, gemm, head, block.as_ref(), query, |row, dimension, columns| {
                 output(index * NR + row, dimension, columns)
             });
         }
@@ -266,14 +321,13 @@ impl Scratch {
         }
     }
 
-    /// Computes up to 32 query rows of a head whose keys and values are packed. `bounds` has the first and the last key
-    /// of each query; without it a query attends to all keys.
+    /// Computes up to 32 query rows of a head whose keys and values are packed.
     fn attend_some<'a>(
         &mut self,
         isa: Isa,
         gemm: Gemm,
         head: Head<'_>,
-        bounds: Option<&[[i32; NR]; 2]>,
+        block: Option<&QueryBlock<'_>>,
         query: &[f32],
         output: impl Fn(usize, usize, usize) -> OutputTile<'a>,
     ) {
@@ -304,6 +358,7 @@ impl Scratch {
         let queries = &queries[..size.div_ceil(gemm.precision().values_per_element()) * 2];
         let blocks = RowBlocks::even(tokens, MR);
         let per_element = gemm.precision().values_per_element();
+        let bounds = block.and_then(|block| block.bounds.as_ref());
         // The packed blocks that hold keys of the window, from a whole K-step on.
         let (some_blocks, keys) = match bounds {
             None => (0..blocks.count(), 0..tokens),
@@ -334,7 +389,14 @@ impl Scratch {
         if let Some(bounds) = bounds {
             exclude(isa, f32_rows_mut(scores), keys.start as i32, bounds);
         }
-        let scale = 1.0 / (size as f32).sqrt();
+        let root = (size as f32).sqrt();
+        if let Some(block) = block
+            && let Some(bias) = block.bias
+        {
+            let tokens = (&block.tokens, block.are_adjacent);
+            add_bias(isa, f32_rows_mut(scores), keys.start as i32, tokens, bias, root);
+        }
+        let scale = 1.0 / root;
         let mut factors = [0.0; NR];
         softmax(isa, f32_rows_mut(scores), scale, &mut factors);
         let probabilities: &[Line] = match gemm.precision() {
@@ -444,6 +506,35 @@ fn exclude_body(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) {
     }
 }
 
+/// Adds `factor` times the biases of the distances from the queries `tokens` to the keys; row 0 is the key `first`. The
+/// flag says that the queries are adjacent.
+#[inline(always)]
+fn add_bias_body(
+    scores: &mut [[f32; NR]],
+    first: i32,
+    (tokens, are_adjacent): (&[i32; NR], bool),
+    bias: &[f32],
+    factor: f32,
+) {
+    let middle = (bias.len() / 2) as i32;
+    for (key, row) in (first..).zip(scores) {
+        let at = |token: i32| (middle + token - key) as usize;
+        let together = bias.get(at(tokens[0])..).and_then(|from| from.first_chunk::<NR>());
+        match together {
+            Some(together) if are_adjacent => {
+                for n in 0..NR {
+                    row[n] += factor * together[n];
+                }
+            }
+            _ => {
+                for n in 0..NR {
+                    row[n] += factor * bias[at(tokens[n])];
+                }
+            }
+        }
+    }
+}
+
 /// Replaces scores by `e^(scale · (score - max))`, the maximum being that of the column; `factors` receives the
 /// reciprocal of each column's sum.
 #[inline(always)]
@@ -480,5 +571,59 @@ for_each_isa! {
     fn softmax(scores: &mut [[f32; NR]], scale: f32, factors: &mut [f32; NR]) = fused softmax_body
 }
 for_each_isa! {
+    fn add_bias(scores: &mut [[f32; NR]], first: i32, tokens: (&[i32; NR], bool), bias: &[f32], factor: f32) = add_bias_body
+}
+for_each_isa! {
     fn exclude(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) = exclude_body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Elements of the scores' buffer after the attention of one head of 32 columns.
+    fn score_lines(tokens: usize, window: Option<usize>) -> usize {
+        let query_tokens: Vec<u32> = (0..tokens as u32).collect();
+        let distance = ByDistance {
+            query_tokens: &query_tokens,
+            window,
+            bias: None,
+        };
+        let sequence = Sequence {
+            queries: 0..tokens,
+            tokens: 0..tokens,
+        };
+        let head = Head {
+            hidden: NR,
+            start: 0,
+            size: NR,
+            tokens,
+            distance: Some(distance.of(0, &sequence)),
+        };
+        let (query, key_value) = (vec![0.5; tokens * NR], vec![0.5; tokens * 2 * NR]);
+        let mut output = vec![0.0; tokens * NR];
+        let output = Disjoint::new(&mut output);
+        let isa = Isa::detected();
+        let mut scratch = Scratch::default();
+        scratch.attend(
+            isa,
+            attention_gemm(isa, Precision::F32),
+            head,
+            &query,
+            &key_value,
+            |row, dimension, columns| {
+                // SAFETY: one thread, and one tile at a time.
+                unsafe { OutputTile::shared(&output, row * NR + dimension, NR, columns) }
+            },
+        );
+        scratch.scores.len()
+    }
+
+    #[test]
+    fn scores_of_a_block_of_queries_exist_at_once_and_none_beyond_the_window() {
+        let line_pair = 2;
+        assert_eq!(score_lines(4096, None), 4096 * line_pair);
+        // The window of the first and of the last query of a block, and whole blocks of keys.
+        assert!(score_lines(4096, Some(64)) <= (2 * 64 + NR + 2 * MR) * line_pair);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::disjoint::Disjoint;
 use crate::isa::{Isa, for_each_isa};
+use crate::layout::NR;
 
 /// Values of a task, so that handing it to a thread costs less than the work.
 const VALUES_PER_TASK: usize = 1 << 13;
@@ -46,8 +47,19 @@ fn multiply_body(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
 }
 
+#[inline(always)]
+fn multiply_bits_body(x: &mut [[u32; NR]], y: &[[u32; NR]]) {
+    for (x, y) in x.as_flattened_mut().iter_mut().zip(y.as_flattened()) {
+        *x = (f32::from_bits(*x) * f32::from_bits(*y)).to_bits();
+    }
+}
+
 for_each_isa! {
-    fn add_values(x: &mut [f32], y: &[f32]) = add_body
+    /// Multiplies rows of tiles, the bits of f32.
+    pub fn multiply_bits(x: &mut [[u32; NR]], y: &[[u32; NR]]) = multiply_bits_body
+}
+for_each_isa! {
+    pub fn add_values(x: &mut [f32], y: &[f32]) = add_body
 }
 for_each_isa! {
     fn multiply_values(x: &mut [f32], y: &[f32]) = multiply_body

@@ -1,4 +1,4 @@
-//! An encoder layer after its attention: output projection, residual and norm, feed-forward, residual and norm.
+//! An encoder layer after its attention: output projection, residual, feed-forward, residual, with norms.
 //!
 //! Every row is independent here. With many rows, a task takes some dozens of rows through all layers, so that the
 //! intermediate values, four times as wide as the others, stay in the second-level cache of its core, already packed
@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
-use crate::epilogue::Activation;
+use crate::elementwise::{add, add_values, multiply as multiply_values, multiply_bits};
+use crate::epilogue::{Activation, store};
 use crate::gemm::Gemm;
 use crate::kernel::{Block, Operands, Rows};
 use crate::layer_norm::{Norm, layer_norm, normalize_rows};
-use crate::layout::{K_BLOCK, MR, NR, Precision, RowBlocks, ZERO_TILE, as_f32};
+use crate::layout::{K_BLOCK, MR, NR, Precision, RowBlocks, Tile, ZERO_TILE, as_f32};
 use crate::linear::Linear;
 use crate::scratch::grow_to;
 
@@ -25,18 +26,29 @@ const TASK_ROWS_MIN: usize = 16;
 /// Rows that go through all layers at once if the threads share each layer. Bounds the memory.
 const PART_ROWS_MAX: usize = 512;
 
-/// `norm(x + down(activation(up(x))))` of `x = output_norm(residual + output(attended))`.
+/// The part of a layer after attention, with `inner(x) = activation(up(x))`, or with a gate
+/// `activation(gate(x)) · up(x)`.
 #[derive(Clone, Copy)]
 pub struct EncoderTail<'a> {
     /// `[hidden, hidden]`.
     pub output: &'a Linear,
-    pub output_norm: Norm<'a>,
+    /// `[inner, hidden]`, in the precision of `up`.
+    pub gate: Option<&'a Linear>,
     /// `[inner, hidden]`.
     pub up: &'a Linear,
     pub activation: Option<Activation>,
     /// `[hidden, inner]`.
     pub down: &'a Linear,
-    pub norm: Norm<'a>,
+    pub norms: TailNorms<'a>,
+}
+
+/// Where the layer normalizes.
+#[derive(Clone, Copy)]
+pub enum TailNorms<'a> {
+    /// `second(x + down(inner(x)))` of `x = first(residual + output(attended))`.
+    Post { first: Norm<'a>, second: Norm<'a> },
+    /// `x + down(inner(norm(x)))` of `x = residual + output(attended)`.
+    Pre(Norm<'a>),
 }
 
 /// Buffers of a thread.
@@ -50,6 +62,8 @@ struct Scratch {
     narrow: Vec<f32>,
     /// Rows of the inner width, not packed.
     wide: Vec<f32>,
+    /// The same, of the gate.
+    gate: Vec<f32>,
     /// Scales of 8-bit rows.
     scales: Vec<f32>,
 }
@@ -69,9 +83,19 @@ impl EncoderTail<'_> {
         let hidden = up.inputs();
         assert!(output.inputs() == hidden && output.outputs() == hidden);
         assert!(up.outputs() == down.inputs() && down.outputs() == hidden);
-        for norm in [self.output_norm, self.norm] {
-            assert!(norm.gamma.len() == hidden && norm.beta.len() == hidden);
-        }
+        assert!(
+            self.gate
+                .is_none_or(|gate| (gate.inputs(), gate.outputs()) == (hidden, up.outputs()))
+        );
+        let norms = match &self.norms {
+            TailNorms::Post { first, second } => &[first, second][..],
+            TailNorms::Pre(norm) => &[norm],
+        };
+        assert!(
+            norms
+                .iter()
+                .all(|norm| norm.gamma.len() == hidden && norm.beta.len() == hidden)
+        );
         assert!(residual.len() == rows.len() && rows.len().is_multiple_of(hidden));
         let count = rows.len() / hidden;
         let threads = context.pool.threads();
@@ -83,7 +107,7 @@ impl EncoderTail<'_> {
         let fit = TASK_BYTES_MAX / (size_of::<f32>() * row_elements);
         // Whole blocks, since a few rows more would be one more block for every panel.
         let task_rows = (fit / MR).max(1) * MR;
-        let is_alike = [output, up, down]
+        let is_alike = [output, up, down, self.gate.unwrap_or(up)]
             .iter()
             .all(|layer| layer.precision() == up.precision() && !layer.is_amx());
         if !is_alike || count < threads * TASK_ROWS_MIN {
@@ -116,10 +140,32 @@ impl EncoderTail<'_> {
             let x = grow_to(&mut scratch.narrow, rows.len(), 0.0);
             let inner = grow_to(&mut scratch.wide, count * self.up.outputs(), 0.0);
             self.output.apply(context, rows, count, None, x);
-            layer_norm(context, x, Some(residual), self.output_norm);
-            self.up.apply(context, x, count, self.activation, inner);
+            let input = match self.norms {
+                TailNorms::Post { first, .. } => {
+                    layer_norm(context, x, Some(residual), first);
+                    &*x
+                }
+                TailNorms::Pre(norm) => {
+                    add(context, x, residual);
+                    rows.copy_from_slice(x);
+                    layer_norm(context, rows, None, norm);
+                    &*rows
+                }
+            };
+            match self.gate {
+                None => self.up.apply(context, input, count, self.activation, inner),
+                Some(gate) => {
+                    let factors = grow_to(&mut scratch.gate, inner.len(), 0.0);
+                    gate.apply(context, input, count, self.activation, factors);
+                    self.up.apply(context, input, count, None, inner);
+                    multiply_values(context, inner, factors);
+                }
+            }
             self.down.apply(context, inner, count, None, rows);
-            layer_norm(context, rows, Some(x), self.norm);
+            match self.norms {
+                TailNorms::Post { second, .. } => layer_norm(context, rows, Some(x), second),
+                TailNorms::Pre(_) => add(context, rows, x),
+            }
             SCRATCH.set(scratch);
         }
     }
@@ -138,45 +184,93 @@ impl EncoderTail<'_> {
             narrow,
             wide,
             scales,
+            ..
         } = scratch;
         let scales = grow_to(scales, count, 0.0);
         let packed = grow_to(packed, up.layout(isa).elements(count), 0);
         pack_blocks(gemm, rows, hidden, blocks, packed, scales);
         let x = grow_to(narrow, rows.len(), 0.0);
         multiply(gemm, output, packed, scales, blocks, None, x);
-        normalize_rows(isa, x, Some(residual), self.output_norm);
-        pack_blocks(gemm, x, hidden, blocks, packed, scales);
+        match self.norms {
+            TailNorms::Post { first, .. } => {
+                normalize_rows(isa, x, Some(residual), first);
+                pack_blocks(gemm, x, hidden, blocks, packed, scales);
+            }
+            TailNorms::Pre(norm) => {
+                add_values(isa, x, residual);
+                rows.copy_from_slice(x);
+                normalize_rows(isa, rows, None, norm);
+                pack_blocks(gemm, rows, hidden, blocks, packed, scales);
+            }
+        }
         let inner = grow_to(inner, down.layout(isa).elements(count), 0);
         if self.precision() == Precision::Int8 {
             let wide = grow_to(wide, count * width, 0.0);
-            multiply(gemm, up, packed, scales, blocks, self.activation, wide);
+            self.inner(gemm, packed, scales, blocks, |rows, first, columns, tile| {
+                let mut output = OutputTile::new(wide, rows.start * width + first, width, columns);
+                store(isa, &mut output, &tile[..rows.len()]);
+            });
             pack_blocks(gemm, wide, width, blocks, inner, scales);
         } else {
-            self.up_packed(gemm, packed, blocks, inner);
+            let layout = down.layout(isa);
+            let k_block_values = K_BLOCK * gemm.precision().values_per_element();
+            self.inner(gemm, packed, scales, blocks, |rows, first, columns, tile| {
+                let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+                let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
+                let rows = Rows {
+                    x: as_f32(tile),
+                    stride: NR,
+                    inputs: columns,
+                    count: rows.len(),
+                    stored: rows.len(),
+                };
+                gemm.pack_rows(rows, elements, &mut []);
+            });
         }
         multiply(gemm, down, inner, scales, blocks, None, rows);
-        normalize_rows(isa, rows, Some(x), self.norm);
+        match self.norms {
+            TailNorms::Post { second, .. } => normalize_rows(isa, rows, Some(x), second),
+            TailNorms::Pre(_) => add_values(isa, rows, x),
+        }
     }
 
-    /// Computes `activation(up(x))` and packs it for `down`, tile by tile.
-    fn up_packed(self, gemm: Gemm, packed: &[u32], blocks: RowBlocks, inner: &mut [u32]) {
-        let (layout, width) = (self.down.layout(gemm.isa()), self.up.outputs());
-        let k_block_values = K_BLOCK * gemm.precision().values_per_element();
-        let mut tile = ZERO_TILE;
-        for_each_tile(gemm, self.up, packed, blocks, |rows, panel, operands| {
-            gemm.values(operands, &self.up.epilogue(panel, &[]), self.activation, &mut tile);
-            let first = panel * NR;
-            let columns = (width - first).min(NR);
-            let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
-            let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
-            let rows = Rows {
-                x: as_f32(&tile),
-                stride: NR,
-                inputs: columns,
-                count: rows.len(),
-                stored: rows.len(),
+    /// Computes the input of `down` of packed rows, tile by tile: `take(rows, first column, columns, tile)`.
+    fn inner(
+        self,
+        gemm: Gemm,
+        packed: &[u32],
+        scales: &[f32],
+        blocks: RowBlocks,
+        mut take: impl FnMut(Range<usize>, usize, usize, &Tile),
+    ) {
+        let Self {
+            gate, up, activation, ..
+        } = self;
+        let width = up.outputs();
+        let (mut tile, mut factors) = (ZERO_TILE, ZERO_TILE);
+        for_each_tile(gemm, up, packed, blocks, |block, rows, panel, operands| {
+            let scales = match self.precision() {
+                Precision::Int8 => &scales[rows.clone()],
+                _ => &[],
             };
-            gemm.pack_rows(rows, elements, &mut []);
+            let activation = match gate {
+                None => activation,
+                Some(gate) => {
+                    let operands = Operands {
+                        panel: gate.panel(panel),
+                        prefetch: gate.part_of_panel(panel + 1, block, blocks.count()),
+                        ..*operands
+                    };
+                    gemm.values(&operands, &gate.epilogue(panel, scales), activation, &mut factors);
+                    None
+                }
+            };
+            gemm.values(operands, &up.epilogue(panel, scales), activation, &mut tile);
+            if gate.is_some() {
+                multiply_bits(gemm.isa(), &mut tile[..rows.len()], &factors[..rows.len()]);
+            }
+            let first = panel * NR;
+            take(rows, first, (width - first).min(NR), &tile);
         });
     }
 }
@@ -193,7 +287,7 @@ fn multiply(
 ) {
     let outputs = linear.outputs();
     let mut tile = ZERO_TILE;
-    for_each_tile(gemm, linear, packed, blocks, |rows, panel, operands| {
+    for_each_tile(gemm, linear, packed, blocks, |_, rows, panel, operands| {
         let first = panel * NR;
         let columns = (outputs - first).min(NR);
         let output = OutputTile::new(y, rows.start * outputs + first, outputs, columns);
@@ -202,13 +296,13 @@ fn multiply(
     });
 }
 
-/// Calls `compute(rows, panel, operands)` for each panel and block.
+/// Calls `compute(block, rows, panel, operands)` for each panel and block.
 fn for_each_tile(
     gemm: Gemm,
     linear: &Linear,
     packed: &[u32],
     blocks: RowBlocks,
-    mut compute: impl FnMut(Range<usize>, usize, &Operands<'_>),
+    mut compute: impl FnMut(usize, Range<usize>, usize, &Operands<'_>),
 ) {
     let layout = linear.layout(gemm.isa());
     for panel in 0..linear.outputs().div_ceil(NR) {
@@ -223,7 +317,7 @@ fn for_each_tile(
                 // Each block prefetches its part of the next panel.
                 prefetch: linear.part_of_panel(panel + 1, index, blocks.count()),
             };
-            compute(rows, panel, &operands);
+            compute(index, rows, panel, &operands);
         }
     }
 }

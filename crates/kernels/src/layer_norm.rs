@@ -1,4 +1,4 @@
-//! Layer normalization of rows, with an optional residual.
+//! Layer and root-mean-square normalization of rows, with an optional residual.
 
 use crate::context::Context;
 use crate::disjoint::Disjoint;
@@ -8,9 +8,19 @@ use crate::math::sum_of;
 /// Rows of a task, so that handing it to a thread costs less than the work.
 const ROWS_PER_TASK: usize = 16;
 
-/// Parameters of a layer normalization; `gamma` and `beta` are as wide as a row.
+/// Statistics that a normalization divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Subtract the mean, divide by the standard deviation.
+    Layer,
+    /// Divide by the root of the mean square.
+    RootMeanSquare,
+}
+
+/// Parameters of a normalization; `gamma` and `beta` are as wide as a row.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
+    pub kind: NormKind,
     pub gamma: &'a [f32],
     pub beta: &'a [f32],
     /// Added to the variance.
@@ -45,7 +55,10 @@ fn normalize_body(rows: &mut [f32], residual: Option<&[f32]>, norm: Norm<'_>) {
             let added = &residual[i * width..][..width];
             row.iter_mut().zip(added).for_each(|(x, r)| *x += r);
         }
-        let mean = sum_of(row, |x| x) / width as f32;
+        let mean = match norm.kind {
+            NormKind::Layer => sum_of(row, |x| x) / width as f32,
+            NormKind::RootMeanSquare => 0.0,
+        };
         let squares = sum_of(row, |x| (x - mean) * (x - mean));
         let scale = 1.0 / (squares / width as f32 + norm.eps).sqrt();
         for ((x, g), b) in row.iter_mut().zip(norm.gamma).zip(norm.beta) {

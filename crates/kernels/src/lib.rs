@@ -23,8 +23,8 @@
 //! | `linear` | dense layers |
 //! | `layer_norm` | layer normalization |
 //! | `attention` | softmax attention |
-//! | `self_attention` | query, key and value projections with attention, one head at a time |
 //! | `rotary` | rotary position embeddings |
+//! | `self_attention` | query, key and value projections with attention, one head at a time |
 //! | `elementwise` | sums and products of two matrices |
 //! | `encoder_tail` | an encoder layer after its attention: output, norm, feed-forward, norm |
 //! | `logits` | softmax sums and the largest logits |
@@ -56,16 +56,16 @@ mod schedule;
 mod scratch;
 mod self_attention;
 
-pub use attention::{Heads, Sequence, Window, attention, windowed_attention};
+pub use attention::{ByDistance, DistanceBias, Heads, Sequence, attention, attention_by_distance};
 pub use context::Context;
 pub use elementwise::{add, multiply};
-pub use encoder_tail::EncoderTail;
+pub use encoder_tail::{EncoderTail, TailNorms};
 pub use epilogue::Activation;
 pub use isa::Isa;
-pub use layer_norm::{Norm, layer_norm};
+pub use layer_norm::{Norm, NormKind, layer_norm};
 pub use layout::Precision;
 pub use linear::Linear;
 pub use logits::{LOGIT_STATISTICS, summarize_logits};
 pub use pool::Pool;
 pub use rotary::{Pairing, Rotation, rotate};
-pub use self_attention::SelfAttention;
+pub use self_attention::{RotaryPositions, SelfAttention};

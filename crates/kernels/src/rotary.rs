@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::disjoint::Disjoint;
-use crate::isa::for_each_isa;
+use crate::isa::{Isa, for_each_isa};
 
 /// Rows of a task, so that handing it to a thread costs less than the work.
 const ROWS_PER_TASK: usize = 16;
@@ -37,25 +37,45 @@ pub fn rotate(context: Context<'_>, x: &mut [f32], heads: usize, rotation: Rotat
         return assert!(x.is_empty());
     }
     let columns = x.len() / positions.len();
-    let half = rotation.head_size / 2;
-    assert!(x.len() == columns * positions.len() && rotation.head_size == 2 * half && half > 0);
-    assert!(heads * rotation.head_size <= columns && rotation.cos.len() == rotation.sin.len());
+    rotation.check(rotation.head_size);
+    assert!(x.len() == columns * positions.len() && heads * rotation.head_size <= columns);
     let tasks = positions.len().div_ceil(ROWS_PER_TASK);
     let shared = Disjoint::new(x);
     context.pool.run(tasks, |index| {
         let rows = index * ROWS_PER_TASK..positions.len().min((index + 1) * ROWS_PER_TASK);
         // SAFETY: each task has its own rows.
         let x = unsafe { shared.slice(rows.start * columns..rows.end * columns) };
-        for (row, &position) in x.chunks_exact_mut(columns).zip(&positions[rows]) {
-            let angles = position as usize * half..(position as usize + 1) * half;
-            let row = &mut row[..heads * rotation.head_size];
-            let (cos, sin) = (&rotation.cos[angles.clone()], &rotation.sin[angles]);
-            match rotation.pairing {
-                Pairing::Halves => rotate_halves(context.isa, row, cos, sin),
-                Pairing::Neighbours => rotate_neighbours(context.isa, row, cos, sin),
-            }
-        }
+        rotate_rows(context.isa, x, columns, heads, rotation, &positions[rows]);
     });
+}
+
+impl Rotation<'_> {
+    /// # Panics
+    /// If it is not a rotation of heads of `size` columns.
+    pub(crate) fn check(&self, size: usize) {
+        assert!(self.head_size == size && size > 0 && size.is_multiple_of(2) && self.cos.len() == self.sin.len());
+    }
+}
+
+/// [`rotate`] on this thread, of rows of `columns` values.
+pub(crate) fn rotate_rows(
+    isa: Isa,
+    x: &mut [f32],
+    columns: usize,
+    heads: usize,
+    rotation: Rotation<'_>,
+    positions: &[u32],
+) {
+    let half = rotation.head_size / 2;
+    for (row, &position) in x.chunks_exact_mut(columns).zip(positions) {
+        let angles = position as usize * half..(position as usize + 1) * half;
+        let row = &mut row[..heads * rotation.head_size];
+        let (cos, sin) = (&rotation.cos[angles.clone()], &rotation.sin[angles]);
+        match rotation.pairing {
+            Pairing::Halves => rotate_halves(isa, row, cos, sin),
+            Pairing::Neighbours => rotate_neighbours(isa, row, cos, sin),
+        }
+    }
 }
 
 #[inline(always)]

@@ -6,13 +6,14 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::attention::{Head, Scratch, Sequence, attention_gemm};
+use crate::attention::{ByDistance, Head, Scratch, Sequence, attention_gemm};
 use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
 use crate::gemm::Gemm;
 use crate::kernel::{Block, Operands};
 use crate::layout::{MR, NR, RowBlocks, ZERO_TILE};
 use crate::linear::{Linear, PackedRows};
+use crate::rotary::{Rotation, rotate_rows};
 use crate::scratch::grow_to;
 
 /// Most rows of a task, except for a longer sequence. Weights are read once for all rows of a task.
@@ -26,6 +27,18 @@ pub struct SelfAttention<'a> {
     /// `[2 * hidden, hidden]`, keys first.
     pub key_value: &'a Linear,
     pub heads: usize,
+    pub rotary: Option<RotaryPositions<'a>>,
+    pub distance: Option<ByDistance<'a>>,
+}
+
+/// The rotation of queries and keys by their positions.
+#[derive(Clone, Copy, Debug)]
+pub struct RotaryPositions<'a> {
+    pub rotation: Rotation<'a>,
+    /// One for each query row.
+    pub queries: &'a [u32],
+    /// One for each token row.
+    pub tokens: &'a [u32],
 }
 
 /// Sequences that form one task for each head.
@@ -71,6 +84,7 @@ impl SelfAttention<'_> {
             query,
             key_value,
             heads,
+            ..
         } = self;
         let is_alike = query.precision() == key_value.precision() && !query.is_amx() && !key_value.is_amx();
         let has_whole_panels = (self.hidden() / heads).is_multiple_of(NR);
@@ -104,6 +118,13 @@ impl SelfAttention<'_> {
             (queries, tokens) = (sequence.queries.end, sequence.tokens.end);
         }
         assert!(query_states.len() == queries * hidden && kv_states.len() == tokens * hidden);
+        if let Some(distance) = self.distance {
+            distance.check(heads, sequences);
+        }
+        if let Some(rotary) = self.rotary {
+            assert!(rotary.queries.len() == queries && rotary.tokens.len() == tokens);
+            rotary.rotation.check(hidden / heads);
+        }
         let is_same = std::ptr::eq(query_states, kv_states);
         INPUTS.with_borrow_mut(|[query_input, kv_input]| {
             query_input.blocks.clear();
@@ -172,6 +193,15 @@ impl SelfAttention<'_> {
         let rows = grow_to(&mut projected.key_value, tokens.len() * 2 * size, 0.0);
         key.project(context, panels, Some(after_key), rows, 2 * size);
         value.project(context, panels, after_value, rows, 2 * size);
+        if let Some(rotary) = self.rotary {
+            let rotate = |rows: &mut [f32], columns, positions: &[u32], range: &Range<usize>| {
+                let positions = &positions[range.clone()];
+                rotate_rows(context.isa, rows, columns, 1, rotary.rotation, positions);
+            };
+            rotate(rows, 2 * size, rotary.tokens, tokens);
+            let rows = &mut projected.query[..group.queries.len() * size];
+            rotate(rows, size, rotary.queries, &group.queries);
+        }
     }
 
     /// Computes the attention of a head.
@@ -203,7 +233,7 @@ impl SelfAttention<'_> {
                 start: 0,
                 size,
                 tokens: tokens.len(),
-                window: None,
+                distance: self.distance.map(|distance| distance.of(head, sequence)),
             };
             let query = &query[queries.start * size..queries.end * size];
             let key_value = &key_value[tokens.start * 2 * size..tokens.end * 2 * size];

@@ -3,8 +3,9 @@
 //! compare with Burn.
 
 use cloze_kernels::{
-    Activation, Context, EncoderTail, Heads, Isa, Linear, Norm, Pool, Precision, SelfAttention, Sequence, attention,
-    layer_norm, summarize_logits,
+    Activation, ByDistance, Context, DistanceBias, EncoderTail, Heads, Isa, Linear, Norm, NormKind, Pairing, Pool,
+    Precision, RotaryPositions, Rotation, SelfAttention, Sequence, TailNorms, add, attention, attention_by_distance,
+    layer_norm, multiply, summarize_logits,
 };
 
 /// Numbers between -1 and 1.
@@ -216,6 +217,8 @@ fn self_attention_is_attention_over_its_projections() {
                     query: &query,
                     key_value: &key_value,
                     heads,
+                    rotary: None,
+                    distance: None,
                 };
                 if !joint.is_worthwhile(context, &sequences) {
                     // With AMX, whose blocks are others.
@@ -249,6 +252,7 @@ fn the_encoder_tail_is_its_layers() {
     let (hidden, inner) = (33, 1000);
     let square = random(hidden * hidden, 0);
     let (up, down) = (random(inner * hidden, 1), random(hidden * inner, 2));
+    let gate = random(inner * hidden, 7);
     let (wide, narrow) = (random(inner, 3), random(hidden, 4));
     for rows in [1, 40, 700] {
         let (attended, residual) = (random(rows * hidden, 5), random(rows * hidden, 6));
@@ -257,29 +261,61 @@ fn the_encoder_tail_is_its_layers() {
                 let output = Linear::new(context.isa, &square, &narrow, hidden, precision);
                 let up = Linear::new(context.isa, &up, &wide, hidden, precision);
                 let down = Linear::new(context.isa, &down, &narrow, inner, precision);
+                let gate = Linear::new(context.isa, &gate, &wide, hidden, precision);
                 let norm = |gamma, eps| Norm {
+                    kind: NormKind::Layer,
                     gamma,
                     beta: &narrow,
                     eps,
                 };
-                let (output_norm, norm) = (norm(&wide[..hidden], 1e-3), norm(&narrow, 1e-5));
+                let (first, second) = (norm(&wide[..hidden], 1e-3), norm(&narrow, 1e-5));
                 let activation = Some(Activation::Gelu);
-                let layers = EncoderTail {
-                    output: &output,
-                    output_norm,
-                    up: &up,
-                    activation,
-                    down: &down,
-                    norm,
-                };
-                let mut y = attended.clone();
-                layers.apply(context, &mut y, &residual);
-                let mut x = apply(&output, context, &attended, rows, None);
-                layer_norm(context, &mut x, Some(&residual), output_norm);
-                let between = apply(&up, context, &x, rows, activation);
-                let mut expected = apply(&down, context, &between, rows, None);
-                layer_norm(context, &mut expected, Some(&x), norm);
-                assert!(y == expected, "{} {precision:?} {rows} rows", context.isa);
+                for (gate, norms) in [
+                    (None, TailNorms::Post { first, second }),
+                    (Some(&gate), TailNorms::Post { first, second }),
+                    (None, TailNorms::Pre(first)),
+                    (Some(&gate), TailNorms::Pre(first)),
+                ] {
+                    let layers = EncoderTail {
+                        output: &output,
+                        gate,
+                        up: &up,
+                        activation,
+                        down: &down,
+                        norms,
+                    };
+                    let mut y = attended.clone();
+                    layers.apply(context, &mut y, &residual);
+                    let mut x = apply(&output, context, &attended, rows, None);
+                    let mut input = match norms {
+                        TailNorms::Post { .. } => {
+                            layer_norm(context, &mut x, Some(&residual), first);
+                            x.clone()
+                        }
+                        TailNorms::Pre(_) => {
+                            add(context, &mut x, &residual);
+                            x.clone()
+                        }
+                    };
+                    if let TailNorms::Pre(norm) = norms {
+                        layer_norm(context, &mut input, None, norm);
+                    }
+                    let mut between = apply(&up, context, &input, rows, activation.filter(|_| gate.is_none()));
+                    if let Some(gate) = gate {
+                        multiply(context, &mut between, &apply(gate, context, &input, rows, activation));
+                    }
+                    let mut expected = apply(&down, context, &between, rows, None);
+                    match norms {
+                        TailNorms::Post { second, .. } => layer_norm(context, &mut expected, Some(&x), second),
+                        TailNorms::Pre(_) => add(context, &mut expected, &x),
+                    }
+                    let is_gated = gate.is_some();
+                    assert!(
+                        y == expected,
+                        "{} {precision:?} {rows} rows, gated {is_gated}",
+                        context.isa
+                    );
+                }
             }
         }
     }
@@ -308,6 +344,7 @@ fn layer_normalization() {
             for context in contexts(&pools) {
                 let mut y = x.clone();
                 let norm = Norm {
+                    kind: NormKind::Layer,
                     gamma: &gamma,
                     beta: &beta,
                     eps: 1e-5,
@@ -430,6 +467,25 @@ fn sizes_that_do_not_fit_are_refused() {
     refused("queries that are not there", &|| attend(&[sequence(0..5, 0..2)], 2));
     refused("tokens that are not there", &|| attend(&[sequence(0..2, 0..5)], 2));
     refused("heads that do not divide", &|| attend(&[sequence(0..2, 0..2)], 4));
+    let near = |query_tokens: &[u32], values: &[f32], span: usize| {
+        let heads = Heads {
+            count: 2,
+            hidden: 6,
+            precision: Precision::F32,
+        };
+        let distance = ByDistance {
+            query_tokens,
+            window: Some(1),
+            bias: Some(DistanceBias { values, span }),
+        };
+        let sequences = [sequence(0..2, 0..2), sequence(2..4, 2..4)];
+        let y = &mut [0.0; 4 * 6];
+        attention_by_distance(context, heads, distance, &[0.0; 4 * 6], &[0.0; 4 * 12], &sequences, y);
+    };
+    near(&[0, 1, 2, 3], &[0.0; 2 * 3], 2);
+    refused("a query of another sequence", &|| near(&[0, 1, 1, 3], &[0.0; 2 * 3], 2));
+    refused("biases of too few distances", &|| near(&[0, 1, 2, 3], &[0.0; 2], 1));
+    refused("biases of one head", &|| near(&[0, 1, 2, 3], &[0.0; 3], 2));
     let square = Linear::new(context.isa, &[0.0; 32 * 32], &[0.0; 32], 32, Precision::F32);
     let double = Linear::new(context.isa, &[0.0; 64 * 32], &[0.0; 64], 32, Precision::F32);
     let alone = Context {
@@ -441,6 +497,8 @@ fn sizes_that_do_not_fit_are_refused() {
             query: &square,
             key_value,
             heads: 1,
+            rotary: None,
+            distance: None,
         };
         let x = vec![0.0; rows * 32];
         joint.apply(alone, &x, &x, sequences, &mut vec![0.0; rows * 32]);
@@ -448,6 +506,32 @@ fn sizes_that_do_not_fit_are_refused() {
     if !matches!(context.isa, Isa::Amx { .. }) {
         attend(&double, &[sequence(0..2, 0..2)], 2);
     }
+    let rotate = |positions: &[u32], size: usize| {
+        let rotation = Rotation {
+            pairing: Pairing::Halves,
+            head_size: size,
+            cos: &[1.0; 2 * 16],
+            sin: &[0.0; 2 * 16],
+        };
+        let joint = SelfAttention {
+            query: &square,
+            key_value: &double,
+            heads: 1,
+            rotary: Some(RotaryPositions {
+                rotation,
+                queries: positions,
+                tokens: positions,
+            }),
+            distance: None,
+        };
+        joint.apply(alone, &[0.0; 64], &[0.0; 64], &[sequence(0..2, 0..2)], &mut [0.0; 64]);
+    };
+    if !matches!(context.isa, Isa::Amx { .. }) {
+        rotate(&[0, 1], 32);
+    }
+    refused("positions of too few rows", &|| rotate(&[0], 32));
+    refused("a position beyond the table", &|| rotate(&[0, 2], 32));
+    refused("a rotation of other heads", &|| rotate(&[0, 1], 16));
     refused("keys without values", &|| attend(&square, &[sequence(0..2, 0..2)], 2));
     refused("rows of no sequence", &|| attend(&double, &[sequence(0..2, 0..2)], 3));
     refused("a gap between sequences", &|| {
@@ -456,6 +540,7 @@ fn sizes_that_do_not_fit_are_refused() {
     let norm = |width: usize, rest: usize| {
         let (gamma, beta) = (vec![1.0; width], vec![0.0; width]);
         let norm = Norm {
+            kind: NormKind::Layer,
             gamma: &gamma,
             beta: &beta,
             eps: 0.1,

@@ -7,19 +7,22 @@ mod buffers;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
-use cloze_kernels::{Context, Heads, Isa, Linear, Norm, Pairing, Pool, Rotation, Sequence, Window};
+use cloze_kernels::{
+    ByDistance, Context, DistanceBias, Heads, Isa, Linear, Norm, Pairing, Pool, RotaryPositions, Rotation, Sequence,
+};
 use ndarray::{ArcArray, IxDyn};
 
 use super::readout::{STATISTICS, row_len};
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    Precision, QueryRows, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
-    reference,
+    Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, TailNorms,
+    UnsupportedPrecision, reference,
 };
 
 /// The CPU backend.
@@ -137,12 +140,7 @@ impl EncoderBackend for Cpu {
         inputs: &ForwardInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        match layer.is_plain() {
-            true => {
-                with_context(|context| self_attention(context, query_states, kv_states, layer, inputs.offsets(rows)))
-            }
-            false => reference::self_attention(query_states, kv_states, layer, inputs, rows),
-        }
+        with_context(|context| self_attention(context, query_states, kv_states, layer, inputs, rows))
     }
 
     fn rotate(
@@ -169,10 +167,9 @@ impl EncoderBackend for Cpu {
         inputs: &ForwardInputs,
         rows: QueryRows,
         options: AttentionOptions,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Tensor<Self, 2> {
-        let tokens = options.window.map(|_| inputs.query_rows(rows));
-        let tokens = tokens.as_deref().unwrap_or_default();
-        with_context(|context| attention(context, query, key_value, inputs.offsets(rows), tokens, options))
+        with_context(|context| attention(context, query, key_value, inputs, rows, options, bias))
     }
 
     fn encoder_tail(
@@ -188,10 +185,7 @@ impl EncoderBackend for Cpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        match norm.kind {
-            NormKind::Layer => with_context(|context| normalize(context, x, residual, norm)),
-            NormKind::RootMeanSquare => reference::layer_norm(x, residual, norm),
-        }
+        with_context(|context| normalize(context, x, residual, norm))
     }
 
     fn read_logits(logits: Tensor<Self, 2>, inputs: &ForwardInputs, chunk: usize) -> Tensor<Self, 1> {
@@ -207,19 +201,41 @@ fn rotate(
     positions: &[u32],
 ) -> Tensor<Cpu, 2> {
     let [rows, columns] = x.dims();
-    let (cos, sin) = (values(rotary.cos.clone()), values(rotary.sin.clone()));
-    let rotation = Rotation {
-        pairing: match rotary.pairing {
-            RotaryPairing::Halves => Pairing::Halves,
-            RotaryPairing::Neighbours => Pairing::Neighbours,
-        },
-        head_size: 2 * rotary.cos.dims()[1],
-        cos: slice(&cos),
-        sin: slice(&sin),
-    };
+    let tables = RotaryTables::of(rotary);
     let mut x = owned(values(x));
-    cloze_kernels::rotate(context, &mut x, heads, rotation, positions);
+    cloze_kernels::rotate(context, &mut x, heads, tables.rotation(), positions);
     tensor(x, rows, columns)
+}
+
+/// A rotation's tables as slices.
+struct RotaryTables {
+    pairing: Pairing,
+    head_size: usize,
+    cos: SharedArray<f32>,
+    sin: SharedArray<f32>,
+}
+
+impl RotaryTables {
+    fn of(rotary: &Rotary<Cpu>) -> Self {
+        Self {
+            pairing: match rotary.pairing {
+                RotaryPairing::Halves => Pairing::Halves,
+                RotaryPairing::Neighbours => Pairing::Neighbours,
+            },
+            head_size: 2 * rotary.cos.dims()[1],
+            cos: values(rotary.cos.clone()),
+            sin: values(rotary.sin.clone()),
+        }
+    }
+
+    fn rotation(&self) -> Rotation<'_> {
+        Rotation {
+            pairing: self.pairing,
+            head_size: self.head_size,
+            cos: slice(&self.cos),
+            sin: slice(&self.sin),
+        }
+    }
 }
 
 /// Combines two matrices of one size, in the memory of `x`.
@@ -232,17 +248,71 @@ fn combine(x: Tensor<Cpu, 2>, y: Tensor<Cpu, 2>, operation: fn(Context<'_>, &mut
     tensor(x, rows, columns)
 }
 
+/// Biases and windows of one call, as the kernels read them.
+struct Distances<'a> {
+    query_tokens: Cow<'a, [u32]>,
+    window: Option<usize>,
+    /// The biases by head and distance, and the distances that they cover.
+    bias: Option<(Vec<f32>, usize)>,
+}
+
+impl<'a> Distances<'a> {
+    /// `None` if the distance has no influence.
+    fn of(
+        inputs: &'a ForwardInputs,
+        rows: QueryRows,
+        options: AttentionOptions,
+        bias: Option<&RelativeBias<Cpu>>,
+    ) -> Option<Self> {
+        let window = options.window;
+        (window.is_some() || bias.is_some()).then(|| Self {
+            query_tokens: inputs.query_rows(rows),
+            window,
+            bias: bias.map(|bias| biases(bias, inputs.offsets(rows))),
+        })
+    }
+
+    fn by_distance(&self) -> ByDistance<'_> {
+        ByDistance {
+            query_tokens: &self.query_tokens,
+            window: self.window,
+            bias: self
+                .bias
+                .as_ref()
+                .map(|(values, span)| DistanceBias { values, span: *span }),
+        }
+    }
+}
+
+/// The biases of every head and distance, `[heads, 2 * span - 1]`, and the span.
+fn biases(bias: &RelativeBias<Cpu>, offsets: SequenceOffsets<'_>) -> (Vec<f32>, usize) {
+    let [buckets, heads] = bias.table.dims();
+    let table = values(bias.table.clone());
+    let table = slice(&table);
+    let longest = offsets.iter().map(|(_, keys)| keys.len()).max().unwrap_or(0);
+    let span = longest + DistanceBias::BLOCK;
+    let bucket = |index: usize| {
+        let (query, key) = (index.saturating_sub(span - 1), (span - 1).saturating_sub(index));
+        reference::relative_bucket(query, key, buckets, bias.distance_max) as usize
+    };
+    let by_distance: Vec<usize> = (0..2 * span - 1).map(bucket).collect();
+    let of_head = |head: usize| by_distance.iter().map(move |&bucket| table[bucket * heads + head]);
+    ((0..heads).flat_map(of_head).collect(), span)
+}
+
 fn attention(
     context: Context<'_>,
     query: Tensor<Cpu, 2>,
     key_value: Tensor<Cpu, 2>,
-    offsets: SequenceOffsets<'_>,
-    query_tokens: &[u32],
+    inputs: &ForwardInputs,
+    rows: QueryRows,
     options: AttentionOptions,
+    bias: Option<&RelativeBias<Cpu>>,
 ) -> Tensor<Cpu, 2> {
+    let distances = Distances::of(inputs, rows, options, bias);
+    let sequences = sequences_of(inputs.offsets(rows));
     let [rows, hidden] = query.dims();
     let (query, key_value) = (values(query), values(key_value));
-    let sequences = sequences_of(offsets);
     let mut mixed = buffers::take(rows * hidden);
     let heads = Heads {
         count: options.heads,
@@ -250,11 +320,11 @@ fn attention(
         precision: attention_precision(options.precision),
     };
     let (q, kv) = (slice(&query), slice(&key_value));
-    match options.window {
+    match &distances {
         None => cloze_kernels::attention(context, heads, q, kv, &sequences, &mut mixed),
-        Some(distance) => {
-            let window = Window { distance, query_tokens };
-            cloze_kernels::windowed_attention(context, heads, window, q, kv, &sequences, &mut mixed);
+        Some(distances) => {
+            let distance = distances.by_distance();
+            cloze_kernels::attention_by_distance(context, heads, distance, q, kv, &sequences, &mut mixed);
         }
     }
     buffers::give_back(query);
@@ -274,19 +344,39 @@ fn self_attention(
     query_states: Tensor<Cpu, 2>,
     kv_states: Tensor<Cpu, 2>,
     layer: &SelfAttention<Cpu>,
-    offsets: SequenceOffsets<'_>,
+    inputs: &ForwardInputs,
+    rows: QueryRows,
 ) -> Tensor<Cpu, 2> {
-    let sequences = sequences_of(offsets);
+    let sequences = sequences_of(inputs.offsets(rows));
     let joint = cloze_kernels::SelfAttention {
         query: &layer.query.0,
         key_value: &layer.key_value.0,
         heads: layer.options.heads,
+        rotary: None,
+        distance: None,
     };
     if !joint.is_worthwhile(context, &sequences) {
-        let query = layer.query.forward(query_states, None);
-        let key_value = layer.key_value.forward(kv_states, None);
-        return attention(context, query, key_value, offsets, &[], layer.options);
+        let mut query = layer.query.forward(query_states, None);
+        let mut key_value = layer.key_value.forward(kv_states, None);
+        let SelfAttention { options, bias, .. } = layer;
+        if let Some(rotary) = &layer.rotary {
+            query = rotate(context, query, rotary, options.heads, &inputs.positions(rows));
+            key_value = rotate(context, key_value, rotary, options.heads, &inputs.position_ids);
+        }
+        return attention(context, query, key_value, inputs, rows, *options, bias.as_ref());
     }
+    let distances = Distances::of(inputs, rows, layer.options, layer.bias.as_ref());
+    let tables = layer.rotary.as_ref().map(RotaryTables::of);
+    let positions = inputs.positions(rows);
+    let joint = cloze_kernels::SelfAttention {
+        rotary: tables.as_ref().map(|tables| RotaryPositions {
+            rotation: tables.rotation(),
+            queries: &positions,
+            tokens: &inputs.position_ids,
+        }),
+        distance: distances.as_ref().map(Distances::by_distance),
+        ..joint
+    };
     let [rows, hidden] = query_states.dims();
     let (query_states, kv_states) = (values(query_states), values(kv_states));
     let mut mixed = buffers::take(rows * hidden);
@@ -304,14 +394,23 @@ fn encoder_tail(
 ) -> Tensor<Cpu, 2> {
     let [rows, hidden] = residual.dims();
     let (mut attended, residual) = (owned(values(attended)), values(residual));
-    let [attention_norm, output_norm] = [&layer.attention_norm, &layer.output_norm].map(Parameters::of);
+    let (first, second) = match &layer.norms {
+        TailNorms::Post { attention, output } => (Parameters::of(attention), Some(Parameters::of(output))),
+        TailNorms::Pre(norm) => (Parameters::of(norm), None),
+    };
     let tail = cloze_kernels::EncoderTail {
         output: &layer.attention_output.0,
-        output_norm: attention_norm.norm(),
+        gate: layer.gate.as_ref().map(|gate| &gate.0),
         up: &layer.up.0,
         activation: Some(kernel_activation(layer.activation)),
         down: &layer.down.0,
-        norm: output_norm.norm(),
+        norms: match &second {
+            Some(second) => cloze_kernels::TailNorms::Post {
+                first: first.norm(),
+                second: second.norm(),
+            },
+            None => cloze_kernels::TailNorms::Pre(first.norm()),
+        },
     };
     tail.apply(context, &mut attended, slice(&residual));
     buffers::give_back(residual);
@@ -320,6 +419,7 @@ fn encoder_tail(
 
 /// A layer normalization's parameters as slices.
 struct Parameters {
+    kind: cloze_kernels::NormKind,
     gamma: SharedArray<f32>,
     beta: SharedArray<f32>,
     eps: f32,
@@ -328,6 +428,10 @@ struct Parameters {
 impl Parameters {
     fn of(norm: &LayerNorm<Cpu>) -> Self {
         Self {
+            kind: match norm.kind {
+                NormKind::Layer => cloze_kernels::NormKind::Layer,
+                NormKind::RootMeanSquare => cloze_kernels::NormKind::RootMeanSquare,
+            },
             gamma: values(norm.gamma.clone()),
             beta: values(norm.beta.clone()),
             eps: norm.eps as f32,
@@ -336,6 +440,7 @@ impl Parameters {
 
     fn norm(&self) -> Norm<'_> {
         Norm {
+            kind: self.kind,
             gamma: slice(&self.gamma),
             beta: slice(&self.beta),
             eps: self.eps,

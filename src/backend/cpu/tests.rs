@@ -8,10 +8,10 @@ use cloze_kernels::{Context, Isa, Pool};
 
 use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, rotate, slice, tensor, values};
 use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
-use crate::backend::reference::{self, ByDistance, ReferenceLinear};
+use crate::backend::reference::{self, ReferenceLinear};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    Precision, ReadoutSpec, Rotary, RotaryPairing, SelfAttention, SequenceOffsets,
+    Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, TailNorms,
 };
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
@@ -205,6 +205,19 @@ fn a_value_that_is_not_a_number_stays_one() {
     }
 }
 
+/// The inputs of sequences between the offsets `tokens`, with readout rows between the offsets `queries`.
+fn packed(tokens: &[usize], queries: &[usize], readout_rows: &[u32]) -> ForwardInputs {
+    let lengths = tokens.windows(2).map(|bounds| (bounds[1] - bounds[0]) as u32);
+    ForwardInputs {
+        token_ids: vec![0; *tokens.last().unwrap()],
+        position_ids: lengths.flat_map(|length| 0..length).collect(),
+        readout_rows: readout_rows.to_vec(),
+        token_offsets: tokens.to_vec(),
+        readout_offsets: queries.to_vec(),
+        readouts: Vec::new(),
+    }
+}
+
 #[test]
 fn attention() {
     let pools = pools();
@@ -225,21 +238,17 @@ fn attention() {
                     queries: &queries,
                     keys: &boundaries,
                 };
+                let inputs = packed(&boundaries, &queries, &[]);
                 let query = matrix(*queries.last().unwrap(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
                 let expected = reference::attention(query.clone(), key_value.clone(), offsets, heads);
                 for context in contexts(&pools) {
                     for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
                         let (query, key_value) = (query.clone(), key_value.clone());
+                        let options = AttentionOptions::new(heads, precision);
+                        let rows = QueryRows::ReadoutOnly;
                         assert_within(
-                            super::attention(
-                                context,
-                                query,
-                                key_value,
-                                offsets,
-                                &[],
-                                AttentionOptions::new(heads, precision),
-                            ),
+                            super::attention(context, query, key_value, &inputs, rows, options, None),
                             expected.clone(),
                             error_max,
                             &format!("{} {precision:?} {heads} heads of {size}, {offsets:?}", context.isa),
@@ -260,9 +269,29 @@ fn layer(context: Context<'_>, weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, p
     CpuLinear(cloze_kernels::Linear::new(context.isa, weight, bias, inputs, precision))
 }
 
+/// The options of attention beside its sizes.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    pairing: Option<RotaryPairing>,
+    window: Option<usize>,
+    has_bias: bool,
+}
+
 #[test]
 fn self_attention() {
     let pools = pools();
+    let option = |pairing, window, has_bias| Options {
+        pairing,
+        window,
+        has_bias,
+    };
+    let all_options = [
+        option(None, None, false),
+        option(Some(RotaryPairing::Halves), None, false),
+        option(Some(RotaryPairing::Neighbours), Some(9), false),
+        option(None, None, true),
+        option(Some(RotaryPairing::Halves), Some(40), true),
+    ];
     // Heads of whole panels, which are computed where their projections are, and of others.
     for (heads, size) in [(3, 32), (2, 64), (2, 24)] {
         let hidden = heads * size;
@@ -272,45 +301,64 @@ fn self_attention() {
         // One task for each head; several, of texts of one and of several.
         for tokens in [vec![0, 1], vec![0, 2, 3, 8], vec![0, 17, 81, 84, 184, 185]] {
             let all = matrix(*tokens.last().unwrap(), hidden, 1);
-            // Queries of all rows, and of one row of each sequence but the first.
-            for (is_all, queries) in [
-                (true, tokens.clone()),
-                (false, (0..tokens.len()).map(|i| i.saturating_sub(1)).collect()),
-            ] {
-                let offsets = SequenceOffsets {
-                    queries: &queries,
-                    keys: &tokens,
+            // Queries of all rows, and of the last row of each sequence but the first.
+            for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
+                let queries: Vec<usize> = (0..tokens.len()).map(|i| i.saturating_sub(1)).collect();
+                let readout_rows: Vec<u32> = tokens[2..].iter().map(|&end| end as u32 - 1).collect();
+                let inputs = packed(&tokens, &queries, &readout_rows);
+                let query_states = match (rows, readout_rows.len()) {
+                    (QueryRows::All, _) => all.clone(),
+                    (_, 0) => continue,
+                    (_, count) => matrix(count, hidden, 6),
                 };
-                let query_states = match *queries.last().unwrap() {
-                    _ if is_all => all.clone(),
-                    0 => continue,
-                    rows => matrix(rows, hidden, 6),
-                };
-                let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, x: &Tensor<Cpu, 2>| {
-                    reference_linear(weight.clone(), bias.clone()).forward(x.clone(), None)
-                };
-                let expected = reference::attention(
-                    plain(&query, &query_bias, &query_states),
-                    plain(&key_value, &key_value_bias, &all),
-                    offsets,
-                    heads,
-                );
-                for context in contexts(&pools) {
-                    for (precision, error_max) in
-                        [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
-                    {
-                        let layer = SelfAttention {
-                            query: layer(context, &query, &query_bias, precision),
-                            key_value: layer(context, &key_value, &key_value_bias, precision),
-                            options: AttentionOptions::new(heads, precision),
-                            rotary: None,
-                            bias: None,
-                        };
-                        let (query_states, all) = (query_states.clone(), all.clone());
-                        let fast = super::self_attention(context, query_states, all, &layer, offsets);
-                        let (isa, threads) = (context.isa, context.pool.threads());
-                        let case = format!("{isa} x{threads} {precision:?} {heads} heads of {size}, {offsets:?}");
-                        assert_within(fast, expected.clone(), error_max, &case);
+                for options in all_options {
+                    let rotary = options.pairing.map(|pairing| Rotary {
+                        pairing,
+                        cos: matrix(100, size / 2, 7),
+                        sin: matrix(100, size / 2, 8),
+                    });
+                    let bias = options.has_bias.then(|| RelativeBias {
+                        table: matrix(16, heads, 9) * 3.0,
+                        distance_max: 30,
+                    });
+                    let attention = |precision| AttentionOptions {
+                        window: options.window,
+                        ..AttentionOptions::new(heads, precision)
+                    };
+                    let plain = |weight: &Tensor<Cpu, 2>, bias: &Tensor<Cpu, 1>, x: &Tensor<Cpu, 2>, rows| {
+                        let x = reference_linear(weight.clone(), bias.clone()).forward(x.clone(), None);
+                        match &rotary {
+                            Some(rotary) => reference::rotate(x, rotary, heads, &inputs.positions(rows)),
+                            None => x,
+                        }
+                    };
+                    let expected = reference::sequence_attention(
+                        plain(&query, &query_bias, &query_states, rows),
+                        plain(&key_value, &key_value_bias, &all, QueryRows::All),
+                        &inputs,
+                        rows,
+                        attention(Precision::F32),
+                        bias.as_ref(),
+                    );
+                    for context in contexts(&pools) {
+                        for (precision, error_max) in
+                            [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.06)]
+                        {
+                            let layer = SelfAttention {
+                                query: layer(context, &query, &query_bias, precision),
+                                key_value: layer(context, &key_value, &key_value_bias, precision),
+                                options: attention(precision),
+                                rotary: rotary.clone(),
+                                bias: bias.clone(),
+                            };
+                            let (query_states, all) = (query_states.clone(), all.clone());
+                            let fast = super::self_attention(context, query_states, all, &layer, &inputs, rows);
+                            let (isa, threads) = (context.isa, context.pool.threads());
+                            let case = format!(
+                                "{isa} x{threads} {precision:?} {heads} heads of {size}, {tokens:?} {rows:?}, {options:?}"
+                            );
+                            assert_within(fast, expected.clone(), error_max, &case);
+                        }
                     }
                 }
             }
@@ -327,44 +375,79 @@ fn encoder_tail() {
             if rows * hidden * inner > 15_000_000 {
                 continue;
             }
-            let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
-            // So that sums stay around one, as in a model.
-            let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
-            let square = (weight(hidden, hidden, 8), vector(hidden, 9));
-            let up = (weight(inner, hidden, 2), vector(inner, 4));
-            let down = (weight(hidden, inner, 3), vector(hidden, 5));
+            for is_gated in [false, true] {
+                check_tails(&pools, rows, hidden, inner, is_gated);
+            }
+        }
+    }
+}
+
+/// Compares post-norm and pre-norm layers, with both kinds of normalization, with their layers in plain Burn.
+fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gated: bool) {
+    let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
+    // So that sums stay around one, as in a model.
+    let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
+    let square = (weight(hidden, hidden, 8), vector(hidden, 9));
+    let up = (weight(inner, hidden, 2), vector(inner, 4));
+    let gate = (weight(inner, hidden, 12), vector(inner, 13));
+    let down = (weight(hidden, inner, 3), vector(hidden, 5));
+    let plain = |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>), x: Tensor<Cpu, 2>, activation| {
+        reference_linear(weight.clone(), bias.clone()).forward(x, activation)
+    };
+    let activation = Activation::Gelu;
+    let plain_inner = |x: Tensor<Cpu, 2>| match is_gated {
+        true => plain(&gate, x.clone(), Some(activation)) * plain(&up, x, None),
+        false => plain(&up, x, Some(activation)),
+    };
+    for kind in [NormKind::Layer, NormKind::RootMeanSquare] {
+        for is_pre in [false, true] {
             let norm = |seed| LayerNorm {
-                kind: NormKind::Layer,
+                kind,
                 gamma: vector(hidden, seed),
                 beta: vector(hidden, seed + 1),
                 eps: 1e-12,
             };
-            let plain = |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>), x: Tensor<Cpu, 2>, activation| {
-                reference_linear(weight.clone(), bias.clone()).forward(x, activation)
-            };
             let sums = plain(&square, attended.clone(), None);
-            let x = reference::layer_norm(sums, Some(residual.clone()), &norm(10));
-            let wide = plain(&up, x.clone(), Some(Activation::Gelu));
-            let expected = reference::layer_norm(plain(&down, wide, None), Some(x), &norm(6));
-            for context in contexts(&pools) {
+            let expected = match is_pre {
+                false => {
+                    let x = reference::layer_norm(sums, Some(residual.clone()), &norm(10));
+                    reference::layer_norm(plain(&down, plain_inner(x.clone()), None), Some(x), &norm(6))
+                }
+                true => {
+                    let x = sums + residual.clone();
+                    plain(
+                        &down,
+                        plain_inner(reference::layer_norm(x.clone(), None, &norm(10))),
+                        None,
+                    ) + x
+                }
+            };
+            for context in contexts(pools) {
                 for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                 {
                     let layer =
                         |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>)| layer(context, weight, bias, precision);
                     let tail = EncoderTail {
                         attention_output: layer(&square),
-                        attention_norm: norm(10),
+                        gate: is_gated.then(|| layer(&gate)),
                         up: layer(&up),
-                        activation: Activation::Gelu,
+                        activation,
                         down: layer(&down),
-                        output_norm: norm(6),
+                        norms: match is_pre {
+                            false => TailNorms::Post {
+                                attention: norm(10),
+                                output: norm(6),
+                            },
+                            true => TailNorms::Pre(norm(10)),
+                        },
                     };
-                    assert_within(
-                        super::encoder_tail(context, attended.clone(), residual.clone(), &tail),
-                        expected.clone(),
-                        error_max,
-                        &format!("{} {precision:?} {rows} rows of {hidden}, {inner} between", context.isa),
+                    let isa = context.isa;
+                    let case = format!(
+                        "{isa} {precision:?} {rows} rows of {hidden}, {inner} between, gated {is_gated}, pre {is_pre}, \
+                         {kind:?}"
                     );
+                    let fast = super::encoder_tail(context, attended.clone(), residual.clone(), &tail);
+                    assert_within(fast, expected.clone(), error_max, &case);
                 }
             }
         }
@@ -378,19 +461,23 @@ fn layer_norm() {
         for hidden in [2, 3, 15, 16, 17, 100, 257] {
             let x = matrix(rows, hidden, 6);
             let residual = matrix(rows, hidden, 7);
-            let norm = LayerNorm {
-                kind: NormKind::Layer,
-                gamma: vector(hidden, 8),
-                beta: vector(hidden, 9),
-                eps: 1e-12,
-            };
-            for residual in [Some(residual), None] {
+            let kinds = [NormKind::Layer, NormKind::RootMeanSquare];
+            for (residual, kind) in [Some(residual), None]
+                .into_iter()
+                .flat_map(|x| kinds.map(|kind| (x.clone(), kind)))
+            {
+                let norm = LayerNorm {
+                    kind,
+                    gamma: vector(hidden, 8),
+                    beta: vector(hidden, 9),
+                    eps: 1e-12,
+                };
                 let expected = reference::layer_norm(x.clone(), residual.clone(), &norm);
                 for context in contexts(&pools) {
                     assert_close(
                         normalize(context, x.clone(), residual.clone(), &norm),
                         expected.clone(),
-                        &format!("{} {rows} rows of {hidden}", context.isa),
+                        &format!("{} {rows} rows of {hidden}, {kind:?}", context.isa),
                     );
                 }
             }
@@ -501,48 +588,60 @@ fn f16_is_refused() {
 }
 
 #[test]
-fn windowed_attention() {
+fn attention_by_distance() {
     let pools = pools();
     for (heads, size) in [(1, 3), (2, 8), (3, 33)] {
         let hidden = heads * size;
         for lengths in [vec![1, 2], vec![17, 64, 3], vec![131], vec![40, 300]] {
             let boundaries = offsets_of(&lengths);
             let tokens = *boundaries.last().unwrap();
-            let all: Vec<u32> = (0..tokens as u32).collect();
             // Every third token, as a readout has them.
             let some = |bounds: &[usize]| (bounds[0]..bounds[1]).step_by(3).map(|row| row as u32);
             let readout: Vec<u32> = boundaries.windows(2).flat_map(some).collect();
             let counts: Vec<usize> = lengths.iter().map(|length| length.div_ceil(3)).collect();
-            for (query_rows, queries) in [(&all, boundaries.clone()), (&readout, offsets_of(&counts))] {
-                let offsets = SequenceOffsets {
-                    queries: &queries,
-                    keys: &boundaries,
-                };
-                let query = matrix(query_rows.len(), hidden, 4);
+            let inputs = packed(&boundaries, &offsets_of(&counts), &readout);
+            for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
+                let query = matrix(inputs.query_rows(rows).len(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
-                for window in [0, 1, 8, 65, usize::MAX / 4] {
-                    let distance = ByDistance {
-                        query_rows,
-                        window: Some(window),
-                        bias: None,
+                let bias = RelativeBias {
+                    table: matrix(32, heads, 6) * 4.0,
+                    distance_max: 128,
+                };
+                let windows = [0, 1, 8, 65, usize::MAX / 4].map(|window| (Some(window), None));
+                for (window, bias) in windows
+                    .into_iter()
+                    .chain([(None, Some(&bias)), (Some(20), Some(&bias))])
+                {
+                    let options = |precision| AttentionOptions {
+                        window,
+                        ..AttentionOptions::new(heads, precision)
                     };
-                    let expected = match window > tokens {
-                        true => reference::attention(query.clone(), key_value.clone(), offsets, heads),
-                        false => {
+                    let expected = match window {
+                        Some(window) if window > tokens && bias.is_none() => {
+                            reference::attention(query.clone(), key_value.clone(), inputs.offsets(rows), heads)
+                        }
+                        _ => {
                             let (query, key_value) = (query.clone(), key_value.clone());
-                            reference::attention_by_distance(query, key_value, offsets, heads, distance)
+                            reference::sequence_attention(
+                                query,
+                                key_value,
+                                &inputs,
+                                rows,
+                                options(Precision::F32),
+                                bias,
+                            )
                         }
                     };
                     for context in contexts(&pools) {
                         for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
-                            let options = AttentionOptions {
-                                window: Some(window),
-                                ..AttentionOptions::new(heads, precision)
-                            };
                             let (query, key_value) = (query.clone(), key_value.clone());
-                            let fast = super::attention(context, query, key_value, offsets, query_rows, options);
-                            let isa = context.isa;
-                            let case = format!("{isa} {precision:?} {heads} heads of {size}, {offsets:?}, {window}");
+                            let options = options(precision);
+                            let fast = super::attention(context, query, key_value, &inputs, rows, options, bias);
+                            let (isa, has_bias) = (context.isa, bias.is_some());
+                            let case = format!(
+                                "{isa} {precision:?} {heads} heads of {size}, {lengths:?} {rows:?}, window {window:?}, \
+                                 bias {has_bias}"
+                            );
                             assert_within(fast, expected.clone(), error_max, &case);
                         }
                     }

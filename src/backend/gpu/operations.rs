@@ -19,7 +19,7 @@ use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
-    QueryRows, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
+    QueryRows, RelativeBias, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
 };
 
 /// The buffer that the kernels compute with, contiguous.
@@ -288,9 +288,10 @@ impl EncoderBackend for Gpu {
         inputs: &GpuInputs,
         rows: QueryRows,
         options: AttentionOptions,
+        bias: Option<&RelativeBias<Self>>,
     ) -> Tensor<Self, 2> {
-        if options.window.is_some() {
-            return reference::sequence_attention(query, key_value, &inputs.host, rows, options, None);
+        if options.window.is_some() || bias.is_some() {
+            return reference::sequence_attention(query, key_value, &inputs.host, rows, options, bias);
         }
         let projected = Projected {
             hidden: query.dims()[1],

@@ -233,7 +233,7 @@ fn attention_is_that_of_the_reference_for_any_sequences() {
             let (query, plain_query) = in_precision(matrix(&gpu, queries, hidden, 1) * 4.0, precision);
             let (key_value, plain_key_value) = in_precision(matrix(&gpu, tokens, 2 * hidden, 2) * 2.0, precision);
             let options = AttentionOptions::new(heads, precision);
-            let fast = Gpu::sequence_attention(query, key_value, &inputs, QueryRows::ReadoutOnly, options);
+            let fast = Gpu::sequence_attention(query, key_value, &inputs, QueryRows::ReadoutOnly, options, None);
             let expected = reference::attention(plain_query, plain_key_value, offsets, heads);
             let case = format!("{heads} heads of {head_size}, {offsets:?}, {precision}");
             assert_eq!(fast.dtype(), dtype(precision).unwrap(), "{case}");
