@@ -25,7 +25,7 @@ use crate::hub::{Hub, ModelName, Progress};
 pub use error::{CheckpointError, Part, TensorError};
 use files::Files;
 use names::CONFIG;
-pub use tokenizer::TokenizerFiles;
+pub use tokenizer::{TokenizerFiles, decode};
 pub use weights::{ElementType, Tensor, TensorSource, WeightFiles};
 
 /// Refuses the text of a `config.json` that cannot be served.

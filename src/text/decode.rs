@@ -1,6 +1,7 @@
 //! Token ids back to text, as transformers' fast tokenizers decode them.
 
 use super::Tokenizer;
+use crate::checkpoint;
 
 /// The tokenizer's decoder failed on ids that the tokenizer has: `tokenizer.json` is broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +15,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DecodeError> {
-        let text = self.tokenizer.decode(ids, skip_special_tokens);
+        let text = checkpoint::decode(&self.tokenizer, ids, skip_special_tokens);
         let text = text.map_err(|e| DecodeError(e.to_string()))?;
         Ok(match self.clean_up_spaces {
             true => clean_up_spaces(&text),

@@ -1,8 +1,12 @@
-//! Byte-level BPE as transformers' `RobertaTokenizer` builds it.
+//! BPE as transformers builds it: over bytes (`RobertaTokenizer`), and over the characters of words (`HerbertTokenizer`).
 
 use ahash::AHashMap;
+use tokenizers::decoders::bpe::BPEDecoder;
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -26,7 +30,7 @@ pub fn from_files(vocab: &[u8], merges: &[u8]) -> Result<BPE, String> {
     model.map_err(|e| e.to_string())
 }
 
-/// The tokenizer of a model. The vocabulary and the merges count, no other option of `model`.
+/// The byte-level tokenizer of a model. The vocabulary and the merges count, no other option of `model`.
 pub fn build(mut model: BPE, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
     let add_prefix_space = settings.add_prefix_space.unwrap_or(false);
     (model.dropout, model.unk_token) = (None, None);
@@ -40,6 +44,27 @@ pub fn build(mut model: BPE, added: Vec<AddedToken>, settings: &Settings) -> Res
     let sep = special_id(&tokenizer, settings, "sep_token")?;
     let cls = special_id(&tokenizer, settings, "cls_token")?;
     let processing = RobertaProcessing::new(sep, cls).add_prefix_space(add_prefix_space);
+    tokenizer.with_post_processor(Some(processing));
+    Ok(tokenizer)
+}
+
+/// The tokenizer of a model whose pieces at the end of a word have a suffix.
+pub fn build_for_words(mut model: BPE, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
+    const SUFFIX: &str = "</w>";
+    let unk = settings.special("unk_token").map(|token| token.content.clone());
+    (model.dropout, model.unk_token) = (None, unk);
+    (model.continuing_subword_prefix, model.end_of_word_suffix) = (None, Some(SUFFIX.to_owned()));
+    (model.fuse_unk, model.byte_fallback, model.ignore_merges) = (false, false, false);
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer
+        .with_normalizer(Some(BertNormalizer::new(true, true, Some(false), false)))
+        .map_err(|e| e.to_string())?
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_decoder(Some(BPEDecoder::new(SUFFIX.to_owned())));
+    add_tokens(&mut tokenizer, added, settings)?;
+    // transformers' class has these ids, whatever the tokens are.
+    let id = |name: &str, id: u32| Ok::<_, String>((special_id(&tokenizer, settings, name)?.0, id));
+    let processing = BertProcessing::new(id("sep_token", 2)?, id("cls_token", 0)?);
     tokenizer.with_post_processor(Some(processing));
     Ok(tokenizer)
 }

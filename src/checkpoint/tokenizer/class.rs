@@ -9,8 +9,12 @@ pub enum Class {
     Bert,
     /// WordPiece of BERT with RoBERTa's special tokens.
     MpNet,
+    /// `tokenizer.json` as it is, with BERT's special tokens around a text.
+    ConvBert,
     /// Byte-level BPE.
     Roberta,
+    /// BPE of BERT's words.
+    Herbert,
     XlmRoberta,
     Camembert,
     Albert,
@@ -26,7 +30,7 @@ pub enum Class {
 /// Classes of transformers, without `Fast`. Those that are not listed are [`Class::Generic`].
 const NAMES: &[(&str, Class)] = &[
     ("BertTokenizer", Class::Bert),
-    ("ConvBertTokenizer", Class::Bert),
+    ("ConvBertTokenizer", Class::ConvBert),
     ("DistilBertTokenizer", Class::Bert),
     ("ElectraTokenizer", Class::Bert),
     ("LayoutLMTokenizer", Class::Bert),
@@ -35,6 +39,10 @@ const NAMES: &[(&str, Class)] = &[
     ("SqueezeBertTokenizer", Class::Bert),
     ("MPNetTokenizer", Class::MpNet),
     ("RobertaTokenizer", Class::Roberta),
+    ("BartTokenizer", Class::Roberta),
+    ("LEDTokenizer", Class::Roberta),
+    ("LongformerTokenizer", Class::Roberta),
+    ("HerbertTokenizer", Class::Herbert),
     ("XLMRobertaTokenizer", Class::XlmRoberta),
     ("CamembertTokenizer", Class::Camembert),
     ("AlbertTokenizer", Class::Albert),
@@ -43,13 +51,43 @@ const NAMES: &[(&str, Class)] = &[
     ("BertJapaneseTokenizer", Class::BertJapanese),
 ];
 
-/// Classes written in Python, whose rules are in no file.
-const PYTHON_CLASSES: [&str; 6] = [
+/// Classes whose rules are in Python code, whatever `tokenizer.json` says.
+const PYTHON_CLASSES: [&str; 36] = [
+    "BartphoTokenizer",
+    "BertGenerationTokenizer",
     "BertweetTokenizer",
+    "BioGptTokenizer",
+    "BlenderbotSmallTokenizer",
+    "ByT5Tokenizer",
+    "CTRLTokenizer",
+    "CanineTokenizer",
+    "ClvpTokenizer",
+    "CpmAntTokenizer",
+    "CpmTokenizer",
+    "DiaTokenizer",
+    "FSMTTokenizer",
+    "FastSpeech2ConformerTokenizer",
     "FlaubertTokenizer",
+    "GPTNeoXJapaneseTokenizer",
+    "GPTSw3Tokenizer",
+    "M2M100Tokenizer",
+    "MarianTokenizer",
+    "MgpstrTokenizer",
+    "MyT5Tokenizer",
+    "PLBartTokenizer",
+    "PerceiverTokenizer",
     "PhobertTokenizer",
+    "ProphetNetTokenizer",
+    "RagTokenizer",
     "RoCBertTokenizer",
     "RoFormerTokenizer",
+    "SiglipTokenizer",
+    "Speech2TextTokenizer",
+    "SpeechT5Tokenizer",
+    "TapasTokenizer",
+    "VitsTokenizer",
+    "Wav2Vec2CTCTokenizer",
+    "Wav2Vec2PhonemeCTCTokenizer",
     "XLMTokenizer",
 ];
 
@@ -139,13 +177,13 @@ impl Class {
             (None, Some("roformer")) => Some("RoFormerTokenizer"),
             _ => class,
         };
+        if model_type.is_some_and(|model_type| GENERIC_MODEL_TYPES.contains(&model_type)) {
+            return Ok(Self::Generic);
+        }
         if let Some(class) = class
             && PYTHON_CLASSES.contains(&class)
         {
             return Err(format!("tokenizer_class is \"{class}\", which is not supported"));
-        }
-        if model_type.is_some_and(|model_type| GENERIC_MODEL_TYPES.contains(&model_type)) {
-            return Ok(Self::Generic);
         }
         let named = |names: &[(&str, Self)], name: &str| {
             let found = names.iter().find(|(known, _)| *known == name);
@@ -162,8 +200,8 @@ impl Class {
     /// the class reads it.
     pub fn files(self, has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
         let sources: &[&[&str]] = match self {
-            Self::Bert | Self::MpNet => &[&[TOKENIZER], &[VOCAB]],
-            Self::Roberta => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
+            Self::Bert | Self::MpNet | Self::ConvBert => &[&[TOKENIZER], &[VOCAB]],
+            Self::Roberta | Self::Herbert => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
             Self::Esm | Self::BertJapanese => &[&[VOCAB]],
             Self::XlmRoberta | Self::Camembert => &[&[TOKENIZER], &[SENTENCEPIECE_BPE]],
             Self::Albert => &[&[TOKENIZER], &[SPIECE]],
@@ -176,13 +214,18 @@ impl Class {
 
     pub fn special_tokens(self) -> Defaults {
         match self {
-            Self::Bert | Self::BertJapanese | Self::Generic => BERT_TOKENS,
+            Self::Bert | Self::ConvBert | Self::BertJapanese | Self::Generic => BERT_TOKENS,
             Self::MpNet => {
                 let mut tokens = ROBERTA_TOKENS;
                 tokens[2] = Some("[UNK]");
                 tokens
             }
             Self::Roberta | Self::XlmRoberta | Self::Camembert => ROBERTA_TOKENS,
+            Self::Herbert => {
+                let mut tokens = ROBERTA_TOKENS;
+                (tokens[0], tokens[1]) = (None, None);
+                tokens
+            }
             Self::Albert | Self::RemBert => ALBERT_TOKENS,
             Self::Esm => ESM_TOKENS,
         }

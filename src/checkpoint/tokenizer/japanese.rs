@@ -5,18 +5,24 @@ use ahash::AHashMap;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::{BertNormalizer, NFC, NFKC, Replace, Sequence};
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{Lowercase, NFC, NFD, NFKC, Replace, Sequence};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{ModelWrapper, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use super::settings::Settings;
-use super::{add_tokens, special_id};
+use super::{add_tokens, with_bert_processing};
 
 /// Takes the place of white space between words. Texts do not have it: it is a control character to the normalizer.
 const SPACE: char = '\u{e000}';
+
+/// The characters that transformers' `BasicTokenizer` removes. It asks Python, whose tables of characters are newer than
+/// those of the library's own rules for BERT.
+const CONTROL: &str = "[[\\p{C}&&[^\\t\\n\\r]]\u{fffd}]";
+const PUNCTUATION: &str = "[\\p{P}!-/:-@\\[-`{-~]";
+/// The sigma that Python's `str.lower` makes the one of the end of a word.
+const FINAL_SIGMA: &str = "(?<=\\p{L})Σ(?!['.:\u{2019}\\p{Mn}]*\\p{L})";
 
 /// The subword tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,27 +52,26 @@ pub fn build(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
         }
     };
     let mut tokenizer = Tokenizer::new(model);
-    let lower_case = settings.do_lower_case.unwrap_or(false);
-    let mut normalizers: Vec<NormalizerWrapper> = vec![
-        BertNormalizer::new(true, false, Some(false), false).into(),
-        NFC.into(),
-        BertNormalizer::new(false, false, Some(lower_case), lower_case).into(),
-    ];
+    let mut normalizers: Vec<NormalizerWrapper> = vec![replace(CONTROL, "")?, replace("\\s", " ")?, NFC.into()];
+    if settings.do_lower_case.unwrap_or(false) {
+        normalizers.extend([
+            replace(FINAL_SIGMA, "ς")?,
+            Lowercase.into(),
+            NFD.into(),
+            replace("\\p{Mn}", "")?,
+        ]);
+    }
     let pre_tokenizer = match subwords {
-        Subwords::WordPiece => PreTokenizers::new(vec![BertPreTokenizer.into()]),
+        Subwords::WordPiece => PreTokenizers::new(vec![
+            split(" ", SplitDelimiterBehavior::Removed)?,
+            split(PUNCTUATION, SplitDelimiterBehavior::Isolated)?,
+        ]),
         Subwords::Characters => {
             // transformers normalizes each word by itself, where a character may become a space and stays in its word.
-            normalizers.push(Replace::new(" ", SPACE).map_err(|e| e.to_string())?.into());
-            normalizers.push(NFKC.into());
-            let split = |pattern: SplitPattern, behavior| {
-                let split = Split::new(pattern, behavior, false).map_err(|e| e.to_string())?;
-                Ok::<_, String>(split.into())
-            };
-            let space = SplitPattern::String(SPACE.to_string());
-            let character = SplitPattern::Regex("(?s).".to_owned());
+            normalizers.extend([replace(" ", &SPACE.to_string())?, NFKC.into()]);
             PreTokenizers::new(vec![
-                split(space, SplitDelimiterBehavior::Removed)?,
-                split(character, SplitDelimiterBehavior::Isolated)?,
+                split(&SPACE.to_string(), SplitDelimiterBehavior::Removed)?,
+                split("(?s).", SplitDelimiterBehavior::Isolated)?,
             ])
         }
     };
@@ -76,10 +81,17 @@ pub fn build(vocab: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
         .with_pre_tokenizer(Some(pre_tokenizer))
         .with_decoder(Some(WordPieceDecoder::new("##".to_owned(), false)));
     add_tokens(&mut tokenizer, settings.added_tokens(), settings)?;
-    let sep = special_id(&tokenizer, settings, "sep_token")?;
-    let cls = special_id(&tokenizer, settings, "cls_token")?;
-    tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
-    Ok(tokenizer)
+    with_bert_processing(tokenizer, settings)
+}
+
+fn replace(pattern: &str, content: &str) -> Result<NormalizerWrapper, String> {
+    let replace = Replace::new(ReplacePattern::Regex(pattern.to_owned()), content);
+    replace.map(NormalizerWrapper::from).map_err(|e| e.to_string())
+}
+
+fn split(pattern: &str, behavior: SplitDelimiterBehavior) -> Result<PreTokenizerWrapper, String> {
+    let split = Split::new(SplitPattern::Regex(pattern.to_owned()), behavior, false);
+    split.map(PreTokenizerWrapper::from).map_err(|e| e.to_string())
 }
 
 /// The settings of the class.

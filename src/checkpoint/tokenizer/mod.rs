@@ -79,7 +79,13 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
             added.extend(settings.added_tokens());
             unigram::build(parts, class, added, &settings)
         }
-        (_, _, [merges]) => bpe::build(bpe::from_files(&bytes, merges)?, settings.added_tokens(), &settings),
+        (_, class, [merges]) => {
+            let model = bpe::from_files(&bytes, merges)?;
+            match class {
+                Class::Herbert => bpe::build_for_words(model, settings.added_tokens(), &settings),
+                _ => bpe::build(model, settings.added_tokens(), &settings),
+            }
+        }
         _ => from_vocab(&bytes, &settings),
     });
     let mut tokenizer = built.map_err(|reason| invalid(files, name, reason))?;
@@ -150,6 +156,11 @@ fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
             word_piece(model.get_vocab().into_iter().collect(), added, settings)
         }
         (Class::Roberta, ModelWrapper::BPE(model)) => bpe::build(model.clone(), added, settings),
+        (Class::Herbert, ModelWrapper::BPE(model)) => bpe::build_for_words(model.clone(), added, settings),
+        (Class::ConvBert, _) => {
+            add_tokens(&mut tokenizer, added, settings)?;
+            with_bert_processing(tokenizer, settings)
+        }
         (
             class @ (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert),
             ModelWrapper::Unigram(model),
@@ -192,6 +203,11 @@ fn word_piece(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &S
         .with_pre_tokenizer(Some(BertPreTokenizer))
         .with_decoder(Some(WordPieceDecoder::default()));
     add_tokens(&mut tokenizer, added, settings)?;
+    with_bert_processing(tokenizer, settings)
+}
+
+/// Puts the class token before a text and the separator after it.
+fn with_bert_processing(mut tokenizer: Tokenizer, settings: &Settings) -> Result<Tokenizer, String> {
     let sep = special_id(&tokenizer, settings, "sep_token")?;
     let cls = special_id(&tokenizer, settings, "cls_token")?;
     tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
@@ -212,14 +228,10 @@ fn special_id(tokenizer: &Tokenizer, settings: &Settings, name: &str) -> Result<
 
 /// Adds tokens that the tokenizer does not have as added tokens yet, special ones last, as transformers does.
 fn add_tokens(tokenizer: &mut Tokenizer, added: Vec<AddedToken>, settings: &Settings) -> Result<(), String> {
-    let is_special = |token: &AddedToken| {
-        settings
-            .special_tokens()
-            .any(|special| special.content == token.content)
-    };
+    let is_named = |token: &AddedToken| settings.named_tokens().any(|named| named.content == token.content);
     let mut tokens: Vec<AddedToken> = Vec::new();
     for mut token in added {
-        token.special |= is_special(&token);
+        token.special |= is_named(&token);
         tokens.push(token);
     }
     let known = tokenizer.get_added_tokens_decoder();
@@ -250,12 +262,28 @@ fn try_out(tokenizer: &Tokenizer, mask_token: &str, mask_id: u32) -> Result<(), 
                 "the post-processor adds token {id}, which is not in the vocabulary"
             ));
         }
-        tokenizer.decode(ids, true).map_err(|e| e.to_string())?;
+        decode(tokenizer, ids, true).map_err(|e| e.to_string())?;
         for &id in ids {
-            tokenizer.decode(&[id], false).map_err(|e| e.to_string())?;
+            decode(tokenizer, &[id], false).map_err(|e| e.to_string())?;
         }
     }
     Ok(())
+}
+
+/// The text of `ids`. A decoder of the library (`BPEDecoder`) fails if no token is left.
+///
+/// # Errors
+/// When the tokenizer's decoder fails.
+pub fn decode(tokenizer: &Tokenizer, ids: &[u32], skip_special_tokens: bool) -> Result<String, tokenizers::Error> {
+    let added = tokenizer.get_added_vocabulary();
+    let is_left = |&id: &u32| {
+        let token = tokenizer.id_to_token(id);
+        token.is_some_and(|token| !skip_special_tokens || !added.is_special_token(&token))
+    };
+    match ids.iter().any(is_left) {
+        true => tokenizer.decode(ids, skip_special_tokens),
+        false => Ok(String::new()),
+    }
 }
 
 /// The library panics on some invalid files.

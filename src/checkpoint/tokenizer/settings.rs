@@ -10,7 +10,7 @@ use super::class::{Class, SPECIAL_TOKENS};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::files::Files;
 use crate::checkpoint::json;
-use crate::checkpoint::names::{ADDED_TOKENS, CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
+use crate::checkpoint::names::{ADDED_TOKENS, CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG};
 
 /// The merged settings.
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub struct Settings {
     pub do_lower_case: Option<bool>,
     pub keep_accents: Option<bool>,
     pub add_prefix_space: Option<bool>,
+    /// This setting and the next one do not apply to `tokenizer.json`.
+    pub add_bos_token: Option<bool>,
+    pub add_eos_token: Option<bool>,
     pub strip_accents: Option<bool>,
     pub tokenize_chinese_chars: bool,
     pub clean_up_spaces: bool,
     pub japanese: Japanese,
-    /// By transformers' name, such as `mask_token`; without tokens that are null.
-    special: Vec<(&'static str, AddedToken)>,
-    /// `additional_special_tokens` and `extra_special_tokens`.
-    extra: Vec<AddedToken>,
+    special: SpecialTokens,
     /// By id, from `added_tokens_decoder` or `added_tokens.json`.
     added: BTreeMap<u32, AddedToken>,
     /// True if `added` is from `added_tokens_decoder`, which replaces the added tokens of `tokenizer.json`.
@@ -68,13 +68,14 @@ impl Settings {
             reason,
         };
         let added_is_complete = decoder.is_some();
+        use_additional_as_extra(&mut config);
         if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
-            config.extend(map);
+            merge_special_tokens_map(&mut config, map);
         }
         let class_name = class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned());
         let model_type = model.as_ref().and_then(|model| model.get("model_type")?.as_str());
         let class = Class::of(class_name.as_deref(), model_type).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
-        let tokens = Tokens::of(&config, class).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        let special = SpecialTokens::of(&config, class).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
         let mut added = BTreeMap::new();
         if let Some(decoder) = decoder {
             added = added_tokens_decoder(&decoder).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
@@ -82,8 +83,8 @@ impl Settings {
             for (content, id) in map {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
                 let id = id.ok_or_else(|| invalid(ADDED_TOKENS, format!("the id of \"{content}\" is not a number")))?;
-                let special = tokens.all().any(|token| token.content == content);
-                added.insert(id, AddedToken::from(content, special));
+                let is_special = special.is_listed(&content);
+                added.insert(id, AddedToken::from(content, is_special));
             }
         }
         let flag = |name: &str| match config.get(name) {
@@ -108,11 +109,12 @@ impl Settings {
             do_lower_case: flag("do_lower_case")?,
             keep_accents: flag("keep_accents")?,
             add_prefix_space: flag("add_prefix_space")?,
+            add_bos_token: flag("add_bos_token")?.filter(|_| !files.has(TOKENIZER)),
+            add_eos_token: flag("add_eos_token")?.filter(|_| !files.has(TOKENIZER)),
             strip_accents: flag("strip_accents")?,
             tokenize_chinese_chars: flag("tokenize_chinese_chars")?.unwrap_or(true),
             clean_up_spaces: flag("clean_up_tokenization_spaces")?.unwrap_or(false),
-            special: tokens.special,
-            extra: tokens.extra,
+            special,
             added,
             added_is_complete,
         })
@@ -134,8 +136,8 @@ impl Settings {
 
     /// A special token by transformers' name; `None` if it is null.
     pub fn special(&self, name: &str) -> Option<&AddedToken> {
-        let mut special = self.special.iter();
-        special.find(|(known, _)| *known == name).map(|(_, token)| token)
+        let mut named = self.special.named.iter();
+        named.find(|(known, _)| known == name).map(|(_, token)| token)
     }
 
     /// The added tokens of `added_tokens_decoder` or `added_tokens.json`, in the order of their ids.
@@ -145,18 +147,28 @@ impl Settings {
 
     /// All special tokens, in the order in which transformers adds them.
     pub fn special_tokens(&self) -> impl Iterator<Item = &AddedToken> {
-        self.special.iter().map(|(_, token)| token).chain(&self.extra)
+        self.special.all()
+    }
+
+    /// The special tokens that have a name, such as `mask_token`.
+    pub fn named_tokens(&self) -> impl Iterator<Item = &AddedToken> {
+        self.special.named.iter().map(|(_, token)| token)
     }
 }
 
-struct Tokens {
-    special: Vec<(&'static str, AddedToken)>,
+/// Without tokens that are null.
+#[derive(Debug)]
+struct SpecialTokens {
+    /// By transformers' name, then those that a model names itself, such as `image_token`.
+    named: Vec<(String, AddedToken)>,
+    /// `extra_special_tokens`, or in its absence `additional_special_tokens` or those of the class.
     extra: Vec<AddedToken>,
+    extra_is_listed: bool,
 }
 
-impl Tokens {
+impl SpecialTokens {
     fn of(config: &Map<String, Value>, class: Class) -> Result<Self, String> {
-        let mut special = Vec::new();
+        let mut named = Vec::new();
         for (name, default) in SPECIAL_TOKENS.into_iter().zip(class.special_tokens()) {
             let takes_space = name == "mask_token" && class.mask_takes_space();
             let token = match config.get(name) {
@@ -166,30 +178,89 @@ impl Tokens {
                 }
                 Some(value) => token(value, true).map_err(|reason| format!("{name} {reason}"))?,
             };
-            special.extend(token.map(|token| (name, token)));
+            named.extend(token.map(|token| (name.to_owned(), token)));
+        }
+        let of_model = config.iter().filter(|(name, value)| {
+            let is_token = value.is_string() || value.get("content").is_some();
+            name.ends_with("_token") && is_token && !SPECIAL_TOKENS.contains(&name.as_str())
+        });
+        let by_name = config.get(EXTRA).and_then(Value::as_object);
+        for (name, value) in of_model.chain(by_name.into_iter().flatten()) {
+            let token = token(value, true).map_err(|reason| format!("{name} {reason}"))?;
+            named.extend(token.map(|token| (name.clone(), token)));
         }
         let mut extra = Vec::new();
-        let names = ["additional_special_tokens", "extra_special_tokens"];
-        if names.iter().all(|name| config.get(*name).is_none_or(Value::is_null)) {
-            let tokens = class.extra_tokens().iter();
-            extra.extend(tokens.map(|&token| AddedToken::from(token, true)));
-        }
-        for name in names {
-            let tokens: Vec<&Value> = match config.get(name) {
-                Some(Value::Array(tokens)) => tokens.iter().collect(),
-                Some(Value::Object(tokens)) => tokens.values().collect(),
-                _ => continue,
-            };
-            for value in tokens {
-                let token = token(value, true).map_err(|reason| format!("{name}: a token {reason}"))?;
-                extra.extend(token.filter(|token| !extra.contains(token)));
+        match config
+            .get(EXTRA)
+            .or_else(|| config.get(ADDITIONAL).filter(|list| !list.is_null()))
+        {
+            Some(Value::Array(tokens)) => {
+                for value in tokens {
+                    let token = token(value, true).map_err(|reason| format!("{EXTRA}: a token {reason}"))?;
+                    extra.extend(token.filter(|token| !extra.contains(token)));
+                }
+            }
+            Some(_) => {}
+            None => {
+                let tokens = class.extra_tokens().iter();
+                extra.extend(tokens.map(|&token| AddedToken::from(token, true)));
             }
         }
-        Ok(Self { special, extra })
+        Ok(Self {
+            named,
+            extra,
+            extra_is_listed: config.contains_key(EXTRA),
+        })
+    }
+
+    /// True for a token that is special in `added_tokens.json`: one of transformers' names, or of `extra_special_tokens`.
+    fn is_listed(&self, content: &str) -> bool {
+        let mut named = self
+            .named
+            .iter()
+            .filter(|(name, _)| SPECIAL_TOKENS.contains(&name.as_str()));
+        named.any(|(_, token)| token.content == content)
+            || (self.extra_is_listed && self.extra.iter().any(|token| token.content == content))
     }
 
     fn all(&self) -> impl Iterator<Item = &AddedToken> {
-        self.special.iter().map(|(_, token)| token).chain(&self.extra)
+        self.named.iter().map(|(_, token)| token).chain(&self.extra)
+    }
+}
+
+const EXTRA: &str = "extra_special_tokens";
+/// The former name of [`EXTRA`].
+const ADDITIONAL: &str = "additional_special_tokens";
+
+/// In `tokenizer_config.json` the former name counts if the present one has no tokens.
+fn use_additional_as_extra(config: &mut Map<String, Value>) {
+    let is_empty = |value: &Value| match value {
+        Value::Array(tokens) => tokens.is_empty(),
+        Value::Object(tokens) => tokens.is_empty(),
+        other => other.is_null(),
+    };
+    if let Some(additional) = config.remove(ADDITIONAL)
+        && config.get(EXTRA).is_none_or(is_empty)
+    {
+        config.insert(EXTRA.to_owned(), additional);
+    }
+}
+
+/// Tokens of `special_tokens_map.json` replace those of `tokenizer_config.json`; a list of extra tokens is added to it.
+fn merge_special_tokens_map(config: &mut Map<String, Value>, map: Map<String, Value>) {
+    for (name, value) in map {
+        match (config.get_mut(&name), value) {
+            (Some(Value::Array(tokens)), Value::Array(more)) if name == EXTRA => {
+                for token in more {
+                    if !tokens.contains(&token) {
+                        tokens.push(token);
+                    }
+                }
+            }
+            (_, value) => {
+                config.insert(name, value);
+            }
+        }
     }
 }
 

@@ -83,11 +83,21 @@ pub fn build(parts: Parts, class: Class, added: Vec<AddedToken>, settings: &Sett
         Class::Albert | Class::RemBert => ("cls_token", "sep_token"),
         _ => ("bos_token", "eos_token"),
     };
+    let adds = [settings.add_bos_token, settings.add_eos_token];
     let post_processor = match parts.post_processor {
         // Only this class keeps the one of `tokenizer.json`.
         Some(own) if class == Class::Albert => own,
+        // These settings replace the class's own template, and RemBERT's even by their absence.
+        None if class == Class::RemBert || (class == Class::Albert && adds.iter().any(Option::is_some)) => {
+            let token = |name: &str, adds: Option<bool>| match adds {
+                Some(true) => special_id(&tokenizer, settings, name).map(Some),
+                _ => Ok(None),
+            };
+            let (begin, end) = (token("bos_token", adds[0])?, token("eos_token", adds[1])?);
+            template(begin.as_ref(), end.as_ref())?
+        }
         _ => template(
-            &special_id(&tokenizer, settings, begin)?,
+            Some(&special_id(&tokenizer, settings, begin)?),
             Some(&special_id(&tokenizer, settings, end)?),
         )?,
     };
@@ -122,13 +132,13 @@ fn normalizers(
 }
 
 /// The post-processor that puts one token before a text and another one after it.
-pub fn template(begin: &(String, u32), end: Option<&(String, u32)>) -> Result<PostProcessorWrapper, String> {
-    let mut single = vec![begin.0.clone(), "$A".to_owned()];
-    let mut special = vec![begin.clone()];
-    if let Some(end) = end {
-        single.push(end.0.clone());
-        special.push(end.clone());
-    }
+pub fn template(begin: Option<&(String, u32)>, end: Option<&(String, u32)>) -> Result<PostProcessorWrapper, String> {
+    let name = |token: Option<&(String, u32)>| token.map(|(name, _)| name.clone());
+    let single: Vec<String> = [name(begin), Some("$A".to_owned()), name(end)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut special: Vec<(String, u32)> = begin.into_iter().chain(end).cloned().collect();
     special.dedup();
     let template = TemplateProcessing::builder()
         .try_single(single)
