@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pipeline;
 use crate::tasks::fill_mask::InputError;
-use crate::text::EncodeError;
+use crate::text::{EncodeError, TruncationError};
 
 /// The body of every answer that is not 200.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +110,11 @@ fn status(error: &InputError) -> (u16, &'static str) {
         InputError::Encode(EncodeError::TooMuchWork { .. } | EncodeError::LongWord { .. }) => (422, "too_much_work"),
         InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
         InputError::Empty { .. } => (400, "empty"),
-        InputError::NoMask { .. } => (400, "no_mask"),
+        InputError::NoMask { .. } | InputError::Encode(EncodeError::Truncation(TruncationError::NoMaskToKeep)) => {
+            (400, "no_mask")
+        }
+        InputError::Encode(EncodeError::Truncation(_)) => (422, "mask_cut_off"),
+        InputError::Parameters(_) => (400, "bad_parameters"),
         InputError::TopK { .. } => (400, "bad_top_k"),
         InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => (422, "answer_too_large"),
         InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {

@@ -1,10 +1,13 @@
 //! Wire types: bodies of requests and answers, and errors. HTTP, the Open Inference Protocol and `cloze predict` share them.
 
 mod error;
+mod json;
 mod request;
 mod response;
+mod truncation;
 
 pub use error::{Error, ErrorBody};
+pub(crate) use json::{JsonObject, WholeNumber, json_error};
+pub(crate) use request::parse_top_k;
 pub use request::{Format, without_bom};
-pub(crate) use request::{JsonObject, WholeNumber, json_error, parse_top_k};
 pub use response::AnswerJson;

@@ -1,37 +1,14 @@
 //! Request bodies: a text as it is, or JSON in the form of Hugging Face's inference API.
 
 use std::collections::HashMap;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::IgnoredAny;
 
 use super::Error;
-use crate::sys::excerpt;
+use super::json::{JsonObject, OneOrMany, WholeNumber, json_error};
+use super::truncation::{Direction, TokenizerKwargs, TruncationName, length_rule};
 use crate::tasks::fill_mask::{Parameters, Request};
-
-/// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of them
-/// are optional.
-pub struct JsonObject<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = JsonObject<T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<JsonObject<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(fields)).map(JsonObject)
-            }
-        }
-        deserializer.deserialize_map(Fields(PhantomData))
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +16,8 @@ struct Body {
     inputs: OneOrMany,
     #[serde(default)]
     parameters: Option<JsonObject<BodyParameters>>,
+    truncate: Option<bool>,
+    truncation_direction: Option<Direction>,
     /// Options of the hub's API, such as `wait_for_model`, have no meaning here.
     #[serde(default, rename = "options")]
     _options: IgnoredAny,
@@ -49,72 +28,9 @@ struct Body {
 struct BodyParameters {
     top_k: Option<WholeNumber>,
     targets: Option<OneOrMany>,
-}
-
-/// A whole number. JSON writers of some languages write 2 as `2.0`.
-pub struct WholeNumber(i64);
-
-impl<'de> Deserialize<'de> for WholeNumber {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Number;
-        impl Visitor<'_> for Number {
-            type Value = WholeNumber;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a whole number")
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<WholeNumber, E> {
-                Ok(WholeNumber(number))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<WholeNumber, E> {
-                let signed = i64::try_from(number);
-                signed
-                    .map(WholeNumber)
-                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<WholeNumber, E> {
-                // Up to here all whole numbers are exact.
-                const EXACT_MAX: f64 = (1u64 << 53) as f64;
-                match number.fract() == 0.0 && number.abs() <= EXACT_MAX {
-                    true => Ok(WholeNumber(number as i64)),
-                    false => Err(E::invalid_value(Unexpected::Float(number), &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Number)
-    }
-}
-
-/// A string, or a list of strings.
-struct OneOrMany(Vec<String>);
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Strings;
-        impl<'de> Visitor<'de> for Strings {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = list.next_element()? {
-                    texts.push(text);
-                }
-                Ok(OneOrMany(texts))
-            }
-        }
-        deserializer.deserialize_any(Strings)
-    }
+    truncation: Option<TruncationName>,
+    tokenizer_kwargs: Option<JsonObject<TokenizerKwargs>>,
+    renormalize: Option<bool>,
 }
 
 /// The format of a request body.
@@ -221,20 +137,15 @@ fn parse_json(body: &[u8]) -> Result<Request, Error> {
         parameters: Parameters {
             top_k: parameters.top_k.map(parse_top_k).transpose()?,
             targets: parameters.targets.map(|targets| targets.0),
+            length: length_rule(
+                parameters.truncation,
+                parameters.tokenizer_kwargs,
+                body.truncate,
+                body.truncation_direction,
+            )?,
+            renormalize: parameters.renormalize.unwrap_or(false),
         },
     })
-}
-
-/// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.
-pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Error {
-    let (error_type, problem) = match error.classify() {
-        serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {expected}")),
-        _ => ("not_json", "The body is not valid JSON".to_owned()),
-    };
-    Error::bad_request(
-        error_type,
-        format!("{problem}: {}. {hint}.", excerpt::sentence(&error.to_string())),
-    )
 }
 
 /// `top_k` of a JSON body. The task checks it against the model.
@@ -246,6 +157,7 @@ pub fn parse_top_k(WholeNumber(top_k): WholeNumber) -> Result<usize, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::{LengthRule, Truncation};
 
     fn parse_as(content_type: Option<&str>, body: &str) -> Result<Request, String> {
         let format = Format::from_content_type(content_type).map_err(|e| e.to_string())?;
@@ -361,6 +273,59 @@ mod tests {
                 .parameters,
             Parameters::default()
         );
+    }
+
+    #[test]
+    fn truncation_has_three_forms_of_which_one_is_sent() {
+        let length = |fields: &str| {
+            let body = format!(r#"{{"inputs": "a", {fields}}}"#);
+            parse_as(Some("application/json"), &body).map(|request| request.parameters.length)
+        };
+        let (right, none) = (LengthRule::truncate(Truncation::Right), LengthRule::default());
+        let to_9 = LengthRule {
+            max_length: Some(9),
+            ..right
+        };
+        let kwargs = |kwargs: &str| length(&format!(r#""parameters": {{"tokenizer_kwargs": {{{kwargs}}}}}"#));
+        for (given, expected) in [
+            (length(r#""parameters": {"truncation": "right"}"#), right),
+            (length(r#""parameters": {"truncation": "error"}"#), none),
+            (
+                length(r#""parameters": {"truncation": "around_mask"}"#),
+                LengthRule::truncate(Truncation::AroundMask),
+            ),
+            (length(r#""truncate": true"#), right),
+            (length(r#""truncate": false"#), none),
+            (
+                length(r#""truncate": true, "truncation_direction": "Left""#),
+                LengthRule::truncate(Truncation::Left),
+            ),
+            (kwargs(r#""truncation": true"#), right),
+            (kwargs(r#""truncation": true, "max_length": 9"#), to_9),
+            (kwargs(r#""truncation": "only_first", "max_length": 9"#), to_9),
+            (kwargs(r#""max_length": 9"#), to_9),
+            (kwargs(r#""max_length": 9, "padding": "max_length""#), none),
+            (kwargs(r#""max_length": 9, "truncation": "do_not_truncate""#), none),
+            (kwargs(""), none),
+        ] {
+            assert_eq!(given, Ok(expected));
+        }
+        for (refused, named) in [
+            (kwargs(r#""max_length": -1"#), "max_length is -1"),
+            (kwargs(r#""truncation": "only_second""#), "truncation must be true"),
+            (kwargs(r#""stride": 1"#), "unknown field `stride`"),
+            (
+                length(r#""parameters": {"truncation": "middle"}"#),
+                "unknown variant `middle`",
+            ),
+            (
+                length(r#""truncate": true, "parameters": {"truncation": "left"}"#),
+                "more than one form",
+            ),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(error.contains(named), "{named}: {error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use poem::http::{HeaderName, HeaderValue};
 use poem::{Body, Response};
+use serde_json::{Value, json};
 use tracing::{Instrument, debug_span};
 
 use super::app::App;
@@ -11,6 +13,14 @@ use super::error::ApiError;
 use super::net::Held;
 use crate::api::AnswerJson;
 use crate::pipeline::{self, Deadline, Reservation, Scored};
+use crate::tasks::Notes;
+
+/// Tokens that truncation removed from all texts.
+const TRUNCATED_TOKENS: HeaderName = HeaderName::from_static("x-truncated-tokens");
+/// A JSON object: targets that the vocabulary lacks, and the token in place of each.
+const REPLACED_TARGETS: HeaderName = HeaderName::from_static("x-replaced-targets");
+/// Further such targets, which the header above has no space for.
+const UNLISTED_TARGETS: HeaderName = HeaderName::from_static("x-replaced-targets-unlisted");
 
 /// A longer answer is sent in pieces of about this many bytes, without a Content-Length.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -31,6 +41,7 @@ pub async fn json(app: &Arc<App>, scored: Scored, deadline: Deadline) -> Result<
         cost,
         mut memory,
     } = scored;
+    let headers = note_headers(answer.notes());
     let pieces = PIECES * PIECE_CAPACITY;
     let estimate = answer.bytes_estimate().min(pieces);
     memory.grow(estimate).map_err(pipeline::Error::from)?;
@@ -60,7 +71,47 @@ pub async fn json(app: &Arc<App>, scored: Scored, deadline: Deadline) -> Result<
         }
     };
     response.extensions_mut().insert(cost);
+    response.headers_mut().extend(headers);
     Ok(response.set_content_type("application/json; charset=utf-8"))
+}
+
+/// The headers of facts that the body has no place for.
+fn note_headers(notes: &Notes) -> Vec<(HeaderName, HeaderValue)> {
+    let truncated = notes
+        .truncated_tokens
+        .map(|tokens| (TRUNCATED_TOKENS, HeaderValue::from(tokens)));
+    let mut headers: Vec<_> = truncated.into_iter().collect();
+    let replaced = &notes.replaced_targets;
+    if !replaced.is_empty() {
+        let listed = replaced
+            .listed
+            .iter()
+            .map(|(target, token)| (target.clone(), json!(token)));
+        let listed = ascii(&Value::Object(listed.collect()).to_string());
+        let value = HeaderValue::try_from(listed).expect("ASCII without control characters");
+        headers.push((REPLACED_TARGETS, value));
+    }
+    if replaced.unlisted > 0 {
+        headers.push((UNLISTED_TARGETS, HeaderValue::from(replaced.unlisted)));
+    }
+    headers
+}
+
+/// JSON whose other characters than ASCII are escaped.
+fn ascii(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for character in json.chars() {
+        match character.is_ascii() && character != '\u{7f}' {
+            true => escaped.push(character),
+            false => {
+                for unit in character.encode_utf16(&mut units) {
+                    escaped.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    escaped
 }
 
 /// The next piece of an answer.

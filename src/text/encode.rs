@@ -3,9 +3,13 @@
 //! `tokenizers::Tokenizer::encode` does the same in one call that cannot be interrupted. Its steps are public: added tokens and
 //! normalization, splitting into words (pre-tokens), the model on each word, special tokens.
 
-use tokenizers::{Encoding, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Token};
+use std::ops::Range;
 
-use super::Tokenizer;
+use tokenizers::{
+    Encoding, Model, OffsetReferential, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Token,
+};
+
+use super::{LengthRule, Tokenizer, TruncationError};
 use crate::sys::excerpt;
 use crate::work::{self, TooMuchWork, WorkBudget};
 
@@ -20,6 +24,9 @@ const BYTES_PER_TOKEN_MAX: usize = 32;
 /// Words that cutting a text into pieces can add at the two ends of one piece: the characters of an added token that was cut,
 /// each a word of its own.
 const CUT_WORDS_MAX: usize = 64;
+
+/// Words of a text that is truncated, as many as one piece can have. Words take memory until the text is tokenized.
+const TRUNCATED_WORDS_MAX: usize = PIECE_BYTES;
 
 /// Tokens are counted exactly up to this multiple of the limit, for the sentence that refuses a text.
 const COUNTED_TOKENS_FACTOR: usize = 4;
@@ -42,6 +49,8 @@ pub enum EncodeError {
         "The request takes more than {max} look-ups in the vocabulary, because it has very many long words or targets that the vocabulary lacks; send them in several requests."
     )]
     TooMuchWork { max: u64 },
+    #[error(transparent)]
+    Truncation(#[from] TruncationError),
     /// The tokenizer itself failed.
     #[error("The text cannot be tokenized: {0}.")]
     Failed(String),
@@ -59,28 +68,85 @@ impl From<TooMuchWork> for EncodeError {
     }
 }
 
+/// A tokenized text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Special tokens included.
+    pub token_ids: Vec<u32>,
+    /// The index of each token's word in the text; `None` for special tokens around the text.
+    pub word_ids: Vec<Option<u32>>,
+    /// Tokens that truncation removed.
+    pub truncated: usize,
+}
+
 impl Tokenizer {
     /// The token ids of `text` with the special tokens around them.
     ///
     /// # Errors
     /// A text of more than [`tokens_max`](Self::tokens_max) tokens, one beyond the budget, and a tokenizer that fails.
     pub async fn encode(&self, text: &str, budget: &mut WorkBudget) -> Result<Vec<u32>, EncodeError> {
-        self.refuse_far_too_long(text).await?;
+        let encoded = self.encode_within(text, LengthRule::default(), budget).await?;
+        Ok(encoded.token_ids)
+    }
+
+    /// The tokens of `text`, truncated by `rule`, with the special tokens around them.
+    ///
+    /// # Errors
+    /// As of [`encode`](Self::encode), and a mask that would be cut off.
+    pub async fn encode_within(
+        &self,
+        text: &str,
+        rule: LengthRule,
+        budget: &mut WorkBudget,
+    ) -> Result<Encoded, EncodeError> {
+        self.refuse_far_too_long(text, rule).await?;
         let words = self.words(text)?;
         work::checkpoint().await;
-        let counted_max = self.tokens_max.saturating_mul(COUNTED_TOKENS_FACTOR);
+        let counted_max = match rule.truncates() {
+            true => usize::MAX,
+            false => self.tokens_max.saturating_mul(COUNTED_TOKENS_FACTOR),
+        };
         let mut tokens = Vec::new();
-        for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+        let splits = words.get_splits(OffsetReferential::Normalized, OffsetType::None);
+        for (index, (word, _, added)) in splits.into_iter().enumerate() {
+            let of_word = |token: &Token| (token.id, index as u32);
             match added {
-                Some(added) => tokens.extend_from_slice(added),
-                None => tokens.extend(self.word_tokens(word, budget)?),
+                Some(added) => tokens.extend(added.iter().map(of_word)),
+                None => tokens.extend(self.word_tokens(word, budget)?.iter().map(of_word)),
             }
             if tokens.len() > counted_max {
                 return Err(self.far_too_long(text));
             }
             work::checkpoint().await;
         }
-        self.with_special_tokens(tokens)
+        let window = self.window(rule, tokens.iter().map(|(id, _)| *id))?;
+        let truncated = tokens.len() - window.len();
+        let kept = tokens[window].iter();
+        let encoding = kept
+            .map(|&(id, word)| (id, String::new(), (0, 0), Some(word), 0))
+            .collect();
+        let encoding = self.with_special_tokens(encoding)?;
+        Ok(Encoded {
+            token_ids: encoding.get_ids().to_vec(),
+            word_ids: encoding.get_word_ids().to_vec(),
+            truncated,
+        })
+    }
+
+    /// The tokens of a text to keep by `rule`, without special tokens.
+    fn window(&self, rule: LengthRule, ids: impl ExactSizeIterator<Item = u32>) -> Result<Range<usize>, EncodeError> {
+        let length_max = rule.max_length.unwrap_or(self.tokens_max);
+        let kept_max = length_max.saturating_sub(self.special_tokens());
+        let tokens = ids.len();
+        let masks = ids.enumerate().filter(|(_, id)| *id == self.mask_id());
+        let masks: Vec<usize> = masks.map(|(index, _)| index).collect();
+        Ok(rule.window(tokens, kept_max, &masks)?)
+    }
+
+    /// The number of special tokens around a text.
+    fn special_tokens(&self) -> usize {
+        let processor = self.tokenizer.get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(false))
     }
 
     /// The id of `word` if it is one token of the vocabulary, else that of its first piece. `None` for a word that
@@ -124,24 +190,26 @@ impl Tokenizer {
         self.tokenizer.get_model().tokenize(word).map_err(EncodeError::failed)
     }
 
-    fn with_special_tokens(&self, tokens: Vec<Token>) -> Result<Vec<u32>, EncodeError> {
-        let encoding = Encoding::from_tokens(tokens, 0);
+    fn with_special_tokens(&self, encoding: Encoding) -> Result<Encoding, EncodeError> {
         let encoding = self.tokenizer.post_process(encoding, None, true);
         let encoding = encoding.map_err(EncodeError::failed)?;
-        let token_ids = encoding.get_ids();
-        match token_ids.len() > self.tokens_max {
+        match encoding.get_ids().len() > self.tokens_max {
             true => Err(EncodeError::TooManyTokens {
-                tokens: token_ids.len(),
+                tokens: encoding.get_ids().len(),
                 max: self.tokens_max,
             }),
-            false => Ok(token_ids.to_vec()),
+            false => Ok(encoding),
         }
     }
 
     /// Splitting allocates some 500 bytes per word, so a megabyte of punctuation would take half a gigabyte. The words of a
-    /// long text are therefore counted in pieces first, until it is certain that its tokens, at least one for each word, exceed
-    /// the limit.
-    pub(super) async fn refuse_far_too_long(&self, text: &str) -> Result<(), EncodeError> {
+    /// long text are therefore counted in pieces first, until it is certain that they are too many: at least one token for each
+    /// must fit, or be within what truncation takes.
+    pub(super) async fn refuse_far_too_long(&self, text: &str, rule: LengthRule) -> Result<(), EncodeError> {
+        let words_max = match rule.truncates() {
+            true => TRUNCATED_WORDS_MAX,
+            false => self.tokens_max,
+        };
         if text.len() > TEXT_BYTES_MAX.max(self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX)) {
             return Err(self.far_too_long(text));
         }
@@ -152,7 +220,7 @@ impl Tokenizer {
             let words = self.words(piece)?;
             let words = words.get_splits(OffsetReferential::Normalized, OffsetType::None).len();
             words_min += words.saturating_sub(CUT_WORDS_MAX);
-            if words_min > self.tokens_max {
+            if words_min > words_max {
                 return Err(self.far_too_long(text));
             }
             rest = tail;

@@ -3,10 +3,12 @@
 mod decode;
 mod encode;
 mod request_cost;
+mod truncate;
 mod word_cost;
 
 pub use decode::DecodeError;
-pub use encode::EncodeError;
+pub use encode::{EncodeError, Encoded};
+pub use truncate::{LengthRule, Truncation, TruncationError};
 
 use crate::checkpoint::TokenizerFiles;
 use word_cost::WordCost;
@@ -47,6 +49,16 @@ impl Tokenizer {
     /// The id of the padding token, if the vocabulary has one.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad_id
+    }
+
+    /// The id of `token` if the vocabulary has it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The token as the vocabulary writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
     }
 
     /// The longest text in tokens, special tokens included.

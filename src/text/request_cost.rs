@@ -2,7 +2,7 @@
 
 use tokenizers::{OffsetReferential, OffsetType};
 
-use super::Tokenizer;
+use super::{LengthRule, Tokenizer};
 use crate::work::{self, TooMuchWork, WorkBudget};
 
 impl Tokenizer {
@@ -14,6 +14,7 @@ impl Tokenizer {
     pub async fn refuse_too_much_work(
         &self,
         texts: impl Iterator<Item = &str> + Clone,
+        rule: LengthRule,
         lookups_max: u64,
     ) -> Result<(), TooMuchWork> {
         let mut estimate = 0_u64;
@@ -27,7 +28,7 @@ impl Tokenizer {
         }
         let mut budget = WorkBudget::new(lookups_max);
         for text in texts {
-            if self.refuse_far_too_long(text).await.is_ok() {
+            if self.refuse_far_too_long(text, rule).await.is_ok() {
                 self.spend_on(text, &mut budget)?;
             }
             work::checkpoint().await;
@@ -61,7 +62,8 @@ mod tests {
     fn expensive_texts_are_refused_together_and_ordinary_ones_are_not_counted() {
         let tokenizer = Tokenizer::new(PretrainedModel::embedded().unwrap().tokenizer, 512);
         let refused = |texts: &[&str], lookups_max| {
-            work::run_to_end(tokenizer.refuse_too_much_work(texts.iter().copied(), lookups_max)).is_err()
+            work::run_to_end(tokenizer.refuse_too_much_work(texts.iter().copied(), LengthRule::default(), lookups_max))
+                .is_err()
         };
         // 4,900 look-ups each.
         let word = format!("{}\u{2603}", "x".repeat(98));

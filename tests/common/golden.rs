@@ -65,6 +65,7 @@ fn parameters(case: &Case) -> Parameters {
     Parameters {
         top_k: given("top_k").map(|top_k| top_k.as_u64().unwrap() as usize),
         targets: given("targets").map(strings),
+        ..Parameters::default()
     }
 }
 

@@ -92,6 +92,7 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     let parameters = Parameters {
         top_k: arguments.top_k,
         targets: arguments.targets,
+        ..Parameters::default()
     };
     pipeline.task().check(&parameters)?;
 

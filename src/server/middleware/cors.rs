@@ -114,7 +114,8 @@ fn preflight_answer() -> Response {
 
 fn exposed_headers() -> HeaderValue {
     HeaderValue::from_static(
-        "inference-header-content-length, retry-after, x-request-id, x-queue-time-ms, x-inference-time-ms, x-tokens",
+        "inference-header-content-length, retry-after, x-request-id, x-queue-time-ms, x-inference-time-ms, x-tokens, \
+         x-truncated-tokens, x-replaced-targets, x-replaced-targets-unlisted",
     )
 }
 

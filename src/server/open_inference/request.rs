@@ -199,6 +199,7 @@ impl InferRequest {
                 parameters: Parameters {
                     top_k: parameters.top_k.map(parse_top_k).transpose()?,
                     targets: parameters.targets.map(Targets::words),
+                    ..Parameters::default()
                 },
             },
             timeout: timeout.map(Duration::from_micros),

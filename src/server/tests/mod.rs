@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod operations;
+mod tasks;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The model's scores to predictions.
 
 use super::{FillMask, Plan};
-use crate::lm::Scores;
+use crate::lm::{Scores, TokenScore};
+use crate::tasks::Notes;
 use crate::text::DecodeError;
 use crate::work;
 
@@ -52,10 +53,17 @@ impl Answer {
     /// `scores` holds the model's scores for each sequence of the plan.
     pub fn new(plan: Plan, mut scores: Vec<Scores>) -> Self {
         for of_mask in scores.iter_mut().flatten() {
+            if plan.renormalize {
+                renormalize(of_mask);
+            }
             of_mask.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
             of_mask.truncate(plan.top_k);
         }
         Self { plan, scores }
+    }
+
+    pub fn notes(&self) -> &Notes {
+        &self.plan.notes
     }
 
     pub fn texts(&self) -> usize {
@@ -79,6 +87,24 @@ impl Answer {
             predictions.saturating_mul(PREDICTION_BYTES + sequence.tokens() * TOKEN_BYTES)
         });
         of_texts.fold(0, usize::saturating_add)
+    }
+}
+
+/// Makes the probabilities of `scores` sum up to 1.
+fn renormalize(scores: &mut [TokenScore]) {
+    let largest = scores
+        .iter()
+        .map(|score| score.log_prob)
+        .fold(f32::NEG_INFINITY, f32::max);
+    if largest == f32::NEG_INFINITY {
+        return;
+    }
+    let sum = scores
+        .iter()
+        .map(|score| f64::from(score.log_prob - largest).exp())
+        .sum::<f64>();
+    for score in scores {
+        score.log_prob = (f64::from(score.log_prob - largest) - sum.ln()) as f32;
     }
 }
 

@@ -34,6 +34,9 @@ pub enum InputError {
     TooManyTargets { targets: usize, max: usize },
     #[error("A target is {bytes} bytes long and at most {max} are allowed; a target is a word.")]
     LongTarget { bytes: usize, max: usize },
+    /// Parameters that exclude each other, as a sentence.
+    #[error("{0}")]
+    Parameters(&'static str),
     /// The tokenizer drops every target.
     #[error("None of the targets is a word that the model knows; name at least one word in targets, or leave it out.")]
     NoTarget,

@@ -13,7 +13,7 @@ mod tests;
 
 use crate::checkpoint::TokenizerFiles;
 use crate::lm::ModelInfo;
-use crate::text::Tokenizer;
+use crate::text::{LengthRule, Tokenizer};
 
 pub use answer::{Answer, Index, Prediction, TextAnswer};
 pub use answer_size::{ANSWER_TOKENS_MAX, PREDICTIONS_MAX};
@@ -35,6 +35,10 @@ pub struct Parameters {
     pub top_k: Option<usize>,
     /// Score these words alone.
     pub targets: Option<Vec<String>>,
+    /// The treatment of texts over the limit.
+    pub length: LengthRule,
+    /// Scores are a softmax over the targets alone.
+    pub renormalize: bool,
 }
 
 /// The task for one model.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::answer_size::AnswerSize;
 use super::{FillMask, InputError, Request};
 use crate::lm::{Sequence, TokenScore};
-use crate::text::EncodeError;
+use crate::tasks::Notes;
+use crate::text::{EncodeError, Encoded, LengthRule};
 use crate::work::{self, WorkBudget};
 
 /// A checked and tokenized request.
@@ -15,6 +16,9 @@ pub struct Plan {
     pub sequences: Vec<Arc<Sequence>>,
     /// Predictions to keep for each mask, best first.
     pub(super) top_k: usize,
+    /// Scores are a softmax over the selected tokens alone.
+    pub(super) renormalize: bool,
+    pub notes: Notes,
 }
 
 impl Plan {
@@ -67,23 +71,26 @@ impl FillMask {
             });
         }
         let texts = request.texts.iter().chain(request.parameters.targets.iter().flatten());
-        let counted = self
-            .tokenizer
-            .refuse_too_much_work(texts.map(String::as_str), LOOKUPS_MAX);
+        let counted =
+            self.tokenizer
+                .refuse_too_much_work(texts.map(String::as_str), request.parameters.length, LOOKUPS_MAX);
         counted.await.map_err(EncodeError::from)?;
         let mut budget = WorkBudget::new(LOOKUPS_MAX);
         let scoring = self.scoring(&request.parameters, &mut budget).await?;
         let mut answer_size = AnswerSize::default();
         let mut sequences = Vec::with_capacity(request.texts.len());
+        let length = request.parameters.length;
+        let mut truncated_tokens = 0;
         for (index, text) in request.texts.iter().enumerate() {
-            let read = self.tokens_and_masks(text, &mut budget).await;
-            let (token_ids, positions) = read.map_err(|error| match request.texts.len() {
+            let read = self.tokens_and_masks(text, length, &mut budget).await;
+            let (token_ids, positions, truncated) = read.map_err(|error| match request.texts.len() {
                 1 => error,
                 _ => InputError::InList {
                     index,
                     error: Box::new(error),
                 },
             })?;
+            truncated_tokens += truncated;
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
             // The model returns a score for each target at each mask, of which top_k are kept.
@@ -95,25 +102,34 @@ impl FillMask {
         Ok(Plan {
             sequences,
             top_k: scoring.top_k,
+            renormalize: scoring.renormalize,
+            notes: Notes {
+                truncated_tokens: length.truncates().then_some(truncated_tokens),
+                replaced_targets: scoring.replaced_targets,
+            },
         })
     }
 
+    /// Token ids, the positions of the masks, and the number of tokens that truncation removed.
     async fn tokens_and_masks(
         &self,
         text: &str,
+        length: LengthRule,
         budget: &mut WorkBudget,
-    ) -> Result<(Vec<u32>, Vec<usize>), InputError> {
-        let token_ids = self.encode(text, budget).await?;
+    ) -> Result<(Vec<u32>, Vec<usize>, usize), InputError> {
+        let Encoded {
+            token_ids, truncated, ..
+        } = self.encode(text, length, budget).await?;
         let positions = self.mask_positions(&token_ids)?;
-        Ok((token_ids, positions))
+        Ok((token_ids, positions, truncated))
     }
 
-    async fn encode(&self, text: &str, budget: &mut WorkBudget) -> Result<Vec<u32>, InputError> {
+    async fn encode(&self, text: &str, length: LengthRule, budget: &mut WorkBudget) -> Result<Encoded, InputError> {
         match text.trim().is_empty() {
             true => Err(InputError::Empty {
                 mask_token: self.mask_token().to_owned(),
             }),
-            false => Ok(self.tokenizer.encode(text, budget).await?),
+            false => Ok(self.tokenizer.encode_within(text, length, budget).await?),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::plan::LOOKUPS_MAX;
 use super::{FillMask, InputError, Parameters};
 use crate::lm::Select;
+use crate::tasks::ReplacedTargets;
 use crate::work::{self, WorkBudget};
 
 /// Targets of one request.
@@ -23,6 +24,9 @@ pub(super) struct Scoring {
     pub select: Select,
     /// Predictions to keep for each mask, best first.
     pub top_k: usize,
+    /// Scores are a softmax over the selected tokens alone.
+    pub renormalize: bool,
+    pub replaced_targets: ReplacedTargets,
 }
 
 impl FillMask {
@@ -51,22 +55,37 @@ impl FillMask {
                 vocab_size: self.vocab_size,
             });
         }
+        if parameters.renormalize && parameters.targets.is_none() {
+            return Err(InputError::Parameters(
+                "renormalize is true and targets is missing; name the words in targets that share the probability.",
+            ));
+        }
         let Some(targets) = &parameters.targets else {
             let top_k = top_k.min(self.vocab_size);
             return Ok(Scoring {
                 select: Select::TopK(top_k),
                 top_k,
+                renormalize: false,
+                replaced_targets: ReplacedTargets::default(),
             });
         };
-        let token_ids = self.target_ids(targets, budget).await?;
+        let mut replaced_targets = ReplacedTargets::default();
+        let token_ids = self.target_ids(targets, &mut replaced_targets, budget).await?;
         Ok(Scoring {
             top_k: top_k.min(token_ids.len()),
             select: Select::Tokens(token_ids),
+            renormalize: parameters.renormalize,
+            replaced_targets,
         })
     }
 
     /// Ascending, without duplicates.
-    async fn target_ids(&self, targets: &[String], budget: &mut WorkBudget) -> Result<Arc<[u32]>, InputError> {
+    async fn target_ids(
+        &self,
+        targets: &[String],
+        replaced: &mut ReplacedTargets,
+        budget: &mut WorkBudget,
+    ) -> Result<Arc<[u32]>, InputError> {
         if targets.len() > TARGETS_MAX {
             return Err(InputError::TooManyTargets {
                 targets: targets.len(),
@@ -81,7 +100,11 @@ impl FillMask {
                     max: TARGET_BYTES_MAX,
                 });
             }
-            token_ids.extend(self.tokenizer.first_token(target, budget).await?);
+            let id = self.tokenizer.first_token(target, budget).await?;
+            if self.tokenizer.token_id(target).is_none() {
+                replaced.add(target, id.and_then(|id| self.tokenizer.token(id)));
+            }
+            token_ids.extend(id);
             work::checkpoint().await;
         }
         token_ids.sort_unstable();

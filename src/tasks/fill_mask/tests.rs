@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::lm::{PretrainedModel, Select, TokenScore};
-use crate::text::EncodeError;
+use crate::text::{EncodeError, Truncation, TruncationError};
 use crate::work::{self, WorkBudget};
 
 const TOKENS_MAX: usize = 64;
@@ -21,6 +21,7 @@ fn request(texts: &[&str], top_k: Option<usize>, targets: Option<&[&str]>) -> Re
         parameters: Parameters {
             top_k,
             targets: targets.map(owned),
+            ..Parameters::default()
         },
     }
 }
@@ -220,6 +221,137 @@ fn targets_are_bounded_in_number_and_length() {
     assert!(plan(&["[MASK]"], None, Some(&[&long[1..]])).is_ok());
     let error = plan(&["[MASK]"], None, Some(&["cat", &long])).unwrap_err();
     assert!(matches!(error, InputError::LongTarget { bytes: 1001, .. }), "{error}");
+}
+
+fn with_length(text: &str, length: LengthRule) -> Result<Plan, InputError> {
+    let mut request = request(&[text], None, None);
+    request.parameters.length = length;
+    fill_mask().plan(&request, TEXTS_MAX)
+}
+
+#[test]
+fn truncation_around_the_masks_keeps_them_and_as_much_as_fits() {
+    let fill_mask = fill_mask();
+    let ids = |text: &str| work::run_to_end(fill_mask.tokenizer.encode(text, &mut WorkBudget::new(LOOKUPS_MAX)));
+    let special = ids("").unwrap();
+    let [first, last] = special[..] else {
+        panic!("{special:?}")
+    };
+    let word = |index: usize| ["the", "cat", "and", "dog", "in", "paris", "was", "small"][index * 7 % 8];
+    for tokens in [60_usize, 62, 63, 64, 100, 200] {
+        for masks in [
+            vec![0],
+            vec![tokens - 1],
+            vec![tokens / 2],
+            vec![10, 40],
+            vec![0, 61],
+            vec![tokens.saturating_sub(62), tokens - 1],
+        ] {
+            if masks.iter().any(|&mask| mask >= tokens) {
+                continue;
+            }
+            let is_mask = |index: &usize| masks.contains(index);
+            let words: Vec<&str> = (0..tokens)
+                .map(|index| if is_mask(&index) { "[MASK]" } else { word(index) })
+                .collect();
+            let plan = with_length(&words.join(" "), LengthRule::truncate(Truncation::AroundMask)).unwrap();
+            let sequence = &plan.sequences[0];
+            assert_eq!(sequence.tokens(), TOKENS_MAX.min(tokens + 2), "{tokens} {masks:?}");
+            let cut = tokens.saturating_sub(TOKENS_MAX - 2);
+            assert_eq!(plan.notes.truncated_tokens, Some(cut), "{tokens} {masks:?}");
+            assert_eq!(sequence.readout.positions.len(), masks.len(), "{tokens} {masks:?}");
+            let ids = &sequence.token_ids;
+            assert_eq!((ids[0], ids[ids.len() - 1]), (first, last), "{tokens} {masks:?}");
+            // A part of the text, in its order.
+            let start = masks[0] + 1 - sequence.readout.positions[0];
+            let kept: Vec<u32> = words[start..start + ids.len() - 2]
+                .iter()
+                .map(|word| token(word))
+                .collect();
+            assert_eq!(kept, ids[1..ids.len() - 1], "{tokens} {masks:?}");
+        }
+    }
+    let far = format!("[MASK] {} [MASK]", "the ".repeat(TOKENS_MAX));
+    let error = with_length(&far, LengthRule::truncate(Truncation::AroundMask)).unwrap_err();
+    let apart = EncodeError::from(TruncationError::MasksTooFarApart { span: 66, kept_max: 62 });
+    assert_eq!(error, InputError::Encode(apart));
+}
+
+#[test]
+fn a_mask_is_never_cut_off_silently() {
+    let text = format!("[MASK] {}", "the ".repeat(TOKENS_MAX));
+    assert!(with_length(&text, LengthRule::truncate(Truncation::Right)).is_ok());
+    let error = with_length(&text, LengthRule::truncate(Truncation::Left)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            InputError::Encode(EncodeError::Truncation(TruncationError::MaskCutOff { .. }))
+        ),
+        "{error}"
+    );
+    let no_mask = "the ".repeat(TOKENS_MAX);
+    for truncation in [Truncation::Right, Truncation::AroundMask] {
+        assert!(with_length(&no_mask, LengthRule::truncate(truncation)).is_err());
+    }
+    let to = |max_length| LengthRule {
+        truncation: Truncation::Right,
+        max_length: Some(max_length),
+    };
+    assert_eq!(with_length(&text, to(10)).unwrap().tokens(), 10);
+    assert_eq!(with_length(&text, to(3)).unwrap().tokens(), 3);
+    for max_length in [0, 1, 2] {
+        assert!(with_length(&text, to(max_length)).is_err(), "{max_length}");
+    }
+    let beyond = EncodeError::TooManyTokens { tokens: 67, max: 64 };
+    assert_eq!(with_length(&text, to(1000)), Err(InputError::Encode(beyond)));
+}
+
+#[test]
+fn a_long_text_is_truncated_within_bounds() {
+    let right = LengthRule::truncate(Truncation::Right);
+    // Far more than the limit of a text that is refused.
+    let plan = with_length(&format!("[MASK] {}", "the cat ".repeat(7000)), right).unwrap();
+    assert_eq!(plan.tokens(), TOKENS_MAX);
+    for text in ["[MASK] ".repeat(20_000), format!("[MASK]{}", "!".repeat(60_000))] {
+        let error = with_length(&text, right).unwrap_err();
+        assert!(
+            matches!(error, InputError::Encode(EncodeError::TooManyBytes { .. })),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn replaced_targets_are_noted() {
+    let plan = plan(&["[MASK]"], None, Some(&["cat", "Paris", "unthinkableness", " "])).unwrap();
+    let listed = |target: &str, token: Option<&str>| (target.to_owned(), token.map(str::to_owned));
+    assert_eq!(
+        plan.notes.replaced_targets.listed,
+        [
+            listed("Paris", Some("paris")),
+            listed("unthinkableness", Some("un")),
+            listed(" ", None)
+        ]
+    );
+}
+
+#[test]
+fn renormalized_scores_are_shares_of_the_targets() {
+    let fill_mask = fill_mask();
+    let mut request = request(&["the [MASK]."], Some(2), Some(&["paris", "london", "cat"]));
+    request.parameters.renormalize = true;
+    let plan = fill_mask.plan(&request, 1).unwrap();
+    let scores = vec![vec![vec![
+        score("cat", 0.01),
+        score("london", 0.06),
+        score("paris", 0.03),
+    ]]];
+    let answers = fill_mask.decode(&Answer::new(plan, scores)).unwrap();
+    for (prediction, expected) in answers[0][0].iter().zip([0.6, 0.3]) {
+        assert!((prediction.score - expected).abs() < 1e-6, "{prediction:?}");
+    }
+    request.parameters.targets = None;
+    assert!(matches!(fill_mask.plan(&request, 1), Err(InputError::Parameters(_))));
 }
 
 #[test]

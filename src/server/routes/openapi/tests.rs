@@ -110,6 +110,31 @@ async fn answers_match_their_schemas() {
             json!({"inputs": "a [MASK]", "parameters": {"targets": ["the", "of"], "top_k": 99_999}}),
             200,
         ),
+        (
+            json!({"inputs": format!("[MASK] {long}"), "parameters": {"truncation": "right"}}),
+            422,
+        ),
+        (
+            json!({"inputs": long, "parameters": {"truncation": "around_mask"}}),
+            200,
+        ),
+        (
+            json!({"inputs": format!("a [MASK] {}", "word ".repeat(300)), "truncate": true}),
+            200,
+        ),
+        (
+            json!({"inputs": "a [MASK]", "parameters": {"tokenizer_kwargs": {"truncation": true, "max_length": 9}}}),
+            200,
+        ),
+        (
+            json!({"inputs": "a [MASK]", "parameters": {"targets": ["the", "Of"], "renormalize": true}}),
+            200,
+        ),
+        (json!({"inputs": "a [MASK]", "parameters": {"renormalize": true}}), 400),
+        (
+            json!({"inputs": "a [MASK]", "truncate": true, "parameters": {"truncation": "left"}}),
+            400,
+        ),
         (json!({"inputs": "no mask"}), 400),
         (json!({"inputs": ["a [MASK]", "no mask"]}), 400),
         (json!({"inputs": "a [MASK]", "parameters": {"top_k": 0}}), 400),

@@ -1,0 +1,110 @@
+//! JSON values in the forms that clients write them.
+
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
+
+use super::Error;
+use crate::sys::excerpt;
+
+/// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of them
+/// are optional.
+pub struct JsonObject<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = JsonObject<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<JsonObject<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(JsonObject)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// A whole number. JSON writers of some languages write 2 as `2.0`.
+pub struct WholeNumber(pub i64);
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = WholeNumber;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<WholeNumber, E> {
+                Ok(WholeNumber(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<WholeNumber, E> {
+                let signed = i64::try_from(number);
+                signed
+                    .map(WholeNumber)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<WholeNumber, E> {
+                // Up to here all whole numbers are exact.
+                const EXACT_MAX: f64 = (1u64 << 53) as f64;
+                match number.fract() == 0.0 && number.abs() <= EXACT_MAX {
+                    true => Ok(WholeNumber(number as i64)),
+                    false => Err(E::invalid_value(Unexpected::Float(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// A string, or a list of strings.
+pub struct OneOrMany(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Strings;
+        impl<'de> Visitor<'de> for Strings {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(OneOrMany(texts))
+            }
+        }
+        deserializer.deserialize_any(Strings)
+    }
+}
+
+/// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.
+pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Error {
+    let (error_type, problem) = match error.classify() {
+        serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {expected}")),
+        _ => ("not_json", "The body is not valid JSON".to_owned()),
+    };
+    Error::bad_request(
+        error_type,
+        format!("{problem}: {}. {hint}.", excerpt::sentence(&error.to_string())),
+    )
+}
