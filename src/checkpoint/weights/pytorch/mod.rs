@@ -130,6 +130,11 @@ fn read_old(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     place_all(&pickles, tensors, &places)
 }
 
+/// Tensors of one file. A hostile pickle may give one tensor any number of names.
+const TENSORS_MAX: usize = 1 << 18;
+/// Longest name of a tensor.
+const NAME_BYTES_MAX: usize = 1024;
+
 /// The tensors among the entries of a dict; other entries are no weights.
 fn named_tensors<'a>(pickles: &'a Pickles, root: Id) -> Result<Vec<(String, &'a pickle::Tensor)>, String> {
     if !matches!(pickles.value(root), Value::Dict(_)) {
@@ -139,21 +144,24 @@ fn named_tensors<'a>(pickles: &'a Pickles, root: Id) -> Result<Vec<(String, &'a 
         Value::Tensor(tensor) => Some((name.to_owned(), tensor)),
         _ => None,
     });
-    let tensors: Vec<_> = tensors.collect();
+    let tensors: Vec<_> = tensors.take(TENSORS_MAX + 1).collect();
+    if tensors.len() > TENSORS_MAX {
+        return Err(format!("it holds more than {TENSORS_MAX} tensors"));
+    }
     match tensors.is_empty() {
         true => Err("it holds no tensors by name".to_owned()),
         false => Ok(tensors),
     }
 }
 
-/// Entries of a dict whose keys are texts; none if it is no dict.
+/// Entries of a dict whose keys are names; none if it is no dict.
 fn entries<'a>(pickles: &'a Pickles, dict: Id) -> impl Iterator<Item = (&'a str, &'a Value)> {
     let entries = match pickles.value(dict) {
         Value::Dict(entries) => entries.as_slice(),
         _ => &[],
     };
     entries.iter().filter_map(|&(key, value)| match pickles.value(key) {
-        Value::Str(name) => Some((name.as_str(), pickles.value(value))),
+        Value::Str(name) if name.len() <= NAME_BYTES_MAX => Some((name.as_str(), pickles.value(value))),
         _ => None,
     })
 }

@@ -2,112 +2,24 @@
 //!
 //! Values are in one list and refer to each other by index, so that neither deep nesting nor shared values cost more than
 //! the bytes that describe them. The format: <https://docs.python.org/3/library/pickletools.html>.
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | `value` | objects, and the classes and functions that are known |
+//! | `build` | what calls of these functions make |
+
+mod build;
+#[cfg(test)]
+mod tests;
+mod value;
 
 use std::collections::HashMap;
 
+use value::Global;
+pub use value::{Id, Storage, Tensor, Value};
+
 /// Objects of one file. A tensor takes some 15.
 const OBJECTS_MAX: usize = 1 << 21;
-/// Dimensions of a tensor; more are no weights.
-const DIMENSIONS_MAX: usize = 16;
-
-/// Index of a value in [`Pickles`].
-pub type Id = u32;
-
-/// A Python object, as far as checkpoints of tensors need it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// An object without meaning for tensors: a number with a fraction, bytes, None, …
-    Opaque,
-    Bool(bool),
-    Int(i64),
-    Str(String),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// A class or a function, by name only.
-    Global(Global),
-    Storage(Storage),
-    Tensor(Tensor),
-}
-
-/// The classes and functions that `torch.save` writes for tensors. A file with any other is refused.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Global {
-    /// `collections.OrderedDict` and `dict`.
-    Dict,
-    /// `torch.FloatStorage` and its relatives: the name without `Storage`, such as `Float`.
-    Storage(String),
-    /// `torch.float32` and its relatives.
-    DType(String),
-    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
-    RebuildTensor,
-    /// `torch._utils._rebuild_tensor_v3`, which names the type of the elements.
-    RebuildTensorV3,
-    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and options.
-    RebuildParameter,
-    /// `torch._tensor._rebuild_from_type_v2`: a call of one of the above.
-    RebuildFromType,
-    /// `torch.Size`.
-    Tuple,
-    /// Of no meaning for weights, such as `torch.device`.
-    Opaque,
-}
-
-impl Global {
-    fn of(module: &str, name: &str) -> Option<Self> {
-        Some(match (module, name) {
-            ("collections", "OrderedDict" | "defaultdict") | ("builtins" | "__builtin__", "dict") => Self::Dict,
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_tensor_v3") => Self::RebuildTensorV3,
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
-            ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
-            ("torch", "Size") => Self::Tuple,
-            ("torch", "device" | "Tensor" | "strided")
-            | ("torch.nn.parameter", "Parameter")
-            | ("torch.serialization", "_get_layout")
-            | ("builtins" | "__builtin__", "set" | "list" | "int" | "float" | "bool" | "str" | "object")
-            | ("_codecs", "encode") => Self::Opaque,
-            ("torch" | "torch.cuda" | "torch.storage", name) => match name.strip_suffix("Storage") {
-                Some(element) => Self::Storage(element.to_owned()),
-                None if is_dtype(name) => Self::DType(name.to_owned()),
-                None => return None,
-            },
-            _ => return None,
-        })
-    }
-}
-
-fn is_dtype(name: &str) -> bool {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    let stems = [
-        "float", "bfloat", "int", "uint", "bool", "double", "half", "long", "short",
-    ];
-    stems.contains(&stem) || name.starts_with("float8") || name.starts_with("complex")
-}
-
-/// The elements of tensors, in another part of the file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
-    /// The name of its type, as in [`Global::Storage`].
-    pub element: String,
-    pub key: String,
-    /// In elements; in bytes if the type is `Untyped`.
-    pub size: u64,
-    /// Where it begins in the storage of this key, in elements: old files have storages that are parts of others.
-    pub offset: u64,
-}
-
-/// A view of a storage.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    pub storage: Id,
-    /// In elements, as the strides.
-    pub offset: u64,
-    pub shape: Vec<u64>,
-    pub strides: Vec<u64>,
-    /// The type in place of that of the storage, such as `float32`.
-    pub dtype: Option<String>,
-}
 
 /// The pickles of a file, one after the other.
 pub struct Pickles<'a> {
@@ -118,6 +30,8 @@ pub struct Pickles<'a> {
     /// Heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Entries of dicts that calls made from lists, which may be the same list again and again.
+    copied: usize,
 }
 
 impl<'a> Pickles<'a> {
@@ -129,6 +43,7 @@ impl<'a> Pickles<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            copied: 0,
         }
     }
 
@@ -424,138 +339,6 @@ impl<'a> Pickles<'a> {
         self.push(Value::Global(global))
     }
 
-    /// The object that a call of a known function makes.
-    fn call(&self, callable: Id, arguments: Id) -> Result<Value, String> {
-        let Value::Tuple(arguments) = self.value(arguments) else {
-            return Err("its pickle calls a function without arguments".to_owned());
-        };
-        match self.value(callable) {
-            Value::Global(global) => self.call_global(global, arguments),
-            Value::Opaque => Ok(Value::Opaque),
-            _ => Err("its pickle calls an object that is no function".to_owned()),
-        }
-    }
-
-    fn call_global(&self, global: &Global, arguments: &[Id]) -> Result<Value, String> {
-        let invalid = || "its pickle builds a tensor from other things than a storage and sizes".to_owned();
-        match global {
-            // Entries as a list of pairs, or none.
-            Global::Dict => {
-                let Some(Value::List(items)) = arguments.first().map(|&id| self.value(id)) else {
-                    return Ok(Value::Dict(Vec::new()));
-                };
-                let entries = items.iter().filter_map(|&item| match self.value(item) {
-                    Value::Tuple(pair) | Value::List(pair) => Some((*pair.first()?, *pair.get(1)?)),
-                    _ => None,
-                });
-                Ok(Value::Dict(entries.collect()))
-            }
-            Global::Tuple => match arguments.first().map(|&id| self.value(id)) {
-                Some(Value::Tuple(items) | Value::List(items)) if items.len() <= DIMENSIONS_MAX => {
-                    Ok(Value::Tuple(items.clone()))
-                }
-                _ => Err(invalid()),
-            },
-            Global::RebuildTensor | Global::RebuildTensorV3 => {
-                let &[storage, offset, shape, strides, ..] = arguments else {
-                    return Err(invalid());
-                };
-                let dtype = match global {
-                    Global::RebuildTensorV3 => match arguments.get(6).map(|&id| self.value(id)) {
-                        Some(Value::Global(Global::DType(name))) => Some(name.clone()),
-                        _ => return Err(invalid()),
-                    },
-                    _ => None,
-                };
-                let is_storage = matches!(self.value(storage), Value::Storage(_));
-                let tensor = || {
-                    Some(Tensor {
-                        storage,
-                        offset: self.size(offset)?,
-                        shape: self.sizes(shape)?,
-                        strides: self.sizes(strides)?,
-                        dtype,
-                    })
-                };
-                let tensor = tensor().filter(|tensor| is_storage && tensor.shape.len() == tensor.strides.len());
-                tensor.map(Value::Tensor).ok_or_else(invalid)
-            }
-            Global::RebuildParameter => match arguments.first().map(|&id| self.value(id)) {
-                Some(Value::Tensor(tensor)) => Ok(Value::Tensor(tensor.clone())),
-                _ => Err(invalid()),
-            },
-            Global::RebuildFromType => {
-                let &[function, _, arguments, ..] = arguments else {
-                    return Err(invalid());
-                };
-                match (self.value(function), self.value(arguments)) {
-                    // Not itself again: a call within a call could go on for as long as the file.
-                    (Value::Global(inner), Value::Tuple(arguments)) if *inner != Global::RebuildFromType => {
-                        self.call_global(inner, arguments)
-                    }
-                    _ => Err(invalid()),
-                }
-            }
-            Global::Storage(_) | Global::DType(_) | Global::Opaque => Ok(Value::Opaque),
-        }
-    }
-
-    /// A persistent id: `("storage", type, key, device, size)`, and for a part of another storage a view
-    /// `(key, offset, size)`.
-    fn storage(&self, id: Id) -> Result<Storage, String> {
-        let storage = || {
-            let Value::Tuple(parts) = self.value(id) else {
-                return None;
-            };
-            let &[kind, element, key, _, size, ref view @ ..] = parts.as_slice() else {
-                return None;
-            };
-            let Value::Global(Global::Storage(element)) = self.value(element) else {
-                return None;
-            };
-            let is_storage = matches!(self.value(kind), Value::Str(kind) if kind == "storage");
-            let mut storage = Storage {
-                element: element.clone(),
-                key: self.key(key)?,
-                size: self.size(size)?,
-                offset: 0,
-            };
-            if let Some(Value::Tuple(view)) = view.first().map(|&id| self.value(id)) {
-                let &[_, offset, _] = view.as_slice() else {
-                    return None;
-                };
-                storage.offset = self.size(offset)?;
-            }
-            is_storage.then_some(storage)
-        };
-        storage().ok_or_else(|| "its pickle has a storage that is not described as torch.save does".to_owned())
-    }
-
-    /// The key of a storage: a number or a text.
-    pub fn key(&self, id: Id) -> Option<String> {
-        match self.value(id) {
-            Value::Str(text) => Some(text.clone()),
-            Value::Int(number) => Some(number.to_string()),
-            _ => None,
-        }
-    }
-
-    fn size(&self, id: Id) -> Option<u64> {
-        match self.value(id) {
-            Value::Int(number) => u64::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
-    fn sizes(&self, id: Id) -> Option<Vec<u64>> {
-        match self.value(id) {
-            Value::Tuple(items) | Value::List(items) if items.len() <= DIMENSIONS_MAX => {
-                items.iter().map(|&item| self.size(item)).collect()
-            }
-            _ => None,
-        }
-    }
-
     /// A whole number in two's complement; one that exceeds 64 bits is no size.
     fn long(&mut self, length: usize) -> Result<(), String> {
         let bytes = self.take(length)?;
@@ -618,107 +401,4 @@ impl<'a> Pickles<'a> {
 fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
     let (pairs, _) = items.as_chunks::<2>();
     pairs.iter().map(|&[key, value]| (key, value)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(bytes: &[u8]) -> Result<Value, String> {
-        let mut pickles = Pickles::new(bytes);
-        let id = pickles.read()?;
-        Ok(pickles.value(id).clone())
-    }
-
-    #[test]
-    fn values_of_all_protocols() {
-        for (pickle, value) in [
-            (&b"\x80\x02K\x07."[..], Value::Int(7)),
-            (b"I7\n.", Value::Int(7)),
-            (b"L-7L\n.", Value::Int(-7)),
-            (b"J\xfe\xff\xff\xff.", Value::Int(-2)),
-            (b"\x8a\x01\xff.", Value::Int(-1)),
-            (b"\x8a\x00.", Value::Int(0)),
-            (b"I01\n.", Value::Bool(true)),
-            (b"\x88.", Value::Bool(true)),
-            (b"X\x02\x00\x00\x00ab.", Value::Str("ab".to_owned())),
-            (
-                b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00\x8c\x02ab\x94.",
-                Value::Str("ab".to_owned()),
-            ),
-            (b"S'ab'\n.", Value::Str("ab".to_owned())),
-            (b"G\x00\x00\x00\x00\x00\x00\x00\x00.", Value::Opaque),
-            (b"ccollections\nOrderedDict\n)R.", Value::Dict(Vec::new())),
-            (
-                b"\x8c\x0bcollections\x8c\x0bOrderedDict\x93)\x81.",
-                Value::Dict(Vec::new()),
-            ),
-            (b"K\x01K\x02\x86.", Value::Tuple(vec![0, 1])),
-            (b"(K\x01K\x02t.", Value::Tuple(vec![0, 1])),
-            (b"]K\x01a.", Value::List(vec![1])),
-            (b"}q\x00(K\x01K\x02u.", Value::Dict(vec![(1, 2)])),
-            (b"K\x01p0\n0g0\n.", Value::Int(1)),
-        ] {
-            assert_eq!(read(pickle), Ok(value), "{}", pickle.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn a_pickle_of_other_things_than_tensors_is_refused_by_name() {
-        for (pickle, named) in [
-            (&b"cposix\nsystem\n(S'true'\ntR."[..], "posix.system"),
-            (b"\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval"),
-            (b"ctorch\nload\n.", "torch.load"),
-            (
-                b"ctorch._utils\n_import_dotted_name\n.",
-                "torch._utils._import_dotted_name",
-            ),
-            // EXT1 and INST.
-            (b"\x82\x01.", "0x82"),
-            (b"(iposix\nsystem\n.", "0x69"),
-        ] {
-            let error = read(pickle).unwrap_err();
-            assert!(error.contains(named), "{}: {error}", pickle.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn a_broken_pickle_is_an_error() {
-        let whole = b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.";
-        assert!(read(whole).is_ok());
-        for length in 0..whole.len() {
-            assert!(read(&whole[..length]).is_err(), "{length}");
-        }
-        for broken in [
-            &b"0."[..],
-            b".",
-            b"(0.",
-            b"t.",
-            b"h\x00.",
-            b"K\x01a.",
-            b"K\x01K\x01R.",
-            b"K\x01)R.",
-            b"X\xff\xff\xff\xffab.",
-            b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffab.",
-            b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
-            b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00K\x00K\x00tR.",
-            b"Nq\x00Q.",
-            b"\x93.",
-        ] {
-            assert!(read(broken).is_err(), "{}", broken.escape_ascii());
-        }
-    }
-
-    /// Nesting as deep as the file, and an object that contains itself.
-    #[test]
-    fn nesting_and_cycles_take_no_more_than_their_bytes() {
-        let mut deep = vec![b')'];
-        deep.extend(vec![0x85; 1_000_000]);
-        deep.push(b'.');
-        assert!(matches!(read(&deep), Ok(Value::Tuple(_))));
-        assert_eq!(read(b"]q\x00h\x00a."), Ok(Value::List(vec![0])));
-        let mut many = vec![b')'; OBJECTS_MAX + 1];
-        many.push(b'.');
-        assert!(read(&many).unwrap_err().contains("objects"));
-    }
 }
