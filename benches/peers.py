@@ -1,4 +1,4 @@
-"""What Cloze and its peers are measured with, on a card (gpu/) and on a CPU (cpu/): one checkpoint, the same batches, in turns."""
+"""The parts that the comparisons on a GPU (gpu/) and on a CPU (cpu/) share: checkpoints, batches, timing in turns."""
 
 import json
 import os
@@ -8,49 +8,87 @@ import subprocess
 import sys
 import time
 
+import tokenizers
 import torch
-from transformers import BertForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 TOP_K = 5
-# How far the best scores of two implementations may be apart, as a part of the score: half precision moves a logit of 18 by some
-# hundredths.
+# The largest difference of the best scores of two implementations, as a part of the score: half precision moves a logit
+# of 18 by some hundredths.
 TOLERANCE = 0.1
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ESM_TOKENS = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()
+
+
+def tokens_of(config):
+    """The tokens of a vocabulary, its special tokens, and the mask among them."""
+    if config.model_type == "esm":
+        return ESM_TOKENS, ESM_TOKENS[:4] + ["<mask>"], "<mask>"
+    return SPECIAL + [f"w{index}" for index in range(config.vocab_size - len(SPECIAL))], SPECIAL, "[MASK]"
+
+
+def head_of(model):
+    """The module from hidden states to logits."""
+    match model.config.model_type:
+        case "bert":
+            return model.cls
+        case "modernbert":
+            return torch.nn.Sequential(model.head, model.decoder)
+        case "esm":
+            return model.lm_head
+        case other:
+            raise ValueError(f"no head is known for {other}")
 
 
 def make_checkpoint(folder, config):
     torch.manual_seed(1)
-    model = BertForMaskedLM(config)
-    # Else all words would be as likely as each other, whatever was computed.
-    model.cls.predictions.transform.LayerNorm.weight.data *= 8
+    model = AutoModelForMaskedLM.from_config(config)
+    # Otherwise all tokens would have almost the same score, whatever was computed.
+    for name, parameter in head_of(model).named_parameters():
+        if "norm" in name.lower() and name.endswith("weight"):
+            parameter.data *= 8
     model.save_pretrained(folder)
-    vocabulary = SPECIAL + [f"w{index}" for index in range(config.vocab_size - len(SPECIAL))]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokens, _, _ = tokens_of(config)
+    if config.model_type == "modernbert":
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+        names = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"], SPECIAL))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    else:
+        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
 
 
-def batch_of(lengths, vocab_size):
+def batch_of(lengths, config):
     """Token ids with a mask in the middle of each text."""
+    tokens, special, mask_token = tokens_of(config)
+    ordinary = [index for index, token in enumerate(tokens) if token not in special]
     draw = random.Random(2)
-    texts = [[draw.randrange(len(SPECIAL), vocab_size) for _ in range(length)] for length in lengths]
+    texts = [[draw.choice(ordinary) for _ in range(length)] for length in lengths]
     masks = [length // 2 for length in lengths]
     for text, mask in zip(texts, masks):
-        text[mask] = SPECIAL.index("[MASK]")
+        text[mask] = tokens.index(mask_token)
     return texts, masks
 
 
 def flops(config, lengths):
-    """Two for each multiply-add that an answer needs: the last layer and the head at the masks alone, no padding."""
+    """Two for each multiply-add that an answer needs: the last layer and the head at the masks alone, no padding, and
+    of a local layer the keys in the window."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    is_modernbert = config.model_type == "modernbert"
+    kinds = config.layer_types if is_modernbert else ["full_attention"] * layers
     tokens, texts = sum(lengths), len(lengths)
-    dense = lambda keys, rows: keys * 2 * hidden**2 + rows * (2 * hidden**2 + 2 * hidden * inner)
-    attention = sum(2 * length**2 * hidden for length in lengths)
-    full = (layers - 1) * (dense(tokens, tokens) + attention)
-    last = dense(tokens, texts) + 2 * sum(lengths) * hidden
-    return 2 * (full + last + texts * hidden * (hidden + config.vocab_size))
+    wide = (3 if is_modernbert else 2) * hidden * inner
+    keys_of = lambda length, kind: length if kind == "full_attention" else min(length, config.local_attention + 1)
+    total = 0
+    for layer, kind in enumerate(kinds):
+        rows = [1 if layer == layers - 1 else length for length in lengths]
+        attention = sum(2 * row * keys_of(length, kind) * hidden for row, length in zip(rows, lengths))
+        total += tokens * 2 * hidden**2 + sum(rows) * (2 * hidden**2 + wide) + attention
+    return 2 * (total + texts * hidden * (hidden + config.vocab_size))
 
 
 class Cloze:
-    """The binary, asked over its standard input."""
+    """The bench target `passes`, which reads requests on its standard input."""
 
     def __init__(self, command, environment={}):
         self.name = "cloze"
@@ -61,7 +99,7 @@ class Cloze:
     def hear(self):
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"cloze ended with {self.process.wait()}; its reason stands above")
+            sys.exit(f"cloze ended with {self.process.wait()}; the reason is above")
         return json.loads(line)
 
     def prepare(self, texts, masks):
@@ -74,23 +112,29 @@ class Cloze:
         self.scores = answer["scores"]
         return answer["seconds"]
 
+    def peak_memory(self):
+        """Bytes of the process at most so far; Linux only."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
     def end(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-def measure(contestants, rounds, texts, masks, turn=3, rest=0.0):
-    """The median seconds of each, or why there is none. Each turn of some passes begins after `rest` seconds with a pass that does not count:
-    threads that wait for work of the turn before look for it busily for a while, and take the others' cores."""
+def measure(contestants, rounds, texts, masks, turn=3, rest=0.0, warm=3):
+    """The median seconds of each, or the reason why there is none. After `rest` seconds each turn of some passes begins
+    with a pass that does not count: threads that wait for work of the turn before look for it busily for a while, and
+    take the others' cores."""
     seconds, failed = {}, {}
     for one in contestants:
         one.prepare(texts, masks)
         try:
-            # Compiles and tunes whatever there is to.
-            one.passes(3)
+            # Includes compilation and tuning.
+            one.passes(warm)
             seconds[one.name] = []
         except Exception as error:  # torch.compile needs a compiler of its own, which may be missing
-            failed[one.name] = str(error).strip().splitlines()[0]
+            failed[one.name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
     running = [one for one in contestants if one.name in seconds]
     for _ in range(rounds):
         for one in running:
@@ -98,5 +142,6 @@ def measure(contestants, rounds, texts, masks, turn=3, rest=0.0):
                 time.sleep(rest)
                 one.passes(1)
             seconds[one.name] += one.passes(turn)
-    apart = max(abs(a - b) / max(a, b) for one in running[1:] for a, b in zip(running[0].scores, one.scores))
+    pairs = [(a, b) for one in running[1:] for a, b in zip(running[0].scores, one.scores)]
+    apart = max((abs(a - b) / max(a, b) for a, b in pairs), default=0.0)
     return {name: statistics.median(times) for name, times in seconds.items()}, failed, apart

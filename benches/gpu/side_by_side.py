@@ -153,7 +153,7 @@ def main():
         if ready["warning"]:
             print(f"           {ready['warning']}")
         for shape, lengths in shapes(arguments.dry_run).items():
-            medians, failed, apart = measure(contestants, rounds, *batch_of(lengths, config.vocab_size))
+            medians, failed, apart = measure(contestants, rounds, *batch_of(lengths, config))
             print(f"\n{shape}: {sum(lengths)} tokens, best scores {apart:.2%} apart at most")
             if apart > TOLERANCE:
                 sys.exit("they do not compute the same: no figure means anything")

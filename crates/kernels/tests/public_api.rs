@@ -467,7 +467,7 @@ fn sizes_that_do_not_fit_are_refused() {
     refused("queries that are not there", &|| attend(&[sequence(0..5, 0..2)], 2));
     refused("tokens that are not there", &|| attend(&[sequence(0..2, 0..5)], 2));
     refused("heads that do not divide", &|| attend(&[sequence(0..2, 0..2)], 4));
-    let near = |query_tokens: &[u32], values: &[f32], span: usize| {
+    let near = |query_tokens: &[u32], bias: Option<(&[f32], usize)>| {
         let heads = Heads {
             count: 2,
             hidden: 6,
@@ -476,16 +476,18 @@ fn sizes_that_do_not_fit_are_refused() {
         let distance = ByDistance {
             query_tokens,
             window: Some(1),
-            bias: Some(DistanceBias { values, span }),
+            bias: bias.map(|(values, span)| DistanceBias { values, span }),
         };
         let sequences = [sequence(0..2, 0..2), sequence(2..4, 2..4)];
         let y = &mut [0.0; 4 * 6];
         attention_by_distance(context, heads, distance, &[0.0; 4 * 6], &[0.0; 4 * 12], &sequences, y);
     };
-    near(&[0, 1, 2, 3], &[0.0; 2 * 3], 2);
-    refused("a query of another sequence", &|| near(&[0, 1, 1, 3], &[0.0; 2 * 3], 2));
-    refused("biases of too few distances", &|| near(&[0, 1, 2, 3], &[0.0; 2], 1));
-    refused("biases of one head", &|| near(&[0, 1, 2, 3], &[0.0; 3], 2));
+    near(&[0, 1, 2, 3], Some((&[0.0; 2 * 3], 2)));
+    refused("a query of another sequence", &|| near(&[0, 1, 1, 3], None));
+    refused("biases of too few distances", &|| {
+        near(&[0, 1, 2, 3], Some((&[0.0; 2], 1)))
+    });
+    refused("biases of one head", &|| near(&[0, 1, 2, 3], Some((&[0.0; 3], 2))));
     let square = Linear::new(context.isa, &[0.0; 32 * 32], &[0.0; 32], 32, Precision::F32);
     let double = Linear::new(context.isa, &[0.0; 64 * 32], &[0.0; 64], 32, Precision::F32);
     let alone = Context {
