@@ -292,6 +292,43 @@ fn a_start_up_block_that_cannot_be_printed_stops_nothing() {
     }
 }
 
+/// Where the system gives no more threads, such as under a limit on processes, a server that needed one would panic.
+#[test]
+#[cfg(target_os = "linux")]
+fn requests_start_no_threads() {
+    let server = Server::start(&["--model", &crate::common::fixtures::golden("uncased-tied")]);
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+        names.collect::<Vec<_>>()
+    };
+    // The thread that prints the start-up block ends.
+    while threads().contains(&"cloze-output\n".to_owned()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let before = threads();
+    let long = format!("[MASK] {}", "word ".repeat(100_000));
+    let many = format!("{{\"inputs\": [{}]}}", ["\"a [MASK]\""; 500].join(","));
+    let large = r#"{"inputs": "[MASK] [MASK] [MASK] [MASK]", "parameters": {"top_k": 60}}"#;
+    std::thread::scope(|scope| {
+        for (content_type, body) in [
+            ("text/plain", "a [MASK]"),
+            ("text/plain", long.as_str()),
+            ("application/json", many.as_str()),
+            ("application/json", large),
+        ] {
+            for _ in 0..3 {
+                let server = &server;
+                scope.spawn(move || server.post(content_type, body));
+            }
+        }
+    });
+    server.get("/metrics");
+    server.signal("-HUP");
+    server.get("/health");
+    assert_eq!(threads(), before);
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn an_error_that_cannot_be_printed_keeps_its_exit_code() {

@@ -1,21 +1,23 @@
 //! A bounded queue of requests that take turns, from which workers take batches.
 //!
-//! Requests take turns: a batch takes one sequence of each request that waits, then the next of each, so that a single text
-//! waits for one sequence of each request before it, not for whole lists.
+//! Requests take turns by cost: the sequence is next that would end first if all requests that wait shared the model in equal
+//! parts (weighted fair queueing, see `turns`). So a short text waits neither for whole lists nor for long texts.
 //!
 //! The queue knows neither models nor a runtime: its [`Environment`] gives it locks, notifications and a clock. The engine
 //! gives those of std and tokio; a test of the queue's interleavings gives those of a scheduler that tries many orders.
 
 mod admission;
 mod environment;
+mod turns;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use admission::Admission;
 pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify};
+use turns::Turns;
 
 /// A request whose body takes longer than this may lose its place to another.
 pub const SLOW_BODY: Duration = Duration::from_millis(250);
@@ -41,8 +43,7 @@ pub struct Queue<E: Environment> {
 }
 
 struct State<E: Environment> {
-    /// In the order of their turns. None is empty.
-    requests: VecDeque<VecDeque<E::Entry>>,
+    requests: Turns<E::Entry>,
     /// The number of entries of all requests.
     sequences: usize,
     /// Cost of all entries.
@@ -66,7 +67,7 @@ struct Receiving<E: Environment> {
 impl<E: Environment> Default for State<E> {
     fn default() -> Self {
         Self {
-            requests: VecDeque::new(),
+            requests: Turns::default(),
             sequences: 0,
             cost: 0,
             admitted: 0,
@@ -91,18 +92,15 @@ impl<E: Environment> State<E> {
     fn sweep(&mut self) -> u64 {
         let now = E::now();
         let before = self.sequences;
-        self.requests.retain_mut(|entries| {
-            entries.retain(|entry| entry.is_wanted(now));
-            !entries.is_empty()
-        });
+        self.requests.retain(|entry| entry.is_wanted(now));
         self.count();
         (before - self.sequences) as u64
     }
 
     /// Counts sequences and their cost again.
     fn count(&mut self) {
-        self.sequences = self.requests.iter().map(VecDeque::len).sum();
-        self.cost = self.requests.iter().flatten().map(E::Entry::cost).sum();
+        self.sequences = self.requests.entries().count();
+        self.cost = self.requests.entries().map(E::Entry::cost).sum();
     }
 
     /// Takes the place of the request that has been arriving longest, if that is long enough.
@@ -119,29 +117,14 @@ impl<E: Environment> State<E> {
     }
 
     fn push(&mut self, entries: Vec<E::Entry>) {
-        let Some(first) = entries.first() else { return };
         self.sequences += entries.len();
         self.cost += entries.iter().map(E::Entry::cost).sum::<usize>();
-        let request = first.request();
-        let is_same = |other: &&mut VecDeque<E::Entry>| other.front().is_some_and(|entry| entry.request() == request);
-        match self.requests.iter_mut().find(is_same) {
-            Some(waiting) => waiting.extend(entries),
-            None => self.requests.push_back(entries.into()),
-        }
+        self.requests.push(entries);
     }
 
-    /// The sequence that is next.
-    fn front(&self) -> Option<&E::Entry> {
-        self.requests.front()?.front()
-    }
-
-    /// Takes the sequence that is next. Its request moves behind all others.
+    /// Takes the sequence that is next.
     fn pop(&mut self) -> Option<E::Entry> {
-        let mut entries = self.requests.pop_front()?;
-        let mut entry = entries.pop_front()?;
-        if !entries.is_empty() {
-            self.requests.push_back(entries);
-        }
+        let mut entry = self.requests.pop()?;
         self.sequences -= 1;
         self.cost -= entry.cost();
         entry.leave();
@@ -241,13 +224,7 @@ impl<E: Environment> Queue<E> {
             {
                 let mut state = self.state();
                 self.stats.abandoned(state.sweep());
-                match state
-                    .requests
-                    .iter()
-                    .filter_map(VecDeque::front)
-                    .map(E::Entry::queued_at)
-                    .min()
-                {
+                match state.requests.first_entries().map(E::Entry::queued_at).min() {
                     Some(queued_at) => return Some(queued_at),
                     None if state.closed => {
                         // The other workers must end too.
@@ -290,7 +267,7 @@ impl<E: Environment> Queue<E> {
         self.stats.abandoned(state.sweep());
         let mut batch = Vec::new();
         let mut cost = 0;
-        while let Some(next) = state.front() {
+        while let Some(next) = state.requests.front() {
             let more = cost + next.cost();
             // A sequence beyond the limit is a batch by itself, so that it does not block the queue.
             let fits = batch.is_empty() || more <= self.limits.batch_tokens_max();
@@ -318,7 +295,7 @@ impl<E: Environment> Queue<E> {
         let mut state = self.state();
         state.closed = true;
         self.stats.abandoned(state.sequences as u64);
-        state.requests.clear();
+        state.requests = Turns::default();
         state.count();
         drop(state);
         // Workers that wait must end.
@@ -333,10 +310,7 @@ impl<E: Environment> Queue<E> {
     pub fn waiting(&self) -> (usize, usize) {
         let mut state = self.state();
         self.stats.abandoned(state.sweep());
-        (
-            state.sequences,
-            state.requests.iter().flatten().map(E::Entry::tokens).sum(),
-        )
+        (state.sequences, state.requests.entries().map(E::Entry::tokens).sum())
     }
 
     fn state(&self) -> impl DerefMut<Target = State<E>> {

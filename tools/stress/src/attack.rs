@@ -1,5 +1,5 @@
 //! One short text after the other beside clients that send the most expensive requests there are, that leave, that hold half a
-//! body, or that do not read their answers.
+//! head or half a body, or that do not read their answers.
 
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub struct Arguments {
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=4000))]
     bodies: u64,
 
+    /// Connections with half a head
+    #[arg(long, default_value_t = 4200, value_parser = clap::value_parser!(u64).range(1..=16000))]
+    heads: u64,
+
     /// Flags of the server, after --
     #[arg(last = true)]
     flags: Vec<String>,
@@ -36,6 +40,9 @@ pub struct Arguments {
 
 /// Upper limit on the 99th percentile of a short text beside expensive requests.
 const P99_MAX: Duration = Duration::from_millis(500);
+/// A short text beside clients that take all places or all slots and then wait: the time after which a slow request loses its
+/// place, and a margin.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 /// After the last client has left, its work ends within this time.
 const STOPPING_MAX: Duration = Duration::from_millis(50);
 /// Memory beyond that before, while bodies are held and after they were dropped.
@@ -53,6 +60,7 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     failures.extend(departures(&server, timed).await?);
     failures.extend(half_bodies(&server, arguments).await?);
     failures.extend(unread_answers(&server).await?);
+    failures.extend(half_heads(&server, arguments).await?);
     server.stop(Duration::from_secs(15)).await?;
     Ok(failures)
 }
@@ -66,6 +74,7 @@ fn expensive() -> Vec<(&'static str, Bytes)> {
     let targets: Vec<String> = (0..9_000).map(|i| format!("\"{i:05}{}\"", "x".repeat(90))).collect();
     [
         ("60 masks, 833 predictions each", masks()),
+        ("250 masks", format!("{{\"inputs\": \"{}\"}}", "[MASK] ".repeat(250))),
         (
             "a megabyte of long words",
             format!("{{\"inputs\": \"[MASK] {}\"}}", format!("{word} ").repeat(10_000)),
@@ -143,7 +152,7 @@ async fn beside(server: &Server, name: &str, body: &Bytes, arguments: &Arguments
 /// Ten expensive requests whose clients leave, beside ten whose clients stay.
 async fn departures(server: &Server, timed: bool) -> Result<Vec<String>> {
     const REQUESTS: usize = 10;
-    let body = expensive().swap_remove(3).1;
+    let body = expensive().swap_remove(4).1;
     let before = server.cpu_time()?;
     for _ in 0..REQUESTS {
         Client::connect(&server.address)
@@ -197,6 +206,7 @@ async fn half_bodies(server: &Server, arguments: &Arguments) -> Result<Vec<Strin
         streams.push(stream);
     }
     let held = server.sample()?.rss_mb - before;
+    let answered = short_text(server, "half-sent bodies").await?;
     drop(streams);
     sleep(SETTLING).await;
     let kept = server.sample()?.rss_mb - before;
@@ -204,7 +214,7 @@ async fn half_bodies(server: &Server, arguments: &Arguments) -> Result<Vec<Strin
         "bodies   {} half-sent megabytes took {held:.0} MB, {kept:.0} MB stayed",
         arguments.bodies
     );
-    let mut failures = Vec::new();
+    let mut failures: Vec<_> = answered.into_iter().collect();
     if held > HELD_MB_MAX {
         failures.push(format!("half-sent bodies took more than {HELD_MB_MAX} MB"));
     }
@@ -234,10 +244,46 @@ async fn unread_answers(server: &Server) -> Result<Vec<String>> {
     }
     sleep(SETTLING).await;
     let held = server.sample()?.rss_mb - before;
+    let mut failures: Vec<_> = short_text(server, "unread answers").await?.into_iter().collect();
     drop(streams);
     println!("answers  12 unread answers of 25 MB took {held:.0} MB");
-    Ok(match held > KEPT_MB_MAX {
-        true => vec![format!("unread answers took more than {KEPT_MB_MAX} MB")],
-        false => Vec::new(),
+    if held > KEPT_MB_MAX {
+        failures.push(format!("unread answers took more than {KEPT_MB_MAX} MB"));
+    }
+    Ok(failures)
+}
+
+/// More connections than there are slots, each with half a head.
+async fn half_heads(server: &Server, arguments: &Arguments) -> Result<Vec<String>> {
+    let mut streams = Vec::new();
+    for _ in 0..arguments.heads {
+        // Fails once the backlog is full as well.
+        let Ok(connected) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(&server.address)).await
+        else {
+            break;
+        };
+        let mut stream = connected?;
+        let _ = stream.write_all(b"POST / HTTP/1.1\r\nhost: ").await;
+        streams.push(stream);
+    }
+    let failure = short_text(server, "half heads").await?;
+    Ok(failure.into_iter().collect())
+}
+
+/// Sends a short text on a connection of its own; the failure if it is not answered in time.
+async fn short_text(server: &Server, others: &str) -> Result<Option<String>> {
+    let asked_at = Instant::now();
+    let ask = async {
+        let mut client = Client::connect(&server.address).await?;
+        client.ask(Method::POST, "/", Bytes::from_static(b"a [MASK]")).await
+    };
+    let answer = tokio::time::timeout(WAIT_MAX, ask).await;
+    println!("beside   {others}: a short text took {:.1?}", asked_at.elapsed());
+    Ok(match answer {
+        Ok(answer) if answer?.status == 200 => None,
+        Ok(_) => Some(format!("a short text beside {others} was refused")),
+        Err(_) => Some(format!(
+            "a short text beside {others} was not answered within {WAIT_MAX:?}"
+        )),
     })
 }
