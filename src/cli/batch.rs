@@ -12,7 +12,7 @@ use super::ranges::{BATCH_SIZE_MAX, TIME_LIMIT_MS_MAX, TOKENS_MAX, within};
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
 pub struct BatchArguments {
-    /// Maximum number of tokens in a batch
+    /// Maximum number of tokens in a batch; a mask counts as the number of tokens that cost as much
     #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS",
           value_parser = within::<usize>(1..=TOKENS_MAX))]
     pub max_batch_tokens: usize,

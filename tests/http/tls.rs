@@ -122,6 +122,24 @@ fn handshake_and_first_head_share_one_deadline() {
 }
 
 #[test]
+fn slow_handshakes_give_up_their_slots_when_others_need_them() {
+    let server = start(&["--max-connections", "2", "--head-timeout-ms", "60000"]);
+    let silent: Vec<_> = (0..2).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    for _ in 0..2 {
+        let socket = TcpStream::connect(&server.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut stream = handshake(socket, &["http/1.1"]).unwrap();
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    drop(silent);
+}
+
+#[test]
 #[cfg(unix)]
 fn sighup_loads_a_new_certificate_and_keeps_the_old_one_if_it_is_broken() {
     let folder = tempfile::tempdir().unwrap();

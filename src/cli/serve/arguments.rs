@@ -55,8 +55,8 @@ pub struct ServeArguments {
           value_parser = within::<usize>(1..=BODY_BYTES_MAX))]
     pub max_body_bytes: usize,
 
-    /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503 [default: 134217728, or
-    /// four times --max-body-bytes]
+    /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503. A quarter is reserved for
+    /// bodies and responses of at most 64 KiB [default: 134217728, or five times --max-body-bytes]
     #[arg(long, env = "CLOZE_MAX_BUFFERED_BYTES", value_name = "BYTES", value_parser = within::<usize>(1..=1 << 50))]
     pub max_buffered_bytes: Option<usize>,
 
@@ -76,8 +76,8 @@ impl ServeArguments {
     /// The limit on the bytes of bodies and responses in memory.
     pub fn memory_max(&self) -> Result<usize, String> {
         let body_max = self.max_body_bytes;
-        // The body, its texts, token ids and scores; the pieces of an answer.
-        let needed = body_max.saturating_mul(4).saturating_add(1 << 20);
+        // The body, its texts, token ids and scores; the pieces of an answer; the part that is left to small ones.
+        let needed = body_max.saturating_mul(5).saturating_add(2 << 20);
         match self.max_buffered_bytes {
             None => Ok(needed.max(MEMORY_BYTES_MAX)),
             Some(bytes) if bytes < needed => Err(format!(

@@ -280,7 +280,7 @@ async fn short_text(server: &Server, others: &str) -> Result<Option<String>> {
     let answer = tokio::time::timeout(WAIT_MAX, ask).await;
     println!("beside   {others}: a short text took {:.1?}", asked_at.elapsed());
     Ok(match answer {
-        Ok(answer) if answer?.status == 200 => None,
+        Ok(answer) if answer.as_ref().is_ok_and(|answer| answer.status == 200) => None,
         Ok(_) => Some(format!("a short text beside {others} was refused")),
         Err(_) => Some(format!(
             "a short text beside {others} was not answered within {WAIT_MAX:?}"
