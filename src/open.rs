@@ -13,7 +13,8 @@ use crate::lm::{
 };
 use crate::pipeline::{self, Answered, Deadline, MEMORY_BYTES_MAX, Pipeline};
 use crate::server::{self, About, App, Settings};
-use crate::tasks::fill_mask::{FillMask, Parameters, Request, TextAnswer};
+use crate::tasks::TaskModel;
+use crate::tasks::fill_mask::{Parameters, Request, TextAnswer};
 
 /// A batch on a GPU takes milliseconds.
 const GPU_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,7 +65,7 @@ impl Cloze {
 
     /// The token that marks a gap in a text, such as `[MASK]`.
     pub fn mask_token(&self) -> &str {
-        self.pipeline.task().mask_token()
+        self.pipeline.model().mask_token()
     }
 
     pub fn pipeline(&self) -> &Arc<Pipeline> {
@@ -273,7 +274,7 @@ impl Builder {
         if let Some(limit) = batch_timeout {
             engine.start_watchdog(limit).map_err(OpenError::Threads)?;
         }
-        let task = FillMask::new(model.tokenizer, &model.info, tokens_max);
+        let task = TaskModel::new(model.tokenizer, &model.info, tokens_max);
         let pipeline = Pipeline::start(task, engine).map_err(OpenError::Threads)?;
         let mut pipeline = pipeline.with_memory_max(self.memory_max);
         if let Some(texts_max) = self.texts_max {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloze::Cloze;
-use cloze::api::{AnswerJson, Format};
+use cloze::api::{AnswerJson, Format, TaskKind};
 use cloze::pipeline::{Deadline, Pipeline};
 use common::fixtures::golden;
 use serde_json::{Value, json};
@@ -35,11 +35,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// The answer to a body of `POST /`.
 fn fill_mask(pipeline: &Arc<Pipeline>, body: &Value) -> Value {
-    let request = Format::Json.parse(body.to_string().as_bytes()).unwrap();
+    answer(pipeline, TaskKind::FillMask, body)
+}
+
+/// The answer to a body of a task's route.
+fn answer(pipeline: &Arc<Pipeline>, kind: TaskKind, body: &Value) -> Value {
+    let request = Format::Json.parse_task(kind, body.to_string().as_bytes()).unwrap();
     let scored = block_on(pipeline.run(pipeline.admit().unwrap(), request, Deadline::never()));
     let mut json = Vec::new();
     let mut writer = AnswerJson::new(scored.unwrap().answer);
-    writer.write(pipeline.task(), &mut json, usize::MAX).unwrap();
+    writer.write(pipeline.model(), &mut json, usize::MAX).unwrap();
     serde_json::from_slice(&json).unwrap()
 }
 
@@ -82,4 +87,205 @@ fn truncation_equals_transformers() {
         }
     }
     assert!(count >= 10, "{count} cases");
+}
+
+/// The scores of minicons and of a plain computation in float64.
+#[test]
+fn scores_of_texts_equal_minicons() {
+    let mut count = 0;
+    for (name, pipeline, expected) in subjects() {
+        for case in cases(&expected, "score") {
+            let body = json!({"inputs": case["inputs"], "parameters": {"method": case["method"], "per_token": true}});
+            let answer = answer(&pipeline, TaskKind::Score, &body);
+            let what = format!("{name}: {body}");
+            let scores = answer["token_scores"].as_array().unwrap();
+            let field = |name: &str| Value::from_iter(scores.iter().map(|score| score[name].clone()));
+            assert_eq!(field("token"), case["tokens"], "{what}");
+            assert_close(&field("log_prob"), &case["log_probs"], 1e-4, &what);
+            let sum: f64 = case["log_probs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|log_prob| log_prob.as_f64().unwrap())
+                .sum();
+            assert_close(&answer["score"], &json!(sum), 1e-3, &what);
+            let tokens = scores.len() as f64;
+            assert_eq!(answer["tokens"], json!(scores.len()), "{what}");
+            let perplexity = answer["perplexity"].as_f64().unwrap();
+            assert!((perplexity.ln() + sum / tokens).abs() < 1e-3, "{what}");
+            // Some tokens of it, in any order.
+            let mut body = body;
+            body["parameters"]["only"] = json!([2, 0, 2]);
+            let some = self::answer(&pipeline, TaskKind::Score, &body);
+            assert_close(&some["token_scores"], &json!([scores[0], scores[2]]), 1e-5, &what);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 24);
+}
+
+#[test]
+fn a_text_of_a_list_has_the_score_that_it_has_alone() {
+    let (_, pipeline, expected) = subjects().remove(0);
+    let texts: Vec<&Value> = cases(&expected, "score").map(|case| &case["inputs"]).collect();
+    let together = answer(&pipeline, TaskKind::Score, &json!({"inputs": texts}));
+    for (text, together) in texts.iter().zip(together.as_array().unwrap()) {
+        let alone = answer(&pipeline, TaskKind::Score, &json!({"inputs": [text]}));
+        assert_close(&alone[0], together, 1e-3, &text.to_string());
+    }
+}
+
+/// Pairs of sentences of everyday grammar, of which the first is right.
+#[test]
+fn the_demo_model_prefers_right_grammar() {
+    let pairs: Vec<[String; 2]> = serde_json::from_str(include_str!("fixtures/tasks/minimal_pairs.json")).unwrap();
+    let pipeline = Arc::clone(Cloze::demo().unwrap().pipeline());
+    let texts: Vec<&String> = pairs.iter().flatten().collect();
+    let answer = answer(&pipeline, TaskKind::Score, &json!({"inputs": texts}));
+    let scores: Vec<f64> = answer
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|score| score["score"].as_f64().unwrap())
+        .collect();
+    let wrong: Vec<&[String; 2]> = pairs
+        .iter()
+        .zip(scores.as_chunks::<2>().0)
+        .filter(|(_, [right, wrong])| right <= wrong)
+        .map(|(pair, _)| pair)
+        .collect();
+    assert!(
+        wrong.len() * 5 <= pairs.len(),
+        "{} of {}: {wrong:?}",
+        wrong.len(),
+        pairs.len()
+    );
+}
+
+/// A plain computation in float64, one forward pass for each token of a word.
+#[test]
+fn scores_of_whole_words_equal_a_plain_computation() {
+    for (name, pipeline, expected) in subjects() {
+        for case in cases(&expected, "words") {
+            let targets = case["targets"].as_array().unwrap();
+            let words: Vec<&Value> = targets.iter().map(|target| &target["target"]).collect();
+            let parameters =
+                json!({"targets": words, "target_mode": "word", "target_method": case["method"], "top_k": words.len()});
+            let body = json!({"inputs": case["inputs"], "parameters": parameters});
+            let what = format!("{name}: {body}");
+            let answer = fill_mask(&pipeline, &body);
+            let answer = answer.as_array().unwrap();
+            assert_eq!(answer.len(), targets.len(), "{what}");
+            assert!(
+                answer.is_sorted_by(|a, b| a["log_prob"].as_f64() >= b["log_prob"].as_f64()),
+                "{what}"
+            );
+            for target in targets {
+                let word = answer.iter().find(|word| word["tokens"] == target["tokens"]);
+                let word = word.unwrap_or_else(|| panic!("{what}: {target}"));
+                assert_close(&word["log_prob"], &target["log_prob"], 1e-3, &what);
+                assert_eq!(word["method"], case["method"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_word_of_one_token_has_the_score_of_the_token() {
+    let pipeline = Arc::clone(Cloze::demo().unwrap().pipeline());
+    let body = |mode: &str| json!({"inputs": ["She [MASK] born in London.", "The [MASK] of [MASK]."], "parameters": {"targets": ["was", "is", "city"], "target_mode": mode}});
+    let (tokens, words) = (
+        fill_mask(&pipeline, &body("token")),
+        fill_mask(&pipeline, &body("word")),
+    );
+    let flat = |answer: &Value| -> Vec<Value> {
+        let lists = [&answer[0], &answer[1][0], &answer[1][1]];
+        lists
+            .into_iter()
+            .flat_map(|list| list.as_array().unwrap().clone())
+            .collect()
+    };
+    for (token, word) in flat(&tokens).into_iter().zip(flat(&words)) {
+        for field in ["score", "token", "token_str", "sequence"] {
+            assert_close(&word[field], &token[field], 1e-5, field);
+        }
+    }
+}
+
+#[test]
+fn joint_fillings_are_sums_over_their_masks() {
+    let pipeline = Arc::clone(Cloze::demo().unwrap().pipeline());
+    let body =
+        |joint: Value| json!({"inputs": "The [MASK] of [MASK] is Paris.", "parameters": {"top_k": 3, "joint": joint}});
+    for (joint, order) in [
+        (json!(true), "left_to_right"),
+        (json!({"beam": 4, "order": "most_certain_first"}), "most_certain_first"),
+    ] {
+        let answer = fill_mask(&pipeline, &body(joint));
+        let fillings = answer.as_array().unwrap();
+        assert_eq!(fillings.len(), 3, "{answer}");
+        assert_eq!(fillings[0]["order"], order);
+        assert!(fillings.is_sorted_by(|a, b| a["log_score"].as_f64() >= b["log_score"].as_f64()));
+        // The sum is that of the masks one after the other.
+        if order == "left_to_right" {
+            for filling in fillings {
+                let words = filling["token_strs"].as_array().unwrap();
+                let [first, second] = [0, 1].map(|word| words[word].as_str().unwrap());
+                let one = |text: &str, token: &str| {
+                    let body = json!({"inputs": text, "parameters": {"targets": token}});
+                    let answer = fill_mask(&pipeline, &body);
+                    let score = answer.pointer("/0/0/score").or_else(|| answer.pointer("/0/score"));
+                    score.unwrap().as_f64().unwrap().ln()
+                };
+                let sum = one("The [MASK] of [MASK] is Paris.", first)
+                    + one(&format!("The {first} of [MASK] is Paris."), second);
+                assert_close(&filling["log_score"], &json!(sum), 1e-3, &filling.to_string());
+            }
+        }
+    }
+}
+
+#[test]
+fn positions_of_the_unmasked_text_have_their_bytes_and_scores() {
+    for name in ["demo", "roberta", "xlm-roberta"] {
+        let (_, pipeline, _) = subjects().into_iter().find(|(other, ..)| other == name).unwrap();
+        let text = "The caf\u{e9}s  are unthinkably small.";
+        let all = fill_mask(
+            &pipeline,
+            &json!({"inputs": text, "parameters": {"positions": "all", "top_k": 2}}),
+        );
+        let rows = all.as_array().unwrap();
+        let (mut start, mut end) = (0, 0);
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!(row["position"], json!(index), "{name}: {row}");
+            let bytes = [&row["start"], &row["end"]].map(|byte| byte.as_u64().unwrap() as usize);
+            assert!(
+                bytes[0] >= start && bytes[1] >= bytes[0] && text.get(bytes[0]..bytes[1]).is_some(),
+                "{name}: {row}"
+            );
+            [start, end] = bytes;
+            let predictions = row["predictions"].as_array().unwrap();
+            assert_eq!(predictions.len(), 2, "{name}: {row}");
+            // The token that is there is one of the predictions, or less probable than all.
+            let there = predictions
+                .iter()
+                .find(|prediction| prediction["token"] == row["token"]);
+            match there {
+                Some(there) => assert_close(&there["score"], &row["score"], 1e-6, name),
+                None => assert!(
+                    row["score"].as_f64() <= predictions[1]["score"].as_f64(),
+                    "{name}: {row}"
+                ),
+            }
+        }
+        assert_eq!(end, text.len(), "{name}");
+        assert_eq!(text.get(0..3), Some("The"));
+        let some = fill_mask(
+            &pipeline,
+            &json!({"inputs": [text, text], "parameters": {"positions": [3, 1], "top_k": 2}}),
+        );
+        for of_text in some.as_array().unwrap() {
+            assert_close(of_text, &json!([rows[1], rows[3]]), 1e-5, name);
+        }
+    }
 }

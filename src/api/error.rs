@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline;
-use crate::tasks::fill_mask::InputError;
+use crate::tasks::InputError;
 use crate::text::{EncodeError, TruncationError};
 
 /// The body of every answer that is not 200.
@@ -109,17 +109,22 @@ fn status(error: &InputError) -> (u16, &'static str) {
         }
         InputError::Encode(EncodeError::TooMuchWork { .. } | EncodeError::LongWord { .. }) => (422, "too_much_work"),
         InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
-        InputError::Empty { .. } => (400, "empty"),
+        InputError::Empty { .. } | InputError::NoTokens => (400, "empty"),
         InputError::NoMask { .. } | InputError::Encode(EncodeError::Truncation(TruncationError::NoMaskToKeep)) => {
             (400, "no_mask")
         }
         InputError::Encode(EncodeError::Truncation(_)) => (422, "mask_cut_off"),
         InputError::Parameters(_) => (400, "bad_parameters"),
-        InputError::TopK { .. } => (400, "bad_top_k"),
+        InputError::TopK { .. } | InputError::Fillings { .. } => (400, "bad_top_k"),
+        InputError::Beam { .. } => (400, "bad_joint"),
+        InputError::NoSuchToken { .. } => (400, "bad_positions"),
+        InputError::TooMuchComputation { .. } => (422, "too_much_work"),
         InputError::TooManyPredictions { .. } | InputError::AnswerTooLong { .. } => (422, "answer_too_large"),
-        InputError::NoTarget | InputError::TooManyTargets { .. } | InputError::LongTarget { .. } => {
-            (400, "bad_targets")
-        }
+        InputError::NoTarget
+        | InputError::TooManyTargets { .. }
+        | InputError::LongTarget { .. }
+        | InputError::LongWord { .. }
+        | InputError::TooManyWordTokens { .. } => (400, "bad_targets"),
     }
 }
 

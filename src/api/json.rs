@@ -69,7 +69,10 @@ impl<'de> Deserialize<'de> for WholeNumber {
 }
 
 /// A string, or a list of strings.
-pub struct OneOrMany(pub Vec<String>);
+pub struct OneOrMany {
+    pub strings: Vec<String>,
+    pub is_list: bool,
+}
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -82,7 +85,10 @@ impl<'de> Deserialize<'de> for OneOrMany {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
+                Ok(OneOrMany {
+                    strings: vec![text.to_owned()],
+                    is_list: false,
+                })
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
@@ -90,11 +96,39 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 while let Some(text) = list.next_element()? {
                     texts.push(text);
                 }
-                Ok(OneOrMany(texts))
+                Ok(OneOrMany {
+                    strings: texts,
+                    is_list: true,
+                })
             }
         }
         deserializer.deserialize_any(Strings)
     }
+}
+
+impl OneOrMany {
+    /// The texts of a request.
+    ///
+    /// # Errors
+    /// An empty list.
+    pub fn texts(self) -> Result<Vec<String>, Error> {
+        match self.strings.is_empty() {
+            true => Err(Error::bad_request(
+                "empty",
+                "inputs is an empty list; send at least one text.",
+            )),
+            false => Ok(self.strings),
+        }
+    }
+}
+
+/// A number from 0 on.
+///
+/// # Errors
+/// A negative number, which `name` has.
+pub fn not_negative(WholeNumber(number): WholeNumber, name: &str, error_type: &'static str) -> Result<usize, Error> {
+    usize::try_from(number)
+        .map_err(|_| Error::bad_request(error_type, format!("{name} is {number}; it must be 0 or more.")))
 }
 
 /// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.

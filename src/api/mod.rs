@@ -2,12 +2,14 @@
 
 mod error;
 mod json;
+mod mode;
 mod request;
 mod response;
+mod score;
 mod truncation;
 
 pub use error::{Error, ErrorBody};
 pub(crate) use json::{JsonObject, WholeNumber, json_error};
 pub(crate) use request::parse_top_k;
-pub use request::{Format, without_bom};
+pub use request::{Format, TaskKind, without_bom};
 pub use response::AnswerJson;

@@ -7,7 +7,10 @@ use serde::de::IgnoredAny;
 
 use super::Error;
 use super::json::{JsonObject, OneOrMany, WholeNumber, json_error};
+use super::mode::{Joint, Positions, TargetMethod, TargetMode, mode};
+use super::score;
 use super::truncation::{Direction, TokenizerKwargs, TruncationName, length_rule};
+use crate::tasks::AnyRequest;
 use crate::tasks::fill_mask::{Parameters, Request};
 
 #[derive(Deserialize)]
@@ -31,6 +34,17 @@ struct BodyParameters {
     truncation: Option<TruncationName>,
     tokenizer_kwargs: Option<JsonObject<TokenizerKwargs>>,
     renormalize: Option<bool>,
+    target_mode: Option<TargetMode>,
+    target_method: Option<TargetMethod>,
+    joint: Option<Joint>,
+    positions: Option<Positions>,
+}
+
+/// The tasks that have a body of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskKind {
+    FillMask,
+    Score,
 }
 
 /// The format of a request body.
@@ -65,16 +79,40 @@ impl Format {
         Ok(if is_json { Self::Json } else { Self::Undeclared })
     }
 
-    /// Parses a body of this format.
+    /// Parses a body of this format for a task.
+    ///
+    /// # Errors
+    /// As of [`parse`](Self::parse).
+    pub fn parse_task(self, kind: TaskKind, body: &[u8]) -> Result<AnyRequest, Error> {
+        match kind {
+            TaskKind::FillMask => Ok(self.parse(body)?.into()),
+            TaskKind::Score => Ok(AnyRequest::Score(match self.is_json(without_bom(body)) {
+                true => score::parse_json(without_bom(body))?,
+                false => score::of_text(text(without_bom(body))?),
+            })),
+        }
+    }
+
+    /// Parses a body of this format for fill-mask.
     ///
     /// # Errors
     /// [`Error`] says what is wrong and where.
     pub fn parse(self, body: &[u8]) -> Result<Request, Error> {
         let body = without_bom(body);
+        match self.is_json(body) {
+            true => parse_json(body),
+            false => Ok(Request {
+                texts: vec![text(body)?],
+                parameters: Parameters::default(),
+            }),
+        }
+    }
+
+    fn is_json(self, body: &[u8]) -> bool {
         match self {
-            Self::Json => parse_json(body),
-            Self::Undeclared if is_json_request(body) => parse_json(body),
-            Self::Text | Self::Undeclared => parse_text(body),
+            Self::Text => false,
+            Self::Json => true,
+            Self::Undeclared => is_json_request(body),
         }
     }
 }
@@ -100,7 +138,7 @@ fn is_json_request(body: &[u8]) -> bool {
     }
 }
 
-fn parse_text(body: &[u8]) -> Result<Request, Error> {
+fn text(body: &[u8]) -> Result<String, Error> {
     let text = std::str::from_utf8(body).map_err(|e| {
         let at = e.valid_up_to();
         Error::bad_request(
@@ -108,10 +146,7 @@ fn parse_text(body: &[u8]) -> Result<Request, Error> {
             format!("The text is not valid UTF-8 at byte {at}; send it in UTF-8."),
         )
     })?;
-    Ok(Request {
-        texts: vec![text.to_owned()],
-        parameters: Parameters::default(),
-    })
+    Ok(text.to_owned())
 }
 
 fn parse_json(body: &[u8]) -> Result<Request, Error> {
@@ -122,21 +157,15 @@ fn parse_json(body: &[u8]) -> Result<Request, Error> {
             "Send {\"inputs\": \"a text with a mask\"}",
         )
     })?;
-    if body.inputs.0.is_empty() {
-        return Err(Error::bad_request(
-            "empty",
-            "inputs is an empty list; send at least one text.",
-        ));
-    }
     let parameters = body
         .parameters
         .map(|JsonObject(parameters)| parameters)
         .unwrap_or_default();
     Ok(Request {
-        texts: body.inputs.0,
+        texts: body.inputs.texts()?,
         parameters: Parameters {
             top_k: parameters.top_k.map(parse_top_k).transpose()?,
-            targets: parameters.targets.map(|targets| targets.0),
+            targets: parameters.targets.map(|targets| targets.strings),
             length: length_rule(
                 parameters.truncation,
                 parameters.tokenizer_kwargs,
@@ -144,6 +173,12 @@ fn parse_json(body: &[u8]) -> Result<Request, Error> {
                 body.truncation_direction,
             )?,
             renormalize: parameters.renormalize.unwrap_or(false),
+            mode: mode(
+                parameters.target_mode,
+                parameters.target_method,
+                parameters.joint,
+                parameters.positions,
+            )?,
         },
     })
 }
@@ -157,6 +192,8 @@ pub fn parse_top_k(WholeNumber(top_k): WholeNumber) -> Result<usize, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::fill_mask::Mode;
+    use crate::tasks::{joint, positions, words};
     use crate::text::{LengthRule, Truncation};
 
     fn parse_as(content_type: Option<&str>, body: &str) -> Result<Request, String> {
@@ -325,6 +362,52 @@ mod tests {
         ] {
             let error = refused.unwrap_err();
             assert!(error.contains(named), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_parameters_choose_the_task() {
+        let mode = |parameters: &str| {
+            let body = format!(r#"{{"inputs": "a", "parameters": {{{parameters}}}}}"#);
+            parse_as(Some("application/json"), &body).map(|request| request.parameters.mode)
+        };
+        let joint = |beam, order| Mode::Joint(joint::Options { beam, order });
+        for (parameters, expected) in [
+            ("", Mode::Tokens),
+            (
+                r#""target_mode": "token", "joint": false, "positions": "masks""#,
+                Mode::Tokens,
+            ),
+            (r#""target_mode": "word""#, Mode::Words(words::Method::LeftToRight)),
+            (
+                r#""target_mode": "word", "target_method": "pll""#,
+                Mode::Words(words::Method::Pll),
+            ),
+            (r#""joint": true"#, joint(8, joint::Order::LeftToRight)),
+            (
+                r#""joint": {"order": "most_certain_first", "beam": 3}"#,
+                joint(3, joint::Order::MostCertainFirst),
+            ),
+            (r#""positions": "all""#, Mode::Positions(positions::Which::All)),
+            (
+                r#""positions": [3, 1.0]"#,
+                Mode::Positions(positions::Which::List(vec![3, 1])),
+            ),
+        ] {
+            assert_eq!(mode(parameters), Ok(expected), "{parameters}");
+        }
+        for (parameters, named) in [
+            (r#""target_mode": "word", "joint": true"#, "at most one of"),
+            (r#""joint": true, "positions": "all""#, "at most one of"),
+            (r#""target_method": "pll""#, "target_mode"),
+            (r#""joint": {"width": 3}"#, "joint must be"),
+            (r#""joint": []"#, "joint must be"),
+            (r#""positions": "some""#, "positions must be"),
+            (r#""positions": [-1]"#, "A position is -1"),
+            (r#""joint": {"beam": -1}"#, "beam is -1"),
+        ] {
+            let error = mode(parameters).unwrap_err();
+            assert!(error.contains(named), "{parameters}: {error}");
         }
     }
 

@@ -1,28 +1,33 @@
-//! Answers as JSON, in the shapes of transformers' pipeline.
+//! Answers as JSON. Those of fill-mask have the shapes of transformers' pipeline.
 
 use serde::Serialize;
-use serde::ser::{SerializeStruct, Serializer};
+use serde_json::ser::to_writer;
 
-use crate::tasks::fill_mask::{Answer, FillMask, Index, Prediction};
+use crate::tasks::fill_mask::{Index, Prediction};
+use crate::tasks::joint::{self, Filling};
+use crate::tasks::positions::Row;
+use crate::tasks::score::{ScoredToken, TextScore};
+use crate::tasks::words::{self, WordPrediction};
+use crate::tasks::{AnyAnswer, TaskModel};
 use crate::text::DecodeError;
 use crate::work;
 
 /// Writes the answer to one request as JSON, piece by piece, so that a long answer is never in memory as a whole.
 ///
-/// A list of one element stands without the list around it: the answer to a request of one text, and the predictions of a
-/// text with one mask.
-#[derive(Debug)]
+/// An answer has texts, groups within a text (masks, or rows) and entries within a group (predictions). In fill-mask a list of one
+/// element stands without the list around it: the answer to a request of one text, and the predictions of a text with one
+/// mask.
 pub struct AnswerJson {
-    answer: Answer,
-    /// The prediction that is next; `None` once all are written.
+    answer: AnyAnswer,
+    /// The entry that is next, with the group as its mask; `None` once all are written.
     next: Option<Index>,
 }
 
 impl AnswerJson {
     /// The answer to a request of at least one text.
-    pub fn new(answer: Answer) -> Self {
+    pub fn new(answer: impl Into<AnyAnswer>) -> Self {
         Self {
-            answer,
+            answer: answer.into(),
             next: Some(Index::default()),
         }
     }
@@ -32,12 +37,12 @@ impl AnswerJson {
         self.next.is_none()
     }
 
-    /// Appends predictions to `json` until it holds `bytes` bytes or the answer is complete.
+    /// Appends entries to `json` until it holds `bytes` bytes or the answer is complete.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn write(&mut self, task: &FillMask, json: &mut Vec<u8>, bytes: usize) -> Result<(), DecodeError> {
-        work::run_to_end(self.write_in_slices(task, json, bytes))
+    pub fn write(&mut self, model: &TaskModel, json: &mut Vec<u8>, bytes: usize) -> Result<(), DecodeError> {
+        work::run_to_end(self.write_in_slices(model, json, bytes))
     }
 
     /// The same with checkpoints, for a [`WorkPool`](crate::work::WorkPool).
@@ -46,86 +51,278 @@ impl AnswerJson {
     /// When the tokenizer's decoder fails.
     pub async fn write_in_slices(
         &mut self,
-        task: &FillMask,
+        model: &TaskModel,
         json: &mut Vec<u8>,
         bytes: usize,
     ) -> Result<(), DecodeError> {
         while let Some(index) = self.next
             && json.len() < bytes
         {
-            self.open(index, json);
-            if index.rank < self.answer.predictions(index.text, index.mask) {
-                let prediction = task.prediction(&self.answer, index)?;
-                serde_json::to_writer(&mut *json, &OnePrediction(&prediction)).expect("memory takes every byte");
+            let has_group = index.mask < self.groups(index.text);
+            self.open(model, index, has_group, json)?;
+            if has_group && index.rank < self.entries(index) {
+                self.entry(model, index, json)?;
             }
-            self.next = self.close(index, json);
+            self.next = self.close(index, has_group, json);
             work::checkpoint().await;
         }
         Ok(())
     }
 
-    /// Writes commas and brackets before a prediction.
-    fn open(&self, Index { text, mask, rank }: Index, json: &mut Vec<u8>) {
+    /// True if the texts stand in a list.
+    fn is_list(&self) -> bool {
+        match &self.answer {
+            AnyAnswer::Score(answer) => answer.is_list,
+            answer => answer.texts() != 1,
+        }
+    }
+
+    fn groups(&self, text: usize) -> usize {
+        match &self.answer {
+            AnyAnswer::FillMask(answer) => answer.masks(text),
+            AnyAnswer::Words(answer) => answer.masks(text),
+            AnyAnswer::Positions(answer) => answer.rows(text),
+            AnyAnswer::Joint(_) | AnyAnswer::Score(_) => 1,
+        }
+    }
+
+    /// True if the groups of a text stand in a list.
+    fn has_group_list(&self, text: usize) -> bool {
+        match &self.answer {
+            AnyAnswer::FillMask(_) | AnyAnswer::Words(_) => self.groups(text) != 1,
+            AnyAnswer::Positions(_) => true,
+            AnyAnswer::Joint(_) | AnyAnswer::Score(_) => false,
+        }
+    }
+
+    fn entries(&self, Index { text, mask, .. }: Index) -> usize {
+        match &self.answer {
+            AnyAnswer::FillMask(answer) => answer.predictions(text, mask),
+            AnyAnswer::Words(answer) => answer.predictions(text, mask),
+            AnyAnswer::Positions(answer) => answer.predictions(text, mask),
+            AnyAnswer::Joint(answer) => answer.fillings(text),
+            AnyAnswer::Score(_) => 1,
+        }
+    }
+
+    /// Writes commas and brackets before an entry.
+    fn open(&self, model: &TaskModel, index: Index, has_group: bool, json: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let Index { text, mask, rank } = index;
         if rank > 0 {
-            return json.push(b',');
+            json.push(b',');
+            return Ok(());
         }
         if mask > 0 {
             json.push(b',');
         } else {
             if text > 0 {
                 json.push(b',');
-            } else if self.answer.texts() != 1 {
+            } else if self.is_list() {
                 json.push(b'[');
             }
-            if self.answer.masks(text) != 1 {
+            if self.has_group_list(text) {
                 json.push(b'[');
             }
         }
-        json.push(b'[');
+        match &self.answer {
+            _ if !has_group => {}
+            AnyAnswer::Score(_) => {}
+            AnyAnswer::Positions(answer) => {
+                write(&RowJson::from(answer.row(model, text, mask)?), json);
+                // The predictions are its last field.
+                json.pop();
+                json.extend_from_slice(b",\"predictions\":[");
+            }
+            _ => json.push(b'['),
+        }
+        Ok(())
     }
 
-    /// Writes brackets after a prediction; returns the next.
-    fn close(&self, Index { text, mask, rank }: Index, json: &mut Vec<u8>) -> Option<Index> {
-        let answer = &self.answer;
-        if rank + 1 < answer.predictions(text, mask) {
-            let rank = rank + 1;
-            return Some(Index { text, mask, rank });
+    fn entry(&self, model: &TaskModel, index: Index, json: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let Index { text, mask, rank } = index;
+        match &self.answer {
+            AnyAnswer::FillMask(answer) => write(&PredictionJson::from(&model.prediction(answer, index)?), json),
+            AnyAnswer::Words(answer) => {
+                let prediction = answer.prediction(model, text, mask, rank)?;
+                write(&WordJson::from(&prediction), json);
+            }
+            AnyAnswer::Positions(answer) => {
+                let prediction = answer.prediction(model, text, mask, rank)?;
+                write(&PredictionJson::from(&prediction), json);
+            }
+            AnyAnswer::Joint(answer) => write(&FillingJson::from(&answer.filling(model, text, rank)?), json),
+            AnyAnswer::Score(answer) => write(&ScoreJson::from(&answer.score(model, text)?), json),
         }
-        json.push(b']');
-        if mask + 1 < answer.masks(text) {
+        Ok(())
+    }
+
+    /// Writes brackets after an entry; returns the next.
+    fn close(&self, index: Index, has_group: bool, json: &mut Vec<u8>) -> Option<Index> {
+        let Index { text, mask, rank } = index;
+        if has_group {
+            if rank + 1 < self.entries(index) {
+                return Some(Index {
+                    rank: rank + 1,
+                    ..index
+                });
+            }
+            match &self.answer {
+                AnyAnswer::Score(_) => {}
+                AnyAnswer::Positions(_) => json.extend_from_slice(b"]}"),
+                _ => json.push(b']'),
+            }
+        }
+        if mask + 1 < self.groups(text) {
             let mask = mask + 1;
             return Some(Index { text, mask, rank: 0 });
         }
-        if answer.masks(text) != 1 {
+        if self.has_group_list(text) {
             json.push(b']');
         }
-        if text + 1 < answer.texts() {
+        if text + 1 < self.answer.texts() {
             let text = text + 1;
             return Some(Index { text, mask: 0, rank: 0 });
         }
-        if answer.texts() != 1 {
+        if self.is_list() {
             json.push(b']');
         }
         None
     }
 }
 
-struct OnePrediction<'a>(&'a Prediction);
+fn write(value: &impl Serialize, json: &mut Vec<u8>) {
+    to_writer(json, value).expect("memory takes every byte");
+}
 
-impl Serialize for OnePrediction<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Prediction {
-            score,
-            token,
-            token_str,
-            sequence,
-        } = self.0;
-        let mut fields = serializer.serialize_struct("Prediction", 4)?;
-        fields.serialize_field("score", score)?;
-        fields.serialize_field("token", token)?;
-        fields.serialize_field("token_str", token_str)?;
-        fields.serialize_field("sequence", sequence)?;
-        fields.end()
+#[derive(Serialize)]
+struct PredictionJson<'a> {
+    score: f32,
+    token: u32,
+    token_str: &'a str,
+    sequence: &'a str,
+}
+
+impl<'a> From<&'a Prediction> for PredictionJson<'a> {
+    fn from(prediction: &'a Prediction) -> Self {
+        Self {
+            score: prediction.score,
+            token: prediction.token,
+            token_str: &prediction.token_str,
+            sequence: &prediction.sequence,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WordJson<'a> {
+    score: f32,
+    /// The first of its tokens.
+    token: u32,
+    token_str: &'a str,
+    sequence: &'a str,
+    tokens: &'a [u32],
+    log_prob: f64,
+    log_prob_per_token: f64,
+    method: &'static str,
+}
+
+impl<'a> From<&'a WordPrediction> for WordJson<'a> {
+    fn from(word: &'a WordPrediction) -> Self {
+        Self {
+            score: word.score,
+            token: word.tokens[0],
+            token_str: &word.token_str,
+            sequence: &word.sequence,
+            tokens: &word.tokens,
+            log_prob: word.log_prob,
+            log_prob_per_token: word.log_prob / word.tokens.len() as f64,
+            method: match word.method {
+                words::Method::LeftToRight => "left_to_right",
+                words::Method::Pll => "pll",
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FillingJson<'a> {
+    log_score: f64,
+    tokens: &'a [u32],
+    token_strs: &'a [String],
+    sequence: &'a str,
+    order: &'static str,
+}
+
+impl<'a> From<&'a Filling> for FillingJson<'a> {
+    fn from(filling: &'a Filling) -> Self {
+        Self {
+            log_score: filling.log_score,
+            tokens: &filling.tokens,
+            token_strs: &filling.token_strs,
+            sequence: &filling.sequence,
+            order: match filling.order {
+                joint::Order::LeftToRight => "left_to_right",
+                joint::Order::MostCertainFirst => "most_certain_first",
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RowJson {
+    position: usize,
+    start: usize,
+    end: usize,
+    token: u32,
+    token_str: String,
+    score: f32,
+}
+
+impl From<Row> for RowJson {
+    fn from(row: Row) -> Self {
+        Self {
+            position: row.position,
+            start: row.start,
+            end: row.end,
+            token: row.token,
+            token_str: row.token_str,
+            score: row.score,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ScoreJson<'a> {
+    score: f64,
+    tokens: usize,
+    perplexity: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_scores: Option<Vec<TokenJson<'a>>>,
+}
+
+#[derive(Serialize)]
+struct TokenJson<'a> {
+    token: u32,
+    token_str: &'a str,
+    log_prob: f32,
+}
+
+impl<'a> From<&'a TextScore> for ScoreJson<'a> {
+    fn from(text: &'a TextScore) -> Self {
+        let token = |scored: &'a ScoredToken| TokenJson {
+            token: scored.token,
+            token_str: &scored.token_str,
+            log_prob: scored.log_prob,
+        };
+        Self {
+            score: text.score,
+            tokens: text.tokens,
+            perplexity: text.perplexity,
+            token_scores: text
+                .token_scores
+                .as_ref()
+                .map(|scores| scores.iter().map(token).collect()),
+        }
     }
 }
 
@@ -133,12 +330,12 @@ impl Serialize for OnePrediction<'_> {
 mod tests {
     use super::*;
     use crate::lm::{PretrainedModel, Scores, TokenScore};
-    use crate::tasks::fill_mask::{Parameters, Request};
+    use crate::tasks::fill_mask::{Answer, Parameters, Request};
 
     /// The JSON of the answer to `texts`, in which every mask has as many scores as given, written in pieces of `bytes`.
     fn json(texts: &[&str], predictions: usize, bytes: usize) -> (String, usize) {
         let model = PretrainedModel::embedded().unwrap();
-        let task = FillMask::new(model.tokenizer, &model.info, 64);
+        let task = TaskModel::new(model.tokenizer, &model.info, 64);
         let request = Request {
             texts: texts.iter().map(|&text| text.to_owned()).collect(),
             parameters: Parameters::default(),

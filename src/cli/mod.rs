@@ -3,7 +3,7 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `serve` | `cloze serve`, the default: starts and stops the server |
-//! | `predict` | `cloze predict`: answers the lines of a file as JSON Lines |
+//! | `predict` | `cloze predict` and `cloze score`: answer the lines of a file as JSON Lines |
 //! | `health` | `cloze health`: checks a running server |
 //! | `devices` | `cloze devices`: lists the CPU and the GPU adapters |
 //! | `inspect` | `cloze inspect`: shows the contents of a model |
@@ -73,6 +73,11 @@ enum Command {
     /// ...}. Exit codes: 0 all lines answered, 3 some lines with errors, 1 the command failed, 2 invalid flags, 130
     /// Ctrl-C.
     Predict(Box<predict::PredictArguments>),
+    /// Scores each line of a file by its pseudo-log-likelihood, as JSON Lines in the same order
+    ///
+    /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"method": ..., "per_token":
+    /// ...}}. Output and exit codes are those of predict.
+    Score(Box<predict::ScoreArguments>),
     /// Checks whether a running server is ready; the exit code is the result
     Health(health::HealthArguments),
     /// Lists the CPU and the GPU adapters of this machine
@@ -94,7 +99,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     match arguments.command {
         None => serve::run(arguments.serve).map(done),
         Some(Command::Serve(arguments)) => serve::run(*arguments).map(done),
-        Some(Command::Predict(arguments)) => predict::run(*arguments),
+        Some(Command::Predict(arguments)) => predict::predict(*arguments),
+        Some(Command::Score(arguments)) => predict::score(*arguments),
         Some(Command::Health(arguments)) => health::run(&arguments),
         Some(Command::Devices) => Ok(devices::run().map(done)?),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),

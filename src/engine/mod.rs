@@ -90,6 +90,14 @@ impl Timing {
             inference: self.inference.max(other.inference),
         }
     }
+
+    /// The times of two pieces, one after the other.
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            queue: self.queue + next.queue,
+            inference: self.inference + next.inference,
+        }
+    }
 }
 
 /// The engine's ability to answer.
@@ -172,16 +180,19 @@ impl Engine {
         self.queue.admit().map(Admission)
     }
 
-    /// Queues the sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
+    /// Queues sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
     /// refuse them: the first has its place, the others wait for list places. Dropping the future withdraws sequences that are not
     /// computed yet, and ends a batch that nothing else waits for.
+    ///
+    /// A request may be submitted in pieces. The first has the admission; every sequence of a later piece waits for a list
+    /// place, so that other requests run between the pieces.
     ///
     /// # Errors
     /// [`EngineError::Deadline`] when time is up, [`EngineError::Stopped`], else the first failure of a sequence: a request
     /// is answered whole or not at all.
     pub async fn submit(
         &self,
-        admission: Admission,
+        admission: impl Into<Option<Admission>>,
         sequences: &[Arc<Sequence>],
         deadline: Instant,
     ) -> Result<(Vec<Scores>, Timing), EngineError> {
@@ -208,13 +219,22 @@ impl Engine {
         };
         let mut waiting = sequences.iter();
         // At once what has places, so that the first batch is full.
-        let first = waiting.next().map(|sequence| entry(sequence, None));
+        let admission = admission.into();
+        let first = match &admission {
+            Some(_) => waiting.next().map(|sequence| entry(sequence, None)),
+            None => None,
+        };
         let placed = std::iter::from_fn(|| {
             let place = (waiting.len() > 0).then(|| Arc::clone(&self.list_places).try_acquire_owned())?;
             let place = place.ok()?;
             waiting.next().map(|sequence| entry(sequence, Some(place)))
         });
-        admission.0.push(first.into_iter().chain(placed).collect())?;
+        let placed: Vec<Entry> = first.into_iter().chain(placed).collect();
+        match admission {
+            Some(admission) => admission.0.push(placed)?,
+            None if placed.is_empty() => {}
+            None => self.queue.push(placed)?,
+        }
         while waiting.len() > 0 {
             let mut places = self.places(waiting.len(), deadline).await?;
             let placed = std::iter::from_fn(|| {

@@ -26,8 +26,15 @@ impl Sequence {
             readout: Readout {
                 positions: positions.into(),
                 select,
+                with_own: false,
             },
         }
+    }
+
+    /// Reads the token that is at each position too, after the selected ones.
+    pub fn with_own(mut self) -> Self {
+        self.readout.with_own = true;
+        self
     }
 
     /// Length in tokens.
@@ -42,6 +49,8 @@ pub struct Readout {
     /// Indices into the sequence's tokens, ascending.
     pub positions: Vec<usize>,
     pub select: Select,
+    /// The last score of a position is that of the token at that position.
+    pub with_own: bool,
 }
 
 impl Readout {
@@ -51,7 +60,7 @@ impl Readout {
             Select::TopK(k) => *k,
             Select::Tokens(tokens) => tokens.len(),
         };
-        self.positions.len() * of_position
+        self.positions.len() * (of_position + usize::from(self.with_own))
     }
 }
 
@@ -62,6 +71,20 @@ pub enum Select {
     TopK(usize),
     /// These tokens, in this order.
     Tokens(Arc<[u32]>),
+}
+
+/// What is read of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RowSelect {
+    pub select: Select,
+    /// A further token.
+    pub own: Option<u32>,
+}
+
+impl From<Select> for RowSelect {
+    fn from(select: Select) -> Self {
+        Self { select, own: None }
+    }
 }
 
 /// A token and its log-probability: the log-softmax over the whole vocabulary, whatever was selected.
@@ -94,6 +117,8 @@ pub struct Batch {
     readout_offsets: Vec<usize>,
     /// One for each sequence.
     selects: Vec<Select>,
+    /// One for each sequence: whether the token at each position is read too.
+    with_own: Vec<bool>,
     demand: Vec<Demand>,
 }
 
@@ -105,6 +130,7 @@ impl Default for Batch {
             readout_rows: Vec::new(),
             readout_offsets: vec![0],
             selects: Vec::new(),
+            with_own: Vec::new(),
             demand: Vec::new(),
         }
     }
@@ -114,7 +140,11 @@ impl Batch {
     /// Adds a sequence at the end.
     pub fn push(&mut self, sequence: &Sequence) {
         let Sequence { token_ids, readout } = sequence;
-        let Readout { positions, select } = readout;
+        let Readout {
+            positions,
+            select,
+            with_own,
+        } = readout;
         debug_assert!(positions.is_sorted() && positions.iter().all(|&position| position < token_ids.len()));
         let start = self.token_ids.len();
         self.token_ids.extend_from_slice(token_ids);
@@ -123,6 +153,7 @@ impl Batch {
         self.readout_rows.extend(rows);
         self.readout_offsets.push(self.readout_rows.len());
         self.selects.push(select.clone());
+        self.with_own.push(*with_own);
     }
 
     /// Lets the model stop when none of the requests waits any more.
@@ -167,10 +198,15 @@ impl Batch {
     }
 
     /// The selection of each readout row, in order.
-    pub(super) fn row_selects(&self) -> Vec<Select> {
-        let readouts = self.readouts();
-        let repeated = readouts.map(|(rows, select)| std::iter::repeat_n(select.clone(), rows.len()));
-        repeated.flatten().collect()
+    pub(super) fn row_selects(&self) -> Vec<RowSelect> {
+        let readouts = self.readouts().zip(&self.with_own);
+        let selects = readouts.flat_map(|((rows, select), &with_own)| {
+            rows.iter().map(move |&row| RowSelect {
+                select: select.clone(),
+                own: with_own.then(|| self.token_ids[row as usize]),
+            })
+        });
+        selects.collect()
     }
 
     /// Readout rows of each sequence.
@@ -234,7 +270,7 @@ impl Batch {
 }
 
 /// The readout of one chunk of rows. A row of which more tokens are selected than the backend finds is read in full.
-fn readout_spec(selects: &[Select], padded_rows: usize, top_k_max: usize) -> ReadoutSpec {
+fn readout_spec(selects: &[RowSelect], padded_rows: usize, top_k_max: usize) -> ReadoutSpec {
     let mut spec = ReadoutSpec {
         rows: selects.len(),
         padded_rows,
@@ -243,12 +279,13 @@ fn readout_spec(selects: &[Select], padded_rows: usize, top_k_max: usize) -> Rea
         row_offsets: vec![0],
         full_rows: Vec::new(),
     };
-    for (row, select) in selects.iter().enumerate() {
+    for (row, RowSelect { select, own }) in selects.iter().enumerate() {
         match select {
             Select::TopK(k) if *k <= top_k_max => spec.top_k = spec.top_k.max(*k),
             Select::TopK(_) => spec.full_rows.push(row as u32),
             Select::Tokens(tokens) => spec.token_ids.extend_from_slice(tokens),
         }
+        spec.token_ids.extend(own);
         spec.row_offsets.push(spec.token_ids.len() as u32);
     }
     spec

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use burn::tensor::backend::ExecutionError;
 use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
-use super::batch::HEAD_ROWS_MAX;
+use super::batch::{HEAD_ROWS_MAX, RowSelect};
 use super::{Batch, Demand, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
 use crate::backend::readout::{LogitsRow, top_k};
 use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
@@ -204,7 +204,7 @@ fn scores(
     mut numbers: &[f32],
     specs: &[ReadoutSpec],
     vocab_size: usize,
-    selects: &[Select],
+    selects: &[RowSelect],
 ) -> Result<Vec<Vec<TokenScore>>, ModelError> {
     let (mut answers, mut selects) = (Vec::new(), selects.iter());
     for spec in specs {
@@ -219,8 +219,8 @@ fn scores(
     Ok(answers)
 }
 
-/// The softmax of one row at the selected tokens.
-fn score(row: &LogitsRow<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelError> {
+/// The softmax of one row at the selected tokens, and at the row's own token after them.
+fn score(row: &LogitsRow<'_>, RowSelect { select, own }: &RowSelect) -> Result<Vec<TokenScore>, ModelError> {
     if !row.is_finite() {
         return Err(ModelError::NotFinite);
     }
@@ -228,7 +228,7 @@ fn score(row: &LogitsRow<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelE
         token,
         log_prob: row.log_probability(logit),
     };
-    Ok(match select {
+    let mut scores: Vec<TokenScore> = match select {
         Select::Tokens(tokens) => tokens
             .iter()
             .copied()
@@ -242,7 +242,10 @@ fn score(row: &LogitsRow<'_>, select: &Select) -> Result<Vec<TokenScore>, ModelE
                 tokens.map(|token| score((token, logits[token as usize]))).collect()
             }
         },
-    })
+    };
+    let own = own.zip(row.token_logits.last().copied());
+    scores.extend(own.map(score));
+    Ok(scores)
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -263,6 +266,10 @@ mod tests {
         batch.padded(top_k_max, PositionRule::Index, |rows| rows)
     }
 
+    fn row_selects(selects: &[Select]) -> Vec<RowSelect> {
+        selects.iter().cloned().map(RowSelect::from).collect()
+    }
+
     /// The scores of readout rows with these logits and selections.
     fn answers(logits: &[[f32; 4]], selects: &[Select], top_k_max: usize) -> Vec<Vec<TokenScore>> {
         let inputs = inputs(selects, top_k_max);
@@ -280,7 +287,7 @@ mod tests {
                 numbers
             });
         let numbers: Vec<f32> = numbers.collect();
-        scores(&numbers, &inputs.readouts, 4, selects).unwrap()
+        scores(&numbers, &inputs.readouts, 4, &row_selects(selects)).unwrap()
     }
 
     #[test]
@@ -346,6 +353,27 @@ mod tests {
     }
 
     #[test]
+    fn the_token_of_a_position_is_read_beside_the_selected_ones() {
+        let mut model = PretrainedModel::embedded().unwrap();
+        let model = model.load_on::<Cpu>(&Default::default(), Precision::F32).unwrap();
+        let scores = |select: Select, with_own: bool| {
+            let mut batch = Batch::default();
+            let sequence = Sequence::new([2, 300, 400, 3], [1, 2], select);
+            batch.push(&if with_own { sequence.with_own() } else { sequence });
+            model.start(batch).unwrap().wait().unwrap().remove(0)
+        };
+        let own = scores(Select::Tokens([300, 400].into()), false);
+        // Found by the device, and in full rows.
+        for select in [Select::TopK(3), Select::TopK(100), Select::Tokens([7, 8].into())] {
+            let (plain, read) = (scores(select.clone(), false), scores(select, true));
+            for (row, mut scores) in read.into_iter().enumerate() {
+                assert_eq!(scores.pop(), Some(own[row][row]));
+                assert_eq!(scores, plain[row]);
+            }
+        }
+    }
+
+    #[test]
     fn many_rows_are_answered_in_order() {
         // More than one part: each row's most probable token says which it is.
         let logits: Vec<[f32; 4]> = (0..150)
@@ -360,7 +388,7 @@ mod tests {
     fn a_readout_that_is_cut_off_or_not_finite_is_an_error() {
         let selects = [Select::TopK(1)];
         let inputs = inputs(&selects, 64);
-        let of = |numbers: &[f32]| scores(numbers, &inputs.readouts, 4, &selects);
+        let of = |numbers: &[f32]| scores(numbers, &inputs.readouts, 4, &row_selects(&selects));
         assert!(of(&[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]).is_ok());
         assert!(matches!(of(&[0.0, 1.0, 0.0, 0.0, 0.0]), Err(ModelError::Readback(_))));
         assert_eq!(of(&[0.0, 1.0, 0.0, 1.0, 0.0, 2.0]), Err(ModelError::NotFinite));

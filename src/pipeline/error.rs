@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::MemoryFull;
 use crate::engine::EngineError;
-use crate::tasks::fill_mask::InputError;
+use crate::tasks::InputError;
 use crate::text::DecodeError;
 use crate::work::WorkError;
 

@@ -1,7 +1,7 @@
 //! One request, from admission to answer.
 //!
-//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request and
-//! submits its sequences to the engine; [`Pipeline::decode`] finishes the answer. Planning and decoding compute on the threads of
+//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request of any
+//! task and submits its sequences to the engine, piece by piece; [`Pipeline::decode`] finishes the answer. Planning and decoding compute on the threads of
 //! a [`WorkPool`], in slices, until the deadline or until the client disconnects. `POST /` decodes its answer in pieces instead
 //! (`server/answer_body.rs`).
 //!
@@ -32,9 +32,9 @@ pub use memory::{MemoryFull, MemoryLimit, Reservation};
 use progress::Progress;
 
 use crate::engine::{Admission, Engine, Timing};
-use crate::lm::Scores;
-use crate::tasks::fill_mask::{Answer, FillMask, Plan, Request, TextAnswer};
-use crate::work::WorkPool;
+use crate::tasks::fill_mask::{self, TextAnswer};
+use crate::tasks::{Computation, Notes, Piece, Plan, Task, TaskModel};
+use crate::work::{self, WorkPool};
 
 /// Work on at most this many bytes is done at once, without a change of threads: some tens of microseconds.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
@@ -45,9 +45,9 @@ const THREADS_MIN: usize = 2;
 /// Default limit on the bytes of all bodies and answers.
 pub const MEMORY_BYTES_MAX: usize = 128 << 20;
 
-/// A task and the engine that computes it.
+/// The tasks of a model and the engine that computes it.
 pub struct Pipeline {
-    task: FillMask,
+    model: Arc<TaskModel>,
     engine: Engine,
     texts_max: usize,
     pool: Arc<WorkPool>,
@@ -61,6 +61,10 @@ pub struct Cost {
     pub texts: usize,
     /// Tokens of all texts.
     pub tokens: usize,
+    /// The name of the task in metrics.
+    pub task: &'static str,
+    /// What the model computed.
+    pub computed: Computation,
     /// From the start of the request's plan to its submission.
     pub tokenizing: Duration,
     /// In the queue and in the model.
@@ -69,11 +73,19 @@ pub struct Cost {
 
 /// A request that the model has answered; its strings are not decoded yet.
 #[derive(Debug)]
-pub struct Scored {
-    pub answer: Answer,
+pub struct Scored<A> {
+    pub answer: A,
+    pub notes: Notes,
     pub cost: Cost,
     /// The memory of the answer.
     pub memory: Reservation,
+}
+
+/// A plan that the model has scored.
+pub struct Submitted<P> {
+    pub plan: P,
+    pub timing: Timing,
+    pub computed: Computation,
 }
 
 /// The answer to one request.
@@ -91,11 +103,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// When the system starts too few threads.
-    pub fn start(task: FillMask, engine: Engine) -> std::io::Result<Self> {
+    pub fn start(model: TaskModel, engine: Engine) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = Arc::new(WorkPool::start(cores.max(THREADS_MIN))?);
         Ok(Self {
-            task,
+            model: Arc::new(model),
             texts_max: engine.limits().queue_size,
             engine,
             memory: MemoryLimit::new(MEMORY_BYTES_MAX, Arc::clone(&pool)),
@@ -115,8 +127,8 @@ impl Pipeline {
         Self { memory, ..self }
     }
 
-    pub fn task(&self) -> &FillMask {
-        &self.task
+    pub fn model(&self) -> &TaskModel {
+        &self.model
     }
 
     pub fn engine(&self) -> &Engine {
@@ -160,23 +172,23 @@ impl Pipeline {
     ///
     /// # Errors
     /// The first text or parameter that is refused, the deadline, the memory limit, and failures of the engine.
-    pub async fn run(
+    pub async fn run<T: Task>(
         self: &Arc<Self>,
         admission: Admission,
-        request: Request,
+        request: T,
         deadline: Deadline,
-    ) -> Result<Scored, Error> {
+    ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
         let scored = self.plan_and_submit(admission, request, deadline).await;
         self.progress.note(scored.as_ref().err(), deadline);
         scored
     }
 
-    async fn plan_and_submit(
+    async fn plan_and_submit<T: Task>(
         self: &Arc<Self>,
         mut admission: Admission,
-        request: Request,
+        request: T,
         deadline: Deadline,
-    ) -> Result<Scored, Error> {
+    ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
         let settled = admission.settle();
         settled.map_err(|error| Error::from_engine(error, deadline.timeout))?;
         let started_at = Instant::now();
@@ -184,8 +196,8 @@ impl Pipeline {
         let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
         // The admission comes along, so that the place is taken while the work goes on.
         let plan = async move {
-            let plan = pipeline.task.plan_in_slices(&request, pipeline.texts_max).await?;
-            Span::current().record("texts", plan.sequences.len());
+            let plan = request.plan(&pipeline.model, pipeline.texts_max).await?;
+            Span::current().record("texts", plan.texts());
             Span::current().record("tokens", plan.tokens());
             Ok::<_, Error>((plan, admission))
         };
@@ -193,34 +205,47 @@ impl Pipeline {
         let memory = self.memory.reserve(plan.bytes())?;
         let tokenizing = started_at.elapsed();
 
-        let (scores, timing) = self.submit(admission, &plan, deadline).await?;
+        let Submitted { plan, timing, computed } = self.submit(admission, plan, deadline).await?;
 
         let cost = Cost {
-            texts: plan.sequences.len(),
+            texts: plan.texts(),
             tokens: plan.tokens(),
+            task: plan.task(),
+            computed,
             tokenizing,
             timing,
         };
+        let notes = plan.notes();
         // Sorts the scores.
-        let answer = self.compute_bytes(plan.bytes(), deadline, move || Answer::new(plan, scores));
+        let answer = self.compute_bytes(plan.bytes(), deadline, move || plan.finish());
         let answer = answer.await?;
-        Ok(Scored { answer, cost, memory })
+        Ok(Scored {
+            answer,
+            notes,
+            cost,
+            memory,
+        })
     }
 
-    /// Decodes the answer to a request. [`FillMask::prediction`] decodes one prediction at a time.
+    /// Decodes the answer to a request. [`TaskModel::prediction`] decodes one prediction at a time.
     ///
     /// # Errors
     /// The deadline, the memory limit, and a tokenizer whose decoder fails.
-    pub async fn decode(self: &Arc<Self>, scored: Scored, deadline: Deadline) -> Result<Answered, Error> {
+    pub async fn decode(
+        self: &Arc<Self>,
+        scored: Scored<fill_mask::Answer>,
+        deadline: Deadline,
+    ) -> Result<Answered, Error> {
         let Scored {
             answer,
             cost,
             mut memory,
+            ..
         } = scored;
         let pipeline = Arc::clone(self);
         let decode = async move {
             let decoded = |bytes| Ok::<_, Error>(memory.grow(bytes)?);
-            let texts = pipeline.task.decode_in_slices(&answer, decoded).await?;
+            let texts = pipeline.model.decode_in_slices(&answer, decoded).await?;
             Ok(Answered { texts, cost, memory })
         };
         let decoded = self.compute(deadline, decode.instrument(debug_span!("render"))).await;
@@ -231,22 +256,50 @@ impl Pipeline {
     ///
     /// # Errors
     /// The first text or parameter that is refused.
-    pub fn plan(&self, request: &Request) -> Result<Plan, Error> {
-        Ok(self.task.plan(request, self.texts_max)?)
+    pub fn plan<T: Task>(&self, request: &T) -> Result<T::Plan, Error> {
+        Ok(work::run_to_end(request.plan(&self.model, self.texts_max))?)
     }
 
-    /// Has the model score the sequences of a plan.
+    /// Has the model score the sequences of a plan, piece by piece.
     ///
     /// # Errors
     /// The deadline, and failures of the engine; never a full queue.
-    pub async fn submit(
+    pub async fn submit<P: Plan>(
         &self,
         admission: Admission,
-        plan: &Plan,
+        mut plan: P,
         deadline: Deadline,
-    ) -> Result<(Vec<Scores>, Timing), Error> {
-        let submitted = self.engine.submit(admission, &plan.sequences, deadline.at).await;
-        submitted.map_err(|error| Error::from_engine(error, deadline.timeout))
+    ) -> Result<Submitted<P>, Error> {
+        let mut admission = Some(admission);
+        let (mut timing, mut computed) = (Timing::default(), Computation::default());
+        loop {
+            let piece;
+            (plan, piece) = self.next_piece(plan, deadline).await?;
+            if piece.sequences.is_empty() {
+                return Ok(Submitted { plan, timing, computed });
+            }
+            computed.sequences += piece.sequences.len();
+            computed.tokens += piece.tokens();
+            let submitted = self
+                .engine
+                .submit(admission.take(), &piece.sequences, deadline.at)
+                .await;
+            let (scores, of_piece) = submitted.map_err(|error| Error::from_engine(error, deadline.timeout))?;
+            timing = timing.then(of_piece);
+            plan.take(scores);
+        }
+    }
+
+    async fn next_piece<P: Plan>(&self, mut plan: P, deadline: Deadline) -> Result<(P, Piece), Error> {
+        let is_one_piece = plan.is_one_piece();
+        let next = async move {
+            let piece = plan.next_piece().await;
+            (plan, piece)
+        };
+        match is_one_piece {
+            true => Ok(next.await),
+            false => self.compute(deadline, next).await,
+        }
     }
 
     /// Runs `work`, which awaits checkpoints alone, on the pool, and waits until the deadline at most. When the deadline passes

@@ -8,7 +8,8 @@ use super::*;
 use crate::backend::Precision;
 use crate::engine::Limits;
 use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PendingBatch, PretrainedModel, TokenScore};
-use crate::tasks::fill_mask::{InputError, Parameters};
+use crate::tasks::fill_mask::{InputError, Parameters, Request};
+use crate::tasks::score;
 use crate::{Builder, Cloze, WarmUpExtent};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -301,4 +302,126 @@ async fn small_work_runs_at_once_and_large_work_elsewhere() {
         let ran_on = pipeline.compute_bytes(bytes, Deadline::never(), work).await.unwrap();
         assert_eq!(ran_on == here, expected, "{bytes} bytes");
     }
+}
+
+fn score_request(text: &str) -> score::Request {
+    score::Request {
+        texts: vec![text.to_owned()],
+        ..score::Request::default()
+    }
+}
+
+#[tokio::test]
+async fn a_long_task_shares_the_model_with_short_ones() {
+    // 62 tokens in a text, of which a batch takes four: the score of 60 texts takes 930 batches.
+    let limits = Limits {
+        batch_size_max: 4,
+        ..Limits::default()
+    };
+    let batches = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&batches);
+    let pipeline = pipeline_with(Cloze::builder().limits(limits), move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    let long = score::Request {
+        texts: vec!["the ".repeat(62); 60],
+        ..score::Request::default()
+    };
+    let running = {
+        let pipeline = Arc::clone(&pipeline);
+        tokio::spawn(async move {
+            let admission = pipeline.admit().unwrap();
+            pipeline.run(admission, long, Deadline::never()).await
+        })
+    };
+    while batches.load(Ordering::Relaxed) < 20 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..5 {
+        let before = batches.load(Ordering::Relaxed);
+        run(&pipeline, &["a [MASK]"], Deadline::never()).await.unwrap();
+        let waited = batches.load(Ordering::Relaxed) - before;
+        assert!(waited <= 4, "a text waited for {waited} batches");
+    }
+    assert!(!running.is_finished());
+    let scored = running.await.unwrap().unwrap();
+    let cost = scored.cost;
+    assert_eq!((cost.task, cost.texts, cost.tokens), ("score", 60, 60 * 64));
+    assert_eq!((cost.computed.sequences, cost.computed.tokens), (60 * 62, 60 * 62 * 65));
+    assert!(cost.timing.queue > Duration::from_millis(100), "{:?}", cost.timing);
+}
+
+#[tokio::test]
+async fn a_departed_client_ends_a_long_task() {
+    let batches = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&batches);
+    let limits = Limits {
+        batch_size_max: 4,
+        ..Limits::default()
+    };
+    let pipeline = pipeline_with(Cloze::builder().limits(limits), move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    let long = score::Request {
+        texts: vec!["the ".repeat(62); 200],
+        ..score::Request::default()
+    };
+    let admission = pipeline.admit().unwrap();
+    let running = pipeline.run(admission, long, Deadline::never());
+    let begun = async {
+        while batches.load(Ordering::Relaxed) < 5 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = running => panic!("3,100 batches within the time of five"),
+        () = begun => {}
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let after = batches.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(batches.load(Ordering::Relaxed), after, "batches go on");
+    assert_eq!(pipeline.memory().used(), 0);
+    run(&pipeline, &["a [MASK]"], Deadline::after(MINUTE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_ends_at_its_deadline_and_one_that_cannot_fit_is_refused_with_numbers() {
+    let pipeline = pipeline(
+        |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            Ok(())
+        },
+        2000,
+    );
+    let deadline = Deadline::after(Duration::from_millis(50));
+    let admission = pipeline.admit().unwrap();
+    let error = pipeline
+        .run(admission, score_request(&"the ".repeat(62)), deadline)
+        .await;
+    // One piece of 62 sequences is one batch.
+    assert!(error.is_ok(), "{:?}", error.err());
+    let many = score::Request {
+        texts: vec!["the ".repeat(62); 300],
+        ..score::Request::default()
+    };
+    let deadline = Deadline::after(Duration::from_millis(50));
+    let error = pipeline.run(pipeline.admit().unwrap(), many, deadline).await.err();
+    assert!(matches!(error, Some(Error::Timeout(_))), "{error:?}");
+    let beyond = score::Request {
+        texts: vec!["the ".repeat(62); 1100],
+        ..score::Request::default()
+    };
+    let error = pipeline
+        .run(pipeline.admit().unwrap(), beyond, Deadline::never())
+        .await
+        .err();
+    let Some(Error::Input(InputError::TooMuchComputation { tokens, tokens_max, .. })) = error else {
+        panic!("{error:?}")
+    };
+    assert!(tokens > tokens_max);
 }

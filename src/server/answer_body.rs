@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::net::Held;
 use crate::api::AnswerJson;
 use crate::pipeline::{self, Deadline, Reservation, Scored};
-use crate::tasks::Notes;
+use crate::tasks::{AnyAnswer, Notes};
 
 /// Tokens that truncation removed from all texts.
 const TRUNCATED_TOKENS: HeaderName = HeaderName::from_static("x-truncated-tokens");
@@ -35,13 +35,14 @@ const PIECES: usize = 2;
 ///
 /// # Errors
 /// The deadline before the first piece is there, the memory limit, and a tokenizer whose decoder fails.
-pub async fn json(app: &Arc<App>, scored: Scored, deadline: Deadline) -> Result<Response, ApiError> {
+pub async fn json(app: &Arc<App>, scored: Scored<AnyAnswer>, deadline: Deadline) -> Result<Response, ApiError> {
     let Scored {
         answer,
+        notes,
         cost,
         mut memory,
     } = scored;
-    let headers = note_headers(answer.notes());
+    let headers = note_headers(&notes);
     let pieces = PIECES * PIECE_CAPACITY;
     let estimate = answer.bytes_estimate().min(pieces);
     memory.grow(estimate).map_err(pipeline::Error::from)?;
@@ -119,7 +120,7 @@ async fn piece(app: &Arc<App>, mut json: AnswerJson, deadline: Deadline) -> Resu
     let pipeline = Arc::clone(&app.pipeline);
     let work = async move {
         let mut piece = Vec::new();
-        let written = json.write_in_slices(pipeline.task(), &mut piece, PIECE_BYTES).await;
+        let written = json.write_in_slices(pipeline.model(), &mut piece, PIECE_BYTES).await;
         written.map(|()| (piece, json))
     };
     let written = app.pipeline.compute(deadline, work).await?;

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::pipeline::Cost;
+use crate::tasks::TASKS;
 
 /// Every status of an answer; any other is counted as the last.
 const STATUSES: [u16; 18] = [
@@ -50,6 +51,11 @@ struct RequestLabels {
     status: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
+}
+
 /// Counters and histograms of requests; those of the engine are read at each scrape.
 #[derive(Debug)]
 pub struct Metrics {
@@ -57,6 +63,9 @@ pub struct Metrics {
     /// The paths of the route table.
     routes: OnceLock<Vec<Arc<str>>>,
     requests: Family<RequestLabels, Counter>,
+    task_requests: Family<TaskLabels, Counter>,
+    task_sequences: Family<TaskLabels, Counter>,
+    task_tokens: Family<TaskLabels, Counter>,
     /// Answers that their client did not read to the end.
     pub unread_answers: Counter,
     total: Histogram,
@@ -78,6 +87,25 @@ impl Default for Metrics {
             "Long answers whose connection ended before the client had read them",
             unread_answers.clone(),
         );
+        let [task_requests, task_sequences, task_tokens] = <[Family<TaskLabels, Counter>; 3]>::default();
+        for (name, help, counters) in [
+            ("task_requests", "Answered requests by task", &task_requests),
+            (
+                "task_sequences",
+                "Sequences that the model computed for answered requests, by task",
+                &task_sequences,
+            ),
+            (
+                "task_tokens",
+                "Tokens and readout positions that the model computed for answered requests, by task",
+                &task_tokens,
+            ),
+        ] {
+            for task in TASKS {
+                drop(counters.get_or_create(&TaskLabels { task }));
+            }
+            registry.register(name, help, counters.clone());
+        }
         for (name, help, histogram) in [
             (
                 "request_seconds",
@@ -102,6 +130,9 @@ impl Default for Metrics {
             registry,
             routes: OnceLock::new(),
             requests,
+            task_requests,
+            task_sequences,
+            task_tokens,
             unread_answers,
             total,
             tokenizing,
@@ -157,6 +188,14 @@ impl Metrics {
             self.total.observe(total.as_secs_f64());
         }
         if let Some(cost) = cost {
+            let labels = TaskLabels { task: cost.task };
+            self.task_requests.get_or_create(&labels).inc();
+            self.task_sequences
+                .get_or_create(&labels)
+                .inc_by(cost.computed.sequences as u64);
+            self.task_tokens
+                .get_or_create(&labels)
+                .inc_by(cost.computed.tokens as u64);
             self.tokenizing.observe(cost.tokenizing.as_secs_f64());
             self.queue.observe(cost.timing.queue.as_secs_f64());
             self.inference.observe(cost.timing.inference.as_secs_f64());

@@ -15,7 +15,7 @@ use super::net;
 use super::open_inference::{infer, metadata};
 use super::options::Options;
 use super::route::{Access, RouteRow};
-use super::routes::{fill_mask, health, info, metrics, openapi, ui};
+use super::routes::{health, info, metrics, openapi, task, ui};
 
 /// The route table: every path, its methods, and which of them need the API key.
 ///
@@ -28,7 +28,7 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
     };
     let at = RouteRow::new;
     vec![
-        at("/").get(Open, ui::index).post(Key, fill_mask::fill_mask),
+        at("/").get(Open, ui::index).post(Key, task::fill_mask),
         at("/page.css").get(Open, ui::style),
         at("/page.js").get(Open, ui::script),
         at("/favicon.svg").get(Open, ui::icon),
@@ -36,7 +36,8 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
         at("/docs.css").get(Open, openapi::style),
         at("/docs.js").get(Open, openapi::script),
         at("/openapi.json").get(Open, openapi::document),
-        at("/v1/fill-mask").post(Key, fill_mask::fill_mask),
+        at("/v1/fill-mask").post(Key, task::fill_mask),
+        at("/v1/score").post(Key, task::score),
         at("/health").get(Open, health::ready),
         at("/health/live").get(Open, health::live),
         at("/health/ready").get(Open, health::ready),

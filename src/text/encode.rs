@@ -3,6 +3,8 @@
 //! `tokenizers::Tokenizer::encode` does the same in one call that cannot be interrupted. Its steps are public: added tokens and
 //! normalization, splitting into words (pre-tokens), the model on each word, special tokens.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use tokenizers::{
@@ -79,6 +81,14 @@ pub struct Encoded {
     pub truncated: usize,
 }
 
+/// A tokenized text, with the place of each token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub encoded: Encoded,
+    /// The bytes of each token in the text; `(0, 0)` for special tokens around it.
+    pub offsets: Vec<(usize, usize)>,
+}
+
 impl Tokenizer {
     /// The token ids of `text` with the special tokens around them.
     ///
@@ -131,6 +141,74 @@ impl Tokenizer {
             word_ids: encoding.get_word_ids().to_vec(),
             truncated,
         })
+    }
+
+    /// The tokens of `text` as [`encode_within`](Self::encode_within) gives them, with the bytes of each in the text.
+    ///
+    /// # Errors
+    /// As of [`encode_within`](Self::encode_within).
+    pub async fn encode_located(
+        &self,
+        text: &str,
+        rule: LengthRule,
+        budget: &mut WorkBudget,
+    ) -> Result<Located, EncodeError> {
+        self.refuse_far_too_long(text, rule).await?;
+        let mut words = self.words(text)?;
+        work::checkpoint().await;
+        let mut tokens = VecDeque::new();
+        for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            if added.is_none() {
+                tokens.push_back(self.word_tokens(word, budget)?);
+            }
+            work::checkpoint().await;
+        }
+        // Words that are added tokens have their tokens already.
+        let tokens = RefCell::new(tokens);
+        let tokenized = words.tokenize(|_| Ok(tokens.borrow_mut().pop_front().unwrap_or_default()));
+        tokenized.map_err(EncodeError::failed)?;
+        let encoding = words
+            .into_encoding(None, 0, OffsetType::Byte)
+            .map_err(EncodeError::failed)?;
+        let window = self.window(rule, encoding.get_ids().iter().copied())?;
+        let truncated = encoding.get_ids().len() - window.len();
+        let token = |index: usize| {
+            let (id, token) = (encoding.get_ids()[index], encoding.get_tokens()[index].clone());
+            (
+                id,
+                token,
+                encoding.get_offsets()[index],
+                encoding.get_word_ids()[index],
+                0,
+            )
+        };
+        let encoding = self.with_special_tokens(window.map(token).collect())?;
+        Ok(Located {
+            offsets: encoding.get_offsets().to_vec(),
+            encoded: Encoded {
+                token_ids: encoding.get_ids().to_vec(),
+                word_ids: encoding.get_word_ids().to_vec(),
+                truncated,
+            },
+        })
+    }
+
+    /// The token ids of `word` without special tokens.
+    ///
+    /// # Errors
+    /// A word beyond the budget, and a tokenizer that fails.
+    pub async fn encode_word(&self, word: &str, budget: &mut WorkBudget) -> Result<Vec<u32>, EncodeError> {
+        budget.spend(1)?;
+        let words = self.words(word)?;
+        let mut ids = Vec::new();
+        for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            match added {
+                Some(added) => ids.extend(added.iter().map(|token| token.id)),
+                None => ids.extend(self.word_tokens(word, budget)?.iter().map(|token| token.id)),
+            }
+            work::checkpoint().await;
+        }
+        Ok(ids)
     }
 
     /// The tokens of a text to keep by `rule`, without special tokens.

@@ -7,7 +7,7 @@ mod truncate;
 mod word_cost;
 
 pub use decode::DecodeError;
-pub use encode::{EncodeError, Encoded};
+pub use encode::{EncodeError, Encoded, Located};
 pub use truncate::{LengthRule, Truncation, TruncationError};
 
 use crate::checkpoint::TokenizerFiles;
@@ -22,12 +22,17 @@ pub struct Tokenizer {
     clean_up_spaces: bool,
     word_cost: WordCost,
     tokens_max: usize,
+    /// Ids of the tokens that the tokenizer puts around a text, and of the padding token.
+    special_ids: Vec<u32>,
 }
 
 impl Tokenizer {
     /// Texts of more than `tokens_max` tokens, special tokens included, are refused.
     pub fn new(files: TokenizerFiles, tokens_max: usize) -> Self {
+        let around = files.tokenizer.encode_fast("", true);
+        let around = around.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
         Self {
+            special_ids: around.into_iter().chain(files.pad_id).collect(),
             word_cost: WordCost::of(&files.tokenizer),
             tokenizer: files.tokenizer,
             mask_token: files.mask_token,
@@ -49,6 +54,11 @@ impl Tokenizer {
     /// The id of the padding token, if the vocabulary has one.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad_id
+    }
+
+    /// Ids of the tokens that the tokenizer puts around a text, and of the padding token.
+    pub fn special_ids(&self) -> &[u32] {
+        &self.special_ids
     }
 
     /// The id of `token` if the vocabulary has it.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use cloze::backend::Precision;
 use cloze::lm::{BackendKind, Batch, DeviceInfo, MaskedLm, Placement, PretrainedModel};
-use cloze::tasks::fill_mask::{Answer, FillMask, InputError, Parameters, Plan, Prediction, Request, TextAnswer};
+use cloze::tasks::TaskModel;
+use cloze::tasks::fill_mask::{Answer, InputError, Parameters, Plan, Prediction, Request, TextAnswer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -72,7 +73,7 @@ fn parameters(case: &Case) -> Parameters {
 /// One checkpoint: its task, its model and its cases.
 struct Subject {
     name: String,
-    fill_mask: FillMask,
+    fill_mask: TaskModel,
     model: Box<dyn MaskedLm>,
     cases: Vec<Case>,
     tolerance: f32,
@@ -142,7 +143,7 @@ fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
         eprintln!("{}: {}", checkpoint.name, loaded.device);
         subjects.push(Subject {
             name: checkpoint.name.clone(),
-            fill_mask: FillMask::new(checkpoint.tokenizer, &checkpoint.info, usize::MAX),
+            fill_mask: TaskModel::new(checkpoint.tokenizer, &checkpoint.info, usize::MAX),
             cases: goldens(&folder),
             tolerance: match loaded.precision {
                 Precision::F16 => F16_TOLERANCE,
@@ -155,7 +156,7 @@ fn subjects(backend: BackendKind, precision: Precision) -> Vec<Subject> {
     subjects
 }
 
-fn plan(fill_mask: &FillMask, case: &Case) -> Result<Plan, InputError> {
+fn plan(fill_mask: &TaskModel, case: &Case) -> Result<Plan, InputError> {
     let request = Request {
         texts: strings(&case.inputs),
         parameters: parameters(case),
@@ -318,7 +319,7 @@ pub fn check_one_batch_of(load: impl Fn(&mut PretrainedModel) -> Box<dyn MaskedL
         Subject {
             model: load(&mut model),
             name: model.name,
-            fill_mask: FillMask::new(model.tokenizer, &model.info, usize::MAX),
+            fill_mask: TaskModel::new(model.tokenizer, &model.info, usize::MAX),
             cases: goldens(&folder),
             tolerance: TOLERANCE,
         }

@@ -1,6 +1,7 @@
 //! The format of lines: plain text or JSON. Lines of other formats would be answered as texts, so detection refuses them.
 
-use cloze::api::{Error, Format};
+use cloze::api::{Error, Format, TaskKind};
+use cloze::tasks::AnyRequest;
 use cloze::tasks::fill_mask::Request;
 use serde::de::IgnoredAny;
 
@@ -43,19 +44,32 @@ impl Lines {
         }
     }
 
-    /// Parses a line.
+    /// Parses a line for a task.
     ///
     /// # Errors
     /// A line that is not in this format, with the reason.
-    pub fn parse(self, line: &[u8]) -> Result<Request, Error> {
+    pub fn parse(self, kind: TaskKind, line: &[u8]) -> Result<AnyRequest, Error> {
+        self.format(line)?.parse_task(kind, line)
+    }
+
+    /// Parses a line for fill-mask.
+    ///
+    /// # Errors
+    /// As of [`parse`](Self::parse).
+    pub fn parse_fill_mask(self, line: &[u8]) -> Result<Request, Error> {
+        self.format(line)?.parse(line)
+    }
+
+    /// The format of the body that a line is.
+    fn format(self, line: &[u8]) -> Result<Format, Error> {
         match self {
-            Self::Text => Format::Text.parse(line),
-            Self::Json => Format::Json.parse(line),
+            Self::Text => Ok(Format::Text),
+            Self::Json => Ok(Format::Json),
             Self::JsonList => Err(refused(JSON_LIST)),
             Self::Csv => Err(refused(CSV)),
             Self::DetectedText => match foreign_format(line) {
                 Some(reason) => Err(refused(reason)),
-                None => Format::Text.parse(line),
+                None => Ok(Format::Text),
             },
         }
     }
@@ -184,9 +198,9 @@ mod tests {
             "7\tShe [MASK] born in London.",
             r#"a;"She [MASK] born";b"#,
         ] {
-            let error = Lines::DetectedText.parse(line.as_bytes()).unwrap_err();
+            let error = Lines::DetectedText.parse_fill_mask(line.as_bytes()).unwrap_err();
             assert_eq!(error.error_type, "bad_line", "{line}");
-            assert_eq!(Lines::Text.parse(line.as_bytes()).unwrap().texts, [line]);
+            assert_eq!(Lines::Text.parse_fill_mask(line.as_bytes()).unwrap().texts, [line]);
         }
         for line in [
             "The Cat, on a [MASK].",
@@ -201,10 +215,13 @@ mod tests {
             "\tif x: [MASK]",
             "He said, \"no\", and [MASK].",
         ] {
-            assert_eq!(Lines::DetectedText.parse(line.as_bytes()).unwrap().texts, [line]);
+            assert_eq!(
+                Lines::DetectedText.parse_fill_mask(line.as_bytes()).unwrap().texts,
+                [line]
+            );
         }
         for lines in [Lines::Csv, Lines::JsonList] {
-            assert!(lines.parse(b"a [MASK]").is_err());
+            assert!(lines.parse_fill_mask(b"a [MASK]").is_err());
         }
     }
 }

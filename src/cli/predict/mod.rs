@@ -1,4 +1,4 @@
-//! `cloze predict`: lines in, JSON Lines out, in the same order and through the same engine as the server.
+//! `cloze predict` and `cloze score`: lines in, JSON Lines out, in the same order and through the same engine as the server.
 //!
 //! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file submits
 //! the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not grow with the
@@ -24,11 +24,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use cloze::api::ErrorBody;
 use cloze::engine::Limits;
-use cloze::lm::Scores;
 use cloze::pipeline::{self, Deadline, Pipeline};
-use cloze::tasks::fill_mask::{Parameters, Plan};
+use cloze::tasks::fill_mask::Parameters;
+use cloze::tasks::{AnyAnswer, AnyPlan, Plan as _, score};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -40,7 +41,7 @@ use super::ranges::{TOKENS_MAX, within};
 use super::{CLEAN_UP_TIMEOUT, abort_after, complain};
 use input::Source;
 use output::{Output, Written};
-use window::{Defaults, Line, LineFormat, TEXTS_MAX, Window};
+use window::{Defaults, Line, LineFormat, TEXTS_MAX, TaskDefaults, Window};
 
 /// Some lines have an error in place of an answer. 1 is a failure to start or to go on, 2 a wrong flag.
 const SOME_LINES_FAILED: u8 = 3;
@@ -49,20 +50,12 @@ const WINDOWS_IN_FLIGHT: usize = 2;
 /// How long a write that a signal interrupts may still take to end its line.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// `cloze predict`.
+/// Flags of every command that answers lines.
 #[derive(Debug, Args)]
-pub struct PredictArguments {
+struct LineArguments {
     /// File to read; standard input without one, or with -
     #[arg(default_value = "-", hide_default_value = true)]
     file: PathBuf,
-
-    /// Predictions for each mask, unless a line says otherwise [default: 5]
-    #[arg(long, value_name = "N", value_parser = within::<usize>(0..=TOKENS_MAX))]
-    top_k: Option<usize>,
-
-    /// Score these words alone, separated by commas, unless a line says otherwise
-    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
-    targets: Option<Vec<String>>,
 
     /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {, and refuses JSON lists and CSV
     #[arg(long, value_enum, default_value = "auto")]
@@ -78,8 +71,70 @@ pub struct PredictArguments {
     log: LogArguments,
 }
 
+/// `cloze predict`.
+#[derive(Debug, Args)]
+pub struct PredictArguments {
+    /// Predictions for each mask, unless a line says otherwise [default: 5]
+    #[arg(long, value_name = "N", value_parser = within::<usize>(0..=TOKENS_MAX))]
+    top_k: Option<usize>,
+
+    /// Score these words alone, separated by commas, unless a line says otherwise
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    targets: Option<Vec<String>>,
+
+    #[command(flatten)]
+    lines: LineArguments,
+}
+
+/// `cloze score`.
+#[derive(Debug, Args)]
+pub struct ScoreArguments {
+    /// Tokens that are masked while one is scored, unless a line says otherwise [default: pll-word-l2r]
+    #[arg(long, value_enum)]
+    method: Option<ScoreMethod>,
+
+    /// Write the score of each token too, unless a line says otherwise
+    #[arg(long)]
+    per_token: bool,
+
+    #[command(flatten)]
+    lines: LineArguments,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScoreMethod {
+    /// The token alone
+    Pll,
+    /// The token and the later tokens of its word
+    PllWordL2r,
+}
+
+/// Answers every line of the input with the most probable tokens for its masks.
+pub fn predict(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let parameters = Parameters {
+        top_k: arguments.top_k,
+        targets: arguments.targets,
+        ..Parameters::default()
+    };
+    run(arguments.lines, TaskDefaults::FillMask(parameters))
+}
+
+/// Scores every line of the input.
+pub fn score(arguments: ScoreArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let parameters = score::Parameters {
+        method: arguments.method.map(|method| match method {
+            ScoreMethod::Pll => score::Method::Pll,
+            ScoreMethod::PllWordL2r => score::Method::PllWordL2r,
+        }),
+        per_token: Some(arguments.per_token),
+        only: None,
+    };
+    run(arguments.lines, TaskDefaults::Score(parameters))
+}
+
 /// Answers every line of the input.
-pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
+fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn Error>> {
     arguments.log.start()?;
     // Opened first: a file that is not there is known before a large model is read.
     let source = Source::open(&arguments.file)?;
@@ -89,19 +144,16 @@ pub fn run(arguments: PredictArguments) -> Result<ExitCode, Box<dyn Error>> {
     let loaded = arguments.model.load(&mut model)?;
     let cloze = builder.start(model, loaded)?;
     let pipeline = Arc::clone(cloze.pipeline());
-    let parameters = Parameters {
-        top_k: arguments.top_k,
-        targets: arguments.targets,
-        ..Parameters::default()
-    };
-    pipeline.task().check(&parameters)?;
+    if let TaskDefaults::FillMask(parameters) = &task {
+        pipeline.model().check(parameters)?;
+    }
 
     let progress = Lines::new(source.bytes());
     let lines = source.read();
     let (sender, windows) = mpsc::channel(1);
     let defaults = Defaults {
         format: arguments.format,
-        parameters,
+        task,
     };
     let planner = Arc::clone(&pipeline);
     let planning = std::thread::Builder::new()
@@ -155,9 +207,22 @@ fn queue_limits() -> Limits {
     }
 }
 
-/// The lines of a window in their order, each with its plan and the scores, or an error.
+/// The lines of a window in their order.
 struct Scored {
-    lines: Vec<(Line, Result<Vec<Scores>, pipeline::Error>)>,
+    lines: Vec<ScoredLine>,
+}
+
+struct ScoredLine {
+    number: u64,
+    /// Bytes of the input up to the line's end.
+    end: u64,
+    answer: Result<AnyAnswer, LineError>,
+}
+
+/// Why a line has no answer.
+enum LineError {
+    Refused(ErrorBody),
+    Failed(pipeline::Error),
 }
 
 /// Answers windows as they come and writes them in their order; `None` where nobody reads them any more.
@@ -186,7 +251,7 @@ async fn answer_all(
                 }
             }
             window = windows.recv(), if !input_ended && flying.len() < WINDOWS_IN_FLIGHT => match window {
-                Some(Ok(window)) => flying.push_back(tokio::spawn(score(Arc::clone(pipeline), window))),
+                Some(Ok(window)) => flying.push_back(tokio::spawn(score_window(Arc::clone(pipeline), window))),
                 Some(Err(error)) => return Err(format!("the input cannot be read: {error}").into()),
                 None => input_ended = true,
             },
@@ -204,28 +269,32 @@ async fn next(flying: &mut VecDeque<JoinHandle<Scored>>) -> Option<Result<Scored
 }
 
 /// Submits a window to the engine, its lines sorted by length, so that batches hold texts of similar length.
-async fn score(pipeline: Arc<Pipeline>, window: Window) -> Scored {
-    let mut order: Vec<usize> = (0..window.lines.len()).collect();
-    order.sort_by_key(|&i| window.lines[i].tokens());
-    let submissions = order.iter().filter_map(|&i| {
-        let plan = window.lines[i].plan.as_ref().ok()?;
+async fn score_window(pipeline: Arc<Pipeline>, window: Window) -> Scored {
+    let mut lines: Vec<(usize, Line)> = window.lines.into_iter().enumerate().collect();
+    lines.sort_by_key(|(_, line)| line.tokens());
+    let submissions = lines.into_iter().map(|(index, line)| {
         let pipeline = &pipeline;
-        Some(async move { (i, submit(pipeline, plan).await) })
+        async move {
+            let Line { number, end, plan } = line;
+            let answer = match plan {
+                Err(refused) => Err(LineError::Refused(refused)),
+                Ok(plan) => submit(pipeline, plan).await.map_err(LineError::Failed),
+            };
+            (index, ScoredLine { number, end, answer })
+        }
     });
-    let mut scores: Vec<_> = window.lines.iter().map(|_| Ok(Vec::new())).collect();
-    for (i, submitted) in futures_util::future::join_all(submissions).await {
-        scores[i] = submitted;
-    }
+    let mut scored = futures_util::future::join_all(submissions).await;
+    scored.sort_by_key(|(index, _)| *index);
     Scored {
-        lines: window.lines.into_iter().zip(scores).collect(),
+        lines: scored.into_iter().map(|(_, line)| line).collect(),
     }
 }
 
 /// No line has a deadline.
-async fn submit(pipeline: &Pipeline, plan: &Plan) -> Result<Vec<Scores>, pipeline::Error> {
+async fn submit(pipeline: &Pipeline, plan: AnyPlan) -> Result<AnyAnswer, pipeline::Error> {
     let admission = pipeline.admit()?;
-    let (scores, _) = pipeline.submit(admission, plan, Deadline::never()).await?;
-    Ok(scores)
+    let submitted = pipeline.submit(admission, plan, Deadline::never()).await?;
+    Ok(submitted.plan.finish())
 }
 
 /// Completes with the number of the signal that asks for an end.

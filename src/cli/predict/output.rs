@@ -4,12 +4,11 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Arc;
 
 use cloze::api::{AnswerJson, ErrorBody};
-use cloze::lm::Scores;
 use cloze::pipeline::{self, Pipeline};
-use cloze::tasks::fill_mask::{Answer, Plan};
+use cloze::tasks::AnyAnswer;
 use serde::Serialize;
 
-use super::Scored;
+use super::{LineError, Scored, ScoredLine};
 use crate::cli::progress::Lines;
 
 /// Counts of the lines that have been written.
@@ -24,7 +23,7 @@ pub struct Written {
 
 /// The output of a line that has no answer.
 #[derive(Serialize)]
-struct LineError<'a> {
+struct LineErrorJson<'a> {
     #[serde(flatten)]
     body: &'a ErrorBody,
     line: u64,
@@ -50,40 +49,41 @@ impl Output {
 
     /// Writes and flushes a whole window.
     pub fn write(&mut self, scored: Scored) -> io::Result<()> {
-        for (line, scores) in scored.lines {
-            let answer = line.plan.and_then(|plan| self.finish_plan(plan, scores));
+        for ScoredLine { number, end, answer } in scored.lines {
             // As a whole, so that a line that cannot be serialized leaves no half of one.
-            let mut json = match answer {
+            let mut json = match self.json(answer) {
                 Ok(json) => json,
                 Err(body) => {
-                    let json = serde_json::to_vec(&LineError {
+                    let json = serde_json::to_vec(&LineErrorJson {
                         body: &body,
-                        line: line.number,
+                        line: number,
                     })?;
                     self.written.failed += 1;
-                    self.written.first_error.get_or_insert((line.number, body.error));
+                    self.written.first_error.get_or_insert((number, body.error));
                     json
                 }
             };
             json.push(b'\n');
             self.stdout.write_all(&json)?;
             self.written.lines += 1;
-            self.progress.reached(self.written.lines, line.end);
+            self.progress.reached(self.written.lines, end);
         }
         self.stdout.flush()
     }
 
-    fn finish_plan(&self, plan: Plan, scores: Result<Vec<Scores>, pipeline::Error>) -> Result<Vec<u8>, ErrorBody> {
-        let finished = scores.and_then(|scores| {
-            let mut json = Vec::new();
-            let mut writer = AnswerJson::new(Answer::new(plan, scores));
-            writer.write(self.pipeline.task(), &mut json, usize::MAX)?;
-            Ok(json)
-        });
-        finished.map_err(|error| ErrorBody {
+    fn json(&self, answer: Result<AnyAnswer, LineError>) -> Result<Vec<u8>, ErrorBody> {
+        let failed = |error: pipeline::Error| ErrorBody {
             error: format!("The line cannot be answered: {error}."),
             error_type: "internal".to_owned(),
-        })
+        };
+        let answer = answer.map_err(|error| match error {
+            LineError::Refused(body) => body,
+            LineError::Failed(error) => failed(error),
+        })?;
+        let mut json = Vec::new();
+        let written = AnswerJson::new(answer).write(self.pipeline.model(), &mut json, usize::MAX);
+        written.map_err(|error| failed(error.into()))?;
+        Ok(json)
     }
 
     /// Ends the progress bar.

@@ -6,9 +6,9 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use cloze::api::{self, ErrorBody};
+use cloze::api::{self, ErrorBody, TaskKind};
 use cloze::pipeline::Pipeline;
-use cloze::tasks::fill_mask::{Parameters, Plan};
+use cloze::tasks::{AnyPlan, AnyRequest, Plan as _, fill_mask, score};
 use tokio::sync::mpsc;
 
 use super::format::Lines;
@@ -37,7 +37,13 @@ pub enum LineFormat {
 /// Settings of lines that do not set their own.
 pub struct Defaults {
     pub format: LineFormat,
-    pub parameters: Parameters,
+    pub task: TaskDefaults,
+}
+
+/// The task of all lines, with the parameters of lines that do not set their own.
+pub enum TaskDefaults {
+    FillMask(fill_mask::Parameters),
+    Score(score::Parameters),
 }
 
 /// A line and its plan.
@@ -45,7 +51,7 @@ pub struct Line {
     pub number: u64,
     /// Bytes of the input up to the line's end.
     pub end: u64,
-    pub plan: Result<Plan, ErrorBody>,
+    pub plan: Result<AnyPlan, ErrorBody>,
 }
 
 /// Lines in their order.
@@ -57,7 +63,7 @@ pub struct Window {
 impl Line {
     /// Tokens of all its texts.
     pub fn tokens(&self) -> usize {
-        self.plan.as_ref().map_or(0, Plan::tokens)
+        self.plan.as_ref().map_or(0, AnyPlan::tokens)
     }
 }
 
@@ -70,7 +76,7 @@ pub fn plan(
 ) {
     let mut planner = Planner {
         pipeline,
-        parameters: defaults.parameters,
+        task: defaults.task,
         format: match defaults.format {
             LineFormat::Auto => None,
             LineFormat::Text => Some(Lines::Text),
@@ -94,8 +100,8 @@ pub fn plan(
             bytes += line.content.as_ref().map_or(0, Vec::len);
             let line = planner.line(line);
             if let Ok(plan) = &line.plan {
-                texts += plan.sequences.len();
-                predictions += plan.predictions();
+                texts += plan.texts();
+                predictions += plan.entries();
             }
             window.lines.push(line);
             if window.lines.len().max(texts) >= TEXTS_MAX.get() || bytes >= BYTES_MAX || predictions >= PREDICTIONS_MAX
@@ -118,7 +124,7 @@ pub fn plan(
 
 struct Planner<'a> {
     pipeline: &'a Pipeline,
-    parameters: Parameters,
+    task: TaskDefaults,
     /// `None` until the first line that is not white space alone decides it for all.
     format: Option<Lines>,
 }
@@ -136,7 +142,7 @@ impl Planner<'_> {
                     _ => content,
                 };
                 if self.format.is_none() && !content.trim_ascii().is_empty() {
-                    self.format = Some(Lines::detect(content, self.pipeline.task().mask_token()));
+                    self.format = Some(Lines::detect(content, self.pipeline.model().mask_token()));
                 }
                 self.plan(content).map_err(|error| error.body())
             }
@@ -148,11 +154,25 @@ impl Planner<'_> {
         }
     }
 
-    fn plan(&self, content: &[u8]) -> Result<Plan, api::Error> {
-        let mut request = self.format.unwrap_or(Lines::Text).parse(content)?;
-        let parameters = &mut request.parameters;
-        parameters.top_k = parameters.top_k.or(self.parameters.top_k);
-        parameters.targets = parameters.targets.take().or_else(|| self.parameters.targets.clone());
+    fn plan(&self, content: &[u8]) -> Result<AnyPlan, api::Error> {
+        let format = self.format.unwrap_or(Lines::Text);
+        let request = match &self.task {
+            TaskDefaults::FillMask(defaults) => {
+                let mut request = format.parse_fill_mask(content)?;
+                let parameters = &mut request.parameters;
+                parameters.top_k = parameters.top_k.or(defaults.top_k);
+                parameters.targets = parameters.targets.take().or_else(|| defaults.targets.clone());
+                AnyRequest::from(request)
+            }
+            TaskDefaults::Score(defaults) => {
+                let mut request = format.parse(TaskKind::Score, content)?;
+                if let AnyRequest::Score(score::Request { parameters, .. }) = &mut request {
+                    parameters.method = parameters.method.or(defaults.method);
+                    parameters.per_token = parameters.per_token.or(defaults.per_token);
+                }
+                request
+            }
+        };
         Ok(self.pipeline.plan(&request)?)
     }
 }

@@ -138,7 +138,7 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
 
 /// The start-up block.
 fn banner(arguments: &ServeArguments, cloze: &Cloze, url: &str) -> [String; 7] {
-    let (task, limits) = (cloze.pipeline().task(), cloze.pipeline().engine().limits());
+    let (task, limits) = (cloze.pipeline().model(), cloze.pipeline().engine().limits());
     [
         format!("cloze {}", env!("CARGO_PKG_VERSION")),
         format!(

@@ -147,6 +147,7 @@ fn log(method: &str, route: &str, status: u16, id: &HeaderValue, total: Duration
             route,
             status,
             id,
+            task = cost.task,
             texts = cost.texts,
             tokens = cost.tokens,
             tokenizing_ms = ms(cost.tokenizing),

@@ -2,9 +2,9 @@
 
 mod asset;
 mod engine_metrics;
-pub mod fill_mask;
 pub mod health;
 pub mod info;
 pub mod metrics;
 pub mod openapi;
+pub mod task;
 pub mod ui;

@@ -47,7 +47,7 @@ async fn a_long_answer_comes_in_pieces() {
     assert!(short.0.headers().contains_key("x-tokens"));
     short.assert_status_is_ok();
     drop(short);
-    let vocab_size = app.pipeline.task().vocab_size();
+    let vocab_size = app.pipeline.model().vocab_size();
     let long = ask(vocab_size).await;
     long.assert_status_is_ok();
     let used = app.pipeline.memory().used();

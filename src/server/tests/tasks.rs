@@ -58,3 +58,147 @@ async fn replaced_targets_are_a_header_in_ascii() {
         .unwrap();
     assert!(unlisted > 500, "{unlisted}");
 }
+
+#[tokio::test]
+async fn every_task_has_its_shape_over_http() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
+    for (path, body, expected) in [
+        (
+            "/v1/score",
+            json!({"inputs": "the cat"}),
+            json!({"score": 2.0 * 0.25_f64.ln(), "tokens": 2, "perplexity": 4.0}),
+        ),
+        (
+            "/v1/score",
+            json!({"inputs": ["the", "the"], "parameters": {"per_token": true}}),
+            json!([{"tokens": 1, "token_scores": [{"token_str": "the"}]}, {"tokens": 1}]),
+        ),
+        (
+            "/",
+            json!({"inputs": "the [MASK]", "parameters": {"targets": ["the"], "target_mode": "word"}}),
+            json!([{"score": 0.25, "token_str": "the", "log_prob_per_token": 0.25_f64.ln(), "method": "left_to_right"}]),
+        ),
+        (
+            "/",
+            json!({"inputs": "the [MASK] [MASK]", "parameters": {"joint": true, "top_k": 1}}),
+            json!([{"log_score": 2.0 * 0.25_f64.ln(), "tokens": [0, 0], "order": "left_to_right"}]),
+        ),
+        (
+            "/v1/fill-mask",
+            json!({"inputs": "the a", "parameters": {"positions": [1], "top_k": 3}}),
+            json!([{"position": 1, "start": 4, "end": 5, "score": 0.25}]),
+        ),
+    ] {
+        let response = client.post(path).body_json(&body).send().await;
+        response.assert_status_is_ok();
+        let answer: Value = response.json().await.value().deserialize();
+        assert_contains(&answer, &expected, &body);
+    }
+    // A text as it is.
+    let response = client.post("/v1/score").body("the").send().await;
+    let answer: Value = response.json().await.value().deserialize();
+    assert_eq!(answer["tokens"], 1);
+}
+
+/// Checks that `answer` has what `expected` has; numbers may differ in the last digits.
+fn assert_contains(answer: &Value, expected: &Value, body: &Value) {
+    match (answer, expected) {
+        (Value::Array(answer), Value::Array(expected)) => {
+            assert_eq!(answer.len(), expected.len(), "{body}: {answer:?}");
+            let pairs = answer.iter().zip(expected);
+            pairs.for_each(|(answer, expected)| assert_contains(answer, expected, body));
+        }
+        (_, Value::Object(expected)) => expected
+            .iter()
+            .for_each(|(name, expected)| assert_contains(&answer[name], expected, body)),
+        (Value::Number(answer), Value::Number(expected)) => {
+            let difference = answer.as_f64().unwrap() - expected.as_f64().unwrap();
+            assert!(difference.abs() < 1e-5, "{body}: {answer} is not {expected}");
+        }
+        _ => assert_eq!(answer, expected, "{body}"),
+    }
+}
+
+#[tokio::test]
+async fn expensive_parameters_are_refused_before_anything_is_computed() {
+    let client = TestClient::new(service(app(|_| panic!("computed"), 8, MINUTE)));
+    let masks = "[MASK] ".repeat(250);
+    let words = "the ".repeat(250);
+    let targets: Vec<String> = (0..800).map(|index| format!("a{index}")).collect();
+    for (path, body, error_type) in [
+        (
+            "/",
+            json!({"inputs": [masks, masks], "parameters": {"joint": {"beam": 64}}}),
+            "too_much_work",
+        ),
+        (
+            "/",
+            json!({"inputs": vec![&masks; 4], "parameters": {"joint": {"beam": 32, "order": "most_certain_first"}, "top_k": 1000}}),
+            "too_much_work",
+        ),
+        (
+            "/",
+            json!({"inputs": masks, "parameters": {"targets": targets, "target_mode": "word", "target_method": "pll"}}),
+            "too_much_work",
+        ),
+        (
+            "/",
+            json!({"inputs": words, "parameters": {"positions": "all", "top_k": 512}}),
+            "answer_too_large",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"joint": {"beam": 65}}}),
+            "bad_joint",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"joint": {"beam": 0}}}),
+            "bad_joint",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"joint": true, "top_k": 1001}}),
+            "bad_top_k",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"joint": true, "targets": ["a"]}}),
+            "bad_parameters",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"target_mode": "word"}}),
+            "bad_parameters",
+        ),
+        (
+            "/",
+            json!({"inputs": "a [MASK]", "parameters": {"target_mode": "word", "targets": ["the ".repeat(40)]}}),
+            "bad_targets",
+        ),
+        (
+            "/",
+            json!({"inputs": "a the", "parameters": {"positions": [2]}}),
+            "bad_positions",
+        ),
+        (
+            "/v1/score",
+            json!({"inputs": "a the", "parameters": {"only": [0, 2]}}),
+            "bad_positions",
+        ),
+        (
+            "/v1/score",
+            json!({"inputs": "a the", "parameters": {"only": []}}),
+            "empty",
+        ),
+        ("/v1/score", json!({"inputs": " "}), "empty"),
+        ("/v1/score", json!({"inputs": "[SEP]"}), "empty"),
+        ("/v1/score", json!({"inputs": vec!["the"; 9]}), "too_many_texts"),
+    ] {
+        let response = client.post(path).body_json(&body).send().await;
+        let status = response.0.status();
+        let error: Value = response.json().await.value().deserialize();
+        assert_eq!(error["error_type"], error_type, "{status} {error} {body}");
+        assert!(error["error"].as_str().unwrap().ends_with('.'), "{error}");
+    }
+}

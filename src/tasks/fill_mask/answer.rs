@@ -1,8 +1,8 @@
 //! The model's scores to predictions.
 
-use super::{FillMask, Plan};
+use super::Plan;
 use crate::lm::{Scores, TokenScore};
-use crate::tasks::Notes;
+use crate::tasks::TaskModel;
 use crate::text::DecodeError;
 use crate::work;
 
@@ -53,17 +53,9 @@ impl Answer {
     /// `scores` holds the model's scores for each sequence of the plan.
     pub fn new(plan: Plan, mut scores: Vec<Scores>) -> Self {
         for of_mask in scores.iter_mut().flatten() {
-            if plan.renormalize {
-                renormalize(of_mask);
-            }
-            of_mask.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
-            of_mask.truncate(plan.top_k);
+            sort_scores(of_mask, plan.top_k, plan.renormalize);
         }
         Self { plan, scores }
-    }
-
-    pub fn notes(&self) -> &Notes {
-        &self.plan.notes
     }
 
     pub fn texts(&self) -> usize {
@@ -90,6 +82,15 @@ impl Answer {
     }
 }
 
+/// Keeps the best `top_k` scores, best first. With `renormalize` the probabilities of all are made to sum up to 1 before.
+pub fn sort_scores(scores: &mut Vec<TokenScore>, top_k: usize, renormalize: bool) {
+    if renormalize {
+        self::renormalize(scores);
+    }
+    scores.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob));
+    scores.truncate(top_k);
+}
+
 /// Makes the probabilities of `scores` sum up to 1.
 fn renormalize(scores: &mut [TokenScore]) {
     let largest = scores
@@ -108,7 +109,7 @@ fn renormalize(scores: &mut [TokenScore]) {
     }
 }
 
-impl FillMask {
+impl TaskModel {
     /// Decodes all predictions.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ pub const ANSWER_TOKENS_MAX: usize = 4_000_000;
 
 /// The size of the answer to the texts counted so far.
 #[derive(Debug, Default)]
-pub(super) struct AnswerSize {
+pub struct AnswerSize {
     predictions: usize,
     tokens: usize,
 }

@@ -1,23 +1,26 @@
 //! Fill-mask: the contract of transformers' `FillMaskPipeline` without the model in between.
 //!
-//! [`FillMask::plan`] turns a [`Request`] into a [`Plan`], whose sequences go to the model; with the model's scores
-//! the plan becomes an [`Answer`], whose predictions [`FillMask`] decodes: all, or one by one.
+//! [`TaskModel::plan`](super::TaskModel::plan) turns a [`Request`] into a [`Plan`], whose sequences go to the model; with the model's scores
+//! the plan becomes an [`Answer`], whose predictions [`TaskModel`](super::TaskModel) decodes: all, or one by one.
 
 mod answer;
 mod answer_size;
-mod error;
+mod mode;
 mod plan;
 mod scoring;
+mod task;
 #[cfg(test)]
 mod tests;
 
-use crate::checkpoint::TokenizerFiles;
-use crate::lm::ModelInfo;
-use crate::text::{LengthRule, Tokenizer};
+use crate::text::LengthRule;
 
+pub use super::InputError;
+pub(super) use answer::sort_scores;
 pub use answer::{Answer, Index, Prediction, TextAnswer};
+pub(super) use answer_size::AnswerSize;
 pub use answer_size::{ANSWER_TOKENS_MAX, PREDICTIONS_MAX};
-pub use error::InputError;
+pub use mode::{JointOptions, Mode, Order, Which, WordMethod};
+pub(super) use plan::LOOKUPS_PER_SCORE;
 pub use plan::{LOOKUPS_MAX, Plan};
 pub use scoring::{TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
 
@@ -39,34 +42,5 @@ pub struct Parameters {
     pub length: LengthRule,
     /// Scores are a softmax over the targets alone.
     pub renormalize: bool,
-}
-
-/// The task for one model.
-pub struct FillMask {
-    tokenizer: Tokenizer,
-    vocab_size: usize,
-}
-
-impl FillMask {
-    /// Texts of more than `tokens_max` tokens, special tokens included, are refused, and those that the model cannot take.
-    pub fn new(files: TokenizerFiles, info: &ModelInfo, tokens_max: usize) -> Self {
-        Self {
-            tokenizer: Tokenizer::new(files, tokens_max.min(info.max_tokens)),
-            vocab_size: info.vocab_size,
-        }
-    }
-
-    /// The token that marks a gap in a text, such as `[MASK]`.
-    pub fn mask_token(&self) -> &str {
-        self.tokenizer.mask_token()
-    }
-
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    /// The longest text in tokens, special tokens included.
-    pub fn tokens_max(&self) -> usize {
-        self.tokenizer.tokens_max()
-    }
+    pub mode: Mode,
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::answer_size::AnswerSize;
-use super::{FillMask, InputError, Request};
-use crate::lm::{Sequence, TokenScore};
-use crate::tasks::Notes;
+use super::{InputError, Mode, Request};
+use crate::lm::{Scores, Sequence, TokenScore};
+use crate::tasks::{Notes, TaskModel, in_list};
 use crate::text::{EncodeError, Encoded, LengthRule};
 use crate::work::{self, WorkBudget};
 
 /// A checked and tokenized request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// One for each text, in order; its readout positions are the masks.
     pub sequences: Vec<Arc<Sequence>>,
@@ -19,6 +19,8 @@ pub struct Plan {
     /// Scores are a softmax over the selected tokens alone.
     pub(super) renormalize: bool,
     pub notes: Notes,
+    /// `None` until the model has scored the sequences.
+    pub(super) scores: Option<Vec<Scores>>,
 }
 
 impl Plan {
@@ -48,9 +50,9 @@ impl Plan {
 pub const LOOKUPS_MAX: u64 = 10_000_000;
 
 /// A score is read, copied and sorted.
-const LOOKUPS_PER_SCORE: u64 = 4;
+pub const LOOKUPS_PER_SCORE: u64 = 4;
 
-impl FillMask {
+impl TaskModel {
     /// Checks the parameters and tokenizes the texts, `texts_max` of them at most.
     ///
     /// # Errors
@@ -64,11 +66,11 @@ impl FillMask {
     /// # Errors
     /// As of [`plan`](Self::plan).
     pub async fn plan_in_slices(&self, request: &Request, texts_max: usize) -> Result<Plan, InputError> {
-        if request.texts.len() > texts_max {
-            return Err(InputError::TooManyTexts {
-                texts: request.texts.len(),
-                max: texts_max,
-            });
+        InputError::check_texts(request.texts.len(), texts_max)?;
+        if request.parameters.mode != Mode::Tokens {
+            return Err(InputError::Parameters(
+                "The request is another task than the one that answers it; leave out its mode.",
+            ));
         }
         let texts = request.texts.iter().chain(request.parameters.targets.iter().flatten());
         let counted =
@@ -83,13 +85,7 @@ impl FillMask {
         let mut truncated_tokens = 0;
         for (index, text) in request.texts.iter().enumerate() {
             let read = self.tokens_and_masks(text, length, &mut budget).await;
-            let (token_ids, positions, truncated) = read.map_err(|error| match request.texts.len() {
-                1 => error,
-                _ => InputError::InList {
-                    index,
-                    error: Box::new(error),
-                },
-            })?;
+            let (token_ids, positions, truncated) = read.map_err(|error| in_list(error, index, request.texts.len()))?;
             truncated_tokens += truncated;
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
@@ -107,11 +103,12 @@ impl FillMask {
                 truncated_tokens: length.truncates().then_some(truncated_tokens),
                 replaced_targets: scoring.replaced_targets,
             },
+            scores: None,
         })
     }
 
     /// Token ids, the positions of the masks, and the number of tokens that truncation removed.
-    async fn tokens_and_masks(
+    pub(in crate::tasks) async fn tokens_and_masks(
         &self,
         text: &str,
         length: LengthRule,

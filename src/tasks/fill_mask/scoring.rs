@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::plan::LOOKUPS_MAX;
-use super::{FillMask, InputError, Parameters};
+use super::{InputError, Parameters};
 use crate::lm::Select;
-use crate::tasks::ReplacedTargets;
+use crate::tasks::{ReplacedTargets, TaskModel};
 use crate::work::{self, WorkBudget};
 
 /// Targets of one request.
@@ -19,7 +19,7 @@ pub const TOP_K_DEFAULT: usize = 5;
 
 /// A request's parameters, checked against the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Scoring {
+pub(in crate::tasks) struct Scoring {
     /// Tokens whose scores the model returns.
     pub select: Select,
     /// Predictions to keep for each mask, best first.
@@ -29,7 +29,7 @@ pub(super) struct Scoring {
     pub replaced_targets: ReplacedTargets,
 }
 
-impl FillMask {
+impl TaskModel {
     /// Checks parameters without a text.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl FillMask {
 
     /// A target that the vocabulary lacks is tokenized and replaced by its first piece. Duplicates are merged. A `top_k`
     /// beyond the number of targets means all of them.
-    pub(super) async fn scoring(
+    pub(in crate::tasks) async fn scoring(
         &self,
         parameters: &Parameters,
         budget: &mut WorkBudget,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lm::{PretrainedModel, Select, TokenScore};
+use crate::tasks::TaskModel;
 use crate::text::{EncodeError, Truncation, TruncationError};
 use crate::work::{self, WorkBudget};
 
@@ -9,9 +10,9 @@ const TOKENS_MAX: usize = 64;
 const TEXTS_MAX: usize = 8;
 const VOCAB_SIZE: usize = 12_288;
 
-fn fill_mask() -> FillMask {
+fn fill_mask() -> TaskModel {
     let model = PretrainedModel::embedded().unwrap();
-    FillMask::new(model.tokenizer, &model.info, TOKENS_MAX)
+    TaskModel::new(model.tokenizer, &model.info, TOKENS_MAX)
 }
 
 fn request(texts: &[&str], top_k: Option<usize>, targets: Option<&[&str]>) -> Request {

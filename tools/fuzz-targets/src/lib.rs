@@ -12,7 +12,8 @@ use cloze::checkpoint::Source;
 use cloze::lm::inspect::Inspection;
 use cloze::lm::{BackendKind, Batch, ModelError, Placement, PretrainedModel, Scores, Select, Sequence, TokenScore};
 use cloze::server::parse_infer;
-use cloze::tasks::fill_mask::{Answer, FillMask, Parameters, Request};
+use cloze::tasks::TaskModel;
+use cloze::tasks::fill_mask::{Answer, Parameters, Request};
 use cloze::{Cloze, WarmUpExtent};
 use tempfile::TempDir;
 
@@ -130,7 +131,7 @@ fn answer(request: &Request) {
         let builder = builder.tokens_max(256).texts_max(TEXTS_MAX).warm_up(WarmUpExtent::Skip);
         builder.open(source).expect("the checkpoint is valid")
     });
-    let task = CLOZE.pipeline().task();
+    let task = CLOZE.pipeline().model();
     match task.plan(request, TEXTS_MAX) {
         Ok(mut plan) => {
             plan.sequences.truncate(2);
@@ -194,7 +195,7 @@ impl Folder {
         let loaded = checkpoint.load(&Placement::new(BackendKind::Cpu, 1));
         assert_eq!(loaded.is_ok(), inspection.errors.is_empty(), "{:?}", inspection.errors);
         let Ok(mut loaded) = loaded else { return };
-        let fill_mask = FillMask::new(checkpoint.tokenizer, &checkpoint.info, 8);
+        let fill_mask = TaskModel::new(checkpoint.tokenizer, &checkpoint.info, 8);
         let parameters = Parameters::default();
         fill_mask.check(&parameters).expect("the defaults suit any model");
         for text in [

@@ -42,7 +42,7 @@ pub fn script() -> Response {
 
 /// The document with the limits and names of this server.
 fn render(app: &App) -> Value {
-    let mask = app.pipeline.task().mask_token();
+    let mask = app.pipeline.model().mask_token();
     let quoted = Value::from(mask).to_string();
     let text = include_str!("openapi.json").replace("[MASK]", &quoted[1..quoted.len() - 1]);
     let mut rendered: Value = serde_json::from_str(&text).expect("a test reads it");
@@ -59,12 +59,16 @@ fn render(app: &App) -> Value {
             json!(limits.queue_size),
         ),
         (
+            "/components/schemas/ScoreRequest/properties/inputs/oneOf/1/maxItems",
+            json!(limits.queue_size),
+        ),
+        (
             "/components/schemas/InferInput/properties/data/maxItems",
             json!(limits.queue_size),
         ),
         (
             "/components/schemas/TopK/maximum",
-            json!(app.pipeline.task().vocab_size()),
+            json!(app.pipeline.model().vocab_size()),
         ),
     ] {
         *rendered.pointer_mut(pointer).expect("a test reads it") = value;
@@ -73,7 +77,7 @@ fn render(app: &App) -> Value {
     rendered["info"]["description"] = json!(format!(
         "{description}\n\nHere a text has up to {} tokens, a request up to {} texts and {} bytes, and an answer is \
          ready within {} ms.",
-        app.pipeline.task().tokens_max(),
+        app.pipeline.model().tokens_max(),
         limits.queue_size,
         app.body_bytes_max,
         app.request_timeout.as_millis(),

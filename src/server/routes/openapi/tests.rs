@@ -148,6 +148,47 @@ async fn answers_match_their_schemas() {
             check(&document, "post", path, response).await;
         }
     }
+    for (body, status) in [
+        (
+            json!({"inputs": "a [MASK] [MASK]", "parameters": {"targets": ["the"], "target_mode": "word"}}),
+            200,
+        ),
+        (
+            json!({"inputs": ["a [MASK] [MASK]", "[MASK]"], "parameters": {"targets": ["the"], "target_mode": "word"}}),
+            200,
+        ),
+        (
+            json!({"inputs": ["a [MASK]", "[MASK]"], "parameters": {"joint": true}}),
+            200,
+        ),
+        (json!({"inputs": "a [MASK]", "parameters": {"joint": {"beam": 2}}}), 200),
+        (json!({"inputs": "a b", "parameters": {"positions": "all"}}), 200),
+        (json!({"inputs": ["a", "b"], "parameters": {"positions": [0]}}), 200),
+        (json!({"inputs": "a b", "parameters": {"positions": [9]}}), 400),
+        (
+            json!({"inputs": "a [MASK]", "parameters": {"joint": {"beam": 99}}}),
+            400,
+        ),
+    ] {
+        let response = client.post("/v1/fill-mask").body_json(&body).send().await;
+        response.assert_status(StatusCode::from_u16(status).unwrap());
+        check(&document, "post", "/v1/fill-mask", response).await;
+    }
+    for (body, status) in [
+        (json!({"inputs": "a b"}), 200),
+        (
+            json!({"inputs": ["a b", "c"], "parameters": {"method": "pll", "per_token": true}}),
+            200,
+        ),
+        (json!({"inputs": "a b", "parameters": {"only": [1]}}), 200),
+        (json!({"inputs": "a b", "parameters": {"only": [7]}}), 400),
+        (json!({"inputs": "a b", "parameters": {"method": "x"}}), 400),
+        (json!({"inputs": many}), 422),
+    ] {
+        let response = client.post("/v1/score").body_json(&body).send().await;
+        response.assert_status(StatusCode::from_u16(status).unwrap());
+        check(&document, "post", "/v1/score", response).await;
+    }
     let input = |text: &str| json!([{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]);
     for (body, status) in [
         (json!({"inputs": input("a [MASK] [MASK]"), "id": "7"}), 200),
@@ -259,7 +300,7 @@ fn the_limits_are_those_of_the_server() {
     let document = render(&app);
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["Text"]["pattern"], r"\[MASK\]");
-    assert_eq!(schemas["TopK"]["maximum"], app.pipeline.task().vocab_size());
+    assert_eq!(schemas["TopK"]["maximum"], app.pipeline.model().vocab_size());
     assert_eq!(
         schemas["FillMaskRequest"]["properties"]["inputs"]["oneOf"][1]["maxItems"],
         8

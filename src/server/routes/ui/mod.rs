@@ -12,7 +12,7 @@ use crate::server::app::App;
 #[handler]
 pub fn index(Data(app): Data<&Arc<App>>) -> Response {
     let page = include_str!("index.html")
-        .replace("{mask}", &escaped(app.pipeline.task().mask_token()))
+        .replace("{mask}", &escaped(app.pipeline.model().mask_token()))
         .replace("{model}", &escaped(&app.about.model_name))
         .replace("{device}", &escaped(&app.about.device));
     asset(HTML, page)

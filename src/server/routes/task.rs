@@ -1,4 +1,4 @@
-//! `POST /` and `POST /v1/fill-mask`.
+//! The routes of all tasks: a body of the task, its answer as JSON.
 
 use std::sync::Arc;
 
@@ -6,15 +6,26 @@ use poem::http::header;
 use poem::web::Data;
 use poem::{Body, Request, Response, handler};
 
-use crate::api::Format;
+use crate::api::{Format, TaskKind};
 use crate::server::answer_body;
 use crate::server::app::App;
 use crate::server::body::{self, ReadBody};
 use crate::server::deadline::deadline;
 use crate::server::error::ApiError;
 
+/// `POST /` and `POST /v1/fill-mask`.
 #[handler]
 pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    answer(app, request, body, TaskKind::FillMask).await
+}
+
+/// `POST /v1/score`.
+#[handler]
+pub async fn score(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    answer(app, request, body, TaskKind::Score).await
+}
+
+async fn answer(app: &Arc<App>, request: &Request, body: Body, kind: TaskKind) -> Result<Response, ApiError> {
     let pipeline = &app.pipeline;
     let headers = request.headers();
     let deadline = deadline(app, headers)?;
@@ -24,7 +35,7 @@ pub async fn fill_mask(request: &Request, body: Body, Data(app): Data<&Arc<App>>
 
     let admission = pipeline.admit()?;
     let ReadBody { bytes, memory: _memory } = body::read(app, &admission, body, deadline).await?;
-    let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || format.parse(&bytes));
+    let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || format.parse_task(kind, &bytes));
     let scored = pipeline.run(admission, parsed.await??, deadline).await?;
     answer_body::json(app, scored, deadline).await
 }

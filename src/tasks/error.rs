@@ -1,4 +1,4 @@
-//! Refusals of a request by the task.
+//! Refusals of a request by a task.
 
 use crate::text::EncodeError;
 
@@ -12,6 +12,8 @@ pub enum InputError {
     Empty { mask_token: String },
     #[error("The text has no mask; write {mask_token} where a word is missing.")]
     NoMask { mask_token: String },
+    #[error("The text has no token that can be scored; send a text with at least one word.")]
+    NoTokens,
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// An error of one text of a list.
@@ -37,7 +39,41 @@ pub enum InputError {
     /// Parameters that exclude each other, as a sentence.
     #[error("{0}")]
     Parameters(&'static str),
+    #[error("A target is {tokens} tokens long and at most {max} are allowed; a target is a word.")]
+    LongWord { tokens: usize, max: usize },
+    #[error("The targets have more than {max} tokens in all; name fewer.")]
+    TooManyWordTokens { max: usize },
+    #[error("The beam is {beam}; it must be between 1 and {max}.")]
+    Beam { beam: usize, max: usize },
+    /// `top_k` of a joint filling.
+    #[error("top_k is {top_k}; with joint it must be between 1 and {max}.")]
+    Fillings { top_k: usize, max: usize },
+    /// `tokens` are those of the text, without special tokens.
+    #[error(
+        "There is no token to read at index {index}: the text has {tokens} tokens, counted from 0 without special tokens."
+    )]
+    NoSuchToken { index: usize, tokens: usize },
+    /// `sequences` and `tokens` are counted until a limit was exceeded.
+    #[error(
+        "The request takes {sequences} sequences of {tokens} tokens in all, or more, and at most {sequences_max} sequences and {tokens_max} tokens are computed for one request; send fewer or shorter texts, or narrow its parameters."
+    )]
+    TooMuchComputation {
+        sequences: usize,
+        tokens: usize,
+        sequences_max: usize,
+        tokens_max: usize,
+    },
     /// The tokenizer drops every target.
     #[error("None of the targets is a word that the model knows; name at least one word in targets, or leave it out.")]
     NoTarget,
+}
+
+impl InputError {
+    /// Refuses more texts than a request may hold.
+    pub(super) fn check_texts(texts: usize, max: usize) -> Result<(), Self> {
+        match texts > max {
+            true => Err(Self::TooManyTexts { texts, max }),
+            false => Ok(()),
+        }
+    }
 }

@@ -1,0 +1,35 @@
+//! What every task knows of the model: its tokenizer and the size of its vocabulary.
+
+use crate::checkpoint::TokenizerFiles;
+use crate::lm::ModelInfo;
+use crate::text::Tokenizer;
+
+/// The tokenizer of one model, for all tasks.
+pub struct TaskModel {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) vocab_size: usize,
+}
+
+impl TaskModel {
+    /// Texts of more than `tokens_max` tokens, special tokens included, are refused, and those that the model cannot take.
+    pub fn new(files: TokenizerFiles, info: &ModelInfo, tokens_max: usize) -> Self {
+        Self {
+            tokenizer: Tokenizer::new(files, tokens_max.min(info.max_tokens)),
+            vocab_size: info.vocab_size,
+        }
+    }
+
+    /// The token that marks a gap in a text, such as `[MASK]`.
+    pub fn mask_token(&self) -> &str {
+        self.tokenizer.mask_token()
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The longest text in tokens, special tokens included.
+    pub fn tokens_max(&self) -> usize {
+        self.tokenizer.tokens_max()
+    }
+}
