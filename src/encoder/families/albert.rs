@@ -3,7 +3,7 @@
 
 use super::bert_like;
 use super::fields::Fields;
-use super::{ConfigError, Family, old_spellings, refuse, spellings, whole};
+use super::{ConfigError, Family, refuse, whole};
 use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -58,7 +58,7 @@ fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {
             format!("encoder.albert_layer_groups.{group}.albert_layers.{inner}.{module}.{part}")
         }
         Parameter::HeadDense(part) => return vec![format!("predictions.dense.{part}")],
-        Parameter::HeadNorm(part) => return old_spellings(format!("predictions.LayerNorm.{part}")),
+        Parameter::HeadNorm(part) => return vec![format!("predictions.LayerNorm.{part}")],
         Parameter::Decoder => return vec!["predictions.decoder.weight".to_owned()],
         Parameter::DecoderBias => {
             return ["predictions.decoder.bias", "predictions.bias"]
@@ -67,7 +67,7 @@ fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         }
         other => return bert_like::encoder_names(other, "albert").unwrap_or_default(),
     };
-    spellings(format!("albert.{name}"), "albert.")
+    vec![format!("albert.{name}")]
 }
 
 fn name_of(module: LayerModule) -> &'static str {

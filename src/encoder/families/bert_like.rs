@@ -1,7 +1,7 @@
 //! The parts that families share with BERT: fields of `config.json`, and names of tensors.
 
 use super::fields::Fields;
-use super::{ConfigError, old_spellings, refuse, spellings};
+use super::{ConfigError, refuse};
 use crate::backend::{Activation, NormKind};
 use crate::encoder::{
     Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule,
@@ -104,8 +104,7 @@ pub fn after_padding(rows: usize, pad_token: u32) -> Result<PositionEmbeddings, 
     }
 }
 
-/// BERT's names of the embeddings and the layers, below `prefix`; `None` for other parameters. Each name has its old
-/// spellings after it.
+/// BERT's names of the embeddings and the layers, below `prefix`; `None` for other parameters.
 pub fn encoder_names(parameter: Parameter, prefix: &str) -> Option<Vec<String>> {
     encoder_names_with(parameter, prefix, module)
 }
@@ -124,8 +123,7 @@ pub fn encoder_names_with(
         Parameter::Layer(layer, module, part) => format!("encoder.layer.{layer}.{}.{part}", module_name(module)),
         _ => return None,
     };
-    let prefix = format!("{prefix}.");
-    Some(spellings(format!("{prefix}{name}"), &prefix))
+    Some(vec![format!("{prefix}.{name}")])
 }
 
 /// BERT's name of a module.
@@ -146,7 +144,7 @@ pub fn module(module: LayerModule) -> &'static str {
 pub fn cls_head_names(parameter: Parameter) -> Vec<String> {
     match parameter {
         Parameter::HeadDense(part) => vec![format!("cls.predictions.transform.dense.{part}")],
-        Parameter::HeadNorm(part) => old_spellings(format!("cls.predictions.transform.LayerNorm.{part}")),
+        Parameter::HeadNorm(part) => vec![format!("cls.predictions.transform.LayerNorm.{part}")],
         Parameter::Decoder => vec!["cls.predictions.decoder.weight".to_owned()],
         // transformers stores the bias under one name or both. If they differ, transformers 5 uses the decoder's.
         Parameter::DecoderBias => ["cls.predictions.decoder.bias", "cls.predictions.bias"]

@@ -2,7 +2,7 @@
 
 use super::bert_like::{Names, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, spellings, whole};
+use super::{ConfigError, Family, whole};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -41,7 +41,7 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         Parameter::DecoderBias => return vec!["vocab_projector.bias".to_owned()],
         _ => return Vec::new(),
     };
-    spellings(format!("distilbert.{name}"), "distilbert.")
+    vec![format!("distilbert.{name}")]
 }
 
 fn name_of(module: LayerModule) -> &'static str {

@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, encoder_names};
 use super::fields::Fields;
-use super::{ConfigError, Family, old_spellings, whole};
+use super::{ConfigError, Family, whole};
 use crate::backend::Activation;
 use crate::encoder::{EncoderSpec, HeadSpec, Parameter};
 
@@ -37,7 +37,7 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
             format!("embeddings_project.{part}"),
         ],
         Parameter::HeadDense(part) => vec![format!("generator_predictions.dense.{part}")],
-        Parameter::HeadNorm(part) => old_spellings(format!("generator_predictions.LayerNorm.{part}")),
+        Parameter::HeadNorm(part) => vec![format!("generator_predictions.LayerNorm.{part}")],
         Parameter::Decoder => vec!["generator_lm_head.weight".to_owned()],
         Parameter::DecoderBias => vec!["generator_lm_head.bias".to_owned()],
         other => encoder_names(other, "electra").unwrap_or_default(),

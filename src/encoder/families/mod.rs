@@ -176,10 +176,14 @@ impl Architecture {
     }
 
     fn names(&self, parameter: Parameter) -> Vec<String> {
-        let mut names = (self.family.names)(&self.spec, parameter);
+        let spelled = |parameter: Parameter| {
+            let names = (self.family.names)(&self.spec, parameter).into_iter();
+            names.flat_map(move |name| spellings(name, parameter.is_of_head()))
+        };
+        let mut names: Vec<String> = spelled(parameter).collect();
         if parameter == Parameter::WordEmbeddings && self.spec.head.tied_decoder {
             // Of two tensors that share their memory, some programs store only one.
-            names.extend((self.family.names)(&self.spec, Parameter::Decoder));
+            names.extend(spelled(Parameter::Decoder));
         }
         names
     }
@@ -272,14 +276,14 @@ fn supported() -> String {
 }
 
 /// Spellings of a tensor's name: as it is, with the old names of a layer normalization's parts (`gamma`, `beta`), and
-/// both without `prefix`, which checkpoints of the encoder without its head lack.
-fn spellings(name: String, prefix: &str) -> Vec<String> {
+/// both without the first part of an encoder's name (`bert.`), which checkpoints of the encoder without its head lack.
+fn spellings(name: String, is_of_head: bool) -> Vec<String> {
     let mut names = old_spellings(name);
-    let without: Vec<String> = names
-        .iter()
-        .filter_map(|name| name.strip_prefix(prefix).map(str::to_owned))
-        .collect();
-    names.extend(without);
+    if !is_of_head {
+        let without = names.iter().filter_map(|name| name.split_once('.'));
+        let without: Vec<String> = without.map(|(_, name)| name.to_owned()).collect();
+        names.extend(without);
+    }
     names
 }
 
@@ -300,7 +304,7 @@ mod tests {
     #[test]
     fn a_tensor_is_found_under_each_of_its_spellings() {
         assert_eq!(
-            spellings("bert.embeddings.LayerNorm.weight".to_owned(), "bert."),
+            spellings("bert.embeddings.LayerNorm.weight".to_owned(), false),
             [
                 "bert.embeddings.LayerNorm.weight",
                 "bert.embeddings.LayerNorm.gamma",
@@ -309,9 +313,31 @@ mod tests {
             ]
         );
         assert_eq!(
-            spellings("cls.predictions.bias".to_owned(), "bert."),
+            spellings("cls.predictions.bias".to_owned(), true),
             ["cls.predictions.bias"]
         );
+    }
+
+    /// As in files of the encoder without its head, and in TensorFlow's names.
+    #[test]
+    fn every_family_finds_tensors_without_the_first_part_of_their_names() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden");
+        let folders = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
+        let mut families = std::collections::HashSet::new();
+        for folder in folders.filter(|path| path.is_dir()) {
+            let config = std::fs::read(folder.join("config.json")).unwrap();
+            let architecture = Architecture::parse(&config).unwrap();
+            families.insert(architecture.family.model_type);
+            let parameters = architecture.spec.parameters().into_iter();
+            for parameter in parameters.filter(|parameter| !parameter.is_of_head()) {
+                let names = architecture.names(parameter);
+                let (_, without) = names[0].split_once('.').unwrap();
+                assert!(names.iter().any(|name| name == without), "{names:?}");
+                let old = names[0].replace("LayerNorm.weight", "LayerNorm.gamma");
+                assert!(names.contains(&old), "{names:?}");
+            }
+        }
+        assert_eq!(families.len(), FAMILIES.len());
     }
 
     #[test]

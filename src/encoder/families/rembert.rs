@@ -2,7 +2,7 @@
 
 use super::bert_like;
 use super::fields::Fields;
-use super::{ConfigError, Family, old_spellings, whole};
+use super::{ConfigError, Family, whole};
 use crate::encoder::{EncoderSpec, HeadSpec, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -35,7 +35,7 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
             format!("encoder.embedding_hidden_mapping_in.{part}"),
         ],
         Parameter::HeadDense(part) => vec![format!("cls.predictions.dense.{part}")],
-        Parameter::HeadNorm(part) => old_spellings(format!("cls.predictions.LayerNorm.{part}")),
+        Parameter::HeadNorm(part) => vec![format!("cls.predictions.LayerNorm.{part}")],
         other => bert_like::encoder_names(other, "rembert").unwrap_or_else(|| bert_like::cls_head_names(other)),
     }
 }

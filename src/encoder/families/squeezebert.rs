@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, cls_head_names};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, refuse, spellings};
+use super::{ConfigError, Family, Form, refuse};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter, Part};
 
 pub const FAMILY: Family = Family {
@@ -58,7 +58,7 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
     match parameter {
         Parameter::Layer(layer, module, part) => {
             let name = format!("transformer.encoder.layers.{layer}.{}.{part}", name_of(module));
-            spellings(name, "transformer.")
+            vec![name]
         }
         other => bert_like::encoder_names(other, "transformer").unwrap_or_else(|| cls_head_names(other)),
     }
