@@ -131,8 +131,8 @@ fn is_text(file: &str) -> bool {
     file.ends_with(".json") || file.ends_with(".txt")
 }
 
-/// Checks that the file at `path` has the form of the checkpoint's `file`: a proxy may answer every request with its login
-/// page.
+/// Checks that the file at `path` has the form of the checkpoint's `file`: a proxy may answer every request with its
+/// login page.
 fn check_form(file: &str, path: &Path) -> Result<(), String> {
     let mut content = File::open(path).map_err(|error| error.to_string())?;
     let bytes = content.metadata().map_err(|error| error.to_string())?.len();

@@ -18,7 +18,7 @@ const DOWNLOAD: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}
 impl hub::Progress for Download {
     fn begin(&mut self, file: &str, bytes: u64, present: u64) {
         file.clone_into(&mut self.file);
-        if std::io::stderr().is_terminal() {
+        if std::io::stderr().is_terminal() && hub::shows_progress() {
             let style = ProgressStyle::with_template(DOWNLOAD).expect("a valid template");
             let bar = ProgressBar::new(bytes)
                 .with_style(style)

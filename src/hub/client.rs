@@ -53,7 +53,8 @@ impl<'a> Client<'a> {
             .tls_config(crypto::client()?)
             .user_agent(concat!("cloze/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            // Redirects are followed here, so that the token does not reach the storage servers that the hub redirects to.
+            // Redirects are followed here, so that the token does not reach the storage servers that the hub redirects
+            // to.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))

@@ -30,7 +30,7 @@ use client::Client;
 
 pub use error::HubError;
 pub use name::ModelName;
-pub use settings::Settings;
+pub use settings::{Settings, shows_progress};
 
 /// Receives the progress of downloads.
 pub trait Progress {
@@ -91,8 +91,8 @@ impl Hub {
         })
     }
 
-    /// The revision of the model at which the hub's conversion service has put its weights in safetensors format, such as
-    /// `refs/pr/3`. `None` if there is none, or the hub cannot say so.
+    /// The revision of the model at which the hub's conversion service has put its weights in safetensors format, such
+    /// as `refs/pr/3`. `None` if there is none, or the hub cannot say so.
     pub fn conversion(&self, name: &ModelName) -> Option<String> {
         if self.settings.offline {
             return None;

@@ -127,6 +127,11 @@ fn expand(text: &str, variable: &impl Fn(&str) -> Option<String>) -> String {
     expanded + rest
 }
 
+/// False if `HF_HUB_DISABLE_PROGRESS_BARS` says that downloads show no progress bar.
+pub fn shows_progress() -> bool {
+    !std::env::var("HF_HUB_DISABLE_PROGRESS_BARS").is_ok_and(|value| is_true(&value))
+}
+
 /// The values that the hub's tools accept as true.
 fn is_true(value: &str) -> bool {
     ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())

@@ -75,8 +75,8 @@ pub struct StoredTensor {
 }
 
 impl Inspection {
-    /// Reads all files, with the values of every tensor, one tensor at a time. Values for which there is too little memory
-    /// are not read.
+    /// Reads all files, with the values of every tensor, one tensor at a time. Values for which there is too little
+    /// memory are not read.
     pub fn of(source: Source) -> Self {
         let mut errors = Vec::new();
         let mut add = |error: CheckpointError| errors.push(error.into());

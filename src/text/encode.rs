@@ -1,7 +1,7 @@
 //! Text to token ids, in slices, within limits that hold before the text is tokenized as a whole.
 //!
-//! `tokenizers::Tokenizer::encode` does the same in one call that cannot be interrupted. Its steps are public: added tokens and
-//! normalization, splitting into words (pre-tokens), the model on each word, special tokens.
+//! `tokenizers::Tokenizer::encode` does the same in one call that cannot be interrupted. Its steps are public: added
+//! tokens and normalization, splitting into words (pre-tokens), the model on each word, special tokens.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,13 +18,13 @@ use crate::work::{self, TooMuchWork, WorkBudget};
 /// Bytes of a long text that are split into words at once to estimate its length.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Bytes of any text, and for each token of the limit if that is more. A call of the tokenizer's library on a text cannot be
-/// interrupted, and takes up to a second and hundreds of bytes of memory for each byte of some scripts.
+/// Bytes of any text, and for each token of the limit if that is more. A call of the tokenizer's library on a text
+/// cannot be interrupted, and takes up to a second and hundreds of bytes of memory for each byte of some scripts.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 const BYTES_PER_TOKEN_MAX: usize = 32;
 
-/// Words that cutting a text into pieces can add at the two ends of one piece: the characters of an added token that was cut,
-/// each a word of its own.
+/// Words that cutting a text into pieces can add at the two ends of one piece: the characters of an added token that
+/// was cut, each a word of its own.
 const CUT_WORDS_MAX: usize = 64;
 
 /// Words of a text that is truncated, as many as one piece can have. Words take memory until the text is tokenized.
@@ -280,9 +280,9 @@ impl Tokenizer {
         }
     }
 
-    /// Splitting allocates some 500 bytes per word, so a megabyte of punctuation would take half a gigabyte. The words of a
-    /// long text are therefore counted in pieces first, until it is certain that they are too many: at least one token for each
-    /// must fit, or be within what truncation takes.
+    /// Splitting allocates some 500 bytes per word, so a megabyte of punctuation would take half a gigabyte. The words
+    /// of a long text are therefore counted in pieces first, until it is certain that they are too many: at least one
+    /// token for each must fit, or be within what truncation takes.
     pub(super) async fn refuse_far_too_long(&self, text: &str, rule: LengthRule) -> Result<(), EncodeError> {
         let words_max = match rule.truncates() {
             true => TRUNCATED_WORDS_MAX,

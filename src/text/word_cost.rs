@@ -6,8 +6,8 @@ use tokenizers::{Model, Tokenizer};
 use super::EncodeError;
 use crate::work::WorkBudget;
 
-/// Bytes of a word for BPE and Unigram. Neither needs as many for a text within any token limit: no vocabulary has tokens of
-/// hundreds of bytes.
+/// Bytes of a word for BPE and Unigram. Neither needs as many for a text within any token limit: no vocabulary has
+/// tokens of hundreds of bytes.
 const WORD_BYTES_MAX: usize = 64 * 1024;
 
 /// Look-ups of BPE for each byte of a word: its merges, in a heap.
@@ -16,11 +16,11 @@ const BPE_LOOKUPS_PER_BYTE: u64 = 8;
 /// Look-ups of Unigram for each byte of a word: one for each piece of the vocabulary that begins there.
 const UNIGRAM_LOOKUPS_PER_BYTE: u64 = 8;
 
-/// How the cost of a word grows with its length.
+/// Growth of the cost of a word with its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordCost {
-    /// The longest piece first, then the rest of the word: a look-up for each pair of begin and end. A word of more than
-    /// `word_chars_max` characters becomes the unknown token at once.
+    /// The longest piece first, then the rest of the word: a look-up for each pair of begin and end. A word of more
+    /// than `word_chars_max` characters becomes the unknown token at once.
     WordPiece {
         word_chars_max: usize,
     },
@@ -56,8 +56,8 @@ impl WordCost {
         Ok(())
     }
 
-    /// The most look-ups for `text`, from the lengths of its words between spaces. A normalizer that makes text longer may cause
-    /// more.
+    /// The most look-ups for `text`, from the lengths of its words between spaces. A normalizer that makes text longer
+    /// may cause more.
     pub fn estimate(self, text: &str) -> u64 {
         let words = text.split_whitespace();
         match self {

@@ -1,4 +1,5 @@
-//! BPE as transformers builds it: over bytes (`RobertaTokenizer`), and over the characters of words (`HerbertTokenizer`).
+//! BPE as transformers builds it: over bytes (`RobertaTokenizer`), and over the characters of words
+//! (`HerbertTokenizer`).
 
 use ahash::AHashMap;
 use tokenizers::decoders::bpe::BPEDecoder;

@@ -17,8 +17,8 @@ use super::{add_tokens, with_bert_processing};
 /// Takes the place of white space between words. Texts do not have it: it is a control character to the normalizer.
 const SPACE: char = '\u{e000}';
 
-/// The characters that transformers' `BasicTokenizer` removes. It asks Python, whose tables of characters are newer than
-/// those of the library's own rules for BERT.
+/// The characters that transformers' `BasicTokenizer` removes. It asks Python, whose tables of characters are newer
+/// than those of the library's own rules for BERT.
 const CONTROL: &str = "[[\\p{C}&&[^\\t\\n\\r]]\u{fffd}]";
 const PUNCTUATION: &str = "[\\p{P}!-/:-@\\[-`{-~]";
 /// The sigma that Python's `str.lower` makes the one of the end of a word.

@@ -1,4 +1,5 @@
-//! ESM's tokenizer: every line of `vocab.txt` is a token wherever a text has it, as transformers' `EsmTokenizer` has it.
+//! ESM's tokenizer: every line of `vocab.txt` is a token wherever a text has it, as transformers' `EsmTokenizer` has
+//! it.
 
 use ahash::AHashMap;
 use tokenizers::models::wordlevel::WordLevel;

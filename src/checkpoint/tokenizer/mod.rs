@@ -246,8 +246,8 @@ fn add_tokens(tokenizer: &mut Tokenizer, added: Vec<AddedToken>, settings: &Sett
     tokenizer.add_tokens(tokens).map_err(|e| e.to_string()).map(drop)
 }
 
-/// Encodes and decodes the mask token, alone and in a text, and the pieces of that text. A tokenizer that fails here would
-/// fail in every request, or answer with other tokens than those of the text.
+/// Encodes and decodes the mask token, alone and in a text, and the pieces of that text. A tokenizer that fails here
+/// would fail in every request, or answer with other tokens than those of the text.
 fn try_out(tokenizer: &Tokenizer, mask_token: &str, mask_id: u32) -> Result<(), String> {
     for text in [mask_token.to_owned(), format!("The {mask_token} is 1 é, 研究 .")] {
         let encoding = tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?;

@@ -1,7 +1,7 @@
 //! SentencePiece model files: pieces with scores, and the table of characters.
 //!
-//! The file is a protocol buffer, `ModelProto` of `sentencepiece_model.proto`. Its fields that count here:
-//! `pieces` (1) with `piece` (1), `score` (2) and `type` (3), and `normalizer_spec` (3) with `precompiled_charsmap` (2).
+//! The file is a protocol buffer, `ModelProto` of `sentencepiece_model.proto`. Its fields that count here: `pieces` (1)
+//! with `piece` (1), `score` (2) and `type` (3), and `normalizer_spec` (3) with `precompiled_charsmap` (2).
 
 use tokenizers::AddedToken;
 use tokenizers::normalizers::Precompiled;

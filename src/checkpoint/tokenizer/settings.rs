@@ -213,7 +213,8 @@ impl SpecialTokens {
         })
     }
 
-    /// True for a token that is special in `added_tokens.json`: one of transformers' names, or of `extra_special_tokens`.
+    /// True for a token that is special in `added_tokens.json`: one of transformers' names, or of
+    /// `extra_special_tokens`.
     fn is_listed(&self, content: &str) -> bool {
         let mut named = self
             .named

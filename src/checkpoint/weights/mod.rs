@@ -77,7 +77,7 @@ struct WeightFile {
 pub struct Tensor {
     pub element: ElementType,
     pub shape: Vec<usize>,
-    /// Of the first element, in bytes from the beginning of the file.
+    /// Offset of the first element in bytes.
     offset: u64,
     /// Elements from one index of each dimension to the next, if the tensor is not row-major.
     strides: Option<Vec<usize>>,

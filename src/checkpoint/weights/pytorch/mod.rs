@@ -1,9 +1,9 @@
-//! Weight files of PyTorch (`pytorch_model.bin`), read without running anything: their pickle describes tensors in terms
-//! of storages, and the reader takes that description alone.
+//! Weight files of PyTorch (`pytorch_model.bin`), read without running anything: their pickle describes tensors in
+//! terms of storages, and the reader takes that description alone.
 //!
-//! Two layouts exist. Since PyTorch 1.6 a file is a zip archive with `data.pkl` and one entry per storage. Before, it was a
-//! sequence of pickles (a magic number, a version, properties of the system, the tensors, the keys of the storages) with
-//! the storages behind it.
+//! Two layouts exist. Since PyTorch 1.6 a file is a zip archive with `data.pkl` and one entry per storage. Before, it
+//! was a sequence of pickles (a magic number, a version, properties of the system, the tensors, the keys of the
+//! storages) with the storages behind it.
 
 mod pickle;
 #[cfg(test)]
@@ -24,7 +24,7 @@ const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 /// Before each storage of the old layout: the number of its elements.
 const COUNT_BYTES: u64 = 8;
 
-/// Where storages are in the file: offset and size in bytes, by key.
+/// Offset and size in bytes of each storage, by key.
 type Places = HashMap<String, (u64, u64)>;
 
 /// The tensors of a file of `bytes` bytes, by name.

@@ -1,7 +1,7 @@
 //! Reads Python's pickles as data: an interpreter of the opcodes that builds values and calls nothing.
 //!
-//! Values are in one list and refer to each other by index, so that neither deep nesting nor shared values cost more than
-//! the bytes that describe them. The format: <https://docs.python.org/3/library/pickletools.html>.
+//! Values are in one list and refer to each other by index, so that neither deep nesting nor shared values cost more
+//! than the bytes that describe them. The format: <https://docs.python.org/3/library/pickletools.html>.
 //!
 //! | file | responsibility |
 //! |---|---|

@@ -42,7 +42,7 @@ pub enum Global {
     RebuildFromType,
     /// `torch.Size`.
     Tuple,
-    /// Of no meaning for weights, such as `torch.device`.
+    /// Without meaning for weights, such as `torch.device`.
     Opaque,
 }
 
@@ -88,7 +88,7 @@ pub struct Storage {
     pub key: String,
     /// In elements; in bytes if the type is `Untyped`.
     pub size: u64,
-    /// Where it begins in the storage of this key, in elements: old files have storages that are parts of others.
+    /// Offset in the storage of this key, in elements: old files have storages that are parts of others.
     pub offset: u64,
 }
 
