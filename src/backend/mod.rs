@@ -78,13 +78,6 @@ pub struct SelfAttention<B: EncoderBackend> {
     pub bias: Option<RelativeBias<B>>,
 }
 
-impl<B: EncoderBackend> SelfAttention<B> {
-    /// True if scores depend on the content of query and key alone, and every key of the sequence counts.
-    pub fn is_plain(&self) -> bool {
-        self.rotary.is_none() && self.bias.is_none() && self.options.window.is_none()
-    }
-}
-
 /// Rotary position embeddings: which columns form a pair, and the rotation of each pair at each position.
 #[derive(Clone, Debug)]
 pub struct Rotary<B: Backend> {
@@ -104,15 +97,28 @@ pub enum RotaryPairing {
     Neighbours,
 }
 
-/// Biases that are added to the scaled scores, by bucket of the distance from query to key.
-///
-/// Half of the buckets are for keys before the query. In each half the first half has one bucket for each distance and
-/// the others grow by a factor, up to `distance_max`.
+/// Biases that are added to the scaled scores, by the distance from query to key.
 #[derive(Clone, Debug)]
 pub struct RelativeBias<B: Backend> {
-    /// `[buckets, heads]`.
+    /// `[2 * span + 1, heads]`: row `span + query - key` of a distance up to `span`; the first and the last row hold for
+    /// larger distances too.
     pub table: Tensor<B, 2>,
-    pub distance_max: usize,
+}
+
+impl<B: Backend> RelativeBias<B> {
+    /// The largest distance that has a row of its own.
+    pub fn span(&self) -> usize {
+        self.table.dims()[0] / 2
+    }
+
+    /// The row of the table for a query and a key.
+    pub fn row(&self, query: usize, key: usize) -> usize {
+        let span = self.span();
+        match query < key {
+            true => span - (key - query).min(span),
+            false => span + (query - key).min(span),
+        }
+    }
 }
 
 /// The options of scaled dot-product attention.

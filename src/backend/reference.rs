@@ -230,10 +230,8 @@ pub fn attention_by_distance<B: Backend>(
                     .flat_map(|&query| keys.clone().map(move |key| (query as usize, key)))
             };
             if let Some(bias) = bias {
-                let buckets = bias.table.dims()[0];
-                let bucket = |(query, key): (usize, usize)| relative_bucket(query, key, buckets, bias.distance_max);
-                let buckets: Vec<u32> = pairs().map(bucket).collect();
-                let added = select_rows(&bias.table, &buckets).reshape([rows, columns, heads]);
+                let table_rows: Vec<u32> = pairs().map(|(query, key)| bias.row(query, key) as u32).collect();
+                let added = select_rows(&bias.table, &table_rows).reshape([rows, columns, heads]);
                 scores = scores + added.permute([2, 0, 1]);
             }
             if let Some(window) = window {
@@ -253,22 +251,6 @@ pub fn attention_by_distance<B: Backend>(
         outputs.push(Tensor::zeros([padding, hidden], &device));
     }
     Tensor::cat(outputs, 0)
-}
-
-/// The bucket of the distance from `query` to `key`, as transformers' MPNet computes it, in f32.
-pub fn relative_bucket(query: usize, key: usize, buckets: usize, distance_max: usize) -> u32 {
-    let half = buckets / 2;
-    let exact = half / 2;
-    let distance = query.abs_diff(key);
-    let bucket = if distance < exact {
-        distance
-    } else {
-        let exact = exact as f32;
-        let growth = (distance as f32 / exact).ln() / (distance_max as f64 / f64::from(exact)).ln() as f32;
-        let bucket = exact as usize + (growth * (half as f32 - exact)) as usize;
-        bucket.min(half - 1)
-    };
-    (if key > query { half } else { 0 } + bucket) as u32
 }
 
 /// `(s - mean(s)) / sqrt(var(s) + eps) * gamma + beta` over each row of `s`, which is `x + residual`. With

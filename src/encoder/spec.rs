@@ -129,11 +129,32 @@ pub struct LocalAttention {
 }
 
 /// A table of biases by bucket of distance, as in T5: <https://arxiv.org/abs/1910.10683>, section 2.1.
+///
+/// Half of the buckets are for keys after the query. In each half the first half has one bucket for each distance, and
+/// the others grow by a factor, up to `distance_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelativeBiasSpec {
     pub buckets: usize,
     /// Distances from here on share the last bucket of their direction.
     pub distance_max: usize,
+}
+
+impl RelativeBiasSpec {
+    /// The bucket of the distance from `query` to `key`, computed in f32 as transformers' MPNet does.
+    pub fn bucket(self, query: usize, key: usize) -> usize {
+        let half = self.buckets / 2;
+        let exact = half / 2;
+        let distance = query.abs_diff(key);
+        let bucket = if distance < exact {
+            distance
+        } else {
+            let exact = exact as f32;
+            let growth = (distance as f32 / exact).ln() / (self.distance_max as f64 / f64::from(exact)).ln() as f32;
+            let bucket = exact as usize + (growth * (half as f32 - exact)) as usize;
+            bucket.min(half - 1)
+        };
+        if key > query { half + bucket } else { bucket }
+    }
 }
 
 /// The word embedding of the mask token is zero, and the others are scaled by `kept / (1 - share of masks)`.
@@ -322,5 +343,30 @@ fn dense(outputs: usize, inputs: usize, part: Part) -> Vec<usize> {
     match part {
         Part::Weight => vec![outputs, inputs],
         Part::Bias => vec![outputs],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_begin_where_those_of_transformers_do() {
+        let spec = RelativeBiasSpec {
+            buckets: 32,
+            distance_max: 128,
+        };
+        let begins = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
+        for (bucket, &begin) in begins.iter().enumerate() {
+            assert_eq!(spec.bucket(300, 300 - begin), bucket);
+            if begin > 0 {
+                assert_eq!(spec.bucket(300, 300 - begin + 1), bucket - 1);
+                assert_eq!(spec.bucket(300, 300 + begin), 16 + bucket);
+            }
+        }
+        for distance in [128, 300] {
+            assert_eq!(spec.bucket(300, 300 - distance), 15);
+            assert_eq!(spec.bucket(300, 300 + distance), 31);
+        }
     }
 }

@@ -121,12 +121,18 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
         Some(rotary)
     }
 
-    /// The table of biases by distance, which all layers share.
+    /// The biases by distance, which all layers share.
     pub fn relative_bias(&mut self) -> Result<Option<RelativeBias<B>>, TensorError> {
         if let (None, Some(bias)) = (&self.relative_bias, self.spec().relative_bias) {
+            let by_bucket = self.architecture.read(Parameter::RelativeBias, self.source)?;
+            let (span, heads) = (bias.distance_max, self.spec().heads);
+            let rows = (0..2 * span + 1).map(|row| bias.bucket(row.saturating_sub(span), span.saturating_sub(row)));
+            let values: Vec<f32> = rows
+                .flat_map(|bucket| &by_bucket[bucket * heads..(bucket + 1) * heads])
+                .copied()
+                .collect();
             self.relative_bias = Some(RelativeBias {
-                table: self.matrix(Parameter::RelativeBias)?,
-                distance_max: bias.distance_max,
+                table: Tensor::from_data(TensorData::new(values, [2 * span + 1, heads]), self.device),
             });
         }
         Ok(self.relative_bias.clone())

@@ -22,7 +22,7 @@ use super::readout::{STATISTICS, row_len};
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
     Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, TailNorms,
-    UnsupportedPrecision, reference,
+    UnsupportedPrecision,
 };
 
 /// The CPU backend.
@@ -286,17 +286,14 @@ impl<'a> Distances<'a> {
 
 /// The biases of every head and distance, `[heads, 2 * span - 1]`, and the span.
 fn biases(bias: &RelativeBias<Cpu>, offsets: SequenceOffsets<'_>) -> (Vec<f32>, usize) {
-    let [buckets, heads] = bias.table.dims();
+    let heads = bias.table.dims()[1];
     let table = values(bias.table.clone());
     let table = slice(&table);
     let longest = offsets.iter().map(|(_, keys)| keys.len()).max().unwrap_or(0);
     let span = longest + DistanceBias::BLOCK;
-    let bucket = |index: usize| {
-        let (query, key) = (index.saturating_sub(span - 1), (span - 1).saturating_sub(index));
-        reference::relative_bucket(query, key, buckets, bias.distance_max) as usize
-    };
-    let by_distance: Vec<usize> = (0..2 * span - 1).map(bucket).collect();
-    let of_head = |head: usize| by_distance.iter().map(move |&bucket| table[bucket * heads + head]);
+    let row = |index: usize| bias.row(index.saturating_sub(span - 1), (span - 1).saturating_sub(index));
+    let rows: Vec<usize> = (0..2 * span - 1).map(row).collect();
+    let of_head = |head: usize| rows.iter().map(move |&row| table[row * heads + head]);
     ((0..heads).flat_map(of_head).collect(), span)
 }
 

@@ -318,8 +318,7 @@ fn self_attention() {
                         sin: matrix(100, size / 2, 8),
                     });
                     let bias = options.has_bias.then(|| RelativeBias {
-                        table: matrix(16, heads, 9) * 3.0,
-                        distance_max: 30,
+                        table: matrix(61, heads, 9) * 3.0,
                     });
                     let attention = |precision| AttentionOptions {
                         window: options.window,
@@ -604,8 +603,7 @@ fn attention_by_distance() {
                 let query = matrix(inputs.query_rows(rows).len(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
                 let bias = RelativeBias {
-                    table: matrix(32, heads, 6) * 4.0,
-                    distance_max: 128,
+                    table: matrix(257, heads, 6) * 4.0,
                 };
                 let windows = [0, 1, 8, 65, usize::MAX / 4].map(|window| (Some(window), None));
                 for (window, bias) in windows

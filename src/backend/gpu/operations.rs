@@ -11,15 +11,16 @@ use cubecl::ir::{ElemType, FloatKind, StorageType};
 use cubecl::prelude::*;
 
 use super::Gpu;
-use super::kernels::attention::{Projected, TILE_FIELDS, TILE_ROWS, attention};
+use super::kernels::attention::{Added, Projected, TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::{bias_activation, bias_activation_of_split};
 use super::kernels::norm::{Norm, layer_norm};
 use super::kernels::readout::{self, read_logits};
+use super::kernels::rotary::{Rotation, rotate};
 use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
-    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
-    QueryRows, RelativeBias, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets, reference,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
+    RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets,
 };
 
 /// The buffer that the kernels compute with, contiguous.
@@ -172,6 +173,7 @@ fn rounded(x: Tensor<Gpu, 2>, dtype: DType) -> Tensor<Gpu, 2> {
 
 fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
     Norm {
+        kind: norm.kind,
         gamma: primitive(norm.gamma.clone()),
         beta: primitive(norm.beta.clone()),
         eps: norm.eps as f32,
@@ -183,6 +185,8 @@ pub struct GpuInputs {
     host: ForwardInputs,
     token_ids: Primitive,
     position_ids: Primitive,
+    /// The position of each readout row.
+    readout_positions: Primitive,
     readout_rows: Primitive,
     /// Of all rows, and of the readout rows.
     tiles: [Tiles; 2],
@@ -217,6 +221,13 @@ impl GpuInputs {
             IndexList::PositionIds => &self.position_ids,
             IndexList::ReadoutRows => &self.readout_rows,
             IndexList::FullRows(chunk) => &self.readouts[chunk].full_rows,
+        }
+    }
+
+    fn positions(&self, rows: QueryRows) -> &Primitive {
+        match rows {
+            QueryRows::All => &self.position_ids,
+            QueryRows::ReadoutOnly => &self.readout_positions,
         }
     }
 
@@ -262,24 +273,64 @@ impl EncoderBackend for Gpu {
         inputs: &GpuInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        if !layer.is_plain() {
-            return reference::self_attention(query_states, kv_states, layer, inputs, rows);
-        }
         let SelfAttention {
             query,
             key_value,
             options,
-            ..
+            rotary,
+            bias,
         } = layer;
+        let hidden = query.weight.dims()[0];
+        if let Some(bias) = bias {
+            let (mut queries, mut keys) = (query.forward(query_states, None), key_value.forward(kv_states, None));
+            if let Some(rotary) = rotary {
+                queries = Self::rotate(queries, rotary, options.heads, inputs, rows);
+                keys = Self::rotate(keys, rotary, options.heads, inputs, QueryRows::All);
+            }
+            return Self::sequence_attention(queries, keys, inputs, rows, *options, Some(bias));
+        }
+        let projections = [
+            query.product(primitive(query_states), DType::F32),
+            key_value.product(primitive(kv_states), DType::F32),
+        ];
+        let biases = [&query.bias, &key_value.bias].map(|bias| primitive(bias.clone()));
+        if let Some(rotary) = rotary {
+            // The rotation adds the biases, and writes f32.
+            let [queries, keys] = projections;
+            let [query_bias, key_value_bias] = biases;
+            let rotated = |x, columns, bias, rows| {
+                let positions = inputs.positions(rows).clone();
+                rotate(x, columns, Some(bias), rotation(rotary), options.heads, positions)
+            };
+            let projected = Projected {
+                query: rotated(queries, hidden, query_bias, rows),
+                key_value: rotated(keys, 2 * hidden, key_value_bias, QueryRows::All),
+                hidden,
+                biases: Added::Nothing,
+            };
+            return attended(projected, inputs.tiles(rows), *options);
+        }
         // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two
         // roundings less for each.
+        let [queries, keys] = projections;
         let projected = Projected {
-            query: query.product(primitive(query_states), DType::F32),
-            key_value: key_value.product(primitive(kv_states), DType::F32),
-            hidden: query.weight.dims()[0],
-            biases: Some((primitive(query.bias.clone()), primitive(key_value.bias.clone()))),
+            query: queries,
+            key_value: keys,
+            hidden,
+            biases: Added::Biases(Box::new(biases)),
         };
         attended(projected, inputs.tiles(rows), *options)
+    }
+
+    fn rotate(
+        x: Tensor<Self, 2>,
+        rotary: &Rotary<Self>,
+        heads: usize,
+        inputs: &GpuInputs,
+        rows: QueryRows,
+    ) -> Tensor<Self, 2> {
+        let (columns, positions) = (x.dims()[1], inputs.positions(rows).clone());
+        tensor(rotate(primitive(x), columns, None, rotation(rotary), heads, positions))
     }
 
     fn sequence_attention(
@@ -290,14 +341,14 @@ impl EncoderBackend for Gpu {
         options: AttentionOptions,
         bias: Option<&RelativeBias<Self>>,
     ) -> Tensor<Self, 2> {
-        if options.window.is_some() || bias.is_some() {
-            return reference::sequence_attention(query, key_value, &inputs.host, rows, options, bias);
-        }
         let projected = Projected {
             hidden: query.dims()[1],
             query: primitive(query),
             key_value: primitive(key_value),
-            biases: None,
+            biases: match bias {
+                Some(bias) => Added::ByDistance(Box::new(primitive(bias.table.clone()))),
+                None => Added::Nothing,
+            },
         };
         attended(projected, inputs.tiles(rows), options)
     }
@@ -307,9 +358,6 @@ impl EncoderBackend for Gpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        if norm.kind == NormKind::RootMeanSquare {
-            return reference::layer_norm(x, residual, norm);
-        }
         let residual = residual.map(primitive);
         tensor(layer_norm(primitive(x), None, residual, weights_of(norm), false))
     }
@@ -318,6 +366,14 @@ impl EncoderBackend for Gpu {
         let (spec, lists) = (&inputs.host.readouts[chunk], &inputs.readouts[chunk]);
         let (token_ids, row_offsets) = (lists.token_ids.clone(), lists.row_offsets.clone());
         tensor(read_logits(primitive(logits), spec, token_ids, row_offsets))
+    }
+}
+
+fn rotation(rotary: &Rotary<Gpu>) -> Rotation {
+    Rotation {
+        cos: primitive(rotary.cos.clone()),
+        sin: primitive(rotary.sin.clone()),
+        pairs_neighbours: rotary.pairing == RotaryPairing::Neighbours,
     }
 }
 
@@ -333,6 +389,7 @@ fn attended(projected: Projected, tiles: &Tiles, options: AttentionOptions) -> T
         tiles.tiles.clone(),
         tiles.count,
         options.heads,
+        options.window,
         dtype,
     ))
 }
@@ -371,11 +428,20 @@ impl Packing {
 fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
     let mut packing = Packing::default();
     let tiles = [QueryRows::All, QueryRows::ReadoutOnly].map(|rows| {
-        let tiles = tiles(inputs.offsets(rows));
+        let tiles = tiles(inputs.offsets(rows), &inputs.query_rows(rows));
         (packing.add(&tiles), tiles.len() / TILE_FIELDS)
     });
-    let [token_ids, position_ids, readout_rows] =
-        [&inputs.token_ids, &inputs.position_ids, &inputs.readout_rows].map(|list| packing.add(list));
+    let readout_positions = match inputs.position_ids.is_empty() {
+        true => Vec::new(),
+        false => inputs.positions(QueryRows::ReadoutOnly).into_owned(),
+    };
+    let lists = [
+        &inputs.token_ids,
+        &inputs.position_ids,
+        &readout_positions,
+        &inputs.readout_rows,
+    ];
+    let [token_ids, position_ids, readout_positions, readout_rows] = lists.map(|list| packing.add(list));
     let specs = inputs.readouts.iter();
     let readouts: Vec<_> = specs
         .map(|spec| [&spec.token_ids, &spec.row_offsets, &spec.full_rows].map(|list| packing.add(list)))
@@ -395,6 +461,7 @@ fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
     GpuInputs {
         token_ids: at(token_ids),
         position_ids: at(position_ids),
+        readout_positions: at(readout_positions),
         readout_rows: at(readout_rows),
         tiles: tiles.map(|(place, count)| Tiles {
             tiles: at(place),
@@ -412,13 +479,16 @@ fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
     }
 }
 
-/// The query rows of every sequence in tiles of `TILE_ROWS` at most, each with the key rows that it attends to.
-fn tiles(offsets: SequenceOffsets<'_>) -> Vec<u32> {
+/// The query rows of every sequence in tiles of `TILE_ROWS` at most, each with the key rows that it attends to and the
+/// tokens of its queries. A list of tokens that is too short counts as zeros.
+fn tiles(offsets: SequenceOffsets<'_>, query_tokens: &[u32]) -> Vec<u32> {
     let mut tiles = Vec::new();
     for (queries, keys) in offsets.iter() {
         for begin in queries.clone().step_by(TILE_ROWS as usize) {
             let end = queries.end.min(begin + TILE_ROWS as usize);
             tiles.extend([begin, end, keys.start, keys.end].map(|row| row as u32));
+            let tokens = begin..begin + TILE_ROWS as usize;
+            tiles.extend(tokens.map(|row| query_tokens.get(row).copied().filter(|_| row < end).unwrap_or(0)));
         }
     }
     tiles

@@ -6,10 +6,11 @@
 //! | file | subject |
 //! |---|---|
 //! | `split_f16` | values split in two f16 parts |
-//! | `norm` | bias and residual addition and layer normalization, a cube for each row |
+//! | `norm` | bias and residual addition and normalization, a cube for each row |
 //! | `rows` | row lookup, a cube for each row |
 //! | `bias` | bias and activation after a matrix product |
 //! | `readout` | softmax statistics, most probable tokens, logits of given tokens; a cube for each row |
+//! | `rotary` | bias and rotary position embeddings |
 //! | `attention` | biases and softmax attention of all sequences and heads at once |
 
 // A kernel's arguments are its buffers and sizes, one by one.
@@ -19,6 +20,7 @@ pub mod attention;
 pub mod bias;
 pub mod norm;
 pub mod readout;
+pub mod rotary;
 pub mod rows;
 pub mod split_f16;
 

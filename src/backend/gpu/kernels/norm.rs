@@ -1,20 +1,22 @@
-//! Residual addition and layer normalization.
+//! Residual addition and layer or root-mean-square normalization.
 
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::split_f16::{get, put};
 use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
+use crate::backend::NormKind;
 
 /// The weights of a normalization over `[hidden]` features, both of one type.
 pub struct Norm {
+    pub kind: NormKind,
     pub gamma: Primitive,
     pub beta: Primitive,
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// Layer normalization of the rows of `x + residual + bias`; `bias` is `[hidden]` and of the type of `norm`; all
+/// Normalization of the rows of `x + residual + bias`; `bias` is `[hidden]` and of the type of `norm`; all
 /// contiguous. `x` and `residual` are `[rows, hidden]`, or [split](super::split_f16) `[rows, 2 * hidden]`. The result
 /// is f32, or split if `splits_output`.
 pub fn layer_norm(
@@ -57,6 +59,7 @@ pub fn layer_norm(
         residual_parts,
         output_parts,
         has_bias,
+        norm.kind == NormKind::Layer,
         dtypes,
     );
     output
@@ -77,6 +80,7 @@ fn layer_norm_kernel<X: Float, R: Float, Y: Float, G: Float>(
     #[comptime] residual_parts: u32,
     #[comptime] output_parts: u32,
     #[comptime] has_bias: bool,
+    #[comptime] subtracts_mean: bool,
     #[define(X, R, Y, G)] _dtypes: [StorageType; 4],
 ) {
     // Past the end a cube computes the last row again, so that all its units meet at the barriers.
@@ -98,8 +102,11 @@ fn layer_norm_kernel<X: Float, R: Float, Y: Float, G: Float>(
         sum += value;
         column += ROW_UNITS;
     }
-    partial[UNIT_POS_X as usize] = sum;
-    let mean = sum_of_units(&mut partial) / hidden as f32;
+    let mut mean = 0.0f32;
+    if subtracts_mean {
+        partial[UNIT_POS_X as usize] = sum;
+        mean = sum_of_units(&mut partial) / hidden as f32;
+    }
 
     let mut squares = 0.0f32;
     let mut column = UNIT_POS_X;

@@ -6,7 +6,7 @@ use super::*;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::{GpuDevice, open};
 use crate::backend::readout::{STATISTICS, row_len};
-use crate::backend::{ReadoutSpec, reference};
+use crate::backend::{NormKind, ReadoutSpec, reference};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
@@ -129,8 +129,17 @@ fn every_list_lies_in_its_place() {
     assert_eq!(read(&inputs.position_ids), [0]);
     assert_eq!(read(&inputs.readout_rows), [2]);
     let [all, readout_only] = &inputs.tiles;
-    assert_eq!(read(&all.tiles), [0, 32, 0, 50, 32, 50, 0, 50]);
-    assert_eq!(read(&readout_only.tiles), [0, 32, 0, 50, 32, 40, 0, 50]);
+    let fields = |tiles: &Tiles| -> Vec<u32> {
+        let tiles = read(&tiles.tiles);
+        tiles.chunks(TILE_FIELDS).flat_map(|tile| tile[..4].to_vec()).collect()
+    };
+    assert_eq!(fields(all), [0, 32, 0, 50, 32, 50, 0, 50]);
+    assert_eq!(fields(readout_only), [0, 32, 0, 50, 32, 40, 0, 50]);
+    let tokens = |tiles: &Tiles| read(&tiles.tiles)[4..8].to_vec();
+    assert_eq!(
+        (tokens(all), tokens(readout_only)),
+        (vec![0, 1, 2, 0], vec![2, 0, 0, 0])
+    );
     assert_eq!((all.count, readout_only.count), (2, 2));
     assert_eq!(read(&inputs.readouts[0].token_ids), [3, 4, 9]);
     assert_eq!(read(&inputs.readouts[0].row_offsets), [0, 2, 3]);
@@ -323,10 +332,13 @@ fn layer_norm_is_that_of_the_reference() {
             norm
         };
         let (x, residual) = (matrix(&gpu, rows, hidden, 5) + 3.0, matrix(&gpu, rows, hidden, 6));
-        for residual in [None, Some(residual)] {
-            let case = format!("[{rows}, {hidden}], residual {}", residual.is_some());
-            let fast = Gpu::residual_layer_norm(x.clone(), residual.clone(), &norm);
-            assert_close(&gpu, fast, reference::layer_norm(x.clone(), residual, &norm), &case);
+        for kind in [NormKind::Layer, NormKind::RootMeanSquare] {
+            let norm = LayerNorm { kind, ..norm.clone() };
+            for residual in [None, Some(residual.clone())] {
+                let case = format!("{kind:?} [{rows}, {hidden}], residual {}", residual.is_some());
+                let fast = Gpu::residual_layer_norm(x.clone(), residual.clone(), &norm);
+                assert_close(&gpu, fast, reference::layer_norm(x.clone(), residual, &norm), &case);
+            }
         }
     }
 }
@@ -433,5 +445,136 @@ fn bf16_and_int8_are_refused() {
     for precision in [Precision::Bf16, Precision::Int8] {
         let error = dtype(precision).unwrap_err().to_string();
         assert!(error.ends_with("it can in f32 and f16"), "{error}");
+    }
+}
+
+/// Two sequences of 3 and 70 tokens, with 4 readout rows in the second.
+fn two_sequences(gpu: &GpuDevice) -> GpuInputs {
+    let inputs = ForwardInputs {
+        token_ids: vec![0; 73],
+        position_ids: (0..3).chain(0..70).collect(),
+        readout_rows: vec![3, 10, 40, 72],
+        token_offsets: vec![0, 3, 73],
+        readout_offsets: vec![0, 0, 4],
+        readouts: Vec::new(),
+    };
+    Gpu::upload(inputs, &gpu.device)
+}
+
+fn rotary(gpu: &GpuDevice, size: usize, pairing: RotaryPairing) -> Rotary<Gpu> {
+    Rotary {
+        pairing,
+        cos: matrix(gpu, 70, size / 2, 7),
+        sin: matrix(gpu, 70, size / 2, 8),
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn rotation_is_that_of_the_reference() {
+    let gpu = device();
+    let inputs = two_sequences(&gpu);
+    for (heads, size, columns) in [(2, 8, 16), (2, 8, 32), (3, 10, 60)] {
+        for pairing in [RotaryPairing::Halves, RotaryPairing::Neighbours] {
+            let rotary = rotary(&gpu, size, pairing);
+            for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
+                let positions = inputs.host.positions(rows);
+                let x = matrix(&gpu, positions.len(), columns, 3);
+                let expected = reference::rotate(x.clone(), &rotary, heads, &positions);
+                let fast = Gpu::rotate(x, &rotary, heads, &inputs, rows);
+                let case = format!("{heads} heads of {size} in {columns} columns, {pairing:?}, {rows:?}");
+                assert_close(&gpu, fast, expected, &case);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn attention_by_distance_is_that_of_the_reference() {
+    let gpu = device();
+    let inputs = two_sequences(&gpu);
+    let (heads, size) = (2, 8);
+    let hidden = heads * size;
+    let bias = RelativeBias {
+        table: matrix(&gpu, 41, heads, 9) * 3.0,
+    };
+    for (window, bias) in [
+        (Some(0), None),
+        (Some(9), None),
+        (Some(1000), None),
+        (None, Some(&bias)),
+        (Some(33), Some(&bias)),
+    ] {
+        for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
+            let query = matrix(&gpu, inputs.host.query_rows(rows).len(), hidden, 4) * 3.0;
+            let key_value = matrix(&gpu, 73, 2 * hidden, 5);
+            let options = AttentionOptions {
+                window,
+                ..AttentionOptions::new(heads, Precision::F32)
+            };
+            let (q, kv) = (query.clone(), key_value.clone());
+            let expected = reference::sequence_attention(q, kv, &inputs.host, rows, options, bias);
+            let fast = Gpu::sequence_attention(query, key_value, &inputs, rows, options, bias);
+            let case = format!("window {window:?}, bias {}, {rows:?}", bias.is_some());
+            assert_close(&gpu, fast, expected, &case);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn rotated_and_biased_self_attention_is_that_of_the_reference() {
+    let gpu = device();
+    let inputs = two_sequences(&gpu);
+    let (heads, width) = (2, 16);
+    let bias = RelativeBias {
+        table: matrix(&gpu, 41, heads, 9) * 3.0,
+    };
+    for &precision in precisions(&gpu) {
+        for (rotary, bias) in [
+            (Some(rotary(&gpu, 8, RotaryPairing::Halves)), None),
+            (None, Some(bias.clone())),
+            (Some(rotary(&gpu, 8, RotaryPairing::Neighbours)), Some(bias.clone())),
+        ] {
+            let weights = |outputs, seed| in_precision(matrix(&gpu, outputs, width, seed), precision).1;
+            let layer = SelfAttention::<Gpu> {
+                query: GpuLinear::prepare(weights(width, 1), vector(&gpu, width, 3), precision).unwrap(),
+                key_value: GpuLinear::prepare(weights(2 * width, 2), vector(&gpu, 2 * width, 4), precision).unwrap(),
+                options: AttentionOptions {
+                    window: Some(20),
+                    ..AttentionOptions::new(heads, Precision::F32)
+                },
+                rotary,
+                bias,
+            };
+            let states = matrix(&gpu, 73, width, 5);
+            for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
+                let queries = reference::select_rows(&states, &inputs.host.query_rows(rows));
+                let dense = |x: &Tensor<Gpu, 2>, outputs: usize, seeds: (u32, u32), rows| {
+                    let y = x.clone().matmul(weights(outputs, seeds.0).transpose());
+                    let y = y + vector(&gpu, outputs, seeds.1).unsqueeze();
+                    match &layer.rotary {
+                        Some(rotary) => reference::rotate(y, rotary, heads, &inputs.host.positions(rows)),
+                        None => y,
+                    }
+                };
+                let expected = reference::sequence_attention(
+                    dense(&queries, width, (1, 3), rows),
+                    dense(&states, 2 * width, (2, 4), QueryRows::All),
+                    &inputs.host,
+                    rows,
+                    layer.options,
+                    layer.bias.as_ref(),
+                );
+                let fast = Gpu::self_attention(queries, states.clone(), &layer, &inputs, rows);
+                let case = format!(
+                    "{precision}, rotary {}, bias {}, {rows:?}",
+                    layer.rotary.is_some(),
+                    layer.bias.is_some()
+                );
+                assert_close(&gpu, fast, expected, &case);
+            }
+        }
     }
 }
