@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Model, ModelWrapper, Tokenizer};
 
 use super::settings::Settings;
 use super::{add_tokens, special_id};
@@ -29,6 +29,18 @@ pub fn from_files(vocab: &[u8], merges: &[u8]) -> Result<BPE, String> {
     let merges = merges.collect::<Result<Vec<_>, String>>()?;
     let model = BPE::builder().vocab_and_merges(vocab, merges).build();
     model.map_err(|e| e.to_string())
+}
+
+/// The model of a `tokenizer.json`. One of another kind has no merges: its vocabulary counts, as in transformers.
+pub fn of(model: &ModelWrapper) -> Result<BPE, String> {
+    match model {
+        ModelWrapper::BPE(model) => Ok(model.clone()),
+        other => {
+            let vocab: AHashMap<String, u32> = other.get_vocab().into_iter().collect();
+            let model = BPE::builder().vocab_and_merges(vocab, Vec::new()).build();
+            model.map_err(|e| e.to_string())
+        }
+    }
 }
 
 /// The byte-level tokenizer of a model. The vocabulary and the merges count, no other option of `model`.

@@ -212,6 +212,36 @@ impl Class {
         sources.find(|files| files.iter().all(|file| has(file)))
     }
 
+    /// True if the class reads this setting, which is true or false.
+    pub fn reads(self, setting: &str) -> bool {
+        let settings: &[&str] = match self {
+            Self::Bert | Self::MpNet | Self::ConvBert => &["do_lower_case", "strip_accents", "tokenize_chinese_chars"],
+            Self::Roberta | Self::XlmRoberta | Self::Camembert => &["add_prefix_space"],
+            Self::Albert | Self::RemBert => &[
+                "do_lower_case",
+                "keep_accents",
+                "add_prefix_space",
+                "add_bos_token",
+                "add_eos_token",
+            ],
+            Self::BertJapanese => &["do_lower_case", "do_word_tokenize", "do_subword_tokenize"],
+            Self::Herbert | Self::Esm | Self::Generic => &[],
+        };
+        settings.contains(&setting)
+    }
+
+    /// The value of a setting that is null: `None` if the class takes it for absent.
+    ///
+    /// # Errors
+    /// A setting that cannot be null: as in transformers, where the library's rules for BERT accept true and false only.
+    pub fn null(self, setting: &str) -> Result<Option<bool>, String> {
+        match self {
+            _ if setting == "strip_accents" => Ok(None),
+            Self::Bert | Self::MpNet | Self::ConvBert | Self::Roberta => Err(format!("{setting} is null")),
+            _ => Ok(Some(false)),
+        }
+    }
+
     pub fn special_tokens(self) -> Defaults {
         match self {
             Self::Bert | Self::ConvBert | Self::BertJapanese | Self::Generic => BERT_TOKENS,

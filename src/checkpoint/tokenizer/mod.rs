@@ -152,11 +152,9 @@ fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
         added.extend(own.into_iter().map(|(_, token)| token));
     }
     match (settings.class, tokenizer.get_model()) {
-        (Class::Bert | Class::MpNet, ModelWrapper::WordPiece(model)) => {
-            word_piece(model.get_vocab().into_iter().collect(), added, settings)
-        }
-        (Class::Roberta, ModelWrapper::BPE(model)) => bpe::build(model.clone(), added, settings),
-        (Class::Herbert, ModelWrapper::BPE(model)) => bpe::build_for_words(model.clone(), added, settings),
+        (Class::Bert | Class::MpNet, model) => word_piece(model.get_vocab().into_iter().collect(), added, settings),
+        (Class::Roberta, model) => bpe::build(bpe::of(model)?, added, settings),
+        (Class::Herbert, model) => bpe::build_for_words(bpe::of(model)?, added, settings),
         (Class::ConvBert, _) => {
             add_tokens(&mut tokenizer, added, settings)?;
             with_bert_processing(tokenizer, settings)
@@ -165,7 +163,10 @@ fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
             class @ (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert),
             ModelWrapper::Unigram(model),
         ) => unigram::build(unigram::Parts::of(&tokenizer, model), class, added, settings),
-        _ => {
+        (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert, _) => {
+            Err("its model is not Unigram, which its tokenizer_class needs".to_owned())
+        }
+        (Class::Generic | Class::Esm | Class::BertJapanese, _) => {
             add_tokens(&mut tokenizer, added, settings)?;
             Ok(tokenizer)
         }

@@ -57,16 +57,20 @@ impl Settings {
             true => files.read(CONFIG).ok().and_then(|json| json::parse(&json).ok()),
             false => None,
         };
-        let class = config.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned);
+        let invalid = |name: &str, reason: String| CheckpointError::Tokenizer {
+            file: files.path(name),
+            reason,
+        };
+        let class = match config.get("tokenizer_class") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(class)) => Some(class.clone()),
+            Some(_) => return Err(invalid(TOKENIZER_CONFIG, "tokenizer_class is not a text".to_owned())),
+        };
         let class = class.or_else(|| {
             let model: &Map<String, Value> = model.as_ref()?;
             Some(model.get("tokenizer_class")?.as_str()?.to_owned())
         });
         let decoder = config.remove("added_tokens_decoder");
-        let invalid = |name: &str, reason: String| CheckpointError::Tokenizer {
-            file: files.path(name),
-            reason,
-        };
         let added_is_complete = decoder.is_some();
         use_additional_as_extra(&mut config);
         if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
@@ -87,11 +91,16 @@ impl Settings {
                 added.insert(id, AddedToken::from(content, is_special));
             }
         }
-        let flag = |name: &str| match config.get(name) {
-            None | Some(Value::Null) => Ok(None),
+        let flag = |name: &str| match config.get(name).filter(|_| class.reads(name)) {
+            None => Ok(None),
+            Some(Value::Null) => class.null(name).map_err(|reason| invalid(TOKENIZER_CONFIG, reason)),
             Some(Value::Bool(value)) => Ok(Some(*value)),
             Some(_) => Err(invalid(TOKENIZER_CONFIG, format!("{name} is neither true nor false"))),
         };
+        if config.get("split_special_tokens") == Some(&Value::Bool(true)) {
+            let reason = "split_special_tokens is true; a mask token that is split cannot be found in a text";
+            return Err(invalid(TOKENIZER_CONFIG, reason.to_owned()));
+        }
         let text = |name: &str| match config.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(value)) => Ok(Some(value.clone())),
@@ -113,7 +122,7 @@ impl Settings {
             add_eos_token: flag("add_eos_token")?.filter(|_| !files.has(TOKENIZER)),
             strip_accents: flag("strip_accents")?,
             tokenize_chinese_chars: flag("tokenize_chinese_chars")?.unwrap_or(true),
-            clean_up_spaces: flag("clean_up_tokenization_spaces")?.unwrap_or(false),
+            clean_up_spaces: config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)),
             special,
             added,
             added_is_complete,
