@@ -193,7 +193,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Where the model runs; by default on the CPU with one worker and a thread for each core.
+    /// The device of the model; by default on the CPU with one worker and a thread for each core.
     pub fn placement(self, placement: Placement) -> Self {
         Self { placement, ..self }
     }

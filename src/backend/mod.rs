@@ -157,7 +157,7 @@ pub struct EncoderTail<B: EncoderBackend> {
     pub norms: TailNorms<B>,
 }
 
-/// Where a layer normalizes after attention.
+/// Placement of a layer's normalizations after attention.
 pub enum TailNorms<B: EncoderBackend> {
     /// `output(x + down(inner(x)))` of `x = attention(residual + attention_output(attended))`.
     Post {

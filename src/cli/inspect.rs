@@ -52,7 +52,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode, Box<dyn Error>> {
 /// Memory in bytes on the CPU in f32; `None` if unknown.
 #[derive(Clone, Copy, Serialize)]
 struct Memory {
-    /// Of the loaded weights.
+    /// Bytes of the loaded weights.
     weights: Option<u64>,
     /// At the peak: the weights, and a tensor that is being packed or the logits of a batch.
     needed: Option<u64>,

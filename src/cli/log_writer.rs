@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Lines in the queue, in bytes.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
-/// How long the end of the process waits for the last lines to be written.
+/// Limit on the wait for the last lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The writer of this process.

@@ -14,7 +14,7 @@ pub enum Parameter {
     EmbeddingProjection(Part),
     /// The biases of attention by bucket of distance, `[buckets, heads]`; all layers share it.
     RelativeBias,
-    /// Of the encoder layer with this index.
+    /// A parameter of the encoder layer with this index.
     Layer(usize, LayerModule, Part),
     /// The normalization after the last layer.
     FinalNorm(Part),

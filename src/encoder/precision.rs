@@ -22,12 +22,12 @@ impl PrecisionPolicy {
         Self(precision)
     }
 
-    /// Of the encoder layers' dense layers.
+    /// The precision of the encoder layers' dense layers.
     pub fn dense(self) -> Precision {
         self.0
     }
 
-    /// Of the products of attention. `keeps_digits` is true for the last layer, which computes the readout rows alone:
+    /// The precision of attention's products. `keeps_digits` is true for the last layer, which computes the readout rows alone:
     /// they are few enough to stay f32 from there on where f16 would round them. It is true for layers of another form
     /// than BERT's too, whose residual is f32.
     pub fn attention(self, keeps_digits: bool) -> Precision {
@@ -37,13 +37,13 @@ impl PrecisionPolicy {
         }
     }
 
-    /// Of the head's dense layer. It decides between close tokens for few rows, and rounding its weights cost more
+    /// The precision of the head's dense layer. It decides between close tokens for few rows, and rounding its weights cost more
     /// agreement with f32 than rounding all of the encoder's.
     pub fn head_dense(self) -> Precision {
         Precision::F32
     }
 
-    /// Of the decoder, which may be the word embeddings too: 8 bits are too few for these.
+    /// The precision of the decoder, which may be the word embeddings too: 8 bits are too few for these.
     pub fn decoder(self) -> Precision {
         match self.0 {
             Precision::Int8 => Precision::Bf16,

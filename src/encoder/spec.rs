@@ -88,7 +88,7 @@ pub struct HeadSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Biases {
     pub attention: bool,
-    /// Of the feed-forward block's first layers.
+    /// The feed-forward block's first layers have a bias.
     pub feed_forward: bool,
     pub feed_forward_down: bool,
     pub norm: bool,
@@ -183,7 +183,7 @@ pub enum PositionRule {
     SkipPadding { pad_token: u32 },
 }
 
-/// Where a layer normalizes.
+/// Placement of a layer's normalizations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlacement {
     /// After each residual: `norm(x + f(x))`.

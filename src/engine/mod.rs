@@ -74,7 +74,7 @@ impl Default for Limits {
     }
 }
 
-/// Where the time of one request went.
+/// Times of one request, by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// From submission to the start of its last batch.

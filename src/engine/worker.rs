@@ -110,7 +110,7 @@ struct CompletedBatch {
     /// One for each entry, in order.
     scores: Vec<Scores>,
     started_at: Instant,
-    /// Where a device computes one batch after the other, this includes the rest of the batch before it.
+    /// On a device that computes one batch after the other, this includes the rest of the batch before it.
     inference: Duration,
 }
 

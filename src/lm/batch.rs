@@ -43,7 +43,7 @@ impl Sequence {
     }
 }
 
-/// Where in a sequence the model's distribution is read, and what of it.
+/// Positions of a sequence at which the model's distribution is read, and the selection of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readout {
     /// Indices into the sequence's tokens, ascending.
@@ -73,7 +73,7 @@ pub enum Select {
     Tokens(Arc<[u32]>),
 }
 
-/// What is read of one row.
+/// The selection that is read of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RowSelect {
     pub select: Select,

@@ -1,4 +1,4 @@
-//! Whether a request still waits for its scores.
+//! The demand for scores, which ends when a request no longer waits for them.
 
 use std::sync::{Arc, Weak};
 

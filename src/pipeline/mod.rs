@@ -63,7 +63,7 @@ pub struct Cost {
     pub tokens: usize,
     /// The name of the task in metrics.
     pub task: &'static str,
-    /// What the model computed.
+    /// Sequences and tokens that the model computed.
     pub computed: Computation,
     /// From the start of the request's plan to its submission.
     pub tokenizing: Duration,

@@ -1,4 +1,4 @@
-//! What every task knows of the model: its tokenizer and the size of its vocabulary.
+//! Properties of the model that every task uses: its tokenizer and the size of its vocabulary.
 
 use crate::checkpoint::TokenizerFiles;
 use crate::lm::ModelInfo;

@@ -129,7 +129,7 @@ impl WorkPool {
         self.shared.changed.notify_one();
     }
 
-    /// How long the work at the head of the queue has waited for a thread.
+    /// The time for which the work at the head of the queue has waited for a thread.
     pub fn longest_wait(&self) -> Duration {
         let state = self.shared.state();
         let waits = state.ready.iter().map(|job| job.ready_at.elapsed());

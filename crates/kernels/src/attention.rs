@@ -111,7 +111,7 @@ pub struct InSequence<'a> {
 }
 
 impl<'a> ByDistance<'a> {
-    /// Of a head and a sequence.
+    /// The part of a head and a sequence.
     pub fn of(self, head: usize, sequence: &Sequence) -> InSequence<'a> {
         InSequence {
             query_tokens: &self.query_tokens[sequence.queries.clone()],

@@ -42,7 +42,7 @@ pub struct EncoderTail<'a> {
     pub norms: TailNorms<'a>,
 }
 
-/// Where the layer normalizes.
+/// Placement of the layer's normalizations.
 #[derive(Clone, Copy)]
 pub enum TailNorms<'a> {
     /// `second(x + down(inner(x)))` of `x = first(residual + output(attended))`.

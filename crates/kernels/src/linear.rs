@@ -23,7 +23,7 @@ pub struct Linear {
     precision: Precision,
     inputs: usize,
     outputs: usize,
-    /// Of the weights. The layout of activations also depends on the instruction set that computes.
+    /// Layout of the weights. The layout of activations also depends on the instruction set that computes.
     layout: KLayout,
     /// All panels, one after the other.
     lines: Vec<Line>,

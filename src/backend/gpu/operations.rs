@@ -32,7 +32,7 @@ fn tensor<const D: usize>(primitive: Primitive) -> Tensor<Gpu, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-/// Whether the device computes in half precision, and keeps it in memory.
+/// True if the device computes in half precision, and keeps it in memory.
 pub fn has_f16(device: &WgpuDevice) -> bool {
     let f16 = StorageType::Scalar(ElemType::Float(FloatKind::F16));
     let usage = WgpuRuntime::client(device).properties().type_usage(f16);
@@ -188,7 +188,7 @@ pub struct GpuInputs {
     /// The position of each readout row.
     readout_positions: Primitive,
     readout_rows: Primitive,
-    /// Of all rows, and of the readout rows.
+    /// Tiles of all rows, and of the readout rows.
     tiles: [Tiles; 2],
     readouts: Vec<GpuReadout>,
 }

@@ -20,7 +20,7 @@ pub struct RawLine {
     pub content: Option<Vec<u8>>,
 }
 
-/// Where lines come from.
+/// The source of lines.
 pub struct Source {
     reader: Box<dyn Read + Send>,
     bytes: Option<u64>,
@@ -47,7 +47,7 @@ impl Source {
         })
     }
 
-    /// How much there is to read, where that is known.
+    /// Size of the input in bytes, if known.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
@@ -78,7 +78,7 @@ fn read_lines(mut reader: impl BufRead, sender: &SyncSender<io::Result<RawLine>>
     }
 }
 
-/// How many bytes the next line took, and what it holds; `None` at the end.
+/// Bytes of the next line, and its content; `None` at the end.
 fn read_line(reader: &mut impl BufRead) -> io::Result<Option<(u64, Option<Vec<u8>>)>> {
     let (mut bytes, mut content) = (0, Vec::new());
     loop {

@@ -47,7 +47,7 @@ use window::{Defaults, Line, LineFormat, TEXTS_MAX, TaskDefaults, Window};
 const SOME_LINES_FAILED: u8 = 3;
 /// While one window is answered, the next is prepared and waits in the engine's queue.
 const WINDOWS_IN_FLIGHT: usize = 2;
-/// How long a write that a signal interrupts may still take to end its line.
+/// Limit on the time in which a write that a signal interrupts may end its line.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Flags of every command that answers lines.
@@ -178,7 +178,7 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
     runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
     let written = match ended? {
         Ok(Some(written)) => written,
-        // Nobody reads what is written any more, as under `head`.
+        // The reader of the output has left, as under `head`.
         Ok(None) => return Ok(ExitCode::SUCCESS),
         Err(signal) => return Ok(ExitCode::from(128 + signal)),
     };
@@ -225,7 +225,7 @@ enum LineError {
     Failed(pipeline::Error),
 }
 
-/// Answers windows as they come and writes them in their order; `None` where nobody reads them any more.
+/// Answers windows as they come and writes them in their order; `None` after their reader has left.
 async fn answer_all(
     pipeline: &Arc<Pipeline>,
     mut windows: mpsc::Receiver<std::io::Result<Window>>,

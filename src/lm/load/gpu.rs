@@ -41,9 +41,9 @@ pub fn load(
 /// Bytes that the weights take on a GPU.
 #[derive(Debug, PartialEq, Eq)]
 struct MemoryPlan {
-    /// Of the largest weight in one buffer. Weights arrive in f32.
+    /// Bytes of the largest weight in one buffer. Weights arrive in f32.
     largest: u64,
-    /// Of all weights, and of what is needed beside them while they are rounded.
+    /// Bytes of all weights, and of the copies that exist while they are rounded.
     total: u64,
 }
 

@@ -13,7 +13,7 @@ use crate::{checkpoint::TensorSource, encoder::Architecture};
 /// Bytes that a model takes on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryNeed {
-    /// Of the loaded weights.
+    /// Bytes of the loaded weights.
     pub weights: u64,
     /// The most at one time: the weights, and beside them a tensor that is being packed or the logits of a batch.
     pub peak: u64,
@@ -26,7 +26,7 @@ const PANEL_ROWS: u64 = 32;
 const F32_BYTES: u64 = size_of::<f32>() as u64;
 
 impl MemoryNeed {
-    /// Of a model in `precision`.
+    /// The need of a model in `precision`.
     pub fn new(spec: &EncoderSpec, precision: Precision) -> Self {
         let policy = PrecisionPolicy::new(precision);
         let (mut weights, mut largest, mut packing) = (0u64, 0u64, 0u64);

@@ -101,7 +101,7 @@ pub enum DeviceInfo {
         /// The language that kernels are compiled to.
         shader_language: &'static str,
     },
-    /// Of a model that Cloze has not loaded.
+    /// A model that Cloze has not loaded.
     Custom { precision: Precision, name: String },
 }
 

@@ -14,7 +14,7 @@ pub enum Mode {
     Positions(Which),
 }
 
-/// How the scores of a word's tokens are combined. Each is the sum over the tokens of the word.
+/// The combination of the scores of a word's tokens. Each is the sum over the tokens of the word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WordMethod {
     /// Each token with those before it in place and those after it masked: the chain rule.
