@@ -329,3 +329,70 @@ fn lines_with_errors_have_exit_code_3_though_standard_error_is_full() {
     child.stdin.take().unwrap().write_all(b"no mask\n").unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(3));
 }
+
+/// Runs another command over lines.
+fn run_lines(command: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .args([command, "--model", &golden("uncased-tied")])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().unwrap()
+    })
+}
+
+#[test]
+fn lines_are_scored_in_order() {
+    let texts: Vec<String> = (0..300).map(|i| "the cat ".repeat(1 + i * 7 % 5)).collect();
+    let output = run_lines("score", &["--per-token"], texts.join("\n").as_bytes());
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    let scores = lines(&output);
+    assert_eq!(scores.len(), texts.len());
+    for (text, score) in texts.iter().zip(&scores) {
+        let tokens = score["token_scores"].as_array().unwrap();
+        assert_eq!(score["tokens"].as_u64().unwrap() as usize, tokens.len());
+        assert!(tokens.len() >= text.split_whitespace().count(), "{text}: {score}");
+        let sum: f64 = tokens.iter().map(|token| token["log_prob"].as_f64().unwrap()).sum();
+        assert!((score["score"].as_f64().unwrap() - sum).abs() < 1e-3, "{score}");
+    }
+    let input = concat!(
+        r#"{"inputs": ["the", "a"], "parameters": {"method": "pll"}}"#,
+        "\n",
+        r#"{"inputs": "the", "parameters": {"per_token": true}}"#,
+        "\n",
+        r#"{"inputs": "", "parameters": {}}"#,
+        "\n",
+    );
+    let output = run_lines("score", &["--method", "pll"], input.as_bytes());
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    let scores = lines(&output);
+    assert_eq!(scores[0].as_array().unwrap().len(), 2);
+    assert_eq!(scores[1]["token_scores"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&scores[2]["error_type"], &scores[2]["line"]),
+        (&"empty".into(), &3.into())
+    );
+}
+
+#[test]
+fn lines_become_sparse_vectors() {
+    let long = "the ".repeat(2000);
+    let input = format!("the cat\n{long}\n");
+    let output = run_lines("sparse", &["--truncate"], input.as_bytes());
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    for vectors in lines(&output) {
+        assert_eq!(vectors.as_array().unwrap().len(), 1);
+        let entries = vectors[0].as_array().unwrap();
+        assert!(!entries.is_empty() && entries.iter().all(|entry| entry["value"].as_f64().unwrap() > 0.0));
+        assert!(entries.is_sorted_by(|a, b| a["index"].as_u64() < b["index"].as_u64()));
+    }
+    let output = run_lines("sparse", &[], input.as_bytes());
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(lines(&output)[1]["error_type"], "too_many_tokens");
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cloze::Cloze;
 use cloze::api::{AnswerJson, Format, TaskKind};
 use cloze::pipeline::{Deadline, Pipeline};
-use common::fixtures::golden;
+use common::fixtures::{golden, golden_copy};
 use serde_json::{Value, json};
 
 /// The expected answers of every checkpoint, with its pipeline.
@@ -288,4 +288,79 @@ fn positions_of_the_unmasked_text_have_their_bytes_and_scores() {
             assert_close(of_text, &json!([rows[1], rows[3]]), 1e-5, name);
         }
     }
+}
+
+/// Vectors of sentence-transformers' SparseEncoder.
+#[test]
+fn sparse_vectors_equal_sentence_transformers() {
+    let mut count = 0;
+    for (name, _, expected) in subjects() {
+        for pooling in ["max", "sum"] {
+            let pipeline = sparse_pipeline(&name, pooling);
+            for case in cases(&expected, "sparse").filter(|case| case["pooling"] == pooling) {
+                let what = format!("{name} {pooling}: {}", case["inputs"]);
+                let answer = answer(
+                    &pipeline,
+                    TaskKind::Sparse,
+                    &json!({"inputs": [case["inputs"], case["inputs"]]}),
+                );
+                let [first, second] = [0, 1].map(|text| answer[text].as_array().unwrap());
+                let index = |entry: &Value| entry["index"].as_u64().unwrap();
+                assert!(first.is_sorted_by(|a, b| index(a) < index(b)), "{what}");
+                assert_close(&json!(first), &json!(second), 1e-5, &what);
+                let value = |of: u64| {
+                    let found = first.binary_search_by_key(&of, index);
+                    found.map_or(0.0, |at| first[at]["value"].as_f64().unwrap())
+                };
+                for best in case["best"].as_array().unwrap() {
+                    let expected = best[1].as_f64().unwrap();
+                    let difference = value(best[0].as_u64().unwrap()) - expected;
+                    assert!(
+                        difference.abs() < 1e-4 * expected.max(1.0),
+                        "{what}: {best} by {difference}"
+                    );
+                }
+                // An entry may be 0 there and next to it here.
+                let entries = case["entries"].as_f64().unwrap();
+                assert!(
+                    (first.len() as f64 - entries).abs() <= 2.0,
+                    "{what}: {} entries",
+                    first.len()
+                );
+                let sum: f64 = first.iter().map(|entry| entry["value"].as_f64().unwrap()).sum();
+                let expected = case["sum"].as_f64().unwrap();
+                assert!(
+                    (sum - expected).abs() < 1e-4 * expected,
+                    "{what}: {sum} is not {expected}"
+                );
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 16);
+}
+
+/// The pipeline of a checkpoint with this pooling.
+fn sparse_pipeline(name: &str, pooling: &str) -> Arc<Pipeline> {
+    let copy = match name {
+        "demo" => {
+            let copy = tempfile::tempdir().unwrap();
+            let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("model");
+            for file in [
+                "config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "model.safetensors",
+            ] {
+                std::fs::copy(model.join(file), copy.path().join(file)).unwrap();
+            }
+            copy
+        }
+        name => golden_copy(name),
+    };
+    let folder = copy.path().join("1_SpladePooling");
+    std::fs::create_dir(&folder).unwrap();
+    let config = json!({"pooling_strategy": pooling});
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    Arc::clone(Cloze::open(copy.path()).unwrap().pipeline())
 }

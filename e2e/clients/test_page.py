@@ -123,6 +123,46 @@ def test_several_masks_side_by_side(page):
     assert page["sentence"].text == f"The {words[0]} is in the north of {words[8]}."
 
 
+def test_masks_filled_together(page):
+    page.write("top-k", "3")
+    page["joint"].click()
+    page.ask("The [MASK] is in the north of [MASK].")
+    assert len(page.all("#masks fieldset")) == 1
+    first, second = page.words()[0].split(" · ")
+    assert len(page.words()) == 3
+    assert page["sentence"].text == f"The {first} is in the north of {second}."
+    page.all("#masks .row")[1].click()
+    first, second = page.words()[1].split(" · ")
+    assert page["sentence"].text == f"The {first} is in the north of {second}."
+
+
+def test_whole_words_and_a_note_on_replaced_ones(page):
+    page.write("targets", "london, ornithology")
+    page.ask("She lives in [MASK].")
+    assert "ornithology is scored as" in page["note"].text
+    page["whole-words"].click()
+    page["submit"].click()
+    page.settle()
+    assert set(page.words()) == {"london", "ornithology"}
+    assert not page["note"].is_displayed()
+
+
+def test_sentences_side_by_side(page):
+    page["compare"].find_element(By.TAG_NAME, "summary").click()
+    page["score"].click()
+    WebDriverWait(page.browser, 20).until(lambda _: page["score"].get_attribute("aria-busy") == "false")
+    first, second = page.all(".scored")
+    assert first.location["y"] == second.location["y"]
+    assert first.text.startswith("the children are playing in the garden .")
+    assert "Most likely" in first.text and "Most likely" not in second.text
+    shades = [token.value_of_css_property("background-color") for token in first.find_elements(By.CLASS_NAME, "token")]
+    assert len(shades) == 8 and len(set(shades)) > 3
+    page.write("sentences", " ")
+    page["score"].click()
+    WebDriverWait(page.browser, 20).until(lambda _: page["score-error"].is_displayed())
+    assert "at least one text" in page["score-error"].text
+
+
 def test_errors_in_words(page):
     page.ask("no mask here")
     assert page["error"].text == "The text has no mask; write [MASK] where a word is missing."

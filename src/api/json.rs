@@ -131,6 +131,26 @@ pub fn not_negative(WholeNumber(number): WholeNumber, name: &str, error_type: &'
         .map_err(|_| Error::bad_request(error_type, format!("{name} is {number}; it must be 0 or more.")))
 }
 
+/// Indices of tokens in one request; no text has as many tokens.
+const INDICES_MAX: usize = 65_536;
+
+/// A list of token indices, each of which is `name`.
+///
+/// # Errors
+/// A negative index, and too long a list.
+pub fn indices(list: Vec<WholeNumber>, name: &str) -> Result<Vec<usize>, Error> {
+    if list.len() > INDICES_MAX {
+        let message = format!(
+            "There are {} token indexes and at most {INDICES_MAX} are allowed; name fewer.",
+            list.len()
+        );
+        return Err(Error::bad_request("bad_positions", message));
+    }
+    list.into_iter()
+        .map(|index| not_negative(index, name, "bad_positions"))
+        .collect()
+}
+
 /// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.
 pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Error {
     let (error_type, problem) = match error.classify() {

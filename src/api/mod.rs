@@ -6,6 +6,7 @@ mod mode;
 mod request;
 mod response;
 mod score;
+mod sparse;
 mod truncation;
 
 pub use error::{Error, ErrorBody};

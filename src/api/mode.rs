@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Error;
-use super::json::{JsonObject, WholeNumber, not_negative};
+use super::json::{JsonObject, WholeNumber, indices, not_negative};
 use crate::tasks::fill_mask::Mode;
 use crate::tasks::{joint, positions, words};
 
@@ -85,11 +85,7 @@ impl Positions {
         match self {
             Self::Name(PositionsName::Masks) => Ok(None),
             Self::Name(PositionsName::All) => Ok(Some(positions::Which::All)),
-            Self::List(list) => {
-                let indices = list.into_iter();
-                let indices = indices.map(|index| not_negative(index, "A position", "bad_positions"));
-                Ok(Some(positions::Which::List(indices.collect::<Result<_, _>>()?)))
-            }
+            Self::List(list) => Ok(Some(positions::Which::List(indices(list, "A position")?))),
         }
     }
 }

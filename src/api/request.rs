@@ -9,6 +9,7 @@ use super::Error;
 use super::json::{JsonObject, OneOrMany, WholeNumber, json_error};
 use super::mode::{Joint, Positions, TargetMethod, TargetMode, mode};
 use super::score;
+use super::sparse;
 use super::truncation::{Direction, TokenizerKwargs, TruncationName, length_rule};
 use crate::tasks::AnyRequest;
 use crate::tasks::fill_mask::{Parameters, Request};
@@ -45,6 +46,7 @@ struct BodyParameters {
 pub enum TaskKind {
     FillMask,
     Score,
+    Sparse,
 }
 
 /// The format of a request body.
@@ -89,6 +91,10 @@ impl Format {
             TaskKind::Score => Ok(AnyRequest::Score(match self.is_json(without_bom(body)) {
                 true => score::parse_json(without_bom(body))?,
                 false => score::of_text(text(without_bom(body))?),
+            })),
+            TaskKind::Sparse => Ok(AnyRequest::Sparse(match self.is_json(without_bom(body)) {
+                true => sparse::parse_json(without_bom(body))?,
+                false => sparse::of_text(text(without_bom(body))?),
             })),
         }
     }
@@ -409,6 +415,8 @@ mod tests {
             let error = mode(parameters).unwrap_err();
             assert!(error.contains(named), "{parameters}: {error}");
         }
+        let many = format!(r#""positions": [{}0]"#, "0,".repeat(65_536));
+        assert!(mode(&many).unwrap_err().contains("65537 token indexes"));
     }
 
     #[test]

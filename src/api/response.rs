@@ -7,6 +7,7 @@ use crate::tasks::fill_mask::{Index, Prediction};
 use crate::tasks::joint::{self, Filling};
 use crate::tasks::positions::Row;
 use crate::tasks::score::{ScoredToken, TextScore};
+use crate::tasks::sparse;
 use crate::tasks::words::{self, WordPrediction};
 use crate::tasks::{AnyAnswer, TaskModel};
 use crate::text::DecodeError;
@@ -73,6 +74,7 @@ impl AnswerJson {
     fn is_list(&self) -> bool {
         match &self.answer {
             AnyAnswer::Score(answer) => answer.is_list,
+            AnyAnswer::Sparse(_) => true,
             answer => answer.texts() != 1,
         }
     }
@@ -82,7 +84,7 @@ impl AnswerJson {
             AnyAnswer::FillMask(answer) => answer.masks(text),
             AnyAnswer::Words(answer) => answer.masks(text),
             AnyAnswer::Positions(answer) => answer.rows(text),
-            AnyAnswer::Joint(_) | AnyAnswer::Score(_) => 1,
+            AnyAnswer::Joint(_) | AnyAnswer::Score(_) | AnyAnswer::Sparse(_) => 1,
         }
     }
 
@@ -91,7 +93,7 @@ impl AnswerJson {
         match &self.answer {
             AnyAnswer::FillMask(_) | AnyAnswer::Words(_) => self.groups(text) != 1,
             AnyAnswer::Positions(_) => true,
-            AnyAnswer::Joint(_) | AnyAnswer::Score(_) => false,
+            AnyAnswer::Joint(_) | AnyAnswer::Score(_) | AnyAnswer::Sparse(_) => false,
         }
     }
 
@@ -102,6 +104,7 @@ impl AnswerJson {
             AnyAnswer::Positions(answer) => answer.predictions(text, mask),
             AnyAnswer::Joint(answer) => answer.fillings(text),
             AnyAnswer::Score(_) => 1,
+            AnyAnswer::Sparse(answer) => answer.entries(text),
         }
     }
 
@@ -151,6 +154,7 @@ impl AnswerJson {
                 write(&PredictionJson::from(&prediction), json);
             }
             AnyAnswer::Joint(answer) => write(&FillingJson::from(&answer.filling(model, text, rank)?), json),
+            AnyAnswer::Sparse(answer) => write(&EntryJson::from(answer.entry(text, rank)), json),
             AnyAnswer::Score(answer) => write(&ScoreJson::from(&answer.score(model, text)?), json),
         }
         Ok(())
@@ -287,6 +291,21 @@ impl From<Row> for RowJson {
             token: row.token,
             token_str: row.token_str,
             score: row.score,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EntryJson {
+    index: u32,
+    value: f32,
+}
+
+impl From<sparse::Entry> for EntryJson {
+    fn from(entry: sparse::Entry) -> Self {
+        Self {
+            index: entry.index,
+            value: entry.value,
         }
     }
 }

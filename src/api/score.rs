@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Error;
-use super::json::{JsonObject, OneOrMany, WholeNumber, json_error, not_negative};
+use super::json::{JsonObject, OneOrMany, WholeNumber, indices, json_error};
 use crate::tasks::score::{Method, Parameters, Request};
 
 #[derive(Deserialize)]
@@ -54,11 +54,7 @@ pub fn parse_json(body: &[u8]) -> Result<Request, Error> {
         per_token,
         only,
     } = parameters.unwrap_or_default();
-    let only = only.map(|indices| {
-        let indices = indices.into_iter();
-        let indices = indices.map(|index| not_negative(index, "An index in only", "bad_positions"));
-        indices.collect::<Result<_, _>>()
-    });
+    let only = only.map(|list| indices(list, "An index in only")).transpose()?;
     Ok(Request {
         is_list: body.inputs.is_list,
         texts: body.inputs.texts()?,
@@ -68,7 +64,7 @@ pub fn parse_json(body: &[u8]) -> Result<Request, Error> {
                 MethodName::PllWordL2r => Method::PllWordL2r,
             }),
             per_token,
-            only: only.transpose()?,
+            only,
         },
     })
 }

@@ -9,6 +9,7 @@
 //! | `reference` | the operations in plain Burn, and a backend that runs them as they are |
 //! | `inputs` | index inputs of a forward pass: token ids, offsets, readout |
 //! | `readout` | statistics and scores that are read back from the logits |
+//! | `pooling` | pooling of logits over the rows of a sequence |
 //! | `precision` | the type of weights and products |
 //! | `buckets` | row counts that a GPU compiles kernels for |
 //! | `cpu/` | ndarray, with kernels over slices |
@@ -20,12 +21,16 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod inputs;
+mod pooling;
 mod precision;
 pub mod readout;
 pub mod reference;
 
 pub use inputs::{ForwardInputs, IndexList, QueryRows, ReadoutSpec, SequenceOffsets};
+pub use pooling::Pooling;
 pub use precision::{Precision, UnsupportedPrecision, list as list_precisions};
+
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -328,6 +333,17 @@ pub trait EncoderBackend: Backend {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         reference::layer_norm(x, residual, norm)
+    }
+
+    /// Pools the rows `rows` of `logits` `[rows, vocabulary]`, with what is `pooled` so far, to `[vocabulary]`:
+    /// [`Pooling::weight`] turns each value into a weight.
+    fn pool_logits(
+        logits: &Tensor<Self, 2>,
+        rows: Range<usize>,
+        pooling: Pooling,
+        pooled: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 1> {
+        pooling::pool_logits(logits, rows, pooling, pooled)
     }
 
     /// The [`readout`] of the logits `[rows, vocabulary]` of the chunk `chunk`, without its full rows.

@@ -21,10 +21,11 @@ mod weights;
 use std::path::Path;
 
 use crate::hub::{Hub, ModelName, Progress};
+use crate::sys::excerpt;
 
 pub use error::{CheckpointError, Part, TensorError};
 use files::Files;
-use names::CONFIG;
+use names::{CONFIG, SPARSE_POOLING};
 pub use tokenizer::{TokenizerFiles, decode};
 pub use weights::{ElementType, Tensor, TensorSource, WeightFiles};
 
@@ -102,6 +103,31 @@ impl Source {
         let names = fields.get("architectures")?.as_array()?;
         let names: Vec<&str> = names.iter().filter_map(serde_json::Value::as_str).collect();
         (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// True if `1_SpladePooling/config.json` of sentence-transformers says that sparse vectors are sums, false if they are
+    /// maxima.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that states another strategy.
+    pub fn sums_sparse_vectors(&self) -> Result<bool, CheckpointError> {
+        if !self.files.has(SPARSE_POOLING) {
+            return Ok(false);
+        }
+        let refused = |reason: String| CheckpointError::Io {
+            path: self.files.path(SPARSE_POOLING),
+            source: std::io::Error::other(reason),
+        };
+        let fields = self.files.read(SPARSE_POOLING)?;
+        let fields: serde_json::Value = json::parse(&fields).map_err(|error| refused(error.to_string()))?;
+        match fields.get("pooling_strategy").and_then(serde_json::Value::as_str) {
+            None | Some("max") => Ok(false),
+            Some("sum") => Ok(true),
+            Some(other) => Err(refused(format!(
+                "pooling_strategy is {:?}; it must be \"max\" or \"sum\"",
+                excerpt::name(other)
+            ))),
+        }
     }
 
     /// The tokenizer.

@@ -5,6 +5,8 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 pub const ADDED_TOKENS: &str = "added_tokens.json";
+/// Pooling of a model of sentence-transformers that makes sparse vectors.
+pub const SPARSE_POOLING: &str = "1_SpladePooling/config.json";
 pub const VOCAB: &str = "vocab.txt";
 pub const VOCAB_JSON: &str = "vocab.json";
 pub const MERGES: &str = "merges.txt";

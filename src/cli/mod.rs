@@ -3,7 +3,7 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `serve` | `cloze serve`, the default: starts and stops the server |
-//! | `predict` | `cloze predict` and `cloze score`: answer the lines of a file as JSON Lines |
+//! | `predict` | `cloze predict`, `cloze score` and `cloze sparse`: answer the lines of a file as JSON Lines |
 //! | `health` | `cloze health`: checks a running server |
 //! | `devices` | `cloze devices`: lists the CPU and the GPU adapters |
 //! | `inspect` | `cloze inspect`: shows the contents of a model |
@@ -78,6 +78,11 @@ enum Command {
     /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"method": ..., "per_token":
     /// ...}}. Output and exit codes are those of predict.
     Score(Box<predict::ScoreArguments>),
+    /// Turns each line of a file into a sparse vector (SPLADE), as JSON Lines in the same order
+    ///
+    /// A line is a text, or a request in the server's format: {"inputs": ..., "truncate": ...}. Output and exit codes are
+    /// those of predict.
+    Sparse(Box<predict::SparseArguments>),
     /// Checks whether a running server is ready; the exit code is the result
     Health(health::HealthArguments),
     /// Lists the CPU and the GPU adapters of this machine
@@ -101,6 +106,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(Command::Serve(arguments)) => serve::run(*arguments).map(done),
         Some(Command::Predict(arguments)) => predict::predict(*arguments),
         Some(Command::Score(arguments)) => predict::score(*arguments),
+        Some(Command::Sparse(arguments)) => predict::sparse(*arguments),
         Some(Command::Health(arguments)) => health::run(&arguments),
         Some(Command::Devices) => Ok(devices::run().map(done)?),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),

@@ -275,7 +275,7 @@ fn complete(running: RunningBatch, entries: &[Entry]) -> Result<CompletedBatch, 
     let inference = running.started_at.elapsed();
     // Otherwise one text could get the answer of another.
     let returned = scores.iter().map(Vec::len);
-    let expected = entries.iter().map(|entry| entry.sequence.readout.positions.len());
+    let expected = entries.iter().map(|entry| entry.sequence.readout.rows());
     if !returned.clone().eq(expected.clone()) {
         let (returned, expected) = (returned.sum::<usize>(), expected.sum::<usize>());
         return Err(Failure::Batch(format!(

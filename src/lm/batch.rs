@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Demand;
-use crate::backend::{EncoderBackend, ForwardInputs, ReadoutSpec};
+use crate::backend::{EncoderBackend, ForwardInputs, Pooling, ReadoutSpec};
 use crate::encoder::PositionRule;
 
 /// Readout rows that pass through the head at once. It bounds the memory of the logits: 64 rows of bert-base's 30,522
@@ -54,11 +54,21 @@ pub struct Readout {
 }
 
 impl Readout {
+    /// The rows of scores that the model returns.
+    pub fn rows(&self) -> usize {
+        match self.select {
+            Select::Pool(_) => 1,
+            Select::TopK(_) | Select::Tokens(_) => self.positions.len(),
+        }
+    }
+
     /// The number of scores that the model returns, over all positions.
     pub fn scores(&self) -> usize {
         let of_position = match &self.select {
             Select::TopK(k) => *k,
             Select::Tokens(tokens) => tokens.len(),
+            // As many as the text turns out to have.
+            Select::Pool(_) => 0,
         };
         self.positions.len() * (of_position + usize::from(self.with_own))
     }
@@ -71,6 +81,9 @@ pub enum Select {
     TopK(usize),
     /// These tokens, in this order.
     Tokens(Arc<[u32]>),
+    /// One row for the whole sequence: the weight of each token of the vocabulary, pooled over the positions. Tokens of weight 0
+    /// are left out, the others ascend. The scores hold the weights in place of log-probabilities.
+    Pool(Pooling),
 }
 
 /// The selection that is read of one row.
@@ -283,6 +296,7 @@ fn readout_spec(selects: &[RowSelect], padded_rows: usize, top_k_max: usize) -> 
         match select {
             Select::TopK(k) if *k <= top_k_max => spec.top_k = spec.top_k.max(*k),
             Select::TopK(_) => spec.full_rows.push(row as u32),
+            Select::Pool(_) => {}
             Select::Tokens(tokens) => spec.token_ids.extend_from_slice(tokens),
         }
         spec.token_ids.extend(own);

@@ -8,6 +8,7 @@ use burn::tensor::backend::ExecutionError;
 use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
 use super::batch::{HEAD_ROWS_MAX, RowSelect};
+use super::pooled::{Pools, put_weights};
 use super::{Batch, Demand, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
 use crate::backend::readout::{LogitsRow, top_k};
 use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
@@ -77,6 +78,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
         let demand = batch.take_demand();
         let counts = batch.readout_counts();
         let selects = batch.row_selects();
+        let mut pools = Pools::<B>::of(&batch);
         if selects.is_empty() {
             return Ok(PendingBatch::ready(vec![Vec::new(); counts.len()]));
         }
@@ -89,15 +91,23 @@ impl<B: EncoderBackend> EncoderModel<B> {
         let last = groups.pop().expect("there is a readout row");
         let vocab_size = self.vocab_size;
         for group in groups {
-            let numbers = self.start_reading(&states, &inputs, group.clone(), &demand)?.wait()?;
+            let numbers = self
+                .start_reading(&states, &inputs, group.clone(), &mut pools, &demand)?
+                .wait()?;
             let specs = &inputs.as_ref().readouts[group];
             rows.extend(scores(&numbers, specs, vocab_size, &selects[rows.len()..])?);
         }
-        let reading = self.start_reading(&states, &inputs, last.clone(), &demand)?;
+        let reading = self.start_reading(&states, &inputs, last.clone(), &mut pools, &demand)?;
+        let (pooled, values) = pools.into_parts();
+        let values = (!values.is_empty()).then(|| Reading::start(values));
         Ok(PendingBatch::new(move || {
             let specs = &inputs.as_ref().readouts[last];
             rows.extend(scores(&reading.wait()?, specs, vocab_size, &selects[rows.len()..])?);
-            Ok(by_sequence(rows, &counts))
+            let mut scores = by_sequence(rows, &counts);
+            if let Some(values) = values {
+                put_weights(&pooled, &values.wait()?, vocab_size, &mut scores)?;
+            }
+            Ok(scores)
         }))
     }
 
@@ -107,6 +117,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
         states: &Tensor<B, 2>,
         inputs: &B::Inputs,
         chunks: Range<usize>,
+        pools: &mut Pools<B>,
         demand: &[Demand],
     ) -> Result<Reading, ModelError> {
         let specs = &inputs.as_ref().readouts;
@@ -123,6 +134,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
                 _ => states.clone().slice([first..first + spec.padded_rows, 0..hidden]),
             };
             let logits = self.encoder.logits(states);
+            pools.add(&logits, first..first + spec.rows);
             let full = match spec.full_rows.is_empty() {
                 true => None,
                 false => Some(B::select_rows(&logits, inputs, IndexList::FullRows(chunk)).flatten(0, 1)),
@@ -235,6 +247,7 @@ fn score(row: &LogitsRow<'_>, RowSelect { select, own }: &RowSelect) -> Result<V
             .zip(row.token_logits.iter().copied())
             .map(score)
             .collect(),
+        Select::Pool(_) => Vec::new(),
         Select::TopK(k) => match row.full {
             None => row.top().take(*k).map(score).collect(),
             Some(logits) => {

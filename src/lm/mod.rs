@@ -10,6 +10,7 @@
 //! | `batch` | sequences, readouts, scores; packing |
 //! | `demand` | whether a request still waits for its scores |
 //! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
+//! | `pooled` | readouts that are pooled over a sequence |
 //! | `cpu_worker` | one model shared by several workers, each with threads of its own |
 //! | `fault_checked` | no answer from a device that has failed |
 //! | `pretrained` | an opened checkpoint: family, tokenizer, weights not yet loaded |
@@ -26,9 +27,11 @@ mod encoder_model;
 mod fault_checked;
 pub mod inspect;
 mod load;
+mod pooled;
 mod pretrained;
 mod warm_up;
 
+pub use crate::backend::Pooling;
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
 pub use demand::{Demand, DemandGuard};
 pub use encoder_model::EncoderModel;
@@ -121,4 +124,6 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// The longest sequence in tokens, special tokens included.
     pub max_tokens: usize,
+    /// Pooling of sparse vectors.
+    pub pooling: Pooling,
 }

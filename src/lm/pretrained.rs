@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{LoadError, LoadedModel, ModelInfo, Placement, load_model};
+use super::{LoadError, LoadedModel, ModelInfo, Placement, Pooling, load_model};
 use crate::backend::{EncoderBackend, Precision};
 use crate::checkpoint::{CheckpointError, Source, TensorSource, TokenizerFiles, WeightFiles};
 use crate::encoder::{Architecture, EncoderError};
@@ -29,10 +29,17 @@ impl PretrainedModel {
         tokenizer.check_fits(architecture.spec.vocab_size)?;
         let weights = source.weights()?;
         check_head(&source, &architecture, &weights)?;
+        let pooling = match source.sums_sparse_vectors()? {
+            true => Pooling::Sum,
+            false => Pooling::Max,
+        };
         Ok(Self {
             weights,
             name: source.name,
-            info: ModelInfo::of(&architecture),
+            info: ModelInfo {
+                pooling,
+                ..ModelInfo::of(&architecture)
+            },
             architecture,
             tokenizer,
         })
@@ -129,6 +136,7 @@ impl ModelInfo {
             architecture: architecture.family.class,
             vocab_size: architecture.spec.vocab_size,
             max_tokens: architecture.spec.max_tokens(),
+            pooling: Pooling::default(),
         }
     }
 }

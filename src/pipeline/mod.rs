@@ -20,6 +20,7 @@ mod progress;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -178,8 +179,11 @@ impl Pipeline {
         request: T,
         deadline: Deadline,
     ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
-        let scored = self.plan_and_submit(admission, request, deadline).await;
-        self.progress.note(scored.as_ref().err(), deadline);
+        let in_part = AtomicBool::new(false);
+        let scored = self.plan_and_submit(admission, request, deadline, &in_part).await;
+        // A request of which the model has computed a part gets through, also if all of it takes too long.
+        let error = scored.as_ref().err().filter(|_| !in_part.load(Ordering::Relaxed));
+        self.progress.note(error, deadline);
         scored
     }
 
@@ -188,6 +192,7 @@ impl Pipeline {
         mut admission: Admission,
         request: T,
         deadline: Deadline,
+        in_part: &AtomicBool,
     ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
         let settled = admission.settle();
         settled.map_err(|error| Error::from_engine(error, deadline.timeout))?;
@@ -202,10 +207,17 @@ impl Pipeline {
             Ok::<_, Error>((plan, admission))
         };
         let (plan, admission) = self.compute(deadline, plan.instrument(span)).await??;
-        let memory = self.memory.reserve(plan.bytes())?;
+        let mut memory = self.memory.reserve(plan.bytes())?;
         let tokenizing = started_at.elapsed();
 
-        let Submitted { plan, timing, computed } = self.submit(admission, plan, deadline).await?;
+        let mut reserved = 0;
+        let hold = |held: usize| {
+            in_part.store(true, Ordering::Relaxed);
+            memory.grow(held.saturating_sub(reserved))?;
+            reserved = reserved.max(held);
+            Ok(())
+        };
+        let Submitted { plan, timing, computed } = self.submit(admission, plan, deadline, hold).await?;
 
         let cost = Cost {
             texts: plan.texts(),
@@ -260,15 +272,17 @@ impl Pipeline {
         Ok(work::run_to_end(request.plan(&self.model, self.texts_max))?)
     }
 
-    /// Has the model score the sequences of a plan, piece by piece.
+    /// Has the model score the sequences of a plan, piece by piece. Calls `hold` with the bytes that the plan
+    /// [holds](Plan::held) after each.
     ///
     /// # Errors
-    /// The deadline, and failures of the engine; never a full queue.
+    /// The deadline, failures of the engine, and errors of `hold`; never a full queue.
     pub async fn submit<P: Plan>(
         &self,
         admission: Admission,
         mut plan: P,
         deadline: Deadline,
+        mut hold: impl FnMut(usize) -> Result<(), Error>,
     ) -> Result<Submitted<P>, Error> {
         let mut admission = Some(admission);
         let (mut timing, mut computed) = (Timing::default(), Computation::default());
@@ -287,6 +301,7 @@ impl Pipeline {
             let (scores, of_piece) = submitted.map_err(|error| Error::from_engine(error, deadline.timeout))?;
             timing = timing.then(of_piece);
             plan.take(scores);
+            hold(plan.held())?;
         }
     }
 

@@ -32,6 +32,11 @@ impl Progress {
         }
     }
 
+    #[cfg(test)]
+    pub fn timeouts(&self) -> u32 {
+        self.timeouts_in_a_row.load(Ordering::Relaxed)
+    }
+
     /// False while requests do not get through; true again once none is left, so that a balancer sends new ones.
     pub fn is_ready(&self, requests: usize, thread_wait: Duration) -> bool {
         let time_out = self.timeouts_in_a_row.load(Ordering::Relaxed) >= TIMEOUTS_IN_A_ROW_MAX;

@@ -1,7 +1,6 @@
 //! The pipeline over the demo model's tokenizer and a model that each test controls.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use super::*;
@@ -304,13 +303,6 @@ async fn small_work_runs_at_once_and_large_work_elsewhere() {
     }
 }
 
-fn score_request(text: &str) -> score::Request {
-    score::Request {
-        texts: vec![text.to_owned()],
-        ..score::Request::default()
-    }
-}
-
 #[tokio::test]
 async fn a_long_task_shares_the_model_with_short_ones() {
     // 62 tokens in a text, of which a batch takes four: the score of 60 texts takes 930 batches.
@@ -343,7 +335,8 @@ async fn a_long_task_shares_the_model_with_short_ones() {
         let before = batches.load(Ordering::Relaxed);
         run(&pipeline, &["a [MASK]"], Deadline::never()).await.unwrap();
         let waited = batches.load(Ordering::Relaxed) - before;
-        assert!(waited <= 4, "a text waited for {waited} batches");
+        // A piece is 128 batches.
+        assert!(waited < 100, "a text waited for {waited} batches");
     }
     assert!(!running.is_finished());
     let scored = running.await.unwrap().unwrap();
@@ -398,13 +391,6 @@ async fn a_task_ends_at_its_deadline_and_one_that_cannot_fit_is_refused_with_num
         },
         2000,
     );
-    let deadline = Deadline::after(Duration::from_millis(50));
-    let admission = pipeline.admit().unwrap();
-    let error = pipeline
-        .run(admission, score_request(&"the ".repeat(62)), deadline)
-        .await;
-    // One piece of 62 sequences is one batch.
-    assert!(error.is_ok(), "{:?}", error.err());
     let many = score::Request {
         texts: vec!["the ".repeat(62); 300],
         ..score::Request::default()
@@ -424,4 +410,37 @@ async fn a_task_ends_at_its_deadline_and_one_that_cannot_fit_is_refused_with_num
         panic!("{error:?}")
     };
     assert!(tokens > tokens_max);
+}
+
+#[tokio::test]
+async fn tasks_that_are_too_long_for_their_deadline_do_not_make_the_server_unready() {
+    // The first piece of each request takes eight batches, which take no time; later batches are slow.
+    let batches = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&batches);
+    let pipeline = pipeline(
+        move |_| {
+            if counted.fetch_add(1, Ordering::Relaxed) >= 8 {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Ok(())
+        },
+        400,
+    );
+    for _ in 0..9 {
+        batches.store(0, Ordering::Relaxed);
+        let long = score::Request {
+            texts: vec!["the ".repeat(62); 20],
+            ..score::Request::default()
+        };
+        let deadline = Deadline::after(Duration::from_millis(800));
+        let scored = pipeline.run(pipeline.admit().unwrap(), long, deadline).await;
+        assert!(
+            matches!(scored.as_ref().err(), Some(Error::Timeout(_))),
+            "{:?}",
+            scored.err()
+        );
+    }
+    let _waiting = pipeline.admit().unwrap();
+    assert!(pipeline.is_ready());
+    assert_eq!(pipeline.progress.timeouts(), 0);
 }

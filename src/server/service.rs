@@ -38,6 +38,8 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
         at("/openapi.json").get(Open, openapi::document),
         at("/v1/fill-mask").post(Key, task::fill_mask),
         at("/v1/score").post(Key, task::score),
+        at("/v1/sparse-embeddings").post(Key, task::sparse),
+        at("/embed_sparse").post(Key, task::sparse),
         at("/health").get(Open, health::ready),
         at("/health/live").get(Open, health::live),
         at("/health/ready").get(Open, health::ready),

@@ -1,7 +1,7 @@
 //! The request, plan and answer of any task, for callers that choose the task at run time.
 
 use super::computation::{Computation, Piece};
-use super::{InputError, Notes, Plan, Task, TaskModel, fill_mask, joint, positions, score, words};
+use super::{InputError, Notes, Plan, Task, TaskModel, fill_mask, joint, positions, score, sparse, words};
 use crate::lm::Scores;
 
 /// A request of any task.
@@ -12,6 +12,7 @@ pub enum AnyRequest {
     Joint(joint::Request),
     Positions(positions::Request),
     Score(score::Request),
+    Sparse(sparse::Request),
 }
 
 pub enum AnyPlan {
@@ -20,6 +21,7 @@ pub enum AnyPlan {
     Joint(joint::Plan),
     Positions(positions::Plan),
     Score(score::Plan),
+    Sparse(sparse::Plan),
 }
 
 pub enum AnyAnswer {
@@ -28,15 +30,17 @@ pub enum AnyAnswer {
     Joint(joint::Answer),
     Positions(positions::Answer),
     Score(score::Answer),
+    Sparse(sparse::Answer),
 }
 
 /// The names of all tasks, for metrics.
-pub const TASKS: [&str; 5] = [
+pub const TASKS: [&str; 6] = [
     fill_mask::Plan::TASK,
     words::Plan::TASK,
     joint::Plan::TASK,
     positions::Plan::TASK,
     score::Plan::TASK,
+    sparse::Plan::TASK,
 ];
 
 /// Calls `$body` with the content of any variant.
@@ -48,6 +52,7 @@ macro_rules! each {
             Self::Joint($of) => $body,
             Self::Positions($of) => $body,
             Self::Score($of) => $body,
+            Self::Sparse($of) => $body,
         }
     };
 }
@@ -87,6 +92,7 @@ impl Task for AnyRequest {
             Self::Joint(request) => AnyPlan::Joint(request.plan(model, texts_max).await?),
             Self::Positions(request) => AnyPlan::Positions(request.plan(model, texts_max).await?),
             Self::Score(request) => AnyPlan::Score(request.plan(model, texts_max).await?),
+            Self::Sparse(request) => AnyPlan::Sparse(request.plan(model, texts_max).await?),
         })
     }
 }
@@ -116,6 +122,10 @@ impl Plan for AnyPlan {
         each!(self, plan => plan.bytes())
     }
 
+    fn held(&self) -> usize {
+        each!(self, plan => plan.held())
+    }
+
     fn entries(&self) -> usize {
         each!(self, plan => plan.entries())
     }
@@ -139,6 +149,7 @@ impl Plan for AnyPlan {
             Self::Joint(plan) => AnyAnswer::Joint(plan.finish()),
             Self::Positions(plan) => AnyAnswer::Positions(plan.finish()),
             Self::Score(plan) => AnyAnswer::Score(plan.finish()),
+            Self::Sparse(plan) => AnyAnswer::Sparse(plan.finish()),
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `joint` | several masks filled together |
 //! | `positions` | the distribution at tokens of the unmasked text |
 //! | `score` | the likelihood of a text |
+//! | `sparse` | sparse vectors of texts |
 //! | `any` | a request of any task |
 //! | `model` | what tasks know of the model |
 //! | `computation` | the cost of a request in the model, and its pieces |
@@ -25,6 +26,7 @@ mod model;
 mod notes;
 pub mod positions;
 pub mod score;
+pub mod sparse;
 pub mod words;
 
 use crate::lm::Scores;
@@ -65,8 +67,13 @@ pub trait Plan: Send + 'static {
     /// The most that the model computes.
     fn computation(&self) -> Computation;
 
-    /// The most bytes of the plan, its pieces and its scores.
+    /// The most bytes of the plan, its pieces and its scores, without [`held`](Self::held).
     fn bytes(&self) -> usize;
+
+    /// Bytes of results whose size is known only when they are there.
+    fn held(&self) -> usize {
+        0
+    }
 
     /// Entries of the answer, such as predictions.
     fn entries(&self) -> usize;

@@ -1,13 +1,14 @@
-//! Properties of the model that every task uses: its tokenizer and the size of its vocabulary.
+//! Properties of the model that every task uses: its tokenizer, the size of its vocabulary, the pooling of sparse vectors.
 
 use crate::checkpoint::TokenizerFiles;
-use crate::lm::ModelInfo;
+use crate::lm::{ModelInfo, Pooling};
 use crate::text::Tokenizer;
 
 /// The tokenizer of one model, for all tasks.
 pub struct TaskModel {
     pub(super) tokenizer: Tokenizer,
     pub(super) vocab_size: usize,
+    pub(super) pooling: Pooling,
 }
 
 impl TaskModel {
@@ -16,6 +17,7 @@ impl TaskModel {
         Self {
             tokenizer: Tokenizer::new(files, tokens_max.min(info.max_tokens)),
             vocab_size: info.vocab_size,
+            pooling: info.pooling,
         }
     }
 

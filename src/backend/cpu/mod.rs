@@ -9,6 +9,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
@@ -21,8 +22,8 @@ use ndarray::{ArcArray, IxDyn};
 use super::readout::{STATISTICS, row_len};
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, TailNorms,
-    UnsupportedPrecision,
+    Pooling, Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets,
+    TailNorms, UnsupportedPrecision,
 };
 
 /// The CPU backend.
@@ -186,6 +187,34 @@ impl EncoderBackend for Cpu {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         with_context(|context| normalize(context, x, residual, norm))
+    }
+
+    fn pool_logits(
+        logits: &Tensor<Self, 2>,
+        rows: Range<usize>,
+        pooling: Pooling,
+        pooled: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 1> {
+        let columns = logits.dims()[1];
+        let logits = values(logits.clone());
+        let logits = &slice(&logits)[rows.start * columns..rows.end * columns];
+        let mut pooled = match pooled {
+            Some(pooled) => owned(values(pooled)),
+            // No weight is below 0.
+            None => vec![0.0; columns],
+        };
+        match pooling {
+            Pooling::Max => with_context(|context| cloze_kernels::max_pool_logits(context, logits, &mut pooled)),
+            Pooling::Sum => {
+                for row in logits.chunks_exact(columns) {
+                    for (sum, logit) in pooled.iter_mut().zip(row) {
+                        *sum += logit.max(0.0).ln_1p();
+                    }
+                }
+            }
+        }
+        let array = ArcArray::from_shape_vec(IxDyn(&[columns]), pooled).expect("its own length");
+        Tensor::from_primitive(TensorPrimitive::Float(array.into()))
     }
 
     fn read_logits(logits: Tensor<Self, 2>, inputs: &ForwardInputs, chunk: usize) -> Tensor<Self, 1> {

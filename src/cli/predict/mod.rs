@@ -1,4 +1,4 @@
-//! `cloze predict` and `cloze score`: lines in, JSON Lines out, in the same order and through the same engine as the server.
+//! `cloze predict`, `cloze score` and `cloze sparse`: lines in, JSON Lines out, in the same order and through the same engine as the server.
 //!
 //! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file submits
 //! the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not grow with the
@@ -30,6 +30,7 @@ use cloze::engine::Limits;
 use cloze::pipeline::{self, Deadline, Pipeline};
 use cloze::tasks::fill_mask::Parameters;
 use cloze::tasks::{AnyAnswer, AnyPlan, Plan as _, score};
+use cloze::text::{LengthRule, Truncation};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -101,6 +102,17 @@ pub struct ScoreArguments {
     lines: LineArguments,
 }
 
+/// `cloze sparse`.
+#[derive(Debug, Args)]
+pub struct SparseArguments {
+    /// Cut texts over the limit on the right, unless a line says otherwise
+    #[arg(long)]
+    truncate: bool,
+
+    #[command(flatten)]
+    lines: LineArguments,
+}
+
 /// `--method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ScoreMethod {
@@ -131,6 +143,15 @@ pub fn score(arguments: ScoreArguments) -> Result<ExitCode, Box<dyn Error>> {
         only: None,
     };
     run(arguments.lines, TaskDefaults::Score(parameters))
+}
+
+/// Turns every line of the input into a sparse vector.
+pub fn sparse(arguments: SparseArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let length = match arguments.truncate {
+        true => LengthRule::truncate(Truncation::Right),
+        false => LengthRule::default(),
+    };
+    run(arguments.lines, TaskDefaults::Sparse(length))
 }
 
 /// Answers every line of the input.
@@ -293,7 +314,7 @@ async fn score_window(pipeline: Arc<Pipeline>, window: Window) -> Scored {
 /// No line has a deadline.
 async fn submit(pipeline: &Pipeline, plan: AnyPlan) -> Result<AnyAnswer, pipeline::Error> {
     let admission = pipeline.admit()?;
-    let submitted = pipeline.submit(admission, plan, Deadline::never()).await?;
+    let submitted = pipeline.submit(admission, plan, Deadline::never(), |_| Ok(())).await?;
     Ok(submitted.plan.finish())
 }
 

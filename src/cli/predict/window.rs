@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use cloze::api::{self, ErrorBody, TaskKind};
 use cloze::pipeline::Pipeline;
 use cloze::tasks::{AnyPlan, AnyRequest, Plan as _, fill_mask, score};
+use cloze::text::LengthRule;
 use tokio::sync::mpsc;
 
 use super::format::Lines;
@@ -44,6 +45,8 @@ pub struct Defaults {
 pub enum TaskDefaults {
     FillMask(fill_mask::Parameters),
     Score(score::Parameters),
+    /// The treatment of texts over the limit.
+    Sparse(LengthRule),
 }
 
 /// A line and its plan.
@@ -169,6 +172,15 @@ impl Planner<'_> {
                 if let AnyRequest::Score(score::Request { parameters, .. }) = &mut request {
                     parameters.method = parameters.method.or(defaults.method);
                     parameters.per_token = parameters.per_token.or(defaults.per_token);
+                }
+                request
+            }
+            TaskDefaults::Sparse(length) => {
+                let mut request = format.parse(TaskKind::Sparse, content)?;
+                if let AnyRequest::Sparse(request) = &mut request
+                    && !request.length.truncates()
+                {
+                    request.length = *length;
                 }
                 request
             }

@@ -25,6 +25,12 @@ pub async fn score(request: &Request, body: Body, Data(app): Data<&Arc<App>>) ->
     answer(app, request, body, TaskKind::Score).await
 }
 
+/// `POST /embed_sparse` and `POST /v1/sparse-embeddings`.
+#[handler]
+pub async fn sparse(request: &Request, body: Body, Data(app): Data<&Arc<App>>) -> Result<Response, ApiError> {
+    answer(app, request, body, TaskKind::Sparse).await
+}
+
 async fn answer(app: &Arc<App>, request: &Request, body: Body, kind: TaskKind) -> Result<Response, ApiError> {
     let pipeline = &app.pipeline;
     let headers = request.headers();

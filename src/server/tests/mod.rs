@@ -35,6 +35,10 @@ impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
             let of_row: Vec<TokenScore> = match select {
                 Select::TopK(k) => (0..*k as u32).map(score).collect(),
                 Select::Tokens(tokens) => tokens.iter().copied().map(score).collect(),
+                Select::Pool(_) => {
+                    let weight = |token| TokenScore { token, log_prob: 0.5 };
+                    return vec![vec![weight(3), weight(7)]];
+                }
             };
             vec![of_row; rows.len()]
         });

@@ -84,6 +84,16 @@ async fn every_task_has_its_shape_over_http() {
             json!([{"log_score": 2.0 * 0.25_f64.ln(), "tokens": [0, 0], "order": "left_to_right"}]),
         ),
         (
+            "/embed_sparse",
+            json!({"inputs": "the a"}),
+            json!([[{"index": 3, "value": 0.5}, {"index": 7, "value": 0.5}]]),
+        ),
+        (
+            "/v1/sparse-embeddings",
+            json!({"inputs": ["the", "a"], "truncate": true}),
+            json!([[{"index": 3}, {"index": 7}], [{"index": 3}, {"index": 7}]]),
+        ),
+        (
             "/v1/fill-mask",
             json!({"inputs": "the a", "parameters": {"positions": [1], "top_k": 3}}),
             json!([{"position": 1, "start": 4, "end": 5, "score": 0.25}]),
@@ -143,7 +153,7 @@ async fn expensive_parameters_are_refused_before_anything_is_computed() {
         ),
         (
             "/",
-            json!({"inputs": words, "parameters": {"positions": "all", "top_k": 512}}),
+            json!({"inputs": words, "parameters": {"positions": "all", "top_k": 500}}),
             "answer_too_large",
         ),
         (
@@ -190,6 +200,17 @@ async fn expensive_parameters_are_refused_before_anything_is_computed() {
             "/v1/score",
             json!({"inputs": "a the", "parameters": {"only": []}}),
             "empty",
+        ),
+        ("/embed_sparse", json!({"inputs": ["a", " "]}), "empty"),
+        (
+            "/embed_sparse",
+            json!({"inputs": "the ".repeat(300)}),
+            "too_many_tokens",
+        ),
+        (
+            "/embed_sparse",
+            json!({"inputs": "a", "prompt_name": "query"}),
+            "bad_parameters",
         ),
         ("/v1/score", json!({"inputs": " "}), "empty"),
         ("/v1/score", json!({"inputs": "[SEP]"}), "empty"),

@@ -225,9 +225,13 @@ fn targets_are_bounded_in_number_and_length() {
 }
 
 fn with_length(text: &str, length: LengthRule) -> Result<Plan, InputError> {
+    planned(&fill_mask(), text, length)
+}
+
+fn planned(fill_mask: &TaskModel, text: &str, length: LengthRule) -> Result<Plan, InputError> {
     let mut request = request(&[text], None, None);
     request.parameters.length = length;
-    fill_mask().plan(&request, TEXTS_MAX)
+    fill_mask.plan(&request, TEXTS_MAX)
 }
 
 #[test]
@@ -255,7 +259,12 @@ fn truncation_around_the_masks_keeps_them_and_as_much_as_fits() {
             let words: Vec<&str> = (0..tokens)
                 .map(|index| if is_mask(&index) { "[MASK]" } else { word(index) })
                 .collect();
-            let plan = with_length(&words.join(" "), LengthRule::truncate(Truncation::AroundMask)).unwrap();
+            let plan = planned(
+                &fill_mask,
+                &words.join(" "),
+                LengthRule::truncate(Truncation::AroundMask),
+            )
+            .unwrap();
             let sequence = &plan.sequences[0];
             assert_eq!(sequence.tokens(), TOKENS_MAX.min(tokens + 2), "{tokens} {masks:?}");
             let cut = tokens.saturating_sub(TOKENS_MAX - 2);
@@ -265,9 +274,10 @@ fn truncation_around_the_masks_keeps_them_and_as_much_as_fits() {
             assert_eq!((ids[0], ids[ids.len() - 1]), (first, last), "{tokens} {masks:?}");
             // A part of the text, in its order.
             let start = masks[0] + 1 - sequence.readout.positions[0];
-            let kept: Vec<u32> = words[start..start + ids.len() - 2]
+            let kept = &words[start..start + ids.len() - 2];
+            let kept: Vec<u32> = kept
                 .iter()
-                .map(|word| token(word))
+                .map(|word| fill_mask.tokenizer.token_id(word).unwrap())
                 .collect();
             assert_eq!(kept, ids[1..ids.len() - 1], "{tokens} {masks:?}");
         }

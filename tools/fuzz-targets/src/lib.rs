@@ -151,6 +151,8 @@ fn some_scores(sequence: &Sequence) -> Scores {
     let of_mask: Vec<TokenScore> = match &sequence.readout.select {
         Select::TopK(k) => (0..*k as u32).take(3).map(score).collect(),
         Select::Tokens(tokens) => tokens.iter().copied().take(3).map(score).collect(),
+        // Of another task.
+        Select::Pool(_) => Vec::new(),
     };
     vec![of_mask; sequence.readout.positions.len()]
 }

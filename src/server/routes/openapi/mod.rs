@@ -63,6 +63,10 @@ fn render(app: &App) -> Value {
             json!(limits.queue_size),
         ),
         (
+            "/components/schemas/SparseRequest/properties/inputs/oneOf/1/maxItems",
+            json!(limits.queue_size),
+        ),
+        (
             "/components/schemas/InferInput/properties/data/maxItems",
             json!(limits.queue_size),
         ),

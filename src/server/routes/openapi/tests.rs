@@ -189,6 +189,21 @@ async fn answers_match_their_schemas() {
         response.assert_status(StatusCode::from_u16(status).unwrap());
         check(&document, "post", "/v1/score", response).await;
     }
+    for path in ["/embed_sparse", "/v1/sparse-embeddings"] {
+        for (body, status) in [
+            (json!({"inputs": "a b"}), 200),
+            (
+                json!({"inputs": ["a b", "c"], "truncate": true, "truncation_direction": "Left"}),
+                200,
+            ),
+            (json!({"inputs": " "}), 400),
+            (json!({"inputs": long}), 422),
+        ] {
+            let response = client.post(path).body_json(&body).send().await;
+            response.assert_status(StatusCode::from_u16(status).unwrap());
+            check(&document, "post", path, response).await;
+        }
+    }
     let input = |text: &str| json!([{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]);
     for (body, status) in [
         (json!({"inputs": input("a [MASK] [MASK]"), "id": "7"}), 200),
