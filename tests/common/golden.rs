@@ -100,6 +100,7 @@ const SAME_FORWARD_PASS: &[&str] = &[
     "gte-new",
     "jina-embeddings-v3",
     "nomic-bert",
+    "nomic-bert-published",
     "roberta-prelayernorm",
     "roberta-vocab-merges",
     "squeezebert",
