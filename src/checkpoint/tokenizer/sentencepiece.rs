@@ -24,7 +24,8 @@ pub fn read(file: &[u8], class: Class, settings: &Settings) -> Result<(Parts, Ve
     };
     let added = model.pieces.iter().filter_map(|piece| match piece.kind {
         CONTROL => Some(AddedToken::from(piece.text, true).normalized(false)),
-        USER_DEFINED => Some(AddedToken::from(piece.text, false).normalized(false)),
+        // RemBERT's class makes them special.
+        USER_DEFINED => Some(AddedToken::from(piece.text, class == Class::RemBert).normalized(false)),
         _ => None,
     });
     let parts = Parts {
