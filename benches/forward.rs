@@ -1,10 +1,10 @@
 //! Texts and tokens a second of the forward pass, by backend, `--dtype`, batch and length.
 //!
-//! The demo model is measured as it is; bert-base sizes with weights drawn here, since speed does not depend
-//! on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
-//! with the last layer and the head at the masks alone; the limit is the rate of a dense layer whose operands stay in cache.
-//! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, bert-base
-//! sizes only at the smallest shape.
+//! The demo model is measured as it is; the sizes of bert-base and ModernBERT-base with random weights, since speed does
+//! not depend on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
+//! with the last layer and the head at the masks alone and of a local layer the keys in the window; the limit is the rate of a dense layer whose operands stay in cache.
+//! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, random
+//! weights only at the smallest shape.
 
 #[cfg(feature = "cpu")]
 mod roofline;
@@ -28,6 +28,11 @@ const SHAPES: [(usize, usize); 7] = [(1, 16), (1, 128), (8, 32), (8, 128), (32, 
 const BERT_BASE: &[u8] = br#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
     "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512}"#;
 
+/// The values of ModernBERT-base's `config.json`.
+const MODERNBERT_BASE: &[u8] = br#"{"model_type": "modernbert", "vocab_size": 50368, "hidden_size": 768,
+    "num_hidden_layers": 22, "num_attention_heads": 12, "intermediate_size": 1152, "max_position_embeddings": 8192,
+    "global_attn_every_n_layers": 3, "local_attention": 128}"#;
+
 /// Small repeatable weights (xorshift64*), so that no value overflows or is denormal.
 struct RandomWeights(u64);
 
@@ -40,7 +45,7 @@ impl TensorSource for RandomWeights {
             (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1 << 24) as f32
         };
         // Normalization scales stay around one; everything else is uniform with BERT's initial deviation.
-        let (middle, width) = match name.ends_with("LayerNorm.weight") {
+        let (middle, width) = match name.ends_with("LayerNorm.weight") || name.ends_with("norm.weight") {
             true => (1.0, 0.1),
             false => (0.0, 0.07),
         };
@@ -51,7 +56,7 @@ impl TensorSource for RandomWeights {
     }
 
     fn contains(&self, name: &str) -> bool {
-        name != "cls.predictions.decoder.weight"
+        !name.ends_with("decoder.weight")
     }
 }
 
@@ -69,16 +74,17 @@ fn batch(spec: &EncoderSpec, texts: usize, length: usize) -> Batch {
 
 /// Two for each multiply-add of a pass over `texts` texts of `length` tokens with one mask each.
 fn flops(spec: &EncoderSpec, texts: usize, length: usize) -> f64 {
-    let (hidden, inner, layers) = (spec.hidden_size, spec.intermediate_size, spec.layers);
-    let dense = |key_value_rows: usize, rows: usize| {
-        key_value_rows * 2 * hidden * hidden + rows * (2 * hidden * hidden + 2 * hidden * inner)
+    let (hidden, tokens) = (spec.hidden_size, texts * length);
+    let feed_forward = (if spec.gated { 3 } else { 2 }) * hidden * spec.intermediate_size;
+    let layer = |layer: usize| {
+        let rows = if layer + 1 == spec.layers { texts } else { tokens };
+        let keys = spec
+            .local_of(layer)
+            .map_or(length, |local| length.min(2 * local.distance + 1));
+        tokens * 2 * hidden * hidden + rows * (2 * hidden * hidden + feed_forward) + 2 * rows * keys * hidden
     };
-    let attention = |rows: usize| 2 * rows * length * hidden;
-    let tokens = texts * length;
-    let all = (layers - 1) * (dense(tokens, tokens) + attention(tokens));
-    let last = dense(tokens, texts) + attention(texts);
     let head = texts * hidden * (hidden + spec.vocab_size);
-    2.0 * (all + last + head) as f64
+    2.0 * ((0..spec.layers).map(layer).sum::<usize>() + head) as f64
 }
 
 /// One benchmark: a model on a backend, and the time that the hardware's limit allows.
@@ -193,22 +199,24 @@ fn forward(criterion: &mut Criterion) {
         };
         measure(criterion, &mut subject);
         if is_software {
-            println!("\nbert-base sizes: skipped on a software adapter, which takes minutes a pass");
+            println!("\nbase sizes: skipped on a software adapter, which takes minutes a pass");
             continue;
         }
-        let architecture = Architecture::parse(BERT_BASE).expect("a whole config.json");
-        let loaded = load_model(&architecture, &mut RandomWeights(0x9e37_79b9_7f4a_7c15), &placement);
-        let Some(mut loaded) = announce("bert-base sizes", loaded) else {
-            continue;
-        };
-        let mut subject = Subject {
-            name: title("bert-base", &loaded),
-            spec: &architecture.spec,
-            model: loaded.workers.remove(0),
-            limit,
-            tokens_max: if only_tested { 16 } else { usize::MAX },
-        };
-        measure(criterion, &mut subject);
+        for (model, config) in [("bert-base", BERT_BASE), ("modernbert-base", MODERNBERT_BASE)] {
+            let architecture = Architecture::parse(config).expect("a whole config.json");
+            let loaded = load_model(&architecture, &mut RandomWeights(0x9e37_79b9_7f4a_7c15), &placement);
+            let Some(mut loaded) = announce(&format!("{model} sizes"), loaded) else {
+                continue;
+            };
+            let mut subject = Subject {
+                name: title(model, &loaded),
+                spec: &architecture.spec,
+                model: loaded.workers.remove(0),
+                limit,
+                tokens_max: if only_tested { 16 } else { usize::MAX },
+            };
+            measure(criterion, &mut subject);
+        }
     }
     #[cfg(feature = "cpu")]
     println!(
