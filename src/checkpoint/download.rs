@@ -10,7 +10,7 @@ use super::error::Part;
 use super::files::{Files, TEXT_FILE_BYTES_MAX};
 use super::json;
 use super::names::{
-    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES,
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPARSE_POOLING, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES,
 };
 use super::{CheckpointError, ConfigCheck, WeightFiles, weights};
 use crate::hub::{CachedModel, Expected, Hub, HubError, ModelName, Progress, RemoteModel};
@@ -55,6 +55,9 @@ pub fn download(
             true => fetch(file)?,
             false => model.record_absent(file)?,
         }
+    }
+    if model.has(SPARSE_POOLING) {
+        fetch(SPARSE_POOLING)?;
     }
     let vocabulary = vocabulary(|file| model.has(file));
     for file in vocabulary.ok_or_else(|| missing(Part::Tokenizer))? {

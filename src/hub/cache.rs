@@ -106,15 +106,18 @@ impl Cache {
 
     /// Links the file `name` of a commit to the content with this etag.
     pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<(), HubError> {
-        let folder = self.snapshot(commit);
-        create_folder(&folder)?;
-        let link = folder.join(name);
+        let link = self.snapshot(commit).join(name);
+        create_folder(link.parent().expect("the file is in a folder"))?;
         // A link of an earlier attempt may point to content that was deleted.
         if link.symlink_metadata().is_ok() {
             fs::remove_file(&link).map_err(|source| HubError::disk(&link, source))?;
         }
         #[cfg(unix)]
-        let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), &link);
+        let linked = {
+            // One folder up for each folder in the name.
+            let up = "../".repeat(Path::new(name).components().count() - 1);
+            std::os::unix::fs::symlink(Path::new(&up).join("../../blobs").join(etag), &link)
+        };
         #[cfg(not(unix))]
         let linked = fs::hard_link(self.blob(etag), &link);
         linked.map_err(|source| HubError::disk(&link, source))

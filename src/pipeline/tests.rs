@@ -414,12 +414,12 @@ async fn a_task_ends_at_its_deadline_and_one_that_cannot_fit_is_refused_with_num
 
 #[tokio::test]
 async fn tasks_that_are_too_long_for_their_deadline_do_not_make_the_server_unready() {
-    // The first piece of each request takes eight batches, which take no time; later batches are slow.
+    // The first piece of each request is 16 batches, which take no time; later batches are slow.
     let batches = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = Arc::clone(&batches);
     let pipeline = pipeline(
         move |_| {
-            if counted.fetch_add(1, Ordering::Relaxed) >= 8 {
+            if counted.fetch_add(1, Ordering::Relaxed) >= 20 {
                 std::thread::sleep(Duration::from_millis(200));
             }
             Ok(())

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use cloze::checkpoint::{CheckpointError, Source};
 use cloze::hub::{Hub, ModelName, Progress, Settings};
-use cloze::lm::{BackendKind, Placement, PretrainedModel, check_config};
+use cloze::lm::{BackendKind, Placement, Pooling, PretrainedModel, check_config};
 use tempfile::TempDir;
 
 use super::fake::{COMMIT, Drip, FakeHub, Faults, NAME, files_of};
@@ -141,6 +141,18 @@ fn shards_and_vocabularies_are_downloaded_too() {
         hub.seen();
         open(&hub, &cache).unwrap();
         assert!(hub.seen().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_pooling_of_sparse_vectors_is_downloaded_too() {
+    let mut files = files_of("uncased-tied");
+    let config = br#"{"pooling_strategy": "sum"}"#;
+    files.insert("1_SpladePooling/config.json".to_owned(), config.to_vec());
+    let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+    for _ in 0..2 {
+        let (checkpoint, _) = open(&hub, &cache).unwrap();
+        assert_eq!(checkpoint.info.pooling, Pooling::Sum);
     }
 }
 
