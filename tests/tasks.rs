@@ -89,6 +89,29 @@ fn truncation_equals_transformers() {
     assert!(count >= 10, "{count} cases");
 }
 
+#[test]
+fn a_tokenizer_states_the_side_and_the_length_of_truncation() {
+    let copy = golden_copy("uncased-tied");
+    let path = copy.path().join("tokenizer_config.json");
+    let mut settings: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    settings["truncation_side"] = json!("left");
+    settings["model_max_length"] = json!(9);
+    std::fs::write(path, settings.to_string()).unwrap();
+    let pipeline = Arc::clone(Cloze::open(copy.path()).unwrap().pipeline());
+    let (_, _, expected) = subjects()
+        .into_iter()
+        .find(|(name, ..)| name == "uncased-tied")
+        .unwrap();
+    let mut count = 0;
+    for case in cases(&expected, "truncation_settings") {
+        let body =
+            json!({"inputs": case["inputs"], "parameters": {"top_k": 2, "tokenizer_kwargs": case["tokenizer_kwargs"]}});
+        assert_close(&fill_mask(&pipeline, &body), &case["answer"], 1e-5, &body.to_string());
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
 /// The scores of minicons and of a plain computation in float64.
 #[test]
 fn scores_of_texts_equal_minicons() {

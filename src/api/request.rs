@@ -325,9 +325,10 @@ mod tests {
             parse_as(Some("application/json"), &body).map(|request| request.parameters.length)
         };
         let (right, none) = (LengthRule::truncate(Truncation::Right), LengthRule::default());
+        let as_tokenizer = LengthRule::truncate(Truncation::AsTokenizer);
         let to_9 = LengthRule {
             max_length: Some(9),
-            ..right
+            ..as_tokenizer
         };
         let kwargs = |kwargs: &str| length(&format!(r#""parameters": {{"tokenizer_kwargs": {{{kwargs}}}}}"#));
         for (given, expected) in [
@@ -343,7 +344,7 @@ mod tests {
                 length(r#""truncate": true, "truncation_direction": "Left""#),
                 LengthRule::truncate(Truncation::Left),
             ),
-            (kwargs(r#""truncation": true"#), right),
+            (kwargs(r#""truncation": true"#), as_tokenizer),
             (kwargs(r#""truncation": true, "max_length": 9"#), to_9),
             (kwargs(r#""truncation": "only_first", "max_length": 9"#), to_9),
             (kwargs(r#""max_length": 9"#), to_9),

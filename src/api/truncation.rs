@@ -91,7 +91,7 @@ impl TokenizerKwargs {
         });
         let max_length = max_length.transpose()?;
         Ok(truncates.then_some(LengthRule {
-            truncation: Truncation::Right,
+            truncation: Truncation::AsTokenizer,
             max_length,
         }))
     }

@@ -11,7 +11,7 @@ use tokenizers::{
     Encoding, Model, OffsetReferential, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Token,
 };
 
-use super::{LengthRule, Tokenizer, TruncationError};
+use super::{LengthRule, Tokenizer, Truncation, TruncationError};
 use crate::sys::excerpt;
 use crate::work::{self, TooMuchWork, WorkBudget};
 
@@ -213,7 +213,12 @@ impl Tokenizer {
 
     /// The tokens of a text to keep by `rule`, without special tokens.
     fn window(&self, rule: LengthRule, ids: impl ExactSizeIterator<Item = u32>) -> Result<Range<usize>, EncodeError> {
-        let length_max = rule.max_length.unwrap_or(self.tokens_max);
+        let (truncation, length_max) = match rule.truncation {
+            Truncation::AsTokenizer => (self.side, self.length_max),
+            truncation => (truncation, self.tokens_max),
+        };
+        let length_max = rule.max_length.unwrap_or(length_max);
+        let rule = LengthRule { truncation, ..rule };
         let kept_max = length_max.saturating_sub(self.special_tokens());
         let tokens = ids.len();
         let masks = ids.enumerate().filter(|(_, id)| *id == self.mask_id());

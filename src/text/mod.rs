@@ -22,6 +22,9 @@ pub struct Tokenizer {
     clean_up_spaces: bool,
     word_cost: WordCost,
     tokens_max: usize,
+    /// The side and the length of [`Truncation::AsTokenizer`].
+    side: Truncation,
+    length_max: usize,
     /// Ids of the tokens that the tokenizer puts around a text, and of the padding token.
     special_ids: Vec<u32>,
 }
@@ -32,6 +35,11 @@ impl Tokenizer {
         let around = files.tokenizer.encode_fast("", true);
         let around = around.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
         Self {
+            side: match files.truncates_left {
+                true => Truncation::Left,
+                false => Truncation::Right,
+            },
+            length_max: files.length_max.unwrap_or(tokens_max).min(tokens_max),
             special_ids: around.into_iter().chain(files.pad_id).collect(),
             word_cost: WordCost::of(&files.tokenizer),
             tokenizer: files.tokenizer,

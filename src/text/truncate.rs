@@ -12,6 +12,8 @@ pub enum Truncation {
     Right,
     /// The beginning of the text is cut off.
     Left,
+    /// As transformers' tokenizers do: on the side and to the length that the files of the tokenizer state, on the right by default.
+    AsTokenizer,
     /// Every mask is kept, with as many tokens as fit, as many before the masks as after them where there are enough.
     AroundMask,
 }
@@ -73,6 +75,7 @@ impl LengthRule {
             Truncation::Error => 0..tokens,
             Truncation::Right => 0..kept_max,
             Truncation::Left => tokens - kept_max..tokens,
+            Truncation::AsTokenizer => 0..kept_max,
             Truncation::AroundMask => around(tokens, kept_max, masks)?,
         };
         match masks.iter().all(|mask| window.contains(mask)) {

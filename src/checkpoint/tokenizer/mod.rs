@@ -26,7 +26,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Model, Tokenizer};
+use tokenizers::{AddedToken, Model, Tokenizer, TruncationDirection};
 
 use super::CheckpointError;
 use super::error::Part;
@@ -48,6 +48,10 @@ pub struct TokenizerFiles {
     /// `clean_up_tokenization_spaces`: decoded text has no spaces before punctuation, beyond what the tokenizer's
     /// decoder removes.
     pub clean_up_spaces: bool,
+    /// `model_max_length`: tokens that transformers truncates a text to.
+    pub length_max: Option<usize>,
+    /// True if transformers truncates a text on the left.
+    pub truncates_left: bool,
     /// Path of the file that it was built from, for messages.
     file: String,
 }
@@ -90,6 +94,9 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     });
     let mut tokenizer = built.map_err(|reason| invalid(files, name, reason))?;
     // Texts that are too long are refused; batches are packed without padding.
+    let truncates_left = tokenizer
+        .get_truncation()
+        .map(|truncation| truncation.direction == TruncationDirection::Left);
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|e| invalid(files, name, e))?;
     let mask = settings.special("mask_token").ok_or_else(|| {
@@ -115,6 +122,8 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         pad_id,
         // transformers ignores the setting for BPE.
         clean_up_spaces: settings.clean_up_spaces && !is_bpe,
+        length_max: settings.length_max,
+        truncates_left: settings.truncates_left.or(truncates_left).unwrap_or(false),
         file: files.path(name),
     })
 }

@@ -27,6 +27,10 @@ pub struct Settings {
     pub strip_accents: Option<bool>,
     pub tokenize_chinese_chars: bool,
     pub clean_up_spaces: bool,
+    /// `model_max_length`.
+    pub length_max: Option<usize>,
+    /// True if `truncation_side` is `left`; `None` if it is absent.
+    pub truncates_left: Option<bool>,
     pub japanese: Japanese,
     special: SpecialTokens,
     /// By id, from `added_tokens_decoder` or `added_tokens.json`.
@@ -122,6 +126,15 @@ impl Settings {
             add_eos_token: flag("add_eos_token")?.filter(|_| !files.has(TOKENIZER)),
             strip_accents: flag("strip_accents")?,
             tokenize_chinese_chars: flag("tokenize_chinese_chars")?.unwrap_or(true),
+            // A model without a limit has a number of thirty digits here.
+            length_max: config
+                .get("model_max_length")
+                .and_then(Value::as_u64)
+                .and_then(|length| usize::try_from(length).ok()),
+            truncates_left: config
+                .get("truncation_side")
+                .and_then(Value::as_str)
+                .map(|side| side == "left"),
             clean_up_spaces: config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)),
             special,
             added,
