@@ -4,7 +4,7 @@
 //! that do not fit into its queue are dropped, and their number is logged once there is space again.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{Error, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +69,8 @@ impl LogWriter {
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("cloze-log".to_owned())
-            .spawn(move || write_lines(&theirs, output))?;
+            .spawn(move || write_lines(&theirs, output))
+            .map_err(|error| Error::new(error.kind(), format!("the log's thread cannot be started: {error}")))?;
         Ok(Self(shared))
     }
 

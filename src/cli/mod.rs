@@ -16,6 +16,7 @@
 //! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
 //! | `progress` | progress bars |
 //! | `ranges` | the ranges of numeric flags |
+//! | `runtime` | the threads that run async tasks |
 //! | `output` | writes to standard output and standard error |
 
 mod advice;
@@ -30,6 +31,7 @@ mod output;
 mod predict;
 mod progress;
 mod ranges;
+mod runtime;
 mod serve;
 mod shell;
 #[cfg(feature = "otel")]

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Time limit of a write. A pipe that nothing reads blocks for ever.
@@ -48,15 +49,25 @@ pub fn complain(error: &str) {
     let _ = within(WRITE_TIMEOUT, move || io::stderr().write_all(text.as_bytes()));
 }
 
-/// Runs `write` on a thread of its own and waits for it until `timeout`.
+/// Runs `write` on a thread of its own and waits for it until `timeout`. If the system gives no thread, it runs here, without a
+/// time limit.
 fn within(timeout: Duration, write: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let (sender, written) = channel();
-    std::thread::Builder::new()
-        .name("cloze-output".to_owned())
-        .spawn(move || {
+    let write = Arc::new(Mutex::new(Some(write)));
+    let take = |write: &Mutex<Option<_>>| write.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let theirs = Arc::clone(&write);
+    let thread = std::thread::Builder::new().name("cloze-output".to_owned());
+    let started = thread.spawn(move || {
+        if let Some(write) = take(&theirs) {
             // Fails after the timeout.
             let _ = sender.send(write());
-        })?;
+        }
+    });
+    if started.is_err()
+        && let Some(write) = take(&write)
+    {
+        return write();
+    }
     match written.recv_timeout(timeout) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => Err(ErrorKind::TimedOut.into()),

@@ -1,6 +1,6 @@
 //! Operation of the binary: API keys, the log, signals, the health command.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -327,6 +327,50 @@ fn requests_start_no_threads() {
     server.signal("-HUP");
     server.get("/health");
     assert_eq!(threads(), before);
+}
+
+/// A user without other processes, so that the limit is that of the server alone.
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "needs root, setpriv and prlimit"]
+fn a_limit_on_threads_is_one_sentence_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("cloze");
+    std::fs::copy(env!("CARGO_BIN_EXE_cloze"), &binary).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut served = false;
+    for threads in 1..=40 {
+        let mut server = std::process::Command::new("setpriv")
+            .args(["--reuid=54321", "--regid=54321", "--clear-groups"])
+            .args(["prlimit", &format!("--nproc={threads}")])
+            .arg(&binary)
+            .args(["--port", "0", "--log", "error"])
+            .current_dir("/")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(server.stdout.take().unwrap()).lines();
+        served = output.any(|line| line.unwrap().contains("curl"));
+        if served {
+            server.kill().unwrap();
+        }
+        let ended = server.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            served || ended.status.code() == Some(1),
+            "{threads}: {} {said}",
+            ended.status
+        );
+        assert!(
+            served || said.lines().count() == 1 && said.contains("thread"),
+            "{threads}: {said}"
+        );
+        if served {
+            break;
+        }
+    }
+    assert!(served);
 }
 
 #[test]

@@ -39,7 +39,7 @@ use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
 use super::ranges::{TOKENS_MAX, within};
-use super::{CLEAN_UP_TIMEOUT, abort_after, complain};
+use super::{CLEAN_UP_TIMEOUT, abort_after, complain, runtime};
 use input::Source;
 use output::{Output, Written};
 use window::{Defaults, Line, LineFormat, TEXTS_MAX, TaskDefaults, Window};
@@ -181,7 +181,7 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
         .name("cloze-plan".to_owned())
         .spawn(move || window::plan(&planner, defaults, &lines, &sender))?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime::start()?;
     let output = Output::new(Arc::clone(&pipeline), progress);
     let ended = runtime.block_on(async {
         let interrupted = interrupted()?;

@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::output::announce;
-use super::{CLEAN_UP_TIMEOUT, abort_after};
+use super::{CLEAN_UP_TIMEOUT, abort_after, runtime};
 use listener::BoundSocket;
 
 pub use arguments::ServeArguments;
@@ -42,7 +42,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     warn_of_batch_delay(&arguments);
     let options = arguments.http.options()?;
     raise_descriptor_limit(arguments.http.max_connections as u64);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime::start()?;
     let signal = runtime.block_on(async { signals::stop_signal() })?;
     let loading = runtime.spawn(signals::exit_while_loading(signal));
     let socket = BoundSocket::bind(SocketAddr::new(arguments.host, arguments.port))?;
