@@ -10,9 +10,10 @@ use super::error::Part;
 use super::files::{Files, TEXT_FILE_BYTES_MAX};
 use super::json;
 use super::names::{
-    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPARSE_POOLING, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG, VOCABULARIES,
+    ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPARSE_POOLING, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG,
+    TOKENIZER_SOURCES,
 };
-use super::{CheckpointError, ConfigCheck, WeightFiles, weights};
+use super::{CheckpointError, ConfigCheck, WeightFiles, tokenizer, weights};
 use crate::hub::{CachedModel, Expected, Hub, HubError, ModelName, Progress, RemoteModel};
 
 /// Files that not every model has, and that change the tokenizer of those that have them.
@@ -59,8 +60,8 @@ pub fn download(
     if model.has(SPARSE_POOLING) {
         fetch(SPARSE_POOLING)?;
     }
-    let vocabulary = vocabulary(|file| model.has(file));
-    for file in vocabulary.ok_or_else(|| missing(Part::Tokenizer))? {
+    let sources = tokenizer::sources(&files, |file| model.has(file))?;
+    for file in sources.ok_or_else(|| missing(tokenizer::missing(&files)))? {
         fetch(file)?;
     }
     let is_there = |(single, index): &(&str, &str)| model.has(single) || model.has(index);
@@ -184,7 +185,7 @@ fn is_valid(files: &Files, cached: &CachedModel) -> bool {
     let mut names = vec![CONFIG];
     names.extend(weights::FORMATS.into_iter().flat_map(|(single, index)| [single, index]));
     names.extend(OPTIONAL);
-    names.extend(VOCABULARIES.concat());
+    names.extend(TOKENIZER_SOURCES);
     let present = names.into_iter().filter(|file| files.has(file));
     present.into_iter().all(|file| {
         let path = cached.folder().join(file);
@@ -204,15 +205,11 @@ fn missing(model: &RemoteModel<'_>, name: &ModelName, part: Part) -> CheckpointE
     }
 }
 
-/// The files of the tokenizer, if a model has them.
-fn vocabulary(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
-    let mut all = VOCABULARIES.into_iter();
-    all.find(|files| files.iter().all(|file| has(file)))
-}
-
 /// True if a configuration, a tokenizer and all weight files are present.
 fn is_complete(files: &Files) -> bool {
     let has_shards = |index| weights::shards(files, index).is_ok_and(|all| all.iter().all(|shard| files.has(shard)));
     let has_weights = |(single, index)| files.has(single) || (files.has(index) && has_shards(index));
-    files.has(CONFIG) && vocabulary(|file| files.has(file)).is_some() && weights::FORMATS.into_iter().any(has_weights)
+    // Files that are not valid are reported when they are read.
+    let has_tokenizer = !matches!(tokenizer::sources(files, |file| files.has(file)), Ok(None));
+    files.has(CONFIG) && has_tokenizer && weights::FORMATS.into_iter().any(has_weights)
 }

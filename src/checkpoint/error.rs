@@ -76,6 +76,8 @@ pub struct TensorError(pub String);
 pub enum Part {
     Config,
     Tokenizer,
+    /// `vocab.txt`, for a tokenizer that no other file describes.
+    Vocabulary,
     Weights,
 }
 
@@ -92,6 +94,7 @@ fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
         (Part::Tokenizer, _) => {
             format!("neither {TOKENIZER} nor {VOCAB}, nor {VOCAB_JSON} with {MERGES}, nor a SentencePiece model")
         }
+        (Part::Vocabulary, _) => format!("no {VOCAB}, of which the tokenizer of its class is built"),
         (Part::Weights, None) => format!(
             "no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX}) or in PyTorch's ({PYTORCH_WEIGHTS} or \
              {PYTORCH_INDEX})"

@@ -14,14 +14,15 @@ pub const MERGES: &str = "merges.txt";
 pub const SENTENCEPIECE_BPE: &str = "sentencepiece.bpe.model";
 pub const SPIECE: &str = "spiece.model";
 pub const SENTENCEPIECE: &str = "sentencepiece.model";
-/// Files of a tokenizer: the first list of which a model has all files counts.
-pub const VOCABULARIES: [&[&str]; 6] = [
-    &[TOKENIZER],
-    &[VOCAB],
-    &[VOCAB_JSON, MERGES],
-    &[SENTENCEPIECE_BPE],
-    &[SPIECE],
-    &[SENTENCEPIECE],
+/// Files that a tokenizer may be built from.
+pub const TOKENIZER_SOURCES: [&str; 7] = [
+    TOKENIZER,
+    VOCAB,
+    VOCAB_JSON,
+    MERGES,
+    SENTENCEPIECE_BPE,
+    SPIECE,
+    SENTENCEPIECE,
 ];
 pub const WEIGHTS: &str = "model.safetensors";
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";

@@ -419,6 +419,34 @@ fn a_tokenizer_file_of_which_the_hub_has_said_nothing_is_fetched() {
     assert!(snapshot.join("tokenizer.json").exists());
 }
 
+#[test]
+fn the_files_of_a_tokenizer_are_those_of_its_class() {
+    let json = files_of("uncased-tied")["tokenizer.json"].clone();
+    // ESM's class is built from vocab.txt, whatever tokenizer.json says.
+    let mut files = files_of("esm-2");
+    files.insert("tokenizer.json".to_owned(), json);
+    let (hub, cache) = (FakeHub::start(files.clone()), TempDir::new().unwrap());
+    assert_loads(open(&hub, &cache).unwrap().0);
+    let snapshot = weights_path(&cache).parent().unwrap().to_owned();
+    std::fs::remove_file(snapshot.join("vocab.txt")).unwrap();
+    assert_loads(open(&hub, &cache).unwrap().0);
+    files.remove("vocab.txt");
+    let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+    let error = open(&hub, &cache).err().unwrap();
+    assert!(error.contains("has no vocab.txt"), "{error}");
+    // A class that is not supported is refused before the weights are downloaded.
+    let mut files = files_of("uncased-tied");
+    let config = br#"{"tokenizer_class": "BertweetTokenizer"}"#.to_vec();
+    files.insert("tokenizer_config.json".to_owned(), config);
+    let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+    let error = open(&hub, &cache).err().unwrap();
+    assert!(
+        error.contains("\"BertweetTokenizer\", which is not supported"),
+        "{error}"
+    );
+    assert!(!weights_path(&cache).exists());
+}
+
 fn pull_request(num: u64, title: &str, author: &str, status: &str) -> serde_json::Value {
     serde_json::json!({"num": num, "title": title, "status": status, "isPullRequest": true,
         "author": {"name": author, "type": "user"}, "createdAt": "2023-07-17T10:00:00.000Z"})

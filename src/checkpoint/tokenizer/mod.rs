@@ -31,7 +31,7 @@ use tokenizers::{AddedToken, Model, Tokenizer, TruncationDirection};
 use super::CheckpointError;
 use super::error::Part;
 use super::files::Files;
-use super::names::{TOKENIZER, TOKENIZER_CONFIG};
+use super::names::{TOKENIZER, TOKENIZER_CONFIG, VOCAB};
 use crate::sys::panics;
 use class::Class;
 use settings::Settings;
@@ -56,17 +56,45 @@ pub struct TokenizerFiles {
     file: String,
 }
 
+/// The files that the tokenizer is built from, if `has` says that they are there. `files` has the files with settings.
+///
+/// # Errors
+/// Settings that are not valid or not supported.
+pub fn sources(files: &Files, has: impl Fn(&str) -> bool) -> Result<Option<&'static [&'static str]>, CheckpointError> {
+    sources_of(&Settings::read(files)?, files, has)
+}
+
+/// The part that a model lacks for which there are no [`sources`].
+pub fn missing(files: &Files) -> Part {
+    Settings::read(files).map_or(Part::Tokenizer, |settings| missing_part(settings.class))
+}
+
+fn missing_part(class: Class) -> Part {
+    match class.files(|file| file != VOCAB) {
+        Some(_) => Part::Tokenizer,
+        None => Part::Vocabulary,
+    }
+}
+
+fn sources_of(
+    settings: &Settings,
+    files: &Files,
+    has: impl Fn(&str) -> bool,
+) -> Result<Option<&'static [&'static str]>, CheckpointError> {
+    let not_supported = |reason| invalid(files, TOKENIZER_CONFIG, reason);
+    if settings.class == Class::BertJapanese {
+        japanese::subwords(settings).map_err(not_supported)?;
+    }
+    settings.sources(has).map_err(not_supported)
+}
+
 /// Reads `tokenizer.json` or vocabulary files, and the files with settings.
 pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     let settings = Settings::read(files)?;
-    let sources = settings.sources(|file| files.has(file));
-    let sources = sources.map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
-    if settings.class == Class::BertJapanese {
-        japanese::subwords(&settings).map_err(|reason| invalid(files, TOKENIZER_CONFIG, reason))?;
-    }
+    let sources = sources_of(&settings, files, |file| files.has(file))?;
     let Some(&[name, ref others @ ..]) = sources else {
         return Err(CheckpointError::Missing {
-            part: Part::Tokenizer,
+            part: missing_part(settings.class),
             location: files.location(),
             other_weights: None,
         });
