@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, store};
 use crate::gemm::Gemm;
 use crate::isa::{Isa, for_each_isa};
 use crate::kernel::{Block, Operands, Rows};
@@ -64,6 +64,10 @@ impl DistanceBias<'_> {
     pub const BLOCK: usize = NR;
 }
 
+/// Keys whose scores for a block of queries exist at once. The scores of more would leave the second-level cache; further
+/// keys are added with the online softmax: <https://arxiv.org/abs/1805.02867>.
+const KEYS_AT_ONCE: usize = 2048;
+
 /// Buffers of a thread.
 #[derive(Default)]
 pub struct Scratch {
@@ -79,6 +83,14 @@ pub struct Scratch {
     scores: Vec<Line>,
     /// The same as a panel of bf16, two keys a K-step.
     bf16_scores: Vec<Line>,
+    /// Sums of weighted values over the keys so far, for 32 queries of each value panel.
+    mixed: Vec<Line>,
+}
+
+/// The softmax of 32 queries over the keys so far.
+struct Online {
+    max: [f32; NR],
+    sums: [f32; NR],
 }
 
 thread_local! {
@@ -355,50 +367,136 @@ impl Scratch {
         for (rows, columns) in k_blocks.zip(queries.chunks_exact_mut(2 * K_BLOCK)) {
             transpose(isa, rows, rows_mut(columns));
         }
-        let queries = &queries[..size.div_ceil(gemm.precision().values_per_element()) * 2];
         let blocks = RowBlocks::even(tokens, MR);
-        let per_element = gemm.precision().values_per_element();
-        let bounds = block.and_then(|block| block.bounds.as_ref());
-        // The packed blocks that hold keys of the window, from a whole K-step on.
-        let (some_blocks, keys) = match bounds {
-            None => (0..blocks.count(), 0..tokens),
+        // The packed blocks that hold keys of the window.
+        let some_blocks = match block.and_then(|block| block.bounds.as_ref()) {
+            None => 0..blocks.count(),
             Some([first, last]) => {
                 let first = first.iter().min().map_or(0, |&key| key.max(0) as usize);
                 let last = last.iter().max().map_or(0, |&key| key.max(0) as usize).min(tokens - 1);
-                let some = blocks.holding(first)..blocks.holding(last) + 1;
-                let begin = blocks.start(some.start);
-                (some.clone(), begin - begin % per_element..blocks.start(some.end))
+                blocks.holding(first)..blocks.holding(last) + 1
             }
         };
+        let scale = 1.0 / (size as f32).sqrt();
+        let mut factors = [0.0; NR];
+        let blocks_at_once = KEYS_AT_ONCE.div_ceil(MR);
+        if some_blocks.len() <= blocks_at_once {
+            let keys = self.score(isa, gemm, head, some_blocks, block);
+            softmax(
+                isa,
+                f32_rows_mut(&mut self.scores[..keys.len() * 2]),
+                scale,
+                &mut factors,
+            );
+            let mut tile = ZERO_TILE;
+            return self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, columns| {
+                let epilogue = Epilogue::RowFactors(&factors[range.clone()]);
+                gemm.store(
+                    operands,
+                    &epilogue,
+                    None,
+                    output(range.start, first, columns),
+                    &mut tile,
+                );
+            });
+        }
+        let mut online = Online {
+            max: [f32::NEG_INFINITY; NR],
+            sums: [0.0; NR],
+        };
+        let mut mixed = std::mem::take(&mut self.mixed);
+        let sums = grow_to(&mut mixed, size.div_ceil(NR) * NR * 2, ZERO_LINE);
+        // Not left to the first correction, which is zero: zero times NaN is NaN.
+        sums.fill(ZERO_LINE);
+        let parts = some_blocks.len().div_ceil(blocks_at_once);
+        let part_blocks = some_blocks.len().div_ceil(parts);
+        for first in some_blocks.clone().step_by(part_blocks) {
+            let part = first..some_blocks.end.min(first + part_blocks);
+            let keys = self.score(isa, gemm, head, part, block);
+            let scores = f32_rows_mut(&mut self.scores[..keys.len() * 2]);
+            softmax_online(isa, scores, scale, &mut online, &mut factors);
+            let mut tile = ZERO_TILE;
+            self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, _| {
+                gemm.values(operands, &Epilogue::RowFactors(&[1.0; NR]), None, &mut tile);
+                let sums = &mut rows_mut(sums)[first + range.start..first + range.end];
+                accumulate(isa, sums, &tile[..range.len()], &factors[range]);
+            });
+        }
+        let factors = online.sums.map(|sum| 1.0 / sum);
+        for first in (0..size).step_by(NR) {
+            let sums = &mut rows_mut(sums)[first..first + rows];
+            accumulate(isa, sums, &[], &factors);
+            store(isa, &mut output(0, first, (size - first).min(NR)), sums);
+        }
+        self.mixed = mixed;
+    }
+
+    /// Writes the scores of up to 32 packed queries with the keys of some blocks, a row for each key, and returns these
+    /// keys; a first key that is in no block completes a K-step, and its scores are −∞.
+    fn score(
+        &mut self,
+        isa: Isa,
+        gemm: Gemm,
+        head: Head<'_>,
+        some_blocks: Range<usize>,
+        block: Option<&QueryBlock<'_>>,
+    ) -> Range<usize> {
+        let Head { size, tokens, .. } = head;
+        let row_elements = row_elements(gemm.layout(size));
+        let per_element = gemm.precision().values_per_element();
+        let blocks = RowBlocks::even(tokens, MR);
+        let begin = blocks.start(some_blocks.start);
+        let keys = begin - begin % per_element..blocks.start(some_blocks.end);
+        let queries = &self.queries[..size.div_ceil(per_element) * 2];
         let scores = grow_to(&mut self.scores, keys.len() * 2, ZERO_LINE);
+        f32_rows_mut(scores)[..begin - keys.start].fill([f32::NEG_INFINITY; NR]);
         for index in some_blocks {
-            let block = blocks.range(index);
+            let range = blocks.range(index);
             let operands = Operands {
                 block: Block::Rows {
-                    elements: &self.keys[block.start * row_elements..block.end * row_elements],
-                    rows: block.len(),
+                    elements: &self.keys[range.start * row_elements..range.end * row_elements],
+                    rows: range.len(),
                 },
                 panel: queries,
                 prefetch: &[],
             };
             gemm.sums(
                 &operands,
-                &mut rows_mut(scores)[block.start - keys.start..block.end - keys.start],
+                &mut rows_mut(scores)[range.start - keys.start..range.end - keys.start],
             );
         }
-        if let Some(bounds) = bounds {
-            exclude(isa, f32_rows_mut(scores), keys.start as i32, bounds);
-        }
-        let root = (size as f32).sqrt();
-        if let Some(block) = block
-            && let Some(bias) = block.bias
+        if let Some(QueryBlock {
+            tokens,
+            are_adjacent,
+            bounds,
+            bias,
+        }) = block
         {
-            let tokens = (&block.tokens, block.are_adjacent);
-            add_bias(isa, f32_rows_mut(scores), keys.start as i32, tokens, bias, root);
+            let (rows, first) = (f32_rows_mut(scores), keys.start as i32);
+            if let Some(bias) = bias {
+                add_bias(isa, rows, first, (tokens, *are_adjacent), bias, (size as f32).sqrt());
+            }
+            if let Some(bounds) = bounds {
+                exclude(isa, rows, first, bounds);
+            }
         }
-        let scale = 1.0 / root;
-        let mut factors = [0.0; NR];
-        softmax(isa, f32_rows_mut(scores), scale, &mut factors);
+        keys
+    }
+
+    /// Multiplies the probabilities of the keys `keys`, the rows of the scores, with their values:
+    /// `compute(gemm, operands, rows, first dimension, columns)` for each tile.
+    fn mix(
+        &mut self,
+        isa: Isa,
+        gemm: Gemm,
+        head: Head<'_>,
+        rows: usize,
+        keys: Range<usize>,
+        mut compute: impl FnMut(Gemm, &Operands<'_>, Range<usize>, usize, usize),
+    ) {
+        let Head { size, tokens, .. } = head;
+        let per_element = gemm.precision().values_per_element();
+        let scores = &mut self.scores[..keys.len() * 2];
         let probabilities: &[Line] = match gemm.precision() {
             Precision::Bf16 => {
                 let pairs = grow_to(&mut self.bf16_scores, keys.len().div_ceil(2) * 2, ZERO_LINE);
@@ -407,7 +505,6 @@ impl Scratch {
             }
             _ => scores,
         };
-        let mut tile = ZERO_TILE;
         let blocks = RowBlocks::even(rows, MR);
         let panels = self.values.chunks_exact(tokens.div_ceil(per_element) * 2);
         let first_line = keys.start / per_element * 2;
@@ -424,14 +521,7 @@ impl Scratch {
                     panel,
                     prefetch: &[],
                 };
-                let output = output(range.start, first, (size - first).min(NR));
-                gemm.store(
-                    &operands,
-                    &Epilogue::RowFactors(&factors[range]),
-                    None,
-                    output,
-                    &mut tile,
-                );
+                compute(gemm, &operands, range, first, (size - first).min(NR));
             }
         }
     }
@@ -555,6 +645,55 @@ fn softmax_body<const FMA: bool>(scores: &mut [[f32; NR]], scale: f32, factors: 
     *factors = sums.map(|sum| 1.0 / sum);
 }
 
+/// [`softmax`] of some keys after others: `corrections` receives the factors of the sums so far.
+#[inline(always)]
+fn softmax_online_body<const FMA: bool>(
+    scores: &mut [[f32; NR]],
+    scale: f32,
+    online: &mut Online,
+    corrections: &mut [f32; NR],
+) {
+    let mut max = online.max;
+    for row in scores.iter() {
+        for n in 0..NR {
+            max[n] = if row[n] > max[n] { row[n] } else { max[n] };
+        }
+    }
+    // Where every key so far is out of the window, any maximum gives zeros.
+    let from = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
+    for n in 0..NR {
+        corrections[n] = exp::<FMA>((online.max[n] - from[n]) * scale);
+    }
+    let mut sums = [0.0; NR];
+    for row in scores {
+        for n in 0..NR {
+            row[n] = exp::<FMA>((row[n] - from[n]) * scale);
+            sums[n] += row[n];
+        }
+    }
+    for n in 0..NR {
+        online.sums[n] = online.sums[n] * corrections[n] + sums[n];
+    }
+    online.max = max;
+}
+
+/// Multiplies rows by their factors, then adds those of a tile that is there; all are bits of f32.
+#[inline(always)]
+fn accumulate_body(sums: &mut [[u32; NR]], tile: &[[u32; NR]], factors: &[f32]) {
+    for (index, (row, factor)) in sums.iter_mut().zip(factors).enumerate() {
+        let added = tile.get(index).unwrap_or(&[0; NR]);
+        for n in 0..NR {
+            row[n] = (f32::from_bits(row[n]) * factor + f32::from_bits(added[n])).to_bits();
+        }
+    }
+}
+
+for_each_isa! {
+    fn softmax_online(scores: &mut [[f32; NR]], scale: f32, online: &mut Online, corrections: &mut [f32; NR]) = fused softmax_online_body
+}
+for_each_isa! {
+    fn accumulate(sums: &mut [[u32; NR]], tile: &[[u32; NR]], factors: &[f32]) = accumulate_body
+}
 for_each_isa! {
     fn transpose(rows: &[u32], columns: &mut [[u32; NR]]) = transpose_body
 }
@@ -581,49 +720,127 @@ for_each_isa! {
 mod tests {
     use super::*;
 
-    /// Elements of the scores' buffer after the attention of one head of 32 columns.
-    fn score_lines(tokens: usize, window: Option<usize>) -> usize {
-        let query_tokens: Vec<u32> = (0..tokens as u32).collect();
-        let distance = ByDistance {
-            query_tokens: &query_tokens,
-            window,
-            bias: None,
+    /// Values in -1..1 (xorshift).
+    fn random(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
         };
-        let sequence = Sequence {
-            queries: 0..tokens,
-            tokens: 0..tokens,
-        };
-        let head = Head {
-            hidden: NR,
-            start: 0,
-            size: NR,
-            tokens,
-            distance: Some(distance.of(0, &sequence)),
-        };
-        let (query, key_value) = (vec![0.5; tokens * NR], vec![0.5; tokens * 2 * NR]);
-        let mut output = vec![0.0; tokens * NR];
-        let output = Disjoint::new(&mut output);
-        let isa = Isa::detected();
-        let mut scratch = Scratch::default();
-        scratch.attend(
-            isa,
-            attention_gemm(isa, Precision::F32),
-            head,
-            &query,
-            &key_value,
-            |row, dimension, columns| {
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// One head over one sequence.
+    struct Case {
+        size: usize,
+        query_tokens: Vec<u32>,
+        tokens: usize,
+        window: Option<usize>,
+    }
+
+    impl Case {
+        /// The result, and the lines of the scores' buffer.
+        fn attend(&self, isa: Isa, precision: Precision, query: &[f32], key_value: &[f32]) -> (Vec<f32>, usize) {
+            let distance = ByDistance {
+                query_tokens: &self.query_tokens,
+                window: self.window,
+                bias: None,
+            };
+            let sequence = Sequence {
+                queries: 0..self.query_tokens.len(),
+                tokens: 0..self.tokens,
+            };
+            let head = Head {
+                hidden: self.size,
+                start: 0,
+                size: self.size,
+                tokens: self.tokens,
+                distance: Some(distance.of(0, &sequence)),
+            };
+            let mut output = vec![0.0; query.len()];
+            let shared = Disjoint::new(&mut output);
+            let mut scratch = Scratch::default();
+            let gemm = attention_gemm(isa, precision);
+            scratch.attend(isa, gemm, head, query, key_value, |row, dimension, columns| {
                 // SAFETY: one thread, and one tile at a time.
-                unsafe { OutputTile::shared(&output, row * NR + dimension, NR, columns) }
-            },
-        );
-        scratch.scores.len()
+                unsafe { OutputTile::shared(&shared, row * self.size + dimension, self.size, columns) }
+            });
+            (output, scratch.scores.len())
+        }
+
+        fn expected(&self, query: &[f32], key_value: &[f32]) -> Vec<f64> {
+            let size = self.size;
+            let mut all = Vec::new();
+            for (query, &token) in query.chunks_exact(size).zip(&self.query_tokens) {
+                let is_near = |key: usize| self.window.is_none_or(|window| key.abs_diff(token as usize) <= window);
+                let (mut sum, mut mixed) = (0.0, vec![0.0; size]);
+                for (_, row) in key_value
+                    .chunks_exact(2 * size)
+                    .enumerate()
+                    .filter(|(key, _)| is_near(*key))
+                {
+                    let score: f64 = query.iter().zip(row).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
+                    let weight = (score / (size as f64).sqrt()).exp();
+                    sum += weight;
+                    mixed
+                        .iter_mut()
+                        .zip(&row[size..])
+                        .for_each(|(m, &v)| *m += weight * f64::from(v));
+                }
+                all.extend(mixed.iter().map(|m| m / sum));
+            }
+            all
+        }
     }
 
     #[test]
-    fn scores_of_a_block_of_queries_exist_at_once_and_none_beyond_the_window() {
-        let line_pair = 2;
-        assert_eq!(score_lines(4096, None), 4096 * line_pair);
+    fn more_keys_than_scores_at_once() {
+        for (tokens, window) in [
+            (2 * KEYS_AT_ONCE + 77, None),
+            (3 * KEYS_AT_ONCE + 1, Some(KEYS_AT_ONCE + 500)),
+        ] {
+            let size = 40;
+            // Of the ends and the middle, so that parts of the keys are out of the window of some.
+            let query_tokens: Vec<u32> = (0..tokens as u32).step_by(tokens / 70).collect();
+            let (query, key_value) = (random(query_tokens.len() * size, 1), random(tokens * 2 * size, 2));
+            // Large scores, of which the largest come last.
+            let query: Vec<f32> = query.iter().map(|x| x * 8.0).collect();
+            let case = Case {
+                size,
+                query_tokens,
+                tokens,
+                window,
+            };
+            let expected = case.expected(&query, &key_value);
+            for isa in Isa::available() {
+                for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.02)] {
+                    let (ours, lines) = case.attend(isa, precision, &query, &key_value);
+                    for (ours, expected) in ours.iter().zip(&expected) {
+                        let error = (f64::from(*ours) - expected).abs();
+                        assert!(
+                            error < error_max,
+                            "{isa} {precision:?} {window:?}: {ours}, not {expected}"
+                        );
+                    }
+                    assert!(lines <= (KEYS_AT_ONCE + MR + 1) * 2);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_beyond_the_window_do_not_exist() {
+        let case = Case {
+            size: NR,
+            query_tokens: (0..1500).collect(),
+            tokens: 1500,
+            window: Some(64),
+        };
+        let (query, key_value) = (random(1500 * NR, 1), random(1500 * 2 * NR, 2));
+        let (_, lines) = case.attend(Isa::detected(), Precision::F32, &query, &key_value);
         // The window of the first and of the last query of a block, and whole blocks of keys.
-        assert!(score_lines(4096, Some(64)) <= (2 * 64 + NR + 2 * MR) * line_pair);
+        assert!(lines <= (2 * 64 + NR + 2 * MR) * 2);
     }
 }
