@@ -1,7 +1,7 @@
 //! ndarray, with the encoder's operations as kernels over slices.
 //!
 //! Plain Burn on ndarray copies whole weights on reshape and computes `erf` one value at a time; the kernels do not.
-//! Each is compared with its [`mod@reference`] over odd sizes in `tests`.
+//! Each is compared with its [`reference`](mod@super::reference) over odd sizes in `tests`.
 
 mod buffers;
 #[cfg(test)]

@@ -108,6 +108,28 @@ async fn every_task_has_its_shape_over_http() {
     let response = client.post("/v1/score").body("the").send().await;
     let answer: Value = response.json().await.value().deserialize();
     assert_eq!(answer["tokens"], 1);
+    let metrics = client
+        .get("/metrics")
+        .send()
+        .await
+        .0
+        .into_body()
+        .into_string()
+        .await
+        .unwrap();
+    for series in [
+        // A sequence for each of five tokens, with the special tokens and the readout position.
+        "cloze_task_requests_total{task=\"score\"} 3",
+        "cloze_task_sequences_total{task=\"score\"} 5",
+        "cloze_task_tokens_total{task=\"score\"} 22",
+        "cloze_task_requests_total{task=\"sparse\"} 2",
+        "cloze_task_requests_total{task=\"fill_mask\"} 0",
+    ] {
+        assert!(
+            metrics.lines().any(|line| line == series),
+            "{series} is not in {metrics}"
+        );
+    }
 }
 
 /// Checks that `answer` has what `expected` has; numbers may differ in the last digits.
