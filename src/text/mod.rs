@@ -32,8 +32,14 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Texts of more than `tokens_max` tokens, special tokens included, are refused.
     pub fn new(files: TokenizerFiles, tokens_max: usize) -> Self {
-        let around = files.tokenizer.encode_fast("", true);
-        let around = around.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+        // A text that was tried out when the tokenizer was read.
+        let around = files.tokenizer.encode_fast(files.mask_token.as_str(), true);
+        let around = around.map(|encoding| {
+            let tokens = encoding.get_ids().iter().zip(encoding.get_special_tokens_mask());
+            let special = tokens.filter(|(_, is_special)| **is_special == 1);
+            special.map(|(id, _)| *id).collect()
+        });
+        let around: Vec<u32> = around.unwrap_or_default();
         Self {
             side: match files.truncates_left {
                 true => Truncation::Left,
