@@ -123,7 +123,8 @@ async fn bodies_that_do_not_arrive_do_not_keep_others_out() {
     let head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
     let status = async |client: &mut TcpStream| {
         let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.unwrap();
+        // The end of the connection, with or without an error.
+        let _ = client.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer)[9..12].to_owned()
     };
     let clients = async {
@@ -141,12 +142,18 @@ async fn bodies_that_do_not_arrive_do_not_keep_others_out() {
             whole.write_all(b"a [MASK]").await.unwrap();
             assert_eq!(status(&mut whole).await, "200");
         }
-        // The first gave its place to the others, which needed one, one after the other; the rest still have theirs.
-        assert_eq!(status(&mut halves[0]).await, "503");
-        for half in &mut halves[1..] {
-            half.write_all(b"ASK]").await.unwrap();
-            assert_eq!(status(half).await, "200");
+        // One gave its place to the others, which needed one, one after the other; the rest still have theirs.
+        let mut statuses = Vec::new();
+        for half in &mut halves {
+            // A refusal is there already.
+            let refused = tokio::time::timeout(SLOW_BODY, half.peek(&mut [0])).await.is_ok();
+            if !refused {
+                half.write_all(b"ASK]").await.unwrap();
+            }
+            statuses.push(status(half).await);
         }
+        statuses.sort();
+        assert_eq!(statuses, ["200", "200", "200", "503"]);
         stop.send(()).unwrap();
     };
     tokio::join!(async { server.await.unwrap() }, clients);
