@@ -138,6 +138,7 @@ impl Cloze {
             about,
             options: settings.options,
             state: server::State::default(),
+            openapi: std::sync::OnceLock::new(),
         }
     }
 }

@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::lm::{DemandGuard, MaskedLm, Scores, Sequence};
 
+pub use cloze_queue::SLOW_BODY;
 pub use error::EngineError;
 pub use queue::Admission;
 use queue::{Entry, Queue};
@@ -178,6 +179,24 @@ impl Engine {
     /// [`EngineError::QueueFull`] and [`EngineError::Stopped`].
     pub fn admit(&self) -> Result<Admission, EngineError> {
         self.queue.admit().map(Admission)
+    }
+
+    /// Admits a request that has arrived whole, in place of any that has not.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] and [`EngineError::Stopped`].
+    pub fn admit_whole(&self) -> Result<Admission, EngineError> {
+        self.queue.admit_whole().map(Admission)
+    }
+
+    /// Takes the place of the request that has been arriving longest, if it is slow.
+    pub fn displace_slow(&self) {
+        self.queue.displace_slow();
+    }
+
+    /// True if an admitted request has not arrived whole.
+    pub fn is_receiving(&self) -> bool {
+        self.queue.is_receiving()
     }
 
     /// Queues sequences of an admitted request and waits for their scores until `deadline`. A full queue does not

@@ -7,11 +7,13 @@
 //!
 //! | file | subject |
 //! |---|---|
+//! | `admission` | the place of a request, and its share of the memory for parsing and tokenizing |
 //! | `deadline` | the moment until which a request must be answered |
 //! | `memory` | the limit on the bytes of all bodies and answers |
 //! | `progress` | notices when requests no longer get through |
 //! | `error` | why a request has no answer |
 
+mod admission;
 mod deadline;
 mod error;
 mod memory;
@@ -27,12 +29,14 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug_span};
 
+pub use admission::Admission;
+use admission::PlanningMemory;
 pub use deadline::Deadline;
 pub use error::Error;
 pub use memory::{MemoryFull, MemoryLimit, Reservation};
 use progress::Progress;
 
-use crate::engine::{Admission, Engine, Timing};
+use crate::engine::{Engine, Timing};
 use crate::tasks::fill_mask::{self, TextAnswer};
 use crate::tasks::{Computation, Notes, Piece, Plan, Task, TaskModel};
 use crate::work::{self, WorkPool};
@@ -53,6 +57,7 @@ pub struct Pipeline {
     texts_max: usize,
     pool: Arc<WorkPool>,
     memory: MemoryLimit,
+    planning: PlanningMemory,
     progress: Progress,
 }
 
@@ -113,6 +118,7 @@ impl Pipeline {
             engine,
             memory: MemoryLimit::new(MEMORY_BYTES_MAX, Arc::clone(&pool)),
             pool,
+            planning: PlanningMemory::new(cores),
             progress: Progress::default(),
         })
     }
@@ -159,14 +165,43 @@ impl Pipeline {
     }
 
     /// Admits a request, before its body is read. It is not refused for a full queue afterwards, except while it
-    /// [arrives slowly](Admission::displaced).
+    /// [arrives](Admission::displaced).
     ///
     /// # Errors
     /// [`Error::Overloaded`] and [`Error::Stopped`].
     pub fn admit(&self) -> Result<Admission, Error> {
-        self.engine
-            .admit()
+        let place = self.engine.admit();
+        place
+            .map(Admission::new)
             .map_err(|error| Error::from_engine(error, Duration::ZERO))
+    }
+
+    /// Admits a request that has arrived whole, in place of any that has not.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] and [`Error::Stopped`].
+    pub fn admit_whole(&self) -> Result<Admission, Error> {
+        let place = self.engine.admit_whole();
+        place
+            .map(Admission::new)
+            .map_err(|error| Error::from_engine(error, Duration::ZERO))
+    }
+
+    /// Waits until there is memory to parse and tokenize a request with a body of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`].
+    pub async fn reserve_planning(
+        &self,
+        admission: &mut Admission,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let reserved = tokio::time::timeout_at(deadline.at, self.planning.take(admission, bytes)).await;
+        reserved.map_err(|_| {
+            self.engine.stats().expired.add(1);
+            Error::Timeout(deadline.timeout)
+        })
     }
 
     /// Has the model answer an admitted request.
@@ -194,8 +229,7 @@ impl Pipeline {
         deadline: Deadline,
         in_part: &AtomicBool,
     ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
-        let settled = admission.settle();
-        settled.map_err(|error| Error::from_engine(error, deadline.timeout))?;
+        admission.settle()?;
         let started_at = Instant::now();
         let pipeline = Arc::clone(self);
         let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
@@ -207,6 +241,7 @@ impl Pipeline {
             Ok::<_, Error>((plan, admission))
         };
         let (plan, admission) = self.compute(deadline, plan.instrument(span)).await??;
+        let admission = Admission::new(admission.place);
         let mut memory = self.memory.reserve(plan.bytes())?;
         let tokenizing = started_at.elapsed();
 
@@ -284,7 +319,7 @@ impl Pipeline {
         deadline: Deadline,
         mut hold: impl FnMut(usize) -> Result<(), Error>,
     ) -> Result<Submitted<P>, Error> {
-        let mut admission = Some(admission);
+        let mut admission = Some(admission.place);
         let (mut timing, mut computed) = (Timing::default(), Computation::default());
         loop {
             let piece;

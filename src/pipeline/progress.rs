@@ -28,7 +28,9 @@ impl Progress {
                     .timeouts_in_a_row
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
             }
-            _ => self.timeouts_in_a_row.store(0, Ordering::Relaxed),
+            None => self.timeouts_in_a_row.store(0, Ordering::Relaxed),
+            // A refusal says nothing about requests that reach the model.
+            Some(_) => {}
         }
     }
 
@@ -59,6 +61,8 @@ mod tests {
             progress.note(Some(&timeout), deadline);
         }
         assert!(!ready(1));
+        progress.note(Some(&Error::Overloaded), deadline);
+        assert!(!ready(1), "only an answer counts");
         assert!(ready(0));
         progress.note(None, deadline);
         assert!(ready(1));

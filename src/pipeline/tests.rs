@@ -444,3 +444,23 @@ async fn tasks_that_are_too_long_for_their_deadline_do_not_make_the_server_unrea
     assert!(pipeline.is_ready());
     assert_eq!(pipeline.progress.timeouts(), 0);
 }
+
+#[tokio::test]
+async fn large_requests_are_planned_one_after_the_other_and_small_ones_at_once() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let (mut first, mut second, mut small) = (
+        pipeline.admit().unwrap(),
+        pipeline.admit().unwrap(),
+        pipeline.admit().unwrap(),
+    );
+    let never = Deadline::never();
+    pipeline.reserve_planning(&mut first, usize::MAX, never).await.unwrap();
+    let soon = Deadline::after(Duration::from_millis(20));
+    let waited = pipeline.reserve_planning(&mut second, 100_000, soon).await;
+    assert_eq!(waited, Err(Error::Timeout(soon.timeout)));
+    pipeline.reserve_planning(&mut small, 1000, soon).await.unwrap();
+    // The share ends with the plan, not with the answer.
+    let scored = pipeline.run(first, request(&["[MASK]"]), never).await.unwrap();
+    pipeline.reserve_planning(&mut second, 100_000, never).await.unwrap();
+    drop(scored);
+}

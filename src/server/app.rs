@@ -1,6 +1,6 @@
 //! The dependencies of every handler.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::lm::ModelInfo;
@@ -18,6 +18,8 @@ pub struct App {
     pub about: About,
     pub options: Options,
     pub state: State,
+    /// The OpenAPI document, once it was asked for: filling it in takes milliseconds.
+    pub openapi: OnceLock<Arc<str>>,
 }
 
 /// Names of the model and the device, for `/info`, `/metrics`, the web page and the protocols.

@@ -6,8 +6,8 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::app::App;
 use super::error::ApiError;
-use crate::engine::Admission;
-use crate::pipeline::{self, Deadline, MemoryFull, Reservation};
+use crate::engine::SLOW_BODY;
+use crate::pipeline::{self, Admission, Deadline, MemoryFull, Reservation};
 use crate::sys::excerpt;
 
 /// Each chunk takes about a microsecond, also from a client that has left, while its bytes are in the system's buffers. So their
@@ -35,12 +35,39 @@ pub fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
+/// Admits a request and reads its body. While the queue is full, a request that arrives whole at once takes the place of one
+/// that still arrives.
+///
+/// # Errors
+/// A full queue (503), and those of [`read`].
+pub async fn receive(app: &App, body: Body, deadline: Deadline) -> Result<(Admission, ReadBody), ApiError> {
+    let pipeline = &app.pipeline;
+    let (mut admission, body) = match pipeline.admit() {
+        Ok(admission) => {
+            let body = read(app, &admission, body, deadline).await?;
+            (admission, body)
+        }
+        Err(pipeline::Error::Overloaded) if pipeline.engine().is_receiving() => {
+            let Ok(body) = tokio::time::timeout(SLOW_BODY, read_all(app, body)).await else {
+                return Err(pipeline::Error::Overloaded.into());
+            };
+            (pipeline.admit_whole()?, body?)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    admission.settle()?;
+    pipeline
+        .reserve_planning(&mut admission, body.bytes.len(), deadline)
+        .await?;
+    Ok((admission, body))
+}
+
 /// Reads the whole body of an admitted request. Its memory is reserved as it arrives.
 ///
 /// # Errors
 /// A body that is too large (413), that does not arrive in time (408), or that breaks off (400); one that exceeds the memory
 /// for all bodies, and a slow one whose place in the queue another request has taken (503).
-pub async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
+async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
     let read = async {
         tokio::select! {
             biased;
@@ -78,7 +105,11 @@ async fn read_all(app: &App, body: Body) -> Result<ReadBody, ApiError> {
         if read.bytes.len() + part.len() > app.body_bytes_max {
             return Err(too_large(app));
         }
-        read.append(&part, app.body_bytes_max).map_err(pipeline::Error::from)?;
+        read.append(&part, app.body_bytes_max).map_err(|full| {
+            // Bodies that do not arrive would keep the memory until their deadline.
+            app.pipeline.engine().displace_slow();
+            pipeline::Error::from(full)
+        })?;
     }
     Ok(read)
 }

@@ -225,15 +225,19 @@ fn the_longest_idle_connection_gives_up_its_slot() {
 #[test]
 fn slow_heads_give_up_their_slots_when_others_need_them() {
     let server = start(&["--max-connections", "2", "--head-timeout-ms", "60000"]);
-    let (mut half, _silent) = (connect(&server), connect(&server));
+    let (mut half, silent) = (connect(&server), connect(&server));
     half.write_all(&QUESTION.as_bytes()[..20]).unwrap();
     let since = Instant::now();
     for _ in 0..3 {
         assert_eq!(ask(&mut connect(&server), QUESTION).0, 200);
     }
     assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
-    half.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(half.read(&mut [0]).unwrap(), 0, "the oldest head keeps its slot");
+    // One slot was enough for those who followed.
+    let closed = |mut stream: TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream.read(&mut [0]).is_ok()
+    };
+    assert!(closed(half) || closed(silent), "both heads keep their slots");
 }
 
 /// Starts the binary under limits on open files, set by a shell.

@@ -103,11 +103,11 @@ impl<E: Environment> State<E> {
         self.cost = self.requests.entries().map(E::Entry::cost).sum();
     }
 
-    /// Takes the place of the request that has been arriving longest, if that is long enough.
-    fn displace(&mut self) -> bool {
+    /// Takes the place of the request that has been arriving longest, if that is as long as `patience`.
+    fn displace(&mut self, patience: Duration) -> bool {
         let now = E::now();
         match self.receiving.first_entry() {
-            Some(oldest) if oldest.get().since + SLOW_BODY <= now => {
+            Some(oldest) if oldest.get().since + patience <= now => {
                 oldest.remove().displaced.notify_one();
                 self.admitted -= 1;
                 true
@@ -173,12 +173,44 @@ impl<E: Environment> Queue<E> {
         if state.is_full(size) {
             // Either the slowest request or this one has no place.
             self.stats.rejected(1);
-            if !state.displace() {
+            if !state.displace(SLOW_BODY) {
                 return Err(Refusal::Full.into());
             }
         }
         state.admitted += 1;
         Ok(Admission::new(self, &mut state))
+    }
+
+    /// Admits a request that has arrived whole after [`admit`](Self::admit) refused it: a full queue gives it the place of any
+    /// request that has not.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit_whole(self: &Arc<Self>) -> Result<Admission<E>, E::Error> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Refusal::Closed.into());
+        }
+        if state.is_full(self.limits.queue_size()) && !state.displace(Duration::ZERO) {
+            return Err(Refusal::Full.into());
+        }
+        state.admitted += 1;
+        let mut admission = Admission::new(self, &mut state);
+        drop(state);
+        admission.settle()?;
+        Ok(admission)
+    }
+
+    /// Takes the place of the request that has been arriving longest, if that is longer than [`SLOW_BODY`].
+    pub fn displace_slow(&self) {
+        if self.state().displace(SLOW_BODY) {
+            self.stats.rejected(1);
+        }
+    }
+
+    /// True if an admitted request has not arrived whole.
+    pub fn is_receiving(&self) -> bool {
+        !self.state().receiving.is_empty()
     }
 
     /// Queues further entries of a request, which have list places, unless the queue is closed.

@@ -148,6 +148,47 @@ async fn a_full_queue_gives_the_places_of_slow_requests_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_whole_request_takes_the_place_of_one_that_arrives() {
+    let queue = queue(limits());
+    let mut arriving: Vec<_> = (0..8).map(|_| queue.admit().unwrap()).collect();
+    arriving[0].settle().unwrap();
+    assert!(queue.is_receiving());
+    assert_eq!(
+        queue.admit().err(),
+        Some(EngineError::QueueFull),
+        "it may arrive as slowly"
+    );
+    let mut whole: Vec<_> = (0..7).map(|_| queue.admit_whole().unwrap()).collect();
+    assert!(!queue.is_receiving());
+    assert_eq!(
+        queue.admit_whole().err(),
+        Some(EngineError::QueueFull),
+        "all places are of whole requests"
+    );
+    whole.pop();
+    queue.admit_whole().unwrap();
+    for displaced in &mut arriving[1..] {
+        displaced.displaced().await;
+        assert_eq!(displaced.settle(), Err(EngineError::QueueFull));
+    }
+    queue.close();
+    assert_eq!(queue.admit_whole().err(), Some(EngineError::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_requests_can_be_displaced_from_a_queue_that_is_not_full() {
+    let queue = queue(limits());
+    let mut slow = queue.admit().unwrap();
+    queue.displace_slow();
+    assert!(queue.is_receiving(), "it is not slow yet");
+    tokio::time::advance(cloze_queue::SLOW_BODY).await;
+    queue.displace_slow();
+    slow.displaced().await;
+    assert_eq!(slow.settle(), Err(EngineError::QueueFull));
+    assert_eq!(queue.stats.rejected.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_is_bounded_by_cost() {
     let queue = queue(limits());
     let costs = [40, 60, 1, 200, 1].into_iter().zip(0..);

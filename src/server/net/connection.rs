@@ -33,7 +33,7 @@ use super::refusal::{BadHead, RefusalIo, Refuse};
 use super::slots::ConnectionSlots;
 
 /// Read buffer of one connection: the longest head, and the largest part of a body that is read at once.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
 
 /// A connection before it is served, with everything that it shares with others.
 pub struct Connection<E> {

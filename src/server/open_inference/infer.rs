@@ -25,8 +25,7 @@ pub async fn infer(request: &Request, body: Body, Data(app): Data<&Arc<App>>) ->
     let json_length = json_length(headers)?;
     body::check(app, headers)?;
 
-    let admission = pipeline.admit()?;
-    let ReadBody { bytes, memory: _memory } = body::read(app, &admission, body, deadline).await?;
+    let (admission, ReadBody { bytes, memory: _memory }) = body::receive(app, body, deadline).await?;
     let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || InferRequest::parse(&bytes, json_length));
     let parsed = parsed.await??;
     let deadline = match parsed.timeout {

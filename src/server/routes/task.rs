@@ -39,8 +39,7 @@ async fn answer(app: &Arc<App>, request: &Request, body: Body, kind: TaskKind) -
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let format = Format::from_content_type(content_type)?;
 
-    let admission = pipeline.admit()?;
-    let ReadBody { bytes, memory: _memory } = body::read(app, &admission, body, deadline).await?;
+    let (admission, ReadBody { bytes, memory: _memory }) = body::receive(app, body, deadline).await?;
     let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || format.parse_task(kind, &bytes));
     let scored = pipeline.run(admission, parsed.await??, deadline).await?;
     answer_body::json(app, scored, deadline).await

@@ -158,3 +158,33 @@ async fn bodies_that_do_not_arrive_do_not_keep_others_out() {
     };
     tokio::join!(async { server.await.unwrap() }, clients);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_request_does_not_wait_for_bodies_that_arrive() {
+    let app = app(|_| {}, 2, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE / 60);
+    let head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
+    let clients = async {
+        for _ in 0..5 {
+            let mut halves = Vec::new();
+            for _ in 0..2 {
+                let mut half = TcpStream::connect(address).await.unwrap();
+                half.write_all(head).await.unwrap();
+                half.write_all(b"a").await.unwrap();
+                halves.push(half);
+            }
+            // Both have places by then, and are not slow yet.
+            tokio::time::sleep(SLOW_BODY / 4).await;
+            let mut whole = TcpStream::connect(address).await.unwrap();
+            whole.write_all(&[&head[..], b"a [MASK]"].concat()).await.unwrap();
+            let mut answer = Vec::new();
+            whole.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(&answer[9..12], b"200");
+        }
+        stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, clients);
+}

@@ -19,7 +19,8 @@ use crate::server::app::App;
 /// `GET /openapi.json`.
 #[handler]
 pub fn document(Data(app): Data<&Arc<App>>) -> Response {
-    asset(JSON, render(app).to_string())
+    let document = app.openapi.get_or_init(|| render(app).to_string().into());
+    asset(JSON, document.to_string())
 }
 
 /// `GET /docs`.
