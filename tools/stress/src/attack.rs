@@ -1,5 +1,5 @@
 //! One short text after the other beside clients that send the most expensive requests there are, that leave, that hold half a
-//! head or half a body, or that do not read their answers.
+//! head or half a body, or that do not read their answers; and beside a log that is not read.
 
 use std::time::Duration;
 
@@ -62,7 +62,40 @@ pub async fn run(program: &Program, arguments: &Arguments, timed: bool) -> Resul
     failures.extend(unread_answers(&server).await?);
     failures.extend(half_heads(&server, arguments).await?);
     server.stop(Duration::from_secs(15)).await?;
+    failures.extend(stalled_log(program, &arguments.flags).await?);
     Ok(failures)
+}
+
+/// Standard error is a pipe that is not read: it takes 64 KiB, some hundred log lines.
+async fn stalled_log(program: &Program, flags: &[String]) -> Result<Vec<String>> {
+    const REQUESTS: usize = 800;
+    let unread = ["bash", "-c", r#"exec "$0" "$@" 2> >(exec sleep 60)"#];
+    let flags = [flags, &["--log".to_owned(), "info".to_owned()]].concat();
+    let server = Server::start_under(program, &unread, &flags).await?;
+    let mut client = Client::connect(&server.address).await?;
+    let begun = Instant::now();
+    let ask = async {
+        for _ in 0..REQUESTS {
+            let answer = client.ask(Method::POST, "/", Bytes::from_static(b"a [MASK]")).await?;
+            if answer.status != 200 {
+                return Err(format!("status {}", answer.status).into());
+            }
+        }
+        Ok(())
+    };
+    let asked: Result<()> = match tokio::time::timeout(Duration::from_secs(120), ask).await {
+        Ok(asked) => asked,
+        Err(_) => Err("the server hangs".into()),
+    };
+    println!(
+        "log      {REQUESTS} texts beside a log that is not read took {:.1?}",
+        begun.elapsed()
+    );
+    server.stop(Duration::from_secs(15)).await?;
+    Ok(match asked {
+        Ok(()) => Vec::new(),
+        Err(error) => vec![format!("beside a log that is not read: {error}")],
+    })
 }
 
 /// The most expensive requests within the limits, and some beyond.

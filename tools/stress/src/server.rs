@@ -46,8 +46,11 @@ impl Server {
         words.push(program.binary.as_os_str());
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
+        if !arguments.iter().any(|argument| argument == "--log") {
+            command.args(["--log", "error"]);
+        }
         let mut child = command
-            .args(["--host", "127.0.0.1", "--port", "0", "--log", "error"])
+            .args(["--host", "127.0.0.1", "--port", "0"])
             .args(arguments)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
