@@ -1,4 +1,4 @@
-//! The demand for scores, which ends when a request no longer waits for them.
+//! Lets a model see that no request waits for a batch any more.
 
 use std::sync::{Arc, Weak};
 

@@ -8,7 +8,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `batch` | sequences, readouts, scores; packing |
-//! | `demand` | whether a request still waits for its scores |
+//! | `demand` | lets a model see that no request waits for a batch |
 //! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
 //! | `pooled` | readouts that are pooled over a sequence |
 //! | `cpu_worker` | one model shared by several workers, each with threads of its own |
