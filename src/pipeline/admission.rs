@@ -16,9 +16,6 @@ const PARSED_BYTES_PER_BYTE: usize = 16;
 /// Memory of a text that is split into words, for each byte: a word of one letter takes some 500 bytes.
 const WORDS_BYTES_PER_BYTE: usize = 512;
 
-/// Bytes of a text that are split at once.
-const TEXT_BYTES_MAX: usize = 64 * 1024;
-
 /// Memory for each core, and the cores that count.
 const BYTES_PER_CORE: usize = 32 << 20;
 const CORES_MAX: usize = 16;
@@ -57,14 +54,17 @@ impl Admission {
 pub struct PlanningMemory {
     free: Arc<Semaphore>,
     units: usize,
+    text_bytes_max: usize,
 }
 
 impl PlanningMemory {
-    pub fn new(cores: usize) -> Self {
+    /// For texts of `text_bytes_max` bytes at most.
+    pub fn new(cores: usize, text_bytes_max: usize) -> Self {
         let units = cores.clamp(1, CORES_MAX) * BYTES_PER_CORE / UNIT;
         Self {
             free: Arc::new(Semaphore::new(units)),
             units,
+            text_bytes_max,
         }
     }
 
@@ -80,7 +80,7 @@ impl PlanningMemory {
 
     fn units_of(&self, bytes: usize) -> u32 {
         let parsed = bytes.saturating_mul(PARSED_BYTES_PER_BYTE);
-        let words = bytes.min(TEXT_BYTES_MAX) * WORDS_BYTES_PER_BYTE;
+        let words = bytes.min(self.text_bytes_max) * WORDS_BYTES_PER_BYTE;
         let units = (parsed.saturating_add(words) / UNIT).min(self.units);
         u32::try_from(units).unwrap_or(u32::MAX)
     }
@@ -92,10 +92,12 @@ mod tests {
 
     #[test]
     fn a_share_grows_with_the_body_and_never_exceeds_the_whole() {
-        let memory = PlanningMemory::new(2);
+        let memory = PlanningMemory::new(2, 64 * 1024);
         assert_eq!(memory.units, 64 * 1024);
         assert_eq!(memory.units_of(32 * 1024), 16 * 1024 + 512);
         assert_eq!(memory.units_of(1 << 20), 32 * 1024 + 16 * 1024);
         assert_eq!(memory.units_of(usize::MAX), 64 * 1024);
+        let long_texts = PlanningMemory::new(4, 128 * 1024);
+        assert_eq!(long_texts.units_of(128 * 1024), 64 * 1024 + 2 * 1024);
     }
 }

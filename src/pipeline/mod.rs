@@ -113,12 +113,12 @@ impl Pipeline {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = Arc::new(WorkPool::start(cores.max(THREADS_MIN))?);
         Ok(Self {
+            planning: PlanningMemory::new(cores, model.text_bytes_max()),
             model: Arc::new(model),
             texts_max: engine.limits().queue_size,
             engine,
             memory: MemoryLimit::new(MEMORY_BYTES_MAX, Arc::clone(&pool)),
             pool,
-            planning: PlanningMemory::new(cores),
             progress: Progress::default(),
         })
     }

@@ -34,4 +34,9 @@ impl TaskModel {
     pub fn tokens_max(&self) -> usize {
         self.tokenizer.tokens_max()
     }
+
+    /// The longest text in bytes.
+    pub fn text_bytes_max(&self) -> usize {
+        self.tokenizer.text_bytes_max()
+    }
 }

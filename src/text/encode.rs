@@ -256,6 +256,11 @@ impl Tokenizer {
         Ok(None)
     }
 
+    /// The longest text in bytes.
+    pub fn text_bytes_max(&self) -> usize {
+        TEXT_BYTES_MAX.max(self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX))
+    }
+
     /// Normalizes `text` and splits it into words. An added token, such as the mask token, is a word with its token.
     pub(super) fn words(&self, text: &str) -> Result<PreTokenizedString, EncodeError> {
         let tokenizer = &self.tokenizer;
@@ -293,7 +298,7 @@ impl Tokenizer {
             true => TRUNCATED_WORDS_MAX,
             false => self.tokens_max,
         };
-        if text.len() > TEXT_BYTES_MAX.max(self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX)) {
+        if text.len() > self.text_bytes_max() {
             return Err(self.far_too_long(text));
         }
         let mut rest = text;
