@@ -1,10 +1,10 @@
 //! Texts and tokens a second of the forward pass, by backend, `--dtype`, batch and length.
 //!
-//! The demo model is measured as it is; the sizes of bert-base and ModernBERT-base with random weights, since speed does
-//! not depend on their values. GFLOP/s count two for each multiply-add of the products that are asked for, attention included,
-//! with the last layer and the head at the masks alone and of a local layer the keys in the window; the limit is the rate of a dense layer whose operands stay in cache.
-//! `CLOZE_CPU_FEATURES` measures a lesser CPU. `cargo bench --bench forward -- --test` runs everything once, random
-//! weights only at the smallest shape.
+//! The demo model is measured as it is; the sizes of bert-base and ModernBERT-base with random weights, since speed
+//! does not depend on their values. GFLOP/s count two for each multiply-add of the products that are asked for,
+//! attention included, with the last layer and the head at the masks alone and of a local layer the keys in the window;
+//! the limit is the rate of a dense layer whose operands stay in cache. `CLOZE_CPU_FEATURES` measures a lesser CPU.
+//! `cargo bench --bench forward -- --test` runs everything once, random weights only at the smallest shape.
 
 #[cfg(feature = "cpu")]
 mod roofline;

@@ -1,8 +1,9 @@
-//! Cloze's side of `gpu/side_by_side.py` and `cpu/side_by_side.py`: passes of one checkpoint, timed as they are asked for.
+//! Cloze's side of `gpu/side_by_side.py` and `cpu/side_by_side.py`: passes of one checkpoint, timed as they are asked
+//! for.
 //!
-//! Arguments are a model's folder, `gpu` or `cpu`, and where they are wanted `--gpu-device` and `--dtype` as the server takes them.
-//! A request is a line of JSON on standard input, `{"texts": [[ids]], "masks": [[positions]], "rounds": n}`; its answer is one on
-//! standard output, with the seconds of each round and the likeliest token of each mask.
+//! Arguments are a model's folder, `gpu` or `cpu`, and where they are wanted `--gpu-device` and `--dtype` as the server
+//! takes them. A request is a line of JSON on standard input, `{"texts": [[ids]], "masks": [[positions]], "rounds":
+//! n}`; its answer is one on standard output, with the seconds of each round and the likeliest token of each mask.
 
 use std::error::Error;
 use std::io::{BufRead, Write};

@@ -15,7 +15,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! [`Cloze::builder`] opens other models and sets limits, [`Cloze::serve`] serves one over HTTP; `examples/` has programs.
+//! [`Cloze::builder`] opens other models and sets limits, [`Cloze::serve`] serves one over HTTP; `examples/` has
+//! programs.
 //!
 //! # Layout
 //! Each module uses those below it in this list and none above it.

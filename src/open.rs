@@ -97,8 +97,8 @@ impl Cloze {
 }
 
 impl Cloze {
-    /// Serves over HTTP on `listener` until `shutdown` completes, or the model is lost. Requests that were accepted by then
-    /// are still answered, for as long as the settings allow. The engine has stopped afterwards.
+    /// Serves over HTTP on `listener` until `shutdown` completes, or the model is lost. Requests that were accepted by
+    /// then are still answered, for as long as the settings allow. The engine has stopped afterwards.
     ///
     /// # Errors
     /// When the listener cannot be used.
@@ -252,7 +252,8 @@ impl Builder {
         self.start(model, loaded)
     }
 
-    /// Warms up a model that is loaded already, or one of the caller's own ([`LoadedModel::custom`]), and starts its engine.
+    /// Warms up a model that is loaded already, or one of the caller's own ([`LoadedModel::custom`]), and starts its
+    /// engine.
     ///
     /// # Errors
     /// As of [`open`](Self::open).

@@ -1,5 +1,5 @@
-//! The whole model computed with AMX, or with its emulator where the CPU lacks it, against transformers and against the same
-//! model without AMX.
+//! The whole model computed with AMX, or with its emulator where the CPU lacks it, against transformers and against the
+//! same model without AMX.
 
 mod common;
 
@@ -49,7 +49,8 @@ fn answers_equal_transformers() {
     golden::check_one_batch(BackendKind::Cpu, Precision::F32);
 }
 
-/// The demo model's hidden states in f32, and its scores of 300 tokens in each precision, at every position of three texts.
+/// The demo model's hidden states in f32, and its scores of 300 tokens in each precision, at every position of three
+/// texts.
 fn states() -> Vec<Vec<f32>> {
     let mut checkpoint = PretrainedModel::embedded().expect("the demo model opens");
     let tokens = Select::Tokens((0..300).map(|i| 31 * i).collect());
@@ -105,8 +106,8 @@ fn hidden_states_equal_those_without_amx() {
         ("states in f32", 1e-4),
         ("scores in f32", 1e-4),
         ("scores in bf16", 1e-2),
-        // The int8 products are the same integers. The head's transform is in f32, which AMX splits in two, and its output
-        // is rounded to bf16 for the decoder: one bit there is 2e-3 of a value.
+        // The int8 products are the same integers. The head's transform is in f32, which AMX splits in two, and its
+        // output is rounded to bf16 for the decoder: one bit there is 2e-3 of a value.
         ("scores in int8", 2e-3),
     ];
     for ((what, error_max), error) in cases.into_iter().zip(errors) {

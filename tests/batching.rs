@@ -126,8 +126,8 @@ fn a_batch_of_many_rows_gets_the_scores_of_single_texts() {
     }
 }
 
-/// Masks with a small `top_k`, a large `top_k` and target tokens in one batch. The large `top_k` needs whole rows of logits,
-/// for more masks than are read at once.
+/// Masks with a small `top_k`, a large `top_k` and target tokens in one batch. The large `top_k` needs whole rows of
+/// logits, for more masks than are read at once.
 #[test]
 fn each_mask_gets_its_own_selection_in_a_mixed_batch() {
     let folder = golden("uncased-tied");

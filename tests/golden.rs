@@ -1,7 +1,7 @@
 //! Cloze against transformers: the same tokens and strings, the same scores.
 //!
-//! `tests/fixtures/golden/` holds small checkpoints with random weights and the answers of transformers' fill-mask pipeline
-//! (`make.py` there makes both); `model/golden.json` holds the answers for the demo model.
+//! `tests/fixtures/golden/` holds small checkpoints with random weights and the answers of transformers' fill-mask
+//! pipeline (`make.py` there makes both); `model/golden.json` holds the answers for the demo model.
 
 mod common;
 

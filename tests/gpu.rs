@@ -57,8 +57,8 @@ fn assert_is_down(mut connection: TcpStream) {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
 
-/// Starts the server, lets it answer once, then injects a fault into its device by writing the file `trigger`. Checks that
-/// the next text is answered with 500 and that the process ends with `reason`; returns how long that answer took.
+/// Starts the server, lets it answer once, then injects a fault into its device by writing the file `trigger`. Checks
+/// that the next text is answered with 500 and that the process ends with `reason`; returns how long that answer took.
 fn assert_ends(command: &mut Command, trigger: &Path, reason: &str) -> Duration {
     // A file: a pipe is not read before the end, and a full pipe would block the server.
     let log = trigger.with_file_name("log");
@@ -242,8 +242,8 @@ fn adapters_are_listed_with_their_properties() {
     }
 }
 
-/// The number of kernels that CubeCL compiled, by its log. Another thread writes the log, so this waits until it no longer
-/// grows.
+/// The number of kernels that CubeCL compiled, by its log. Another thread writes the log, so this waits until it no
+/// longer grows.
 fn compiled(log: &Path) -> usize {
     let mut before = None;
     loop {

@@ -44,8 +44,8 @@ mod unix {
         }
     }
 
-    /// One test at a time: a child that is forked while the copy of the binary is open for writing keeps the system from running
-    /// the copy ("text file busy").
+    /// One test at a time: a child that is forked while the copy of the binary is open for writing keeps the system
+    /// from running the copy ("text file busy").
     static ALONE: Mutex<()> = Mutex::new(());
 
     /// The binary as a user other than root, copied to `folder`, where that user may run it.

@@ -1,8 +1,8 @@
 //! The accuracy of `--dtype bf16` and `int8` on the CPU, and of `f16` on a GPU, with the demo model.
 //!
-//! Each sentence of `model/train/cloze.tsv`, with its first accepted answer filled in, is masked at each of its tokens in
-//! turn. If `CLOZE_HELDOUT_TEXT` names a file with text that the model has not seen (`model/train/prepare.py` writes it),
-//! one test measures many more masks, and compares with the tokens of that text.
+//! Each sentence of `model/train/cloze.tsv`, with its first accepted answer filled in, is masked at each of its tokens
+//! in turn. If `CLOZE_HELDOUT_TEXT` names a file with text that the model has not seen (`model/train/prepare.py` writes
+//! it), one test measures many more masks, and compares with the tokens of that text.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Token ids beside those of transformers, over random texts, for each kind and layout of tokenizer files. `TOKENIZER_CASES`
-//! names another file of cases; `tests/fixtures/tokenizers/make.py` writes them.
+//! Token ids beside those of transformers, over random texts, for each kind and layout of tokenizer files.
+//! `TOKENIZER_CASES` names another file of cases; `tests/fixtures/tokenizers/make.py` writes them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

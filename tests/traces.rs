@@ -105,8 +105,8 @@ struct Span {
     service: String,
 }
 
-/// The spans of an export request. Field numbers are those of `opentelemetry/proto/collector/trace/v1/trace_service.proto` and
-/// `trace/v1/trace.proto`.
+/// The spans of an export request. Field numbers are those of
+/// `opentelemetry/proto/collector/trace/v1/trace_service.proto` and `trace/v1/trace.proto`.
 fn spans(request: &[u8]) -> Vec<Span> {
     let mut spans = Vec::new();
     for resource_spans in all(request, 1) {

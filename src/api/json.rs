@@ -9,8 +9,8 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use super::Error;
 use crate::sys::excerpt;
 
-/// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of them
-/// are optional.
+/// A JSON object. Serde alone would also accept a list of a struct's fields in order, and an empty list where all of
+/// them are optional.
 pub struct JsonObject<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
@@ -151,7 +151,8 @@ pub fn indices(list: Vec<WholeNumber>, name: &str) -> Result<Vec<usize>, Error> 
         .collect()
 }
 
-/// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its period.
+/// The error of a body that is not JSON, or not of the type that `expected` names; `hint` is a sentence without its
+/// period.
 pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Error {
     let (error_type, problem) = match error.classify() {
         serde_json::error::Category::Data => ("bad_request", format!("The JSON is not {expected}")),

@@ -1,4 +1,5 @@
-//! Wire types: bodies of requests and answers, and errors. HTTP, the Open Inference Protocol and `cloze predict` share them.
+//! Wire types: bodies of requests and answers, and errors. HTTP, the Open Inference Protocol and `cloze predict` share
+//! them.
 
 mod error;
 mod json;

@@ -15,9 +15,9 @@ use crate::work;
 
 /// Writes the answer to one request as JSON, piece by piece, so that a long answer is never in memory as a whole.
 ///
-/// An answer has texts, groups within a text (masks, or rows) and entries within a group (predictions). In fill-mask a list of one
-/// element stands without the list around it: the answer to a request of one text, and the predictions of a text with one
-/// mask.
+/// An answer has texts, groups within a text (masks, or rows) and entries within a group (predictions). In fill-mask a
+/// list of one element stands without the list around it: the answer to a request of one text, and the predictions of a
+/// text with one mask.
 pub struct AnswerJson {
     answer: AnyAnswer,
     /// The entry that is next, with the group as its mask; `None` once all are written.
@@ -351,7 +351,8 @@ mod tests {
     use crate::lm::{PretrainedModel, Scores, TokenScore};
     use crate::tasks::fill_mask::{Answer, Parameters, Request};
 
-    /// The JSON of the answer to `texts`, in which every mask has as many scores as given, written in pieces of `bytes`.
+    /// The JSON of the answer to `texts`, in which every mask has as many scores as given, written in pieces of
+    /// `bytes`.
     fn json(texts: &[&str], predictions: usize, bytes: usize) -> (String, usize) {
         let model = PretrainedModel::embedded().unwrap();
         let task = TaskModel::new(model.tokenizer, &model.info, 64);

@@ -105,8 +105,8 @@ pub enum RotaryPairing {
 /// Biases that are added to the scaled scores, by the distance from query to key.
 #[derive(Clone, Debug)]
 pub struct RelativeBias<B: Backend> {
-    /// `[2 * span + 1, heads]`: row `span + query - key` of a distance up to `span`; the first and the last row hold for
-    /// larger distances too.
+    /// `[2 * span + 1, heads]`: row `span + query - key` of a distance up to `span`; the first and the last row hold
+    /// for larger distances too.
     pub table: Tensor<B, 2>,
 }
 

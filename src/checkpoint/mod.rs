@@ -105,8 +105,8 @@ impl Source {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// True if `1_SpladePooling/config.json` of sentence-transformers says that sparse vectors are sums, false if they are
-    /// maxima.
+    /// True if `1_SpladePooling/config.json` of sentence-transformers says that sparse vectors are sums, false if they
+    /// are maxima.
     ///
     /// # Errors
     /// A file that cannot be read, or that states another strategy.

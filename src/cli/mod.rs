@@ -77,13 +77,13 @@ enum Command {
     Predict(Box<predict::PredictArguments>),
     /// Scores each line of a file by its pseudo-log-likelihood, as JSON Lines in the same order
     ///
-    /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"method": ..., "per_token":
-    /// ...}}. Output and exit codes are those of predict.
+    /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"method": ...,
+    /// "per_token": ...}}. Output and exit codes are those of predict.
     Score(Box<predict::ScoreArguments>),
     /// Turns each line of a file into a sparse vector (SPLADE), as JSON Lines in the same order
     ///
-    /// A line is a text, or a request in the server's format: {"inputs": ..., "truncate": ...}. Output and exit codes are
-    /// those of predict.
+    /// A line is a text, or a request in the server's format: {"inputs": ..., "truncate": ...}. Output and exit codes
+    /// are those of predict.
     Sparse(Box<predict::SparseArguments>),
     /// Checks whether a running server is ready; the exit code is the result
     Health(health::HealthArguments),

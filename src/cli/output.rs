@@ -49,8 +49,8 @@ pub fn complain(error: &str) {
     let _ = within(WRITE_TIMEOUT, move || io::stderr().write_all(text.as_bytes()));
 }
 
-/// Runs `write` on a thread of its own and waits for it until `timeout`. If the system gives no thread, it runs here, without a
-/// time limit.
+/// Runs `write` on a thread of its own and waits for it until `timeout`. If the system gives no thread, it runs here,
+/// without a time limit.
 fn within(timeout: Duration, write: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let (sender, written) = channel();
     let write = Arc::new(Mutex::new(Some(write)));

@@ -93,8 +93,8 @@ impl<B: EncoderBackend> Encoder<B> {
 
     /// Hidden states of the last layer at the readout rows, `[readout rows, hidden]`.
     ///
-    /// The last layer computes keys and values for all tokens and everything else for the readout rows alone. Before each layer
-    /// `is_needed` is called; the result is `None` as soon as it is false.
+    /// The last layer computes keys and values for all tokens and everything else for the readout rows alone. Before
+    /// each layer `is_needed` is called; the result is `None` as soon as it is false.
     ///
     /// # Panics
     /// If there is no readout row, or the encoder has no layer.

@@ -27,9 +27,9 @@ impl PrecisionPolicy {
         self.0
     }
 
-    /// The precision of attention's products. `keeps_digits` is true for the last layer, which computes the readout rows alone:
-    /// they are few enough to stay f32 from there on where f16 would round them. It is true for layers of another form
-    /// than BERT's too, whose residual is f32.
+    /// The precision of attention's products. `keeps_digits` is true for the last layer, which computes the readout
+    /// rows alone: they are few enough to stay f32 from there on where f16 would round them. It is true for layers of
+    /// another form than BERT's too, whose residual is f32.
     pub fn attention(self, keeps_digits: bool) -> Precision {
         match self.0 {
             Precision::F16 if keeps_digits => Precision::F32,
@@ -37,8 +37,8 @@ impl PrecisionPolicy {
         }
     }
 
-    /// The precision of the head's dense layer. It decides between close tokens for few rows, and rounding its weights cost more
-    /// agreement with f32 than rounding all of the encoder's.
+    /// The precision of the head's dense layer. It decides between close tokens for few rows, and rounding its weights
+    /// cost more agreement with f32 than rounding all of the encoder's.
     pub fn head_dense(self) -> Precision {
         Precision::F32
     }

@@ -59,8 +59,8 @@ pub struct EncoderSpec {
 }
 
 impl EncoderSpec {
-    /// Multiplications of the head for one readout position, as a number of tokens for which the layers take as many; attention
-    /// between tokens is left out.
+    /// Multiplications of the head for one readout position, as a number of tokens for which the layers take as many;
+    /// attention between tokens is left out.
     pub fn tokens_per_readout(&self) -> f32 {
         let key_value_size = self.hidden_size / self.heads * self.key_value_heads;
         let attention = 2 * self.hidden_size + 2 * key_value_size;

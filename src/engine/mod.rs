@@ -1,8 +1,8 @@
 //! The engine: a bounded queue of sequences, and workers that own the model and run batches.
 //!
-//! [`Engine::admit`] reserves a place, [`Engine::submit`] consumes it, queues a request's sequences and waits for their scores
-//! until the deadline. A worker takes what is queued the moment it is free, so that a batch forms while the one before it
-//! runs.
+//! [`Engine::admit`] reserves a place, [`Engine::submit`] consumes it, queues a request's sequences and waits for their
+//! scores until the deadline. A worker takes what is queued the moment it is free, so that a batch forms while the one
+//! before it runs.
 //!
 //! | file | subject |
 //! |---|---|
@@ -45,15 +45,16 @@ pub use stats::{Counter, Histogram, HistogramSnapshot, Stats};
 /// Sizes of queue and batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens of one batch; a readout position counts as the tokens that cost as much. A more expensive sequence is a batch by
-    /// itself.
+    /// Tokens of one batch; a readout position counts as the tokens that cost as much. A more expensive sequence is a
+    /// batch by itself.
     pub batch_tokens_max: usize,
     /// Sequences of one batch.
     pub batch_size_max: usize,
     /// A batch that is not full waits this long, counted from the arrival of its first sequence.
     pub batch_delay: Duration,
-    /// Queue capacity in sequences: at this many no further request is admitted. Sequences of lists, beyond the first of
-    /// each, take up half of it at most; the others of a list wait for a place, so that lists do not keep single texts out.
+    /// Queue capacity in sequences: at this many no further request is admitted. Sequences of lists, beyond the first
+    /// of each, take up half of it at most; the others of a list wait for a place, so that lists do not keep single
+    /// texts out.
     pub queue_size: usize,
 }
 
@@ -158,8 +159,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts the watchdog: a batch that runs for `limit` marks the engine [broken](Self::broken). Its requests fail with
-    /// [`EngineError::Model`], queued ones with [`EngineError::Stopped`].
+    /// Starts the watchdog: a batch that runs for `limit` marks the engine [broken](Self::broken). Its requests fail
+    /// with [`EngineError::Model`], queued ones with [`EngineError::Stopped`].
     ///
     /// # Errors
     /// When the system starts no thread.
@@ -172,8 +173,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Admits a request before any work is done for it, so that a refusal costs next to nothing. An admitted request has a
-    /// place in the queue until it is [submitted](Self::submit) or its admission is dropped.
+    /// Admits a request before any work is done for it, so that a refusal costs next to nothing. An admitted request
+    /// has a place in the queue until it is [submitted](Self::submit) or its admission is dropped.
     ///
     /// # Errors
     /// [`EngineError::QueueFull`] and [`EngineError::Stopped`].
@@ -200,15 +201,15 @@ impl Engine {
     }
 
     /// Queues sequences of an admitted request and waits for their scores until `deadline`. A full queue does not
-    /// refuse them: the first has its place, the others wait for list places. Dropping the future withdraws sequences that are not
-    /// computed yet, and ends a batch that nothing else waits for.
+    /// refuse them: the first has its place, the others wait for list places. Dropping the future withdraws sequences
+    /// that are not computed yet, and ends a batch that nothing else waits for.
     ///
-    /// A request may be submitted in pieces. The first has the admission; every sequence of a later piece waits for a list
-    /// place, so that other requests run between the pieces.
+    /// A request may be submitted in pieces. The first has the admission; every sequence of a later piece waits for a
+    /// list place, so that other requests run between the pieces.
     ///
     /// # Errors
-    /// [`EngineError::Deadline`] when time is up, [`EngineError::Stopped`], else the first failure of a sequence: a request
-    /// is answered whole or not at all.
+    /// [`EngineError::Deadline`] when time is up, [`EngineError::Stopped`], else the first failure of a sequence: a
+    /// request is answered whole or not at all.
     pub async fn submit(
         &self,
         admission: impl Into<Option<Admission>>,
@@ -351,8 +352,8 @@ impl Engine {
         self.state.workers()
     }
 
-    /// Refuses new requests, completes queued ones, and joins the workers unless one of them hangs. Blocks; give it a time
-    /// limit.
+    /// Refuses new requests, completes queued ones, and joins the workers unless one of them hangs. Blocks; give it a
+    /// time limit.
     pub fn stop(&self) {
         self.queue.close();
         self.state.stop();

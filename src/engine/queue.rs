@@ -71,7 +71,8 @@ impl cloze_queue::Entry for Entry {
 
 /// A place in the queue for a request that is not submitted yet; given back when dropped.
 ///
-/// Until it is [settled](Self::settle), a full queue may give the place of a request that arrives slowly to another one.
+/// Until it is [settled](Self::settle), a full queue may give the place of a request that arrives slowly to another
+/// one.
 #[derive(Debug)]
 pub struct Admission(pub(super) cloze_queue::Admission<EngineQueue>);
 

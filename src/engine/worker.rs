@@ -19,8 +19,8 @@ const FAILURES_IN_A_ROW_MAX: u64 = 3;
 /// A failing worker that gets no batches is probed at this interval.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Abandons the queue when a worker ends, also by a panic, so that no request waits for it. An orderly end comes when the
-/// queue is closed and empty, and a lost device is lost for all workers.
+/// Abandons the queue when a worker ends, also by a panic, so that no request waits for it. An orderly end comes when
+/// the queue is closed and empty, and a lost device is lost for all workers.
 struct AbandonOnDrop<'a>(&'a Queue, &'a EngineState);
 
 impl Drop for AbandonOnDrop<'_> {
@@ -159,8 +159,8 @@ impl Worker<'_> {
         (batch, running)
     }
 
-    /// Completes a forward pass. If it failed, each entry that is still wanted is tried by itself, so that the culprit alone
-    /// fails. Health is updated before a reply is sent, so that a client with an answer sees the health after it.
+    /// Completes a forward pass. If it failed, each entry that is still wanted is tried by itself, so that the culprit
+    /// alone fails. Health is updated before a reply is sent, so that a client with an answer sees the health after it.
     fn complete_batch(&mut self, batch: Vec<Entry>, running: RunningBatch) {
         let mut failure = match complete(running, &batch) {
             Ok(completed) => return self.answer(batch, completed),

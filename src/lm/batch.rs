@@ -81,8 +81,8 @@ pub enum Select {
     TopK(usize),
     /// These tokens, in this order.
     Tokens(Arc<[u32]>),
-    /// One row for the whole sequence: the weight of each token of the vocabulary, pooled over the positions. Tokens of weight 0
-    /// are left out, the others ascend. The scores hold the weights in place of log-probabilities.
+    /// One row for the whole sequence: the weight of each token of the vocabulary, pooled over the positions. Tokens of
+    /// weight 0 are left out, the others ascend. The scores hold the weights in place of log-probabilities.
     Pool(Pooling),
 }
 

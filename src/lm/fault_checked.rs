@@ -34,7 +34,7 @@ fn check(fault: &Fault) -> Result<(), ModelError> {
     }
 }
 
-/// The result of `compute`, unless there is a fault by then: it is the cause of whatever error or panic came of it.
+/// The result of `compute`, unless there is a fault by then: it is the cause of any error or panic.
 fn checked<T>(fault: &Fault, compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
     let outcome = panics::catch(compute);
     check(fault)?;

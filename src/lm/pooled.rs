@@ -1,5 +1,5 @@
-//! Readouts that are pooled over all positions of a sequence, chunk by chunk of its logits: the logits of a sequence are never
-//! there as a whole.
+//! Readouts that are pooled over all positions of a sequence, chunk by chunk of its logits: the logits of a sequence
+//! are never there as a whole.
 
 use std::ops::Range;
 

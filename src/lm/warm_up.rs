@@ -63,8 +63,8 @@ impl WarmUp {
         Ok(())
     }
 
-    /// A batch of short sequences that read every position, so that as many rows go through the last layer and the head.
-    /// They select top-k and tokens in turn.
+    /// A batch of short sequences that read every position, so that as many rows go through the last layer and the
+    /// head. They select top-k and tokens in turn.
     fn batch(self, tokens: usize) -> Batch {
         let length = SEQUENCE_TOKENS.min(self.sequence_tokens_max);
         // A kernel of any size copies full rows of logits, so the smallest batch warms it up.

@@ -49,8 +49,8 @@ impl Admission {
     }
 }
 
-/// Limits the memory of all requests that are parsed and tokenized at a time. Large ones wait for each other, first come, first
-/// served; small ones do not.
+/// Limits the memory of all requests that are parsed and tokenized at a time. Large ones wait for each other, first
+/// come, first served; small ones do not.
 pub struct PlanningMemory {
     free: Arc<Semaphore>,
     units: usize,

@@ -84,8 +84,8 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// [`MemoryFull`] if that exceeds the limit, or the part of it for a reservation of this size; what was reserved stays
-    /// reserved.
+    /// [`MemoryFull`] if that exceeds the limit, or the part of it for a reservation of this size; what was reserved
+    /// stays reserved.
     pub fn grow(&mut self, bytes: usize) -> Result<(), MemoryFull> {
         let Shared { max, used, peak, .. } = &*self.limit.0;
         let max = match self.bytes.saturating_add(bytes) <= SMALL_BYTES {

@@ -1,9 +1,9 @@
 //! One request, from admission to answer.
 //!
-//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the request of any
-//! task and submits its sequences to the engine, piece by piece; [`Pipeline::decode`] finishes the answer. Planning and decoding compute on the threads of
-//! a [`WorkPool`], in slices, until the deadline or until the client disconnects. `POST /` decodes its answer in pieces instead
-//! (`server/answer_body.rs`).
+//! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the
+//! request of any task and submits its sequences to the engine, piece by piece; [`Pipeline::decode`] finishes the
+//! answer. Planning and decoding compute on the threads of a [`WorkPool`], in slices, until the deadline or until the
+//! client disconnects. `POST /` decodes its answer in pieces instead (`server/answer_body.rs`).
 //!
 //! | file | subject |
 //! |---|---|
@@ -352,8 +352,8 @@ impl Pipeline {
         }
     }
 
-    /// Runs `work`, which awaits checkpoints alone, on the pool, and waits until the deadline at most. When the deadline passes
-    /// or the returned future is dropped, the work ends at its next checkpoint.
+    /// Runs `work`, which awaits checkpoints alone, on the pool, and waits until the deadline at most. When the
+    /// deadline passes or the returned future is dropped, the work ends at its next checkpoint.
     ///
     /// # Errors
     /// [`Error::Timeout`], and [`Error::Internal`] for a panic.
@@ -371,8 +371,8 @@ impl Pipeline {
         }
     }
 
-    /// Runs `work` on `bytes` bytes, such as parsing a body: on the calling thread if they take no time worth a change of
-    /// threads, else on the pool.
+    /// Runs `work` on `bytes` bytes, such as parsing a body: on the calling thread if they take no time worth a change
+    /// of threads, else on the pool.
     ///
     /// # Errors
     /// As of [`compute`](Self::compute).

@@ -138,8 +138,8 @@ struct Rest {
 }
 
 impl Rest {
-    /// The next piece, or `None` at the end. The status is sent already, so a failure breaks the connection. The connection limits
-    /// the time.
+    /// The next piece, or `None` at the end. The status is sent already, so a failure breaks the connection. The
+    /// connection limits the time.
     async fn piece(&mut self) -> Option<std::io::Result<Vec<u8>>> {
         match piece(&self.app, self.json.take()?, Deadline::never()).await {
             Ok((piece, json)) => {

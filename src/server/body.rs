@@ -10,8 +10,8 @@ use crate::engine::SLOW_BODY;
 use crate::pipeline::{self, Admission, Deadline, MemoryFull, Reservation};
 use crate::sys::excerpt;
 
-/// Each chunk takes about a microsecond, also from a client that has left, while its bytes are in the system's buffers. So their
-/// number is limited: this many of any size, and beyond them one for so many bytes.
+/// Each chunk takes about a microsecond, also from a client that has left, while its bytes are in the system's buffers.
+/// So their number is limited: this many of any size, and beyond them one for so many bytes.
 const PARTS_MAX: usize = 10_000;
 const PART_BYTES_MIN: usize = 64;
 
@@ -35,8 +35,8 @@ pub fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Admits a request and reads its body. While the queue is full, a request that arrives whole at once takes the place of one
-/// that still arrives.
+/// Admits a request and reads its body. While the queue is full, a request that arrives whole at once takes the place
+/// of one that still arrives.
 ///
 /// # Errors
 /// A full queue (503), and those of [`read`].
@@ -65,8 +65,8 @@ pub async fn receive(app: &App, body: Body, deadline: Deadline) -> Result<(Admis
 /// Reads the whole body of an admitted request. Its memory is reserved as it arrives.
 ///
 /// # Errors
-/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400); one that exceeds the memory
-/// for all bodies, and a slow one whose place in the queue another request has taken (503).
+/// A body that is too large (413), that does not arrive in time (408), or that breaks off (400); one that exceeds the
+/// memory for all bodies, and a slow one whose place in the queue another request has taken (503).
 async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) -> Result<ReadBody, ApiError> {
     let read = async {
         tokio::select! {

@@ -1,12 +1,12 @@
 //! Several masks of a text filled together: beam search over the conditional distributions of the masks.
 //!
-//! The score of a filling is a sum of log-probabilities by the chain rule, one mask after the other with the masks before it
-//! filled. A masked language model has no single joint distribution: the sum depends on the order (Hennigen & Kim 2023,
-//! <https://arxiv.org/abs/2305.15501>).
+//! The score of a filling is a sum of log-probabilities by the chain rule, one mask after the other with the masks
+//! before it filled. A masked language model has no single joint distribution: the sum depends on the order (Hennigen &
+//! Kim 2023, <https://arxiv.org/abs/2305.15501>).
 //!
 //! The beam is monotone (Lemons et al. 2022, <https://arxiv.org/abs/2204.02929>): place `b` of the beam takes the best
-//! extension of the places up to `b` that no earlier place has. A wider beam contains every narrower one, so its best filling
-//! is never worse.
+//! extension of the places up to `b` that no earlier place has. A wider beam contains every narrower one, so its best
+//! filling is never worse.
 
 use super::computation::{Computation, PIECE_BYTES, Piece};
 use super::fill_mask::{AnswerSize, LOOKUPS_MAX, Parameters, TOP_K_DEFAULT};

@@ -1,7 +1,7 @@
 //! Tasks: which sequences a request sends to the model, and how the model's scores become its answer.
 //!
-//! A [`Task`] is a request. It is planned, which checks and tokenizes it; the [`Plan`] gives sequences in pieces and takes their
-//! scores; once it has no further piece it becomes an answer. No task knows the queue.
+//! A [`Task`] is a request. It is planned, which checks and tokenizes it; the [`Plan`] gives sequences in pieces and
+//! takes their scores; once it has no further piece it becomes an answer. No task knows the queue.
 //!
 //! | file | subject |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Properties of the model that every task uses: its tokenizer, the size of its vocabulary, the pooling of sparse vectors.
+//! Properties of the model that every task uses: its tokenizer, the size of its vocabulary, the pooling of sparse
+//! vectors.
 
 use crate::checkpoint::TokenizerFiles;
 use crate::lm::{ModelInfo, Pooling};
@@ -12,7 +13,8 @@ pub struct TaskModel {
 }
 
 impl TaskModel {
-    /// Texts of more than `tokens_max` tokens, special tokens included, are refused, and those that the model cannot take.
+    /// Texts of more than `tokens_max` tokens, special tokens included, are refused, and those that the model cannot
+    /// take.
     pub fn new(files: TokenizerFiles, info: &ModelInfo, tokens_max: usize) -> Self {
         Self {
             tokenizer: Tokenizer::new(files, tokens_max.min(info.max_tokens)),

@@ -1,7 +1,7 @@
 //! Sparse vectors of texts: SPLADE, <https://arxiv.org/abs/2109.10086>.
 //!
-//! The weight of token `j` is the maximum, or the sum, over all tokens of the text, special tokens included, of `log(1 +
-//! relu(logit_j))`.
+//! The weight of token `j` is the maximum, or the sum, over all tokens of the text, special tokens included, of `log(1
+//! + relu(logit_j))`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use super::{LengthRule, Tokenizer};
 use crate::work::{self, TooMuchWork, WorkBudget};
 
 impl Tokenizer {
-    /// Refuses texts that together need more than `lookups_max` look-ups, before any of them is made. Texts that are too long by
-    /// themselves are not counted: [`encode`](Self::encode) refuses them.
+    /// Refuses texts that together need more than `lookups_max` look-ups, before any of them is made. Texts that are
+    /// too long by themselves are not counted: [`encode`](Self::encode) refuses them.
     ///
     /// # Errors
     /// [`TooMuchWork`].

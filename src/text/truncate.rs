@@ -12,7 +12,8 @@ pub enum Truncation {
     Right,
     /// The beginning of the text is cut off.
     Left,
-    /// As transformers' tokenizers do: on the side and to the length that the files of the tokenizer state, on the right by default.
+    /// As transformers' tokenizers do: on the side and to the length that the files of the tokenizer state, on the
+    /// right by default.
     AsTokenizer,
     /// Every mask is kept, with as many tokens as fit, as many before the masks as after them where there are enough.
     AroundMask,
@@ -58,7 +59,8 @@ impl LengthRule {
         self.truncation != Truncation::Error
     }
 
-    /// The tokens to keep of a text of `tokens` tokens with masks at the ascending indices `masks`, if `kept_max` may be kept.
+    /// The tokens to keep of a text of `tokens` tokens with masks at the ascending indices `masks`, if `kept_max` may
+    /// be kept.
     ///
     /// # Errors
     /// When a mask would be cut off.

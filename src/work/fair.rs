@@ -1,8 +1,8 @@
 //! The order of slices: start-time fair queueing, so that every request gets the same share of the threads.
 //!
-//! Each request has a start tag, in time of work. A new one begins at the virtual time, a slice moves its tag on by the time
-//! that the slice took, and the lowest tag is next. Virtual time moves on by that time divided by the number of requests.
-//! P. Goyal, H. Vin, H. Cheng: Start-time Fair Queuing, SIGCOMM 1996.
+//! Each request has a start tag, in time of work. A new one begins at the virtual time, a slice moves its tag on by the
+//! time that the slice took, and the lowest tag is next. Virtual time moves on by that time divided by the number of
+//! requests. P. Goyal, H. Vin, H. Cheng: Start-time Fair Queuing, SIGCOMM 1996.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! CPU work of requests outside the model, in short slices, so that cheap requests do not wait for expensive ones.
 //!
-//! Tokenizing and decoding are `async` functions that call [`checkpoint`] between units of work of some microseconds. On a
-//! [`WorkPool`] a checkpoint gives the thread to another request once the slice is used up; outside of a pool it does nothing,
-//! and [`run_to_end`] runs such a function like any other.
+//! Tokenizing and decoding are `async` functions that call [`checkpoint`] between units of work of some microseconds.
+//! On a [`WorkPool`] a checkpoint gives the thread to another request once the slice is used up; outside of a pool it
+//! does nothing, and [`run_to_end`] runs such a function like any other.
 //!
 //! | file | subject |
 //! |---|---|

@@ -12,7 +12,8 @@ use super::SLICE_END;
 use super::fair::{FairQueue, Place};
 use crate::sys::panics;
 
-/// Length of a slice. A request that finds the threads busy waits about this long for each request that arrived before it.
+/// Length of a slice. A request that finds the threads busy waits about this long for each request that arrived before
+/// it.
 const SLICE: Duration = Duration::from_millis(1);
 
 /// Work without a result.

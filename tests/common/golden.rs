@@ -18,8 +18,8 @@ const AMX_TOLERANCE: f32 = 1e-4;
 /// In f16, which has 11 bits. Tokens whose scores are closer than that may change places.
 const F16_TOLERANCE: f32 = 2e-3;
 
-/// Cases that the server refuses, so that they never reach the model. Transformers answers with an empty list, fails deep
-/// inside, or accepts a `top_k` without an answer. The server's unit tests have them.
+/// Cases that the server refuses, so that they never reach the model. Transformers answers with an empty list, fails
+/// deep inside, or accepts a `top_k` without an answer. The server's unit tests have them.
 const DECIDED_IN_HTTP: &[&str] = &[
     "top_k 0",
     "top_k negative",
@@ -189,7 +189,7 @@ fn outputs(output: &Value, texts: usize) -> Vec<&Value> {
     list
 }
 
-/// How far off the scores are at most, if that is within `tolerance`.
+/// The largest error of a score, if it is within `tolerance`.
 fn compare(what: &str, answer: &TextAnswer, expected: &Value, tolerance: f32) -> f32 {
     let is_single = expected[0].is_object();
     match &answer[..] {
@@ -272,8 +272,8 @@ pub fn check_cases(backend: BackendKind, precision: Precision, step: usize) {
 }
 
 /// The mean difference between the score of the likeliest token and that of transformers is at most `mean_max`, for the
-/// masks of each checkpoint. These models are random and small, so rounding moves their scores more than those of trained
-/// ones.
+/// masks of each checkpoint. These models are random and small, so rounding moves their scores more than those of
+/// trained ones.
 #[allow(dead_code)]
 pub fn check_low_precision(precision: Precision, mean_max: f32) {
     for mut subject in subjects(BackendKind::Cpu, precision) {

@@ -1,5 +1,5 @@
-//! Starts that must fail: broken checkpoints, unavailable ports, invalid flags. Each ends with one sentence that names the
-//! file, the tensor or the flag, and with an exit code other than zero.
+//! Starts that must fail: broken checkpoints, unavailable ports, invalid flags. Each ends with one sentence that names
+//! the file, the tensor or the flag, and with an exit code other than zero.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -292,7 +292,7 @@ fn a_start_up_block_that_cannot_be_printed_stops_nothing() {
     }
 }
 
-/// Where the system gives no more threads, such as under a limit on processes, a server that needed one would panic.
+/// A server that started a thread for a request would panic under a limit on threads.
 #[test]
 #[cfg(target_os = "linux")]
 fn requests_start_no_threads() {

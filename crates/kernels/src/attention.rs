@@ -64,8 +64,8 @@ impl DistanceBias<'_> {
     pub const BLOCK: usize = NR;
 }
 
-/// Keys whose scores for a block of queries exist at once. The scores of more would leave the second-level cache; further
-/// keys are added with the online softmax: <https://arxiv.org/abs/1805.02867>.
+/// Keys whose scores for a block of queries exist at once. The scores of more would leave the second-level cache;
+/// further keys are added with the online softmax: <https://arxiv.org/abs/1805.02867>.
 const KEYS_AT_ONCE: usize = 2048;
 
 /// Buffers of a thread.

@@ -1,8 +1,8 @@
 //! One tile of a matrix product: micro-kernel, then epilogue.
 //!
 //! The sums stay in registers over the whole of K, or over a part of it that the micro-kernel chooses: both operands
-//! are packed and read from front to back. In f32 it chooses parts of 256, which are added at their ends: rounding errors
-//! grow with the length of a sum.
+//! are packed and read from front to back. In f32 it chooses parts of 256, which are added at their ends: rounding
+//! errors grow with the length of a sum.
 
 use crate::arch;
 use crate::disjoint::OutputTile;

@@ -30,8 +30,8 @@
 //! | `logits` | softmax sums and the largest logits |
 //! | `logits_pool` | the largest logit of each column |
 //!
-//! Every function is safe and checks sizes. How to add an instruction set: a file in `arch` with a `kernel::MicroKernel` for
-//! each precision, and a line in `arch::micro_kernel`.
+//! Every function is safe and checks sizes. How to add an instruction set: a file in `arch` with a
+//! `kernel::MicroKernel` for each precision, and a line in `arch::micro_kernel`.
 
 mod arch;
 mod attention;

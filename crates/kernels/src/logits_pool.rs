@@ -7,7 +7,8 @@ use crate::isa::for_each_isa;
 /// Columns of one task: they stay in the first-level cache while the rows pass.
 const BLOCK: usize = 4 * 1024;
 
-/// Raises each value of `pooled` `[columns]` to the largest of its column in `logits` `[rows, columns]`. A NaN raises nothing.
+/// Raises each value of `pooled` `[columns]` to the largest of its column in `logits` `[rows, columns]`. A NaN raises
+/// nothing.
 ///
 /// # Panics
 /// If the sizes do not match.

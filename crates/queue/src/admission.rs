@@ -7,8 +7,8 @@ use super::{Environment, Notify, Queue, Receiving, Refusal, State};
 
 /// A place in the queue for a request that is not submitted yet; given back when dropped.
 ///
-/// Until the request is [settled](Self::settle), its place is provisional: a full queue may give it to another request, so that
-/// bodies that never arrive do not keep the queue full.
+/// Until the request is [settled](Self::settle), its place is provisional: a full queue may give it to another request,
+/// so that bodies that never arrive do not keep the queue full.
 pub struct Admission<E: Environment> {
     queue: Arc<Queue<E>>,
     id: u64,

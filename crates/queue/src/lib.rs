@@ -1,10 +1,11 @@
 //! A bounded queue of requests that take turns, from which workers take batches.
 //!
-//! Requests take turns by cost: the sequence is next that would end first if all requests that wait shared the model in equal
-//! parts (weighted fair queueing, see `turns`). So a short text waits neither for whole lists nor for long texts.
+//! Requests take turns by cost: the sequence is next that would end first if all requests that wait shared the model in
+//! equal parts (weighted fair queueing, see `turns`). So a short text waits neither for whole lists nor for long texts.
 //!
-//! The queue knows neither models nor a runtime: its [`Environment`] gives it locks, notifications and a clock. The engine
-//! gives those of std and tokio; a test of the queue's interleavings gives those of a scheduler that tries many orders.
+//! The queue knows neither models nor a runtime: its [`Environment`] gives it locks, notifications and a clock. The
+//! engine gives those of std and tokio; a test of the queue's interleavings gives those of a scheduler that tries many
+//! orders.
 
 mod admission;
 mod environment;
@@ -154,9 +155,9 @@ impl<E: Environment> Queue<E> {
         }
     }
 
-    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. A full queue admits
-    /// it in place of one whose body has been arriving for longer than [`SLOW_BODY`]. The admission is for the request's first
-    /// sequence; those beyond it need list places.
+    /// Admits a request while entries and admitted requests are fewer than the queue's size, or refuses it. A full
+    /// queue admits it in place of one whose body has been arriving for longer than [`SLOW_BODY`]. The admission is for
+    /// the request's first sequence; those beyond it need list places.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -181,8 +182,8 @@ impl<E: Environment> Queue<E> {
         Ok(Admission::new(self, &mut state))
     }
 
-    /// Admits a request that has arrived whole after [`admit`](Self::admit) refused it: a full queue gives it the place of any
-    /// request that has not.
+    /// Admits a request that has arrived whole after [`admit`](Self::admit) refused it: a full queue gives it the place
+    /// of any request that has not.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -231,8 +232,8 @@ impl<E: Environment> Queue<E> {
         Ok(())
     }
 
-    /// The next batch: at least one entry, within the limits, in the order of turns. `None` once the queue is closed and
-    /// empty.
+    /// The next batch: at least one entry, within the limits, in the order of turns. `None` once the queue is closed
+    /// and empty.
     pub async fn next_batch(&self) -> Option<Vec<E::Entry>> {
         loop {
             let first_queued_at = self.first_queued_at().await?;

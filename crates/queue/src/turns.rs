@@ -1,9 +1,9 @@
 //! The order of sequences: weighted fair queueing over requests.
 //!
-//! Virtual time moves on with the cost that is served, divided by the number of requests that wait: it is the cost that each of
-//! them would have been served if they shared the model in equal parts. A request begins at the virtual time of its arrival,
-//! each of its sequences where the one before it ends, and the sequence with the earliest end is next. A cheap request thus
-//! overtakes expensive ones, which wait no longer than if the model were shared, but for one batch.
+//! Virtual time moves on with the cost that is served, divided by the number of requests that wait: it is the cost that
+//! each of them would have been served if they shared the model in equal parts. A request begins at the virtual time of
+//! its arrival, each of its sequences where the one before it ends, and the sequence with the earliest end is next. A
+//! cheap request thus overtakes expensive ones, which wait no longer than if the model were shared, but for one batch.
 //! A. Demers, S. Keshav, S. Shenker: Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -233,7 +233,8 @@ impl Class {
     /// The value of a setting that is null: `None` if the class takes it for absent.
     ///
     /// # Errors
-    /// A setting that cannot be null: as in transformers, where the library's rules for BERT accept true and false only.
+    /// A setting that cannot be null: as in transformers, where the library's rules for BERT accept true and false
+    /// only.
     pub fn null(self, setting: &str) -> Result<Option<bool>, String> {
         match self {
             _ if setting == "strip_accents" => Ok(None),

@@ -1,4 +1,5 @@
-//! The format of lines: plain text or JSON. Lines of other formats would be answered as texts, so detection refuses them.
+//! The format of lines: plain text or JSON. Lines of other formats would be answered as texts, so detection refuses
+//! them.
 
 use cloze::api::{Error, Format, TaskKind};
 use cloze::tasks::AnyRequest;
@@ -8,7 +9,7 @@ use serde::de::IgnoredAny;
 /// The format of all lines of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lines {
-    /// Each line is a text, whatever it looks like.
+    /// Each line is a text, even if it looks like JSON.
     Text,
     /// Each line is a request.
     Json,
@@ -106,8 +107,8 @@ fn is_csv_header(line: &str, mask_token: &str) -> bool {
     !line.contains(mask_token) && (usual.contains(&one.as_str()) || DELIMITERS.into_iter().any(many))
 }
 
-/// A record with a quoted field, or with a number as its first field. Prose has a space behind a comma, and no quotation
-/// that fills all between two commas.
+/// A record with a quoted field, or with a number as its first field. Prose has a space behind a comma, and no
+/// quotation that fills all between two commas.
 fn is_csv_record(line: &str) -> bool {
     DELIMITERS.into_iter().any(|delimiter| {
         let Some(fields) = fields(line, delimiter) else {

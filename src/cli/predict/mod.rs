@@ -1,8 +1,9 @@
-//! `cloze predict`, `cloze score` and `cloze sparse`: lines in, JSON Lines out, in the same order and through the same engine as the server.
+//! `cloze predict`, `cloze score` and `cloze sparse`: lines in, JSON Lines out, in the same order and through the same
+//! engine as the server.
 //!
-//! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file submits
-//! the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not grow with the
-//! input.
+//! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file
+//! submits the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not
+//! grow with the input.
 //!
 //! | file | subject |
 //! |---|---|
@@ -58,7 +59,8 @@ struct LineArguments {
     #[arg(default_value = "-", hide_default_value = true)]
     file: PathBuf,
 
-    /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {, and refuses JSON lists and CSV
+    /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {, and refuses JSON lists
+    /// and CSV
     #[arg(long, value_enum, default_value = "auto")]
     format: LineFormat,
 

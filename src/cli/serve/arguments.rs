@@ -55,8 +55,8 @@ pub struct ServeArguments {
           value_parser = within::<usize>(1..=BODY_BYTES_MAX))]
     pub max_body_bytes: usize,
 
-    /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503. A quarter is reserved for
-    /// bodies and responses of at most 64 KiB [default: 134217728, or five times --max-body-bytes]
+    /// Maximum size of all request bodies and responses in memory; beyond it requests get status 503. A quarter is
+    /// reserved for bodies and responses of at most 64 KiB [default: 134217728, or five times --max-body-bytes]
     #[arg(long, env = "CLOZE_MAX_BUFFERED_BYTES", value_name = "BYTES", value_parser = within::<usize>(1..=1 << 50))]
     pub max_buffered_bytes: Option<usize>,
 

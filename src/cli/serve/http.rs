@@ -27,8 +27,8 @@ pub struct HttpArguments {
     #[arg(long, env = "CLOZE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
 
-    /// Name under which clients reach a server that listens on a loopback address, such as that of a proxy in front, or *
-    /// for any; without it, localhost, IP addresses and names without a dot are answered; may be repeated
+    /// Name under which clients reach a server that listens on a loopback address, such as that of a proxy in front, or
+    /// * for any; without it, localhost, IP addresses and names without a dot are answered; may be repeated
     #[arg(long, env = "CLOZE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     allowed_host: Vec<String>,
 

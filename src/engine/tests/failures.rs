@@ -147,7 +147,7 @@ async fn a_lost_device_ends_the_worker_and_leaves_nobody_waiting() {
     assert_eq!(batches(&queue), 1, "a lost device is not asked again");
     assert_eq!(queue.stats.failed.get(), 4);
 
-    // While texts are tried singly: the first is answered, the second loses the device, nobody waits in vain.
+    // While texts are tried singly: the first is answered, the second loses the device, and each request gets an answer.
     let (queue, state) = parts(limits());
     let script = move |ids: &[u32]| match ids {
         [1] => Ok(()),

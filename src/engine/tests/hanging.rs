@@ -57,7 +57,7 @@ async fn who_waits_for_a_device_that_hangs_is_told_and_the_engine_is_broken() {
     assert_eq!(hanging.waiting.await.unwrap(), Err(EngineError::Stopped));
     let late = submit(engine, vec![sequence(3, 1)], Instant::now() + MINUTE).await;
     assert_eq!(late.map(|_| ()), Err(EngineError::Stopped));
-    // Joins nobody.
+    // Joins no other request.
     engine.stop();
 }
 

@@ -333,7 +333,8 @@ async fn a_full_queue_is_looked_through_now_and_then() {
         kept.extend(receivers);
         push(&queue, entries) == Err(EngineError::QueueFull)
     };
-    // In vain: nobody has left. For eight microseconds nobody looks again, so that refusing costs next to nothing.
+    // No client has left. For eight microseconds the queue does not look again, so that a refusal costs next to
+    // nothing.
     assert!(refused());
     receivers.truncate(7);
     tokio::time::advance(Duration::from_micros(7)).await;
@@ -487,7 +488,7 @@ async fn a_batch_that_becomes_full_leaves_in_that_moment() {
     }
 }
 
-/// Whatever comes when, to a worker that is free: no text waits longer than the delay, none leaves sooner but with
+/// Random arrivals at a worker that is free: no text waits longer than the delay, none leaves sooner but with
 /// a full batch, and all leave in order.
 #[tokio::test(start_paused = true)]
 async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {

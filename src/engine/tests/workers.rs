@@ -118,7 +118,7 @@ async fn what_is_left_of_a_list_goes_to_the_next_worker() {
     for _ in 0..2 {
         has_begun
             .recv_timeout(Duration::from_secs(20))
-            .expect("four of the six are in one batch, and nobody takes the others");
+            .expect("four of the six are in one batch, and no worker takes the others");
     }
     // The sequence that waited for a list place may be a third batch, of either worker.
     gates

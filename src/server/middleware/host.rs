@@ -1,8 +1,8 @@
 //! Requests to a server on a loopback address must be meant for it.
 //!
-//! A browser on the same machine reaches the server for any site that it shows: a site's name may resolve to 127.0.0.1 (DNS
-//! rebinding), and a page may post a form or a plain text to it without asking first. So the `Host` must be a local name, and
-//! a page of another site must be allowed to post.
+//! A browser on the same machine reaches the server for any site that it shows: a site's name may resolve to 127.0.0.1
+//! (DNS rebinding), and a page may post a form or a plain text to it without asking first. So the `Host` must be a
+//! local name, and a page of another site must be allowed to post.
 
 use poem::Request;
 use poem::http::uri::Authority;
@@ -41,8 +41,8 @@ impl AllowedHosts {
         self.0.iter().any(|name| name == "*")
     }
 
-    /// True for an IP address, `localhost`, a name without a dot, which no site of the internet has, and the names of the
-    /// list.
+    /// True for an IP address, `localhost`, a name without a dot, which no site of the internet has, and the names of
+    /// the list.
     fn contains(&self, authority: &Authority) -> bool {
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let is_address = host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok();

@@ -10,8 +10,8 @@ const MODELS: &str = "/v2/models/";
 /// Parts of a path that may follow the name of a model.
 const AFTER_NAME: [&str; 4] = ["versions", "ready", "config", "infer"];
 
-/// Rewrites the path of a request into the form of the route table: without slashes at its end, and with `/` as `%2F` in
-/// the name of a model of the hub.
+/// Rewrites the path of a request into the form of the route table: without slashes at its end, and with `/` as `%2F`
+/// in the name of a model of the hub.
 pub fn normalize(request: &mut Request, about: &About) {
     let uri = request.uri();
     let Some(path) = normalized(uri.path(), about) else {

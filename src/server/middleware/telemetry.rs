@@ -69,8 +69,8 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
     response
 }
 
-/// Logs and counts a request whose client leaves before its answer: the connection then drops the request's future, and this
-/// with it.
+/// Logs and counts a request whose client leaves before its answer: the connection then drops the request's future, and
+/// this with it.
 struct Departure<'a> {
     state: &'a State,
     method: &'static str,

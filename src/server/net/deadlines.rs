@@ -81,8 +81,8 @@ impl ConnectionDeadlines {
         matches!(self.phase, Phase::Request | Phase::Answer { .. })
     }
 
-    /// From when on the connection may give its slot to another one: at once between requests, later while a head arrives,
-    /// not at all while a request is answered.
+    /// From when on the connection may give its slot to another one: at once between requests, later while a head
+    /// arrives, not at all while a request is answered.
     pub fn idle_from(&self) -> Option<Instant> {
         match self.phase {
             Phase::Idle if !self.first => Some(Instant::now()),

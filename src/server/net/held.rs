@@ -4,8 +4,8 @@ use std::any::Any;
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
-/// In the extensions of a response: a value that the connection drops when the socket has taken the whole response, or the
-/// connection ends.
+/// In the extensions of a response: a value that the connection drops when the socket has taken the whole response, or
+/// the connection ends.
 #[derive(Clone)]
 pub struct Held(#[expect(dead_code, reason = "its drop is its use")] Arc<dyn Any + Send + Sync>);
 

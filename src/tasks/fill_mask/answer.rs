@@ -82,7 +82,8 @@ impl Answer {
     }
 }
 
-/// Keeps the best `top_k` scores, best first. With `renormalize` the probabilities of all are made to sum up to 1 before.
+/// Keeps the best `top_k` scores, best first. With `renormalize` the probabilities of all are made to sum up to 1
+/// before.
 pub fn sort_scores(scores: &mut Vec<TokenScore>, top_k: usize, renormalize: bool) {
     if renormalize {
         self::renormalize(scores);
@@ -118,8 +119,8 @@ impl TaskModel {
         work::run_to_end(self.decode_in_slices(answer, |_| Ok(())))
     }
 
-    /// The same with checkpoints, for a [`WorkPool`](crate::work::WorkPool). Calls `decoded` with the bytes of each prediction's
-    /// strings, and ends with its error.
+    /// The same with checkpoints, for a [`WorkPool`](crate::work::WorkPool). Calls `decoded` with the bytes of each
+    /// prediction's strings, and ends with its error.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails, and those of `decoded`.

@@ -1,7 +1,8 @@
 //! Fill-mask: the contract of transformers' `FillMaskPipeline` without the model in between.
 //!
-//! [`TaskModel::plan`](super::TaskModel::plan) turns a [`Request`] into a [`Plan`], whose sequences go to the model; with the model's scores
-//! the plan becomes an [`Answer`], whose predictions [`TaskModel`](super::TaskModel) decodes: all, or one by one.
+//! [`TaskModel::plan`](super::TaskModel::plan) turns a [`Request`] into a [`Plan`], whose sequences go to the model;
+//! with the model's scores the plan becomes an [`Answer`], whose predictions [`TaskModel`](super::TaskModel) decodes:
+//! all, or one by one.
 
 mod answer;
 mod answer_size;

@@ -39,8 +39,8 @@ impl TaskModel {
         work::run_to_end(self.scoring(parameters, &mut budget)).map(drop)
     }
 
-    /// A target that the vocabulary lacks is tokenized and replaced by its first piece. Duplicates are merged. A `top_k`
-    /// beyond the number of targets means all of them.
+    /// A target that the vocabulary lacks is tokenized and replaced by its first piece. Duplicates are merged. A
+    /// `top_k` beyond the number of targets means all of them.
     pub(in crate::tasks) async fn scoring(
         &self,
         parameters: &Parameters,

@@ -1,5 +1,5 @@
-//! Fuzz targets as plain functions. The package in `fuzz/` passes them to libFuzzer; `tests/corpus.rs` replays the corpus
-//! through them without libFuzzer.
+//! Fuzz targets as plain functions. The package in `fuzz/` passes them to libFuzzer; `tests/corpus.rs` replays the
+//! corpus through them without libFuzzer.
 //!
 //! A target takes any bytes. It must return: the input is refused with a sentence, or it is accepted and then works.
 
@@ -22,8 +22,8 @@ const TEXTS_MAX: usize = 512;
 /// The server's default.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Lets panics of the tokenizer's library unwind, where libFuzzer would end the process at any panic: Cloze catches them. One
-/// that Cloze does not catch is a finding all the same.
+/// Lets panics of the tokenizer's library unwind, where libFuzzer would end the process at any panic: Cloze catches
+/// them. One that Cloze does not catch is a finding all the same.
 pub fn let_tokenizers_panic() {
     let abort = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

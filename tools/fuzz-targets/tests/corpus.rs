@@ -1,4 +1,5 @@
-//! Replays every input of `fuzz/corpus` through its target, without libFuzzer, in some seconds. `fuzz/run.sh` finds new inputs.
+//! Replays every input of `fuzz/corpus` through its target, without libFuzzer, in some seconds. `fuzz/run.sh` finds new
+//! inputs.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! One short text after the other beside clients that send the most expensive requests there are, that leave, that hold half a
-//! head or half a body, or that do not read their answers; and beside a log that is not read.
+//! One short text after the other beside clients that send the most expensive requests there are, that leave, that hold
+//! half a head or half a body, or that do not read their answers; and beside a log that is not read.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ pub struct Arguments {
 
 /// Upper limit on the 99th percentile of a short text beside expensive requests.
 const P99_MAX: Duration = Duration::from_millis(500);
-/// A short text beside clients that take all places or all slots and then wait: the time after which a slow request loses its
-/// place, and a margin.
+/// A short text beside clients that take all places or all slots and then wait: the time after which a slow request
+/// loses its place, and a margin.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// After the last client has left, its work ends within this time.
 const STOPPING_MAX: Duration = Duration::from_millis(50);

@@ -15,8 +15,8 @@ use crate::Result;
 /// Seconds after which a request counts as hanging.
 const PATIENCE_SECONDS: u32 = 40;
 
-/// The output of `future`, or `None` if it hangs. Time during which this process was stopped does not count: the server may
-/// have been stopped with it.
+/// The output of `future`, or `None` if it hangs. Time during which this process was stopped does not count: the server
+/// may have been stopped with it.
 pub async fn unless_it_hangs<F: Future>(future: F) -> Option<F::Output> {
     let wait = async {
         for _ in 0..PATIENCE_SECONDS {
@@ -64,8 +64,8 @@ impl Client {
         self.send(complete(request, text)?).await
     }
 
-    /// Sends `text` with `expect: 100-continue` and calls `is_read` when the server answers with status 100, which says that
-    /// it reads the request.
+    /// Sends `text` with `expect: 100-continue` and calls `is_read` when the server answers with status 100, which says
+    /// that it reads the request.
     pub async fn ask_and_hear(&mut self, text: Bytes, is_read: impl Fn() + Send + Sync + 'static) -> Result<Answer> {
         let mut request = complete(Request::post("/").header("expect", "100-continue"), text)?;
         hyper::ext::on_informational(&mut request, move |_| is_read());

@@ -1,7 +1,7 @@
 //! Slow and numerous connections.
 //!
-//! Thousands of sockets send heads byte by byte. Then more sockets connect than the server has file descriptors, and more
-//! than its connection limit allows.
+//! Thousands of sockets send heads byte by byte. Then more sockets connect than the server has file descriptors, and
+//! more than its connection limit allows.
 
 use std::time::Duration;
 
@@ -99,7 +99,8 @@ async fn slow_heads(program: &Program, arguments: &Arguments, timed: bool) -> Re
     Ok(failures)
 }
 
-/// Sends a head without an end; returns after how long the server closed the connection, or `None` if it did not in time.
+/// Sends a head without an end; returns after how long the server closed the connection, or `None` if it did not in
+/// time.
 async fn dribble(stream: &mut TcpStream) -> Option<Duration> {
     let begun = Instant::now();
     let (mut reader, mut writer) = stream.split();

@@ -1,7 +1,7 @@
 //! Stress tests of a Cloze server on this machine.
 //!
-//! Each test starts a server on loopback, is bounded in time and connections, and ends with an error if the server does not
-//! behave as it must.
+//! Each test starts a server on loopback, is bounded in time and connections, and ends with an error if the server does
+//! not behave as it must.
 //!
 //! | file | what it is |
 //! |---|---|

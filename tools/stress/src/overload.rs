@@ -1,7 +1,7 @@
 //! Ten times the load that the server can carry, open loop.
 //!
-//! A closed loop measures what the server can carry. Then requests are sent at a fixed rate; the time of each counts from the
-//! moment at which it was due, so that a slow server cannot slow its clients down.
+//! A closed loop measures what the server can carry. Then requests are sent at a fixed rate; the time of each counts
+//! from the moment at which it was due, so that a slow server cannot slow its clients down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,8 +39,8 @@ pub struct Arguments {
 const CLOSED_CONNECTIONS: usize = 128;
 /// Connections of the open loop at most.
 const OPEN_CONNECTIONS_MAX: usize = 4000;
-/// The largest CPU use of other programs, in cores, for goodput to be checked. The threads of a batch wait for each other, so a
-/// program that uses one core costs more than one.
+/// The largest CPU use of other programs, in cores, for goodput to be checked. The threads of a batch wait for each
+/// other, so a program that uses one core costs more than one.
 const OTHERS_CORES_MAX: f64 = 0.15;
 /// The interval at which groups of requests are sent.
 const TICK: Duration = Duration::from_millis(1);

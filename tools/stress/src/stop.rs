@@ -31,8 +31,8 @@ const STOP_MAX: Duration = Duration::from_secs(70);
 /// The server's timeout for a stop.
 const FLAGS: [&str; 4] = ["--shutdown-timeout-ms", "60000", "--request-timeout-ms", "60000"];
 
-/// One request. The server must answer it if it confirmed that it reads it. A request that arrives while the server closes the
-/// idle connection may stay unanswered; clients retry those.
+/// One request. The server must answer it if it confirmed that it reads it. A request that arrives while the server
+/// closes the idle connection may stay unanswered; clients retry those.
 struct Asked {
     read_at: Option<Instant>,
     ended_at: Instant,

@@ -282,7 +282,8 @@ macro_rules! kernel {
 }
 
 kernel!(
-    /// One f32 a K-step. Sums are added in parts of K: rounding errors grow with the length of a part instead of that of K.
+    /// One f32 a K-step. Sums are added in parts of K: rounding errors grow with the length of a part instead of that
+    /// of K.
     f32_rows, "avx512f", __m512, _mm512_setzero_ps(), part = 256,
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
     |sum| _mm512_castps_si512(sum),

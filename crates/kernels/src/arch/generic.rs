@@ -149,8 +149,8 @@ unsafe fn run(
     }
 }
 
-/// The operands of parts of K. Sums of parts that are added at the end have rounding errors that grow with the length of a
-/// part instead of that of K.
+/// The operands of parts of K. Sums of parts that are added at the end have rounding errors that grow with the length
+/// of a part instead of that of K.
 fn parts<'a>(operands: &Operands<'a>) -> impl Iterator<Item = Operands<'a>> {
     /// K-blocks of a part.
     const PART: usize = 16;

@@ -1,5 +1,5 @@
-//! Biases and softmax attention within sequences, without padding and in one launch. The influence of distance, a window
-//! or a bias, is an option of the kernel.
+//! Biases and softmax attention within sequences, without padding and in one launch. The influence of distance, a
+//! window or a bias, is an option of the kernel.
 //!
 //! A cube takes a tile of a sequence's query rows and one head, a unit each row. Keys and values pass through shared
 //! memory, and the softmax is computed online: <https://arxiv.org/abs/1805.02867>.
