@@ -136,9 +136,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
     drain_timeout: Duration,
 ) -> std::io::Result<()> {
+    let displacing = Arc::clone(&app);
     let connections = net::ConnectionOptions {
         limits: app.options.connections,
         tls: app.options.tls.clone(),
+        end_slow_request: net::EndSlowRequest(Arc::new(move || displacing.pipeline.engine().displace_slow())),
     };
     let mut stop_at = Instant::now();
     let shutdown = async {

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use poem::{Endpoint, Response};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
-use super::options::ConnectionOptions;
+use super::options::{ConnectionOptions, EndSlowRequest};
 use super::refusal::Refuse;
 use super::slots::ConnectionSlots;
 use crate::server::throttled_log::ThrottledLog;
 
 /// Pause after an error that will not pass at once, such as no free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Interval between two requests that end for one connection that waits for a slot.
+const SLOW_REQUEST_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval between log lines about the same problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,7 @@ pub async fn serve(
                         tokio::select! {
                             biased;
                             () = &mut shutdown => break,
-                            slot = slots.acquire() => slot,
+                            slot = acquire(&slots, &options.end_slow_request) => slot,
                         }
                     }
                 };
@@ -108,6 +110,17 @@ pub async fn serve(
         connections.shutdown().await;
     }
     Ok(())
+}
+
+/// Waits for a slot. Meanwhile requests whose bodies arrive slowly end one after the other.
+async fn acquire(slots: &ConnectionSlots, EndSlowRequest(end_slow_request): &EndSlowRequest) -> OwnedSemaphorePermit {
+    let mut slot = pin!(slots.acquire());
+    loop {
+        end_slow_request();
+        if let Ok(slot) = tokio::time::timeout(SLOW_REQUEST_INTERVAL, &mut slot).await {
+            return slot;
+        }
+    }
 }
 
 /// True if an error of `accept` belongs to one connection, so the next may be accepted at once.

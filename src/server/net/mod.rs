@@ -28,6 +28,6 @@ mod tls;
 
 pub use accept::serve;
 pub use held::Held;
-pub use options::{ConnectionLimits, ConnectionOptions};
+pub use options::{ConnectionLimits, ConnectionOptions, EndSlowRequest};
 pub use refusal::BadHead;
 pub use tls::{Tls, TlsError, TlsFile};

@@ -1,5 +1,6 @@
 //! Limits and TLS of every connection.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use super::tls::Tls;
 /// Limits of connections. Requests have limits of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections. For a further one the connection that has been idle longest is closed; if none is idle, it
-    /// waits, and those after it wait in the system's backlog.
+    /// Open connections. For a further one the connection that has been idle longest is closed, or the request ends
+    /// whose body has been arriving longest. If there is neither, it waits, and those after it wait in the system's
+    /// backlog.
     pub connections_max: usize,
     /// For the head of a request, and for the TLS handshake before it: from the accept for the first request of a
     /// connection, from its first byte for later ones.
@@ -40,4 +42,16 @@ pub struct ConnectionOptions {
     pub limits: ConnectionLimits,
     /// `None` serves plain HTTP.
     pub tls: Option<Arc<Tls>>,
+    /// Called again and again while a connection waits for a slot.
+    pub end_slow_request: EndSlowRequest,
+}
+
+/// Ends one request whose body arrives slowly, if there is one.
+#[derive(Clone)]
+pub struct EndSlowRequest(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for EndSlowRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndSlowRequest")
+    }
 }

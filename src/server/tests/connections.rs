@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use cloze_queue::SLOW_BODY;
 
 use super::{MINUTE, app, gated};
-use crate::server::net::{self, ConnectionLimits, ConnectionOptions};
+use crate::server::net::{self, ConnectionLimits, ConnectionOptions, EndSlowRequest};
 use crate::server::serve;
 
 const ANSWER_BYTES: usize = 64 << 20;
@@ -27,7 +27,11 @@ async fn a_client_that_reads_nothing_is_disconnected_after_the_write_timeout() {
         write_timeout: Duration::from_secs(1),
         ..ConnectionLimits::default()
     };
-    let options = ConnectionOptions { limits, tls: None };
+    let options = ConnectionOptions {
+        limits,
+        tls: None,
+        end_slow_request: EndSlowRequest(Arc::new(|| {})),
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let refuse = Arc::new(|_| unreachable!("the head is good"));
     let shutdown = async { drop(stopped.await) };
@@ -185,6 +189,34 @@ async fn a_whole_request_does_not_wait_for_bodies_that_arrive() {
             assert_eq!(&answer[9..12], b"200");
         }
         stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, clients);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_give_up_the_slots_of_their_connections() {
+    let mut app = app(|_| {}, 8, MINUTE);
+    Arc::get_mut(&mut app).unwrap().options.connections.connections_max = 2;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE / 60);
+    let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n";
+    let clients = async {
+        let mut halves = Vec::new();
+        for _ in 0..2 {
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(&[&head[..], b"a"].concat()).await.unwrap();
+            halves.push(half);
+        }
+        let mut whole = TcpStream::connect(address).await.unwrap();
+        whole.write_all(&[&head[..], b"a [MASK]"].concat()).await.unwrap();
+        let mut answer = [0; 12];
+        let answered = tokio::time::timeout(MINUTE / 6, whole.read_exact(&mut answer)).await;
+        answered.expect("the slow bodies keep their slots").unwrap();
+        assert_eq!(&answer[9..], b"200");
+        stop.send(()).unwrap();
+        drop(whole);
     };
     tokio::join!(async { server.await.unwrap() }, clients);
 }
