@@ -6,6 +6,7 @@ mod http {
     mod bad_heads;
     mod bad_input;
     mod basics;
+    mod command_line;
     mod connections;
     mod faults;
     mod operations;

@@ -9,12 +9,14 @@ use cloze::checkpoint::CheckpointError;
 use cloze::hub::HubError;
 use cloze::lm::{LoadError, WarmUpError};
 
+use super::named;
+
 /// The text of an error for the user: one sentence, with advice where there is any.
 pub fn message(error: &(dyn Error + 'static)) -> String {
-    match advice(error) {
+    named(&match advice(error) {
         Some(advice) => format!("{error}; {advice}"),
         None => error.to_string(),
-    }
+    })
 }
 
 fn advice(error: &(dyn Error + 'static)) -> Option<String> {

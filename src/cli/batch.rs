@@ -6,35 +6,47 @@ use clap::{Args, ValueEnum};
 use cloze::engine::Limits;
 use cloze::{BatchTimeout, Builder, Cloze, WarmUpExtent};
 
+use super::headings::{BATCHING, HARDWARE};
 use super::progress::WarmUpProgress;
-use super::ranges::{BATCH_SIZE_MAX, TIME_LIMIT_MS_MAX, TOKENS_MAX, within};
+use super::values::{BATCH_SIZE_MAX, TIME_LIMIT_MS_MAX, TOKENS_MAX, within};
 
 /// Flags of every command that computes batches.
 #[derive(Debug, Args)]
 pub struct BatchArguments {
-    /// Maximum number of tokens in a batch; a mask counts as the number of tokens that cost as much
+    /// Most tokens of a batch, and of a text; a mask counts as the number of tokens that cost as much
+    ///
+    /// Raise it for models that take longer texts, and for throughput on a GPU; lower it to bound the time of a batch.
     #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS",
-          value_parser = within::<usize>(1..=TOKENS_MAX))]
+          value_parser = within::<usize>(1..=TOKENS_MAX), help_heading = BATCHING)]
     pub max_batch_tokens: usize,
 
-    /// Maximum number of texts in a batch
+    /// Most texts of a batch
+    ///
+    /// Lower it to bound the time that a text waits for the batch before it.
     #[arg(long, env = "CLOZE_MAX_BATCH_SIZE", default_value = "64", value_name = "TEXTS",
-          value_parser = within::<usize>(1..=BATCH_SIZE_MAX))]
+          value_parser = within::<usize>(1..=BATCH_SIZE_MAX), help_heading = BATCHING)]
     pub max_batch_size: usize,
 
-    /// Maximum number of tokens in a text [default: the model's maximum]
+    /// Most tokens of a text; a longer text gets status 422 [default: the model's limit]
+    ///
+    /// Lower it to bound the cost of one text.
     #[arg(long, env = "CLOZE_MAX_INPUT_TOKENS", value_name = "TOKENS",
-          value_parser = within::<usize>(1..=TOKENS_MAX))]
+          value_parser = within::<usize>(1..=TOKENS_MAX), help_heading = BATCHING)]
     pub max_input_tokens: Option<usize>,
 
-    /// Batches computed before the first request; a GPU compiles kernels for each batch size
-    #[arg(long, env = "CLOZE_WARM_UP", value_enum, default_value = "full")]
+    /// Batches computed before the first request
+    ///
+    /// A GPU compiles kernels for each batch size: full takes up to minutes before the server listens; set it to short
+    /// to listen at once and let the first requests wait. On the CPU both are one batch.
+    #[arg(long, env = "CLOZE_WARM_UP", value_enum, ignore_case = true, default_value = "full", help_heading = HARDWARE)]
     pub warm_up: WarmUp,
 
-    /// Time limit of a batch; when it is exceeded, the device is considered hung and the process exits. 0 disables the
-    /// limit [default: 60000 on a GPU; 0 on the CPU, on a software driver, and with --warm-up short]
+    /// Time limit of a batch: a device that takes longer counts as hung, and the process exits; 0: no limit [default:
+    /// 60000 on a GPU; 0 on the CPU, on a software driver, and with --warm-up short]
+    ///
+    /// Lower it so that a supervisor restarts a hung GPU sooner; raise it if batches of your model take as long.
     #[arg(long, env = "CLOZE_BATCH_TIMEOUT_MS", value_name = "MS",
-          value_parser = within::<u64>(0..=TIME_LIMIT_MS_MAX))]
+          value_parser = within::<u64>(0..=TIME_LIMIT_MS_MAX), help_heading = HARDWARE)]
     pub batch_timeout_ms: Option<u64>,
 }
 

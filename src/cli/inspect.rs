@@ -5,24 +5,24 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use cloze::lm::inspect::{ArchitectureSummary, Inspection, StoredTensor, TokenizerSummary, WeightsSummary};
 use cloze::sys::memory;
 use serde::Serialize;
 
 use super::advice;
-use super::model::locate;
+use super::model::{check_revision, locate};
 use super::print;
 
 /// `cloze inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArguments {
     /// Folder, or name of a model on the hub [default: the embedded demo model]
-    #[arg(value_name = "DIR|NAME")]
+    #[arg(env = "CLOZE_MODEL", value_name = "DIR|NAME", value_hint = ValueHint::AnyPath)]
     model: Option<PathBuf>,
 
     /// Branch, tag or commit of a model on the hub [default: main]
-    #[arg(long, value_name = "REVISION", requires = "model")]
+    #[arg(long, env = "CLOZE_REVISION", value_name = "REVISION")]
     revision: Option<String>,
 
     /// Print one JSON object
@@ -32,6 +32,16 @@ pub struct InspectArguments {
     /// List each tensor with its type and shape
     #[arg(long)]
     tensors: bool,
+}
+
+impl InspectArguments {
+    /// Checks flags that need each other.
+    ///
+    /// # Errors
+    /// A revision without a model.
+    pub fn check(&self) -> Result<(), String> {
+        check_revision(self.model.as_deref(), self.revision.as_deref())
+    }
 }
 
 /// Prints the inspection. Returns failure for a model with errors.

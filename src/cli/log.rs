@@ -5,20 +5,28 @@ use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, registry};
 
+use super::headings::LOGGING;
+
 /// Flags of every command that logs.
 #[derive(Debug, Args)]
 pub struct LogArguments {
-    /// Log filter: error, warn, info, debug, trace, or directives such as cloze=debug,poem=warn
-    #[arg(long, env = "CLOZE_LOG", default_value = "info", value_name = "LEVEL")]
+    /// Level of log lines: error, warn, info, debug, trace or off, or a filter such as info,cloze=debug
+    ///
+    /// Set it to warn to leave out a line for each request, and to cloze=debug to find a fault.
+    #[arg(short, long, env = "CLOZE_LOG", default_value = "info", value_name = "LEVEL", help_heading = LOGGING)]
     pub log: String,
 
     /// Format of log lines
-    #[arg(long, env = "CLOZE_LOG_FORMAT", value_enum, default_value = "text")]
+    ///
+    /// Set it to json for a program that collects logs.
+    #[arg(long, env = "CLOZE_LOG_FORMAT", value_enum, ignore_case = true, default_value = "text",
+          help_heading = LOGGING)]
     pub log_format: LogFormat,
 }
 
@@ -41,6 +49,20 @@ const QUIET: [&str; 6] = [
     "cubecl_runtime=warn",
 ];
 
+/// Parses the filter. In tracing's own syntax a word that is no level is a target, and everything else is off.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    if let Some(part) = parts.iter().find(|part| !part.contains('=') && !is_level(part)) {
+        return Err(format!(
+            "--log: \"{part}\" is not a level; write error, warn, info, debug, trace or off, or a filter such as \
+             info,cloze=debug"
+        ));
+    }
+    let filter = EnvFilter::try_new(parts.join(","));
+    filter.map_err(|error| format!("--log: \"{text}\" is not a log filter: {error}"))
+}
+
 impl LogArguments {
     /// Starts logging. Call it once per process.
     pub fn start(&self) -> Result<(), Box<dyn Error>> {
@@ -60,8 +82,7 @@ impl LogArguments {
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
-        let filter = &self.log;
-        let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log \"{filter}\" is not a log filter: {e}"))?;
+        let filter = filter(&self.log)?;
         let filter = QUIET.into_iter().fold(filter, |filter, directive| {
             filter.add_directive(directive.parse().expect("a valid directive"))
         });
@@ -74,5 +95,28 @@ impl LogArguments {
             LogFormat::Json => log.json().flatten_event(true).boxed(),
         };
         Ok(log.with_filter(filter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "info,cloze=debug",
+            "cloze=debug,poem=warn",
+            "info, cloze=trace",
+        ] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["foo", "verbose", "inof", "", "info,", "info,cloze", "cloze=bogus"] {
+            let error = filter(text).unwrap_err();
+            assert!(error.starts_with("--log: "), "{text}: {error}");
+        }
     }
 }

@@ -8,6 +8,9 @@
 //! | `devices` | `cloze devices`: lists the CPU and the GPU adapters |
 //! | `inspect` | `cloze inspect`: shows the contents of a model |
 //! | `shell` | `cloze completions` and `cloze man` |
+//! | `reference` | all flags and variables as help, manual pages and Markdown |
+//! | `headings` | the groups of flags in `--help` |
+//! | `variables` | environment variables of flags |
 //! | `advice` | adds to an error the flag or variable that helps |
 //! | `model` | shared flags: model and backend |
 //! | `batch` | shared flags: limits of batches |
@@ -15,13 +18,14 @@
 //! | `log_writer` | writes log lines without blocking the threads that log |
 //! | `traces` | export of OpenTelemetry traces, with the cargo feature `otel` |
 //! | `progress` | progress bars |
-//! | `ranges` | the ranges of numeric flags |
+//! | `values` | the values of numeric flags and switches |
 //! | `runtime` | the threads that run async tasks |
 //! | `output` | writes to standard output and standard error |
 
 mod advice;
 mod batch;
 mod devices;
+mod headings;
 mod health;
 mod inspect;
 mod log;
@@ -30,12 +34,14 @@ mod model;
 mod output;
 mod predict;
 mod progress;
-mod ranges;
+mod reference;
 mod runtime;
 mod serve;
 mod shell;
 #[cfg(feature = "otel")]
 mod traces;
+mod values;
+mod variables;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -48,11 +54,14 @@ use serve::ServeArguments;
 pub use log_writer::flush as flush_log;
 pub use output::complain;
 use output::print;
+use reference::command;
+use variables::named;
+pub use variables::parse;
 
-/// Server for masked language models: predicts the masked tokens of a text.
+/// Server for masked language models: predicts the masked tokens of a text
 ///
-/// Without flags it serves the embedded demo model on the CPU at http://127.0.0.1:8000:
-/// curl -X POST -d "Paris is the capital of [MASK]." http://localhost:8000/
+/// Without flags it serves the embedded demo model on the CPU at http://127.0.0.1:8000. Try it with a page in a
+/// browser, or with curl -d "Paris is the capital of [MASK]." http://localhost:8000/
 #[derive(Debug, Parser)]
 #[command(name = "cloze", version, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
@@ -72,8 +81,7 @@ enum Command {
     ///
     /// A line is a text, or a request in the server's format: {"inputs": ..., "parameters": {"top_k": ..., "targets":
     /// ...}}. Each line gets one line of output. A line with an error gets {"error": ..., "error_type": ..., "line":
-    /// ...}. Exit codes: 0 all lines answered, 3 some lines with errors, 1 the command failed, 2 invalid flags, 130
-    /// Ctrl-C.
+    /// ...}.
     Predict(Box<predict::PredictArguments>),
     /// Scores each line of a file by its pseudo-log-likelihood, as JSON Lines in the same order
     ///
@@ -89,12 +97,30 @@ enum Command {
     Health(health::HealthArguments),
     /// Lists the CPU and the GPU adapters of this machine
     Devices,
-    /// Shows the contents of a model, whether it fits into memory, and every error that prevents serving it
+    /// Describes a model and its memory, and lists every error that prevents serving it
     Inspect(inspect::InspectArguments),
     /// Prints a completion script for a shell
     Completions(shell::CompletionsArguments),
     /// Prints the manual page
     Man(shell::ManArguments),
+}
+
+impl Arguments {
+    /// Checks flags that need each other.
+    ///
+    /// # Errors
+    /// A flag that would have no effect, or lacks another.
+    fn check(&self) -> Result<(), String> {
+        match &self.command {
+            None => self.serve.check(),
+            Some(Command::Serve(arguments)) => arguments.check(),
+            Some(Command::Predict(arguments)) => arguments.check(),
+            Some(Command::Score(arguments)) => arguments.check(),
+            Some(Command::Sparse(arguments)) => arguments.check(),
+            Some(Command::Inspect(arguments)) => arguments.check(),
+            Some(Command::Health(_) | Command::Devices | Command::Completions(_) | Command::Man(_)) => Ok(()),
+        }
+    }
 }
 
 /// Runs the command.

@@ -4,47 +4,68 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use cloze::backend::Precision;
-use cloze::checkpoint::Source;
-use cloze::hub::{Hub, ModelName, Settings};
+use cloze::checkpoint::{CheckpointError, Source};
+use cloze::hub::{Hub, HubError, ModelName, Settings};
 use cloze::lm::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, check_config};
 
+use super::headings::{HARDWARE, MODEL};
+use super::message;
 use super::progress::Download;
-use super::ranges::{THREADS_MAX, within};
+use super::values::{THREADS_MAX, within};
 
 /// Flags of every command that opens a model.
 #[derive(Debug, Args)]
 pub struct ModelArguments {
-    /// Folder with config.json, tokenizer.json (or vocab.txt) and model.safetensors, or name of a model on the Hugging
-    /// Face hub, such as google-bert/bert-base-uncased [default: the embedded demo model]
-    #[arg(long, env = "CLOZE_MODEL", value_name = "DIR|NAME")]
+    /// Model: a folder with config.json, tokenizer and weights, or a name on the Hugging Face hub [default: the
+    /// embedded demo model]
+    ///
+    /// Set it for any real use, for example to google-bert/bert-base-uncased; the demo model is small. A model of the
+    /// hub is downloaded at the first start.
+    #[arg(short, long, env = "CLOZE_MODEL", value_name = "DIR|NAME", value_hint = ValueHint::AnyPath,
+          help_heading = MODEL)]
     pub model: Option<PathBuf>,
 
     /// Branch, tag or commit of a model on the hub [default: main]
-    #[arg(long, env = "CLOZE_REVISION", value_name = "REVISION", requires = "model")]
+    ///
+    /// Set it to a commit so that every machine loads the same weights.
+    #[arg(long, env = "CLOZE_REVISION", value_name = "REVISION", help_heading = MODEL)]
     pub revision: Option<String>,
 
-    /// Backend that runs the model
-    #[arg(long, env = "CLOZE_BACKEND", value_enum, default_value = "cpu")]
+    /// Hardware that computes
+    ///
+    /// Set it to gpu on a machine with a GPU; `cloze devices` lists what is there.
+    #[arg(short, long, env = "CLOZE_BACKEND", value_enum, ignore_case = true, default_value = "cpu",
+          help_heading = HARDWARE)]
     pub backend: Backend,
 
-    /// Compute precision. CPU: f32, bf16 (up to twice as fast) or int8 (up to three times as fast), in order of
-    /// decreasing accuracy. GPU: f32 or f16 [default: f32; f16 on a GPU that supports it]
-    #[arg(long, env = "CLOZE_DTYPE", value_parser = precisions())]
-    pub dtype: Option<Precision>,
-
-    /// GPU to use: its index or a part of its name, as listed by `cloze devices` [default: the best]
-    #[arg(long, env = "CLOZE_GPU_DEVICE", value_name = "INDEX|NAME")]
+    /// GPU to use: its index or a part of its name, as `cloze devices` lists them [default: the best]
+    ///
+    /// Set it on a machine with several GPUs, together with --backend gpu.
+    #[arg(long, env = "CLOZE_GPU_DEVICE", value_name = "INDEX|NAME", help_heading = HARDWARE)]
     pub gpu_device: Option<String>,
 
-    /// Compute threads of the CPU backend [default: one per core]
-    #[arg(long, env = "CLOZE_THREADS", value_name = "N", value_parser = within::<usize>(1..=THREADS_MAX))]
+    /// Compute precision: less precision takes less memory, and less time on CPUs that compute in it [default: f32; f16
+    /// on a GPU that has it]
+    ///
+    /// Set it to bf16 on a CPU with avx512_bf16 or amx, and to int8 on one with avx512_vnni, avx2 or amx if near ties
+    /// may change; `cloze devices` shows the CPU's features.
+    #[arg(short, long, env = "CLOZE_DTYPE", ignore_case = true, value_parser = precisions(), help_heading = HARDWARE)]
+    pub dtype: Option<Precision>,
+
+    /// CPU threads that compute [default: one for each core]
+    ///
+    /// Lower it to leave cores to other programs, and in a container whose share of the cores is not limited.
+    #[arg(short, long, env = "CLOZE_THREADS", value_name = "N", value_parser = within::<usize>(1..=THREADS_MAX),
+          help_heading = HARDWARE)]
     pub threads: Option<usize>,
 
-    /// Batches that the CPU backend computes concurrently; the workers divide the threads and share the weights
+    /// Batches that the CPU computes at the same time; the workers divide the threads and share the weights
+    ///
+    /// Raise it by one for every 8 cores if requests fill batches; one worker answers a single request fastest.
     #[arg(long, env = "CLOZE_WORKERS", default_value = "1", value_name = "N",
-          value_parser = within::<usize>(1..=THREADS_MAX))]
+          value_parser = within::<usize>(1..=THREADS_MAX), help_heading = HARDWARE)]
     pub workers: usize,
 }
 
@@ -81,12 +102,12 @@ fn precisions() -> impl TypedValueParser<Value = Precision> {
     let values = Precision::ALL.map(|precision| {
         PossibleValue::new(precision.name()).help(match precision {
             Precision::F32 => "32-bit floating point",
-            Precision::F16 => "16-bit floating point (GPU)",
-            Precision::Bf16 => "bfloat16 weights and activations in matrix products (CPU)",
-            Precision::Int8 => "8-bit integer weights and activations in matrix products (CPU)",
+            Precision::F16 => "16-bit floating point in matrix products: half the memory (GPU)",
+            Precision::Bf16 => "bfloat16 in matrix products: half the memory (CPU)",
+            Precision::Int8 => "8-bit integers in matrix products: a quarter of the memory (CPU)",
         })
     });
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<Precision>())
+    PossibleValuesParser::new(values).try_map(|name| name.to_ascii_lowercase().parse::<Precision>())
 }
 
 /// Cores that this process may use.
@@ -95,6 +116,18 @@ pub fn cores() -> usize {
 }
 
 impl ModelArguments {
+    /// Checks flags that need each other.
+    ///
+    /// # Errors
+    /// A flag that would have no effect.
+    pub fn check(&self) -> Result<(), String> {
+        check_revision(self.model.as_deref(), self.revision.as_deref())?;
+        match &self.gpu_device {
+            Some(_) if self.backend != Backend::Gpu => Err("--gpu-device needs --backend gpu".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the checkpoint, downloading it first where it has to be: its configuration and tokenizer are read,
     /// its weights are not.
     pub fn open(&self) -> Result<PretrainedModel, Box<dyn Error>> {
@@ -125,6 +158,17 @@ impl ModelArguments {
     }
 }
 
+/// Checks that a revision has a model.
+///
+/// # Errors
+/// It has none.
+pub fn check_revision(model: Option<&Path>, revision: Option<&str>) -> Result<(), String> {
+    match (model, revision) {
+        (None, Some(_)) => Err("--revision is for a model of the hub; name the model with --model".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 /// Finds a model: the embedded one, a folder, or a model of the hub, which is downloaded unless it is in the cache.
 pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Box<dyn Error>> {
     let Some(model) = model else {
@@ -148,5 +192,12 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
         return Err("--revision takes a branch, a tag or a commit".into());
     };
     let hub = Hub::new(Settings::from_env()?);
-    Ok(Source::hub(&hub, &name, &mut Download::default(), &check_config)?)
+    let source = Source::hub(&hub, &name, &mut Download::default(), &check_config);
+    source.map_err(|error| match error {
+        // The name may be a folder's with a mistake in it.
+        CheckpointError::Hub(HubError::Unreachable { .. } | HubError::Offline { .. }) => {
+            format!("there is no local folder {shown}, and {}", message(&error)).into()
+        }
+        error => error.into(),
+    })
 }

@@ -3,43 +3,93 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, ValueHint};
 use clap_complete::Shell;
 
-use super::{Arguments, print};
+use super::{command, print, reference};
 
 /// `cloze completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArguments {
     /// Shell to generate the script for
+    #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
 /// `cloze man`.
 #[derive(Debug, Args)]
 pub struct ManArguments {
-    /// Folder for the pages of all subcommands (cloze.1, cloze-serve.1, ...); without it, the main page is printed
+    /// Folder for the pages of all commands (cloze.1, cloze-serve.1, ...); without it, the main page is printed
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     directory: Option<PathBuf>,
+
+    /// Print all flags and variables as Markdown
+    #[arg(long, conflicts_with = "directory")]
+    markdown: bool,
 }
 
 /// Prints a completion script.
 pub fn completions(arguments: &CompletionsArguments) -> Result<(), Box<dyn Error>> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), "cloze", &mut script);
-    Ok(print(&[String::from_utf8(script)?.trim_end()])?)
+    clap_complete::generate(arguments.shell, &mut command(), "cloze", &mut script);
+    let script = String::from_utf8(script)?;
+    let script = match arguments.shell {
+        Shell::Fish => with_unfinished_flags(&script),
+        _ => script,
+    };
+    Ok(print(&[script.trim_end()])?)
 }
 
-/// Prints the main manual page, or writes the pages of all subcommands.
+/// The line of fish's script that parses the words before the cursor.
+const FISH_PARSES: &str = "argparse -s (__fish_cloze_global_optspecs) -- $cmd 2>/dev/null";
+
+/// Lets fish complete the value of a flag without a command before it: `cloze --dtype `. There the words end with a
+/// flag that lacks its value, which fish's parser refuses; they are parsed once more without the last word.
+fn with_unfinished_flags(script: &str) -> String {
+    script.replace(
+        FISH_PARSES,
+        &format!("{FISH_PARSES}\n    or {}", FISH_PARSES.replace("$cmd", "$cmd[1..-2]")),
+    )
+}
+
+/// Prints the main manual page, or writes the pages of all commands.
 pub fn man(arguments: &ManArguments) -> Result<(), Box<dyn Error>> {
-    let command = Arguments::command();
+    if arguments.markdown {
+        return Ok(print(&[reference::markdown().trim_end()])?);
+    }
+    let mut command = command().disable_help_subcommand(true);
+    command.build();
     match &arguments.directory {
-        Some(directory) => clap_mangen::generate_to(command, directory)
-            .map_err(|e| format!("cannot write the pages to {}: {e}", directory.display()))?,
+        Some(directory) => {
+            let pages = std::iter::once(&command).chain(command.get_subcommands());
+            for page in pages {
+                let path = directory.join(file_name(page));
+                std::fs::write(&path, reference::manual_page(page)?)
+                    .map_err(|error| format!("{}: the page cannot be written: {error}", path.display()))?;
+            }
+        }
         None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page)?;
+            let page = reference::manual_page(&command)?;
             print(&[String::from_utf8(page)?.trim_end()])?;
         }
     }
     Ok(())
+}
+
+fn file_name(command: &Command) -> String {
+    format!("{}.1", command.get_display_name().unwrap_or_else(|| command.get_name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new version of the generator may write another line.
+    #[test]
+    fn the_script_for_fish_has_the_line_that_is_replaced() {
+        let mut script = Vec::new();
+        clap_complete::generate(Shell::Fish, &mut command(), "cloze", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        assert!(script.contains(FISH_PARSES), "{}", &script[..2000]);
+    }
 }

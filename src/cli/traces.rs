@@ -17,6 +17,8 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 use ureq::Agent;
 
+use super::variables::value;
+
 /// Target of the spans of untraced requests, set by the server's trace middleware.
 const PROBE: &str = "cloze::probe";
 /// Traces are exported if one of these is set.
@@ -51,7 +53,7 @@ pub fn start<S>() -> Result<Option<Started<S>>, Box<dyn Error>>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    if ENDPOINTS.iter().all(|name| std::env::var_os(name).is_none()) {
+    if ENDPOINTS.iter().all(|name| value(name).is_none()) {
         return Ok(None);
     }
     let exporter = SpanExporter::builder()
@@ -61,7 +63,7 @@ where
         .map_err(|error| format!("{}: traces cannot be exported: {error}", ENDPOINTS[1]))?;
     // OTEL_SERVICE_NAME takes precedence.
     let mut resource = Resource::builder();
-    if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+    if value("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name(env!("CARGO_PKG_NAME"));
     }
     let provider = SdkTracerProvider::builder()
@@ -92,7 +94,10 @@ struct Client {
 
 impl Client {
     fn new() -> Result<Self, Box<dyn Error>> {
-        let timeout = match TIMEOUTS.iter().find_map(|name| Some((name, std::env::var(name).ok()?))) {
+        let timeout = match TIMEOUTS
+            .iter()
+            .find_map(|name| Some((name, value(name)?.into_string().ok()?)))
+        {
             None => TIMEOUT,
             Some((name, value)) => match value.parse() {
                 Ok(milliseconds @ 1..) => Duration::from_millis(milliseconds),

@@ -710,6 +710,6 @@ fn the_server_starts_on_a_model_of_the_hub() {
     assert!(
         start(empty.path(), &revision, &folder)
             .unwrap_err()
-            .contains("--revision")
+            .contains("CLOZE_REVISION")
     );
 }

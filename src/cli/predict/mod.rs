@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use cloze::api::ErrorBody;
 use cloze::engine::Limits;
 use cloze::pipeline::{self, Deadline, Pipeline};
@@ -39,7 +39,7 @@ use super::batch::BatchArguments;
 use super::log::LogArguments;
 use super::model::ModelArguments;
 use super::progress::Lines;
-use super::ranges::{TOKENS_MAX, within};
+use super::values::{TOKENS_MAX, within};
 use super::{CLEAN_UP_TIMEOUT, abort_after, complain, runtime};
 use input::Source;
 use output::{Output, Written};
@@ -56,12 +56,12 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 struct LineArguments {
     /// File to read; standard input without one, or with -
-    #[arg(default_value = "-", hide_default_value = true)]
+    #[arg(default_value = "-", hide_default_value = true, value_hint = ValueHint::FilePath)]
     file: PathBuf,
 
     /// Format of the lines; auto reads them as JSON if the first non-empty line begins with {, and refuses JSON lists
     /// and CSV
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(short, long, value_enum, ignore_case = true, default_value = "auto")]
     format: LineFormat,
 
     #[command(flatten)]
@@ -78,7 +78,7 @@ struct LineArguments {
 #[derive(Debug, Args)]
 pub struct PredictArguments {
     /// Predictions for each mask, unless a line says otherwise [default: 5]
-    #[arg(long, value_name = "N", value_parser = within::<usize>(0..=TOKENS_MAX))]
+    #[arg(short = 'k', long, value_name = "N", value_parser = within::<usize>(0..=TOKENS_MAX))]
     top_k: Option<usize>,
 
     /// Score these words alone, separated by commas, unless a line says otherwise
@@ -122,6 +122,27 @@ enum ScoreMethod {
     Pll,
     /// The token and the later tokens of its word
     PllWordL2r,
+}
+
+impl PredictArguments {
+    /// As [`ModelArguments::check`].
+    pub fn check(&self) -> Result<(), String> {
+        self.lines.model.check()
+    }
+}
+
+impl ScoreArguments {
+    /// As [`ModelArguments::check`].
+    pub fn check(&self) -> Result<(), String> {
+        self.lines.model.check()
+    }
+}
+
+impl SparseArguments {
+    /// As [`ModelArguments::check`].
+    pub fn check(&self) -> Result<(), String> {
+        self.lines.model.check()
+    }
 }
 
 /// Answers every line of the input with the most probable tokens for its masks.

@@ -4,60 +4,83 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use cloze::server::{
     AllowedHosts, ApiKey, ConnectionLimits, InvalidHost, InvalidOrigin, Options, Origins, Tls, TlsError, TlsFile,
 };
 
-use crate::cli::ranges::{CONNECTIONS_MAX, TIME_LIMIT_MS_MAX, within};
+use crate::cli::headings::{HTTP, SECURITY};
+use crate::cli::values::{CONNECTIONS_MAX, TIME_LIMIT_MS_MAX, switch, within};
 
 /// Flags of `cloze serve` for HTTP.
 #[derive(Args)]
 pub struct HttpArguments {
-    /// Key that requests must send as "Authorization: Bearer KEY"; health checks and the page's files need none. Prefer
-    /// the variable: other users of the machine can read command lines
-    #[arg(long, env = "CLOZE_API_KEY", hide_env_values = true, value_name = "KEY")]
+    /// Key that requests must send as "Authorization: Bearer KEY"; health checks, the page and the API document need
+    /// none
+    ///
+    /// Set it when other machines reach the server. Prefer the variable: other users of this machine can read command
+    /// lines.
+    #[arg(long, env = "CLOZE_API_KEY", value_name = "KEY", help_heading = SECURITY)]
     api_key: Option<String>,
 
-    /// Allow GET /metrics without the key
-    #[arg(long, env = "CLOZE_METRICS_WITHOUT_KEY")]
+    /// Answer GET /metrics without the key
+    ///
+    /// Set it if Prometheus cannot send the key. The variable takes 1, true, yes or on, and 0, false, no or off.
+    #[arg(long, env = "CLOZE_METRICS_WITHOUT_KEY", value_parser = switch, help_heading = SECURITY)]
     metrics_without_key: bool,
 
-    /// Origin whose pages may send requests from a browser, such as https://example.org, or * for any; may be repeated
-    #[arg(long, env = "CLOZE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
-    cors_origin: Vec<String>,
-
-    /// Name under which clients reach a server that listens on a loopback address, such as that of a proxy in front, or
-    /// * for any; without it, localhost, IP addresses and names without a dot are answered; may be repeated
-    #[arg(long, env = "CLOZE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
-    allowed_host: Vec<String>,
-
-    /// Serve HTTPS with this certificate chain: PEM file, the server's certificate first; SIGHUP reloads it
-    #[arg(long, env = "CLOZE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    /// Certificate chain to serve HTTPS with: a PEM file, the server's certificate first
+    ///
+    /// Set it with --tls-key when no proxy in front ends TLS. SIGHUP reloads both files.
+    #[arg(long, env = "CLOZE_TLS_CERT", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURITY)]
     tls_cert: Option<PathBuf>,
 
-    /// Private key of the certificate: PEM file without a password
-    #[arg(long, env = "CLOZE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    /// Private key of the certificate: a PEM file without a password
+    ///
+    /// Set it with --tls-cert.
+    #[arg(long, env = "CLOZE_TLS_KEY", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURITY)]
     tls_key: Option<PathBuf>,
 
-    /// Maximum number of open connections; a further one replaces the one that has been idle longest, or waits
+    /// Origin whose pages may send requests from a browser, such as https://example.org, or * for any; may be repeated
+    ///
+    /// Set it for a web application of another origin; the variable takes several between commas.
+    #[arg(long, env = "CLOZE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = SECURITY)]
+    cors_origin: Vec<String>,
+
+    /// Host name that a server on a loopback address answers to, beside localhost, IP addresses and names without a
+    /// dot, or * for any; may be repeated
+    ///
+    /// Set it to the name of a proxy on the same machine that passes its own name on; other names get status 421.
+    #[arg(long, env = "CLOZE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', help_heading = SECURITY)]
+    allowed_host: Vec<String>,
+
+    /// Most open connections; a further one takes the slot of the connection that has been idle longest or of the
+    /// slowest body, or waits
+    ///
+    /// Lower it where few file descriptors are allowed.
     #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N",
-          value_parser = within::<usize>(1..=CONNECTIONS_MAX))]
+          value_parser = within::<usize>(1..=CONNECTIONS_MAX), help_heading = HTTP)]
     pub max_connections: usize,
 
-    /// Time limit for the head of a request, and for the TLS handshake
+    /// Time limit for the head of a request (request line and headers), and for the TLS handshake before it
+    ///
+    /// Lower it if clients that send nothing keep others out.
     #[arg(long, env = "CLOZE_HEAD_TIMEOUT_MS", default_value = "20000", value_name = "MS",
-          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX), help_heading = HTTP)]
     head_timeout_ms: u64,
 
-    /// Time limit for an idle connection between two requests
+    /// Time that a connection may be idle between two requests
+    ///
+    /// Keep it above that of a load balancer in front, so that the server never closes a connection that is used again.
     #[arg(long, env = "CLOZE_IDLE_TIMEOUT_MS", default_value = "75000", value_name = "MS",
-          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX), help_heading = HTTP)]
     idle_timeout_ms: u64,
 
-    /// Time limit for a client to read its response; a long response gets one more second per 64 KiB read
+    /// Time that a client gets to read its answer; long answers get one more second for each 64 KiB read
+    ///
+    /// Raise it for clients on slow networks.
     #[arg(long, env = "CLOZE_WRITE_TIMEOUT_MS", default_value = "30000", value_name = "MS",
-          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX))]
+          value_parser = within::<u64>(1..=TIME_LIMIT_MS_MAX), help_heading = HTTP)]
     write_timeout_ms: u64,
 }
 
@@ -71,6 +94,28 @@ impl std::fmt::Debug for HttpArguments {
 }
 
 impl HttpArguments {
+    /// Checks that certificate and key are given together.
+    ///
+    /// # Errors
+    /// One of them is missing.
+    pub fn check(&self) -> Result<(), String> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => Err("--tls-cert needs --tls-key, the private key of the certificate".to_owned()),
+            (None, Some(_)) => Err("--tls-key needs --tls-cert, the certificate of the key".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the server speaks HTTPS.
+    pub fn has_tls(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// Whether requests need a key.
+    pub fn has_key(&self) -> bool {
+        self.api_key.is_some()
+    }
+
     /// The server's options.
     pub fn options(&self) -> Result<Options, String> {
         let tls = self.tls_cert.as_deref().zip(self.tls_key.as_deref());

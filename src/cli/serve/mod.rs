@@ -3,20 +3,21 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `arguments`, `http` | flags |
+//! | `banner` | the start-up block |
 //! | `listener` | the listening socket |
 //! | `signals` | shutdown and reload at signals |
 
 mod arguments;
+mod banner;
 mod http;
 mod listener;
 mod signals;
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloze::Cloze;
 use cloze::engine::Health;
 use cloze::server::{self, App, Settings};
 use cloze::sys::descriptors;
@@ -24,8 +25,10 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::output::announce;
-use super::{CLEAN_UP_TIMEOUT, abort_after, runtime};
+use super::{CLEAN_UP_TIMEOUT, abort_after, named, runtime};
+use banner::banner;
 use listener::BoundSocket;
+use signals::StopSignals;
 
 pub use arguments::ServeArguments;
 
@@ -43,9 +46,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let options = arguments.http.options()?;
     raise_descriptor_limit(arguments.http.max_connections as u64);
     let runtime = runtime::start()?;
-    let signal = runtime.block_on(async { signals::stop_signal() })?;
-    let loading = runtime.spawn(signals::exit_while_loading(signal));
-    let socket = BoundSocket::bind(SocketAddr::new(arguments.host, arguments.port))?;
+    let signals = runtime.block_on(async { StopSignals::new() })?;
+    let loading = runtime.spawn(signals::exit_while_loading(signals));
+    let socket = BoundSocket::bind(&arguments.host, arguments.port)?;
     let mut model = arguments.model.open()?;
     let model_name = served_name(&arguments, &model.name)?;
     let builder = arguments.batch.builder(arguments.limits());
@@ -53,13 +56,12 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     builder.check(&model.info)?;
     let loaded = arguments.model.load(&mut model)?;
     let cloze = builder.start(model, loaded)?;
-    let scheme = if options.tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", socket.address);
+    let address = socket.address;
     let listener = socket.listen()?;
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
     // The server works without its start-up block.
-    if let Err(error) = announce(&banner(&arguments, &cloze, &url)) {
+    if let Err(error) = announce(&banner(&arguments, &cloze, address, &model_name)) {
         tracing::warn!("the start-up block was not printed: {error}");
     }
     let app = Arc::new(cloze.into_app(Settings {
@@ -101,10 +103,11 @@ fn serve(
 fn warn_of_batch_delay(arguments: &ServeArguments) {
     let (delay, timeout) = (arguments.batch_delay_ms, arguments.request_timeout_ms);
     if delay >= timeout {
-        tracing::warn!(
+        let warning = format!(
             "--batch-delay-ms {delay} is not below --request-timeout-ms {timeout}: a request that does not fill a batch \
              gets status 504"
         );
+        tracing::warn!("{}", named(&warning));
     }
 }
 
@@ -115,10 +118,11 @@ fn raise_descriptor_limit(connections: u64) {
         limit
     });
     if let Some(limit) = limit.filter(|&limit| limit < connections + OTHER_DESCRIPTORS) {
-        tracing::warn!(
+        let warning = format!(
             "the limit on open files, {limit}, is too low for --max-connections {connections}; further connections wait \
              (raise it with ulimit -Hn, or LimitNOFILE in a systemd unit)"
         );
+        tracing::warn!("{}", named(&warning));
     }
 }
 
@@ -134,32 +138,4 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
         )),
         false => Ok(name.to_owned()),
     }
-}
-
-/// The start-up block.
-fn banner(arguments: &ServeArguments, cloze: &Cloze, url: &str) -> [String; 7] {
-    let (task, limits) = (cloze.pipeline().model(), cloze.pipeline().engine().limits());
-    [
-        format!("cloze {}", env!("CARGO_PKG_VERSION")),
-        format!(
-            "  model    {}, vocabulary size {}, texts up to {} tokens",
-            cloze.name(),
-            task.vocab_size(),
-            task.tokens_max()
-        ),
-        format!("  backend  {}", cloze.device()),
-        format!(
-            "  batches  up to {} texts or {} tokens, batch delay {} ms",
-            limits.batch_size_max, limits.batch_tokens_max, arguments.batch_delay_ms
-        ),
-        format!(
-            "  limits   queue capacity {} texts, request timeout {} ms, request body {} bytes",
-            limits.queue_size, arguments.request_timeout_ms, arguments.max_body_bytes
-        ),
-        format!("  address  {url}"),
-        format!(
-            "  try      curl -X POST -d \"Paris is the capital of {}.\" {url}/",
-            cloze.mask_token()
-        ),
-    ]
 }

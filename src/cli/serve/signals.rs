@@ -6,15 +6,23 @@ use std::sync::Arc;
 use cloze::server::{App, Tls};
 
 /// Exit code after a second signal: that of a process that Ctrl-C has killed, as shells report it.
-#[cfg(unix)]
 const EXIT_AT_ONCE: i32 = 130;
 
-/// Completes when the server must shut down: at a signal, or when the model has failed.
+/// Completes when the server must shut down: at a signal, or when the model has failed. A second signal ends the
+/// process at once.
 pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
-    let signal = stop_signal()?;
+    let mut signals = StopSignals::new()?;
     Ok(async move {
         tokio::select! {
-            () = signal => {}
+            name = signals.next() => {
+                tracing::info!("{name}: shutting down after the accepted requests; a second signal exits at once");
+                tokio::spawn(async move {
+                    signals.next().await;
+                    tracing::warn!("second signal: exiting at once");
+                    crate::cli::flush_log();
+                    std::process::exit(EXIT_AT_ONCE);
+                });
+            }
             _ = app.pipeline.engine().broken() => {}
         }
     })
@@ -22,9 +30,9 @@ pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
 
 /// Exits at a signal while the model is loaded: there are no requests to finish. Without a handler, the first process
 /// of a container would ignore the signal.
-pub async fn exit_while_loading(signal: impl Future<Output = ()>) {
-    signal.await;
-    tracing::info!("stopped before the model was loaded");
+pub async fn exit_while_loading(mut signals: StopSignals) {
+    let name = signals.next().await;
+    tracing::info!("{name}: stopped before the model was loaded");
     crate::cli::flush_log();
     std::process::exit(0);
 }
@@ -77,36 +85,48 @@ fn start_reloader(tls: Arc<Tls>) -> std::io::Result<std::sync::mpsc::SyncSender<
     Ok(sender)
 }
 
-/// Completes at the first SIGTERM or Ctrl-C. The second one ends the process at once.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    {
+/// SIGTERM and Ctrl-C.
+#[cfg(unix)]
+pub struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl StopSignals {
+    /// Must be called in a runtime.
+    pub fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(async move {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "Ctrl-C",
-            };
-            tracing::info!("{name}: shutting down after the accepted requests; a second signal exits at once");
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                tracing::warn!("second signal: exiting at once");
-                crate::cli::flush_log();
-                std::process::exit(EXIT_AT_ONCE);
-            });
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
         })
     }
-    #[cfg(not(unix))]
-    {
-        Ok(async {
-            if let Err(error) = tokio::signal::ctrl_c().await {
-                tracing::error!(%error, "cannot listen for Ctrl-C");
-                std::future::pending::<()>().await;
-            }
-        })
+
+    /// Completes at the next signal, with its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+        }
+    }
+}
+
+/// Ctrl-C.
+#[cfg(not(unix))]
+pub struct StopSignals;
+
+#[cfg(not(unix))]
+impl StopSignals {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "cannot listen for Ctrl-C");
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
     }
 }

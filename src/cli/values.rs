@@ -1,8 +1,8 @@
-//! Ranges of the numeric flags. A value beyond its range is refused with the range, before anything starts.
+//! Values of numeric flags and switches. A number beyond its range is refused with the range, before anything starts.
 
 use std::ops::RangeInclusive;
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::TypedValueParser;
 
 /// A day: the longest time limit.
 pub const TIME_LIMIT_MS_MAX: u64 = 86_400_000;
@@ -21,9 +21,31 @@ pub const BODY_BYTES_MAX: u64 = 1 << 30;
 /// The most open connections.
 pub const CONNECTIONS_MAX: u64 = 1 << 20;
 
+/// The largest port.
+pub const PORT_MAX: u64 = u16::MAX as u64;
+
 /// Parser of a number in `range`.
-pub fn within<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> RangedU64ValueParser<T> {
-    RangedU64ValueParser::new().range(range)
+pub fn within<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
+where
+    T: TryFrom<u64> + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse::<u64>().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// Parser of a switch, for its variable.
+///
+/// # Errors
+/// The values that it takes.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("write 1, true, yes or on, or 0, false, no or off".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -35,7 +57,7 @@ mod tests {
     /// Flags that are no quantities: a text, a name, a file, a switch.
     fn takes_number(argument: &clap::Arg) -> bool {
         let names = argument.get_value_names().unwrap_or_default();
-        ["MS", "TOKENS", "TEXTS", "BYTES", "N"]
+        ["MS", "TOKENS", "TEXTS", "BYTES", "N", "PORT"]
             .iter()
             .any(|unit| names.iter().any(|name| name == unit))
     }
@@ -60,6 +82,6 @@ mod tests {
                 checked += 1;
             }
         }
-        assert!(checked >= 20, "{checked}");
+        assert!(checked >= 22, "{checked}");
     }
 }

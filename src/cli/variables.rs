@@ -1,0 +1,158 @@
+//! Environment variables of flags. An empty one counts as unset, and an error names the variable that a value came
+//! from.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::OnceLock;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, Error, FromArgMatches};
+
+use super::{Arguments, command};
+
+/// A flag whose value came from a variable, such as `--port` and `CLOZE_PORT`.
+type Source = (String, String);
+
+static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+
+/// Parses the command line and the environment. Prints help, or an error with exit code 2, and ends the process.
+pub fn parse() -> Arguments {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let mut definitions = without_variables(command(), &|name| value(&name.to_string_lossy()).is_none());
+    definitions.build();
+    match parse_with(&definitions, &line) {
+        Ok((arguments, sources)) => {
+            let sources = SOURCES.get_or_init(|| sources);
+            if let Err(message) = arguments.check() {
+                let message = rename(&message, sources);
+                command().error(ErrorKind::ArgumentConflict, message).exit();
+            }
+            arguments
+        }
+        // Help lists the variables that are unset, too.
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            command().try_get_matches_from(&line).err().unwrap_or(error).exit()
+        }
+        Err(error) => error.exit(),
+    }
+}
+
+/// A message in which each flag whose value came from a variable is named by the variable.
+pub fn named(message: &str) -> String {
+    rename(message, SOURCES.get().map_or(&[], Vec::as_slice))
+}
+
+/// The value of a variable, unless it is unset or counts as unset.
+pub fn value(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !is_unset(name, value))
+}
+
+/// An empty variable, and the address that Kubernetes puts into `CLOZE_PORT` of a pod beside a Service named cloze.
+fn is_unset(name: &str, value: &OsStr) -> bool {
+    value.is_empty() || name == "CLOZE_PORT" && value.as_encoded_bytes().starts_with(b"tcp://")
+}
+
+fn parse_with(definitions: &Command, line: &[OsString]) -> Result<(Arguments, Vec<Source>), Error> {
+    let mut command = definitions.clone();
+    let matches = command.try_get_matches_from_mut(line);
+    let matches = matches.map_err(|error| with_variable(error, definitions, line))?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((arguments, sources(definitions, &matches)))
+}
+
+/// Puts the variable in place of the flag in an error about a value that came from the variable.
+fn with_variable(mut error: Error, definitions: &Command, line: &[OsString]) -> Error {
+    let Some(flag) = invalid_flag(&error) else {
+        return error;
+    };
+    let Some(variable) = variable_of(definitions, &flag) else {
+        return error;
+    };
+    let without = without_variables(definitions.clone(), &|name| name == variable);
+    let again = without.try_get_matches_from(line).err();
+    // Without the variable the command line has the same error.
+    if again.and_then(|error| invalid_flag(&error)) == Some(flag) {
+        return error;
+    }
+    let variable = variable.to_string_lossy().into_owned();
+    error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+    error
+}
+
+/// The flag that an error is about, with its value names: `--port <PORT>`.
+fn invalid_flag(error: &Error) -> Option<String> {
+    match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(flag) => Some(flag.clone()),
+        _ => None,
+    }
+}
+
+fn variable_of(command: &Command, flag: &str) -> Option<OsString> {
+    let argument = command.get_arguments().find(|each| each.to_string() == flag);
+    let variable = argument.and_then(|argument| argument.get_env().map(OsStr::to_owned));
+    variable.or_else(|| command.get_subcommands().find_map(|each| variable_of(each, flag)))
+}
+
+fn without_variables(command: Command, is_removed: &dyn Fn(&OsStr) -> bool) -> Command {
+    command
+        .mut_args(|argument| match argument.get_env().is_some_and(is_removed) {
+            true => argument.env(None::<&'static str>),
+            false => argument,
+        })
+        .mut_subcommands(|each| without_variables(each, is_removed))
+}
+
+/// The flags of the command that runs whose values came from variables.
+fn sources(command: &Command, matches: &ArgMatches) -> Vec<Source> {
+    if let Some((name, matches)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        return sources(command, matches);
+    }
+    let from_variable = |argument: &clap::Arg| {
+        let (flag, variable) = (argument.get_long()?, argument.get_env()?);
+        let source = matches.value_source(argument.get_id().as_str());
+        let source_is_variable = source == Some(ValueSource::EnvVariable);
+        source_is_variable.then(|| (format!("--{flag}"), variable.to_string_lossy().into_owned()))
+    };
+    command.get_arguments().filter_map(from_variable).collect()
+}
+
+fn rename(message: &str, sources: &[Source]) -> String {
+    let is_of_flag = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let mut renamed = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(begin) = rest.find("--") {
+        let (before, flag) = rest.split_at(begin);
+        let (flag, after) = flag.split_at(flag.find(|c| !is_of_flag(c)).unwrap_or(flag.len()));
+        let source = sources.iter().find(|(of, _)| of == flag);
+        renamed += before;
+        renamed += source.map_or(flag, |(_, variable)| variable);
+        rest = after;
+    }
+    renamed + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_renamed_where_its_whole_name_is() {
+        let sources = [("--max-batch".to_owned(), "CLOZE_MAX_BATCH".to_owned())];
+        let renamed = rename("--max-batch-tokens and --max-batch: -- no", &sources);
+        assert_eq!(renamed, "--max-batch-tokens and CLOZE_MAX_BATCH: -- no");
+    }
+
+    #[test]
+    fn empty_variables_and_service_links_count_as_unset() {
+        for (name, value, expected) in [
+            ("CLOZE_PORT", "", true),
+            ("CLOZE_PORT", "tcp://10.0.0.1:8000", true),
+            ("CLOZE_PORT", "9000", false),
+            ("CLOZE_MODEL", "tcp://x", false),
+        ] {
+            assert_eq!(is_unset(name, OsStr::new(value)), expected, "{name}={value}");
+        }
+    }
+}
