@@ -14,9 +14,7 @@ use crate::epilogue::{Epilogue, store};
 use crate::gemm::Gemm;
 use crate::isa::{Isa, for_each_isa};
 use crate::kernel::{Block, Operands, Rows};
-use crate::layout::{
-    K_BLOCK, KLayout, Line, MR, NR, Precision, RowBlocks, ZERO_LINE, ZERO_TILE, f32_rows_mut, rows_mut,
-};
+use crate::layout::{K_BLOCK, KLayout, Line, MR, NR, Precision, RowBlocks, ZERO_LINE, f32_rows_mut, rows_mut};
 use crate::math::exp;
 use crate::rounding::{bf16_bits, bf16_bits_of_number};
 use crate::scratch::grow_to;
@@ -388,7 +386,7 @@ impl Scratch {
                 scale,
                 &mut factors,
             );
-            let mut tile = ZERO_TILE;
+            let mut tile = [[0; NR]; MR];
             return self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, columns| {
                 let epilogue = Epilogue::RowFactors(&factors[range.clone()]);
                 gemm.store(
@@ -415,7 +413,7 @@ impl Scratch {
             let keys = self.score(isa, gemm, head, part, block);
             let scores = f32_rows_mut(&mut self.scores[..keys.len() * 2]);
             softmax_online(isa, scores, scale, &mut online, &mut factors);
-            let mut tile = ZERO_TILE;
+            let mut tile = [[0; NR]; MR];
             self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, _| {
                 gemm.values(operands, &Epilogue::RowFactors(&[1.0; NR]), None, &mut tile);
                 let sums = &mut rows_mut(sums)[first + range.start..first + range.end];
@@ -459,6 +457,7 @@ impl Scratch {
                 },
                 panel: queries,
                 prefetch: &[],
+                accumulate: false,
             };
             gemm.sums(
                 &operands,
@@ -520,6 +519,7 @@ impl Scratch {
                     },
                     panel,
                     prefetch: &[],
+                    accumulate: false,
                 };
                 compute(gemm, &operands, range, first, (size - first).min(NR));
             }

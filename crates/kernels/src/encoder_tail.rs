@@ -12,9 +12,10 @@ use crate::disjoint::{Disjoint, OutputTile};
 use crate::elementwise::{add, add_values, multiply as multiply_values, multiply_bits};
 use crate::epilogue::{Activation, store};
 use crate::gemm::Gemm;
+use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
 use crate::layer_norm::{Norm, layer_norm, normalize_rows};
-use crate::layout::{K_BLOCK, MR, NR, Precision, RowBlocks, Tile, ZERO_TILE, as_f32};
+use crate::layout::{K_BLOCK, K_PART, Line, MR, NR, Precision, RowBlocks, Tile, ZERO_TILE, as_f32};
 use crate::linear::Linear;
 use crate::scratch::grow_to;
 
@@ -66,6 +67,8 @@ struct Scratch {
     gate: Vec<f32>,
     /// Scales of 8-bit rows.
     scales: Vec<f32>,
+    /// Sums of `down`, panel by panel.
+    sums: Vec<[u32; NR]>,
 }
 
 thread_local! {
@@ -105,8 +108,13 @@ impl EncoderTail<'_> {
             Precision::F32 | Precision::Bf16 => down.layout(context.isa).elements(1),
         };
         let fit = TASK_BYTES_MAX / (size_of::<f32>() * row_elements);
-        // Whole blocks, since a few rows more would be one more block for every panel.
-        let task_rows = (fit / MR).max(1) * MR;
+        let block_rows = up.layout(context.isa).block_rows;
+        let task_rows = if self.is_chunked(context.isa) {
+            block_rows
+        } else {
+            // Whole blocks, since a few rows more would be one more block for every panel.
+            (fit / MR).max(1) * MR
+        };
         let is_alike = [output, up, down, self.gate.unwrap_or(up)]
             .iter()
             .all(|layer| layer.precision() == up.precision() && !layer.is_amx());
@@ -124,6 +132,12 @@ impl EncoderTail<'_> {
             let rows = unsafe { rows.slice(values) };
             SCRATCH.with_borrow_mut(|scratch| self.task(context, rows, residual, scratch));
         });
+    }
+
+    /// True if the intermediate values exist chunk by chunk: as many columns of them as are a part of K for `down`.
+    fn is_chunked(self, isa: Isa) -> bool {
+        // The scale of an 8-bit row needs all of it.
+        self.precision() != Precision::Int8 && Gemm::new(isa, self.precision()).accumulates()
     }
 
     fn precision(self) -> Precision {
@@ -177,13 +191,14 @@ impl EncoderTail<'_> {
         let gemm = Gemm::new(isa, self.precision());
         let (hidden, width) = (up.inputs(), up.outputs());
         let count = rows.len() / hidden;
-        let blocks = RowBlocks::even(count, MR);
+        let blocks = up.layout(isa).row_blocks(count);
         let Scratch {
             packed,
             inner,
             narrow,
             wide,
             scales,
+            sums,
             ..
         } = scratch;
         let scales = grow_to(scales, count, 0.0);
@@ -203,44 +218,149 @@ impl EncoderTail<'_> {
                 pack_blocks(gemm, rows, hidden, blocks, packed, scales);
             }
         }
+        if self.is_chunked(isa) {
+            self.by_chunks(gemm, packed, count, inner, sums, rows);
+            return self.finish(isa, rows, x);
+        }
         let inner = grow_to(inner, down.layout(isa).elements(count), 0);
         if self.precision() == Precision::Int8 {
             let wide = grow_to(wide, count * width, 0.0);
-            self.inner(gemm, packed, scales, blocks, |rows, first, columns, tile| {
-                let mut output = OutputTile::new(wide, rows.start * width + first, width, columns);
-                store(isa, &mut output, &tile[..rows.len()]);
-            });
+            let panels = 0..up.outputs().div_ceil(NR);
+            self.inner(
+                gemm,
+                packed,
+                scales,
+                blocks,
+                panels,
+                &[],
+                |rows, first, columns, tile| {
+                    let mut output = OutputTile::new(wide, rows.start * width + first, width, columns);
+                    store(isa, &mut output, &tile[..rows.len()]);
+                },
+            );
             pack_blocks(gemm, wide, width, blocks, inner, scales);
         } else {
             let layout = down.layout(isa);
             let k_block_values = K_BLOCK * gemm.precision().values_per_element();
-            self.inner(gemm, packed, scales, blocks, |rows, first, columns, tile| {
-                let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
-                let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
-                let rows = Rows {
-                    x: as_f32(tile),
-                    stride: NR,
-                    inputs: columns,
-                    count: rows.len(),
-                    stored: rows.len(),
-                };
-                gemm.pack_rows(rows, elements, &mut []);
-            });
+            let panels = 0..up.outputs().div_ceil(NR);
+            self.inner(
+                gemm,
+                packed,
+                scales,
+                blocks,
+                panels,
+                &[],
+                |rows, first, columns, tile| {
+                    let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+                    let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
+                    let rows = Rows {
+                        x: as_f32(tile),
+                        stride: NR,
+                        inputs: columns,
+                        count: rows.len(),
+                        stored: rows.len(),
+                    };
+                    gemm.pack_rows(rows, elements, &mut []);
+                },
+            );
         }
         multiply(gemm, down, inner, scales, blocks, None, rows);
+        self.finish(isa, rows, x);
+    }
+
+    /// Adds the residual `x` to the result of the feed-forward part, and normalizes.
+    fn finish(self, isa: Isa, rows: &mut [f32], x: &[f32]) {
         match self.norms {
             TailNorms::Post { second, .. } => normalize_rows(isa, rows, Some(x), second),
             TailNorms::Pre(_) => add_values(isa, rows, x),
         }
     }
 
-    /// Computes the input of `down` of packed rows, tile by tile: `take(rows, first column, columns, tile)`.
+    /// The feed-forward part of one packed block of `count` rows. A chunk of the intermediate values stays in the
+    /// second-level cache, beside the sums of `down`.
+    fn by_chunks(
+        self,
+        gemm: Gemm,
+        packed: &[u32],
+        count: usize,
+        inner: &mut Vec<u32>,
+        sums: &mut Vec<[u32; NR]>,
+        y: &mut [f32],
+    ) {
+        let Self { up, down, .. } = self;
+        let layout = down.layout(gemm.isa());
+        let k_block_values = K_BLOCK * gemm.precision().values_per_element();
+        let width = up.outputs();
+        let (up_panels, down_panels) = (width.div_ceil(NR), down.outputs().div_ceil(NR));
+        let chunk_k_blocks = K_PART / K_BLOCK;
+        let chunk_panels = chunk_k_blocks * k_block_values / NR;
+        let block = RowBlocks::even(count, count);
+        let inner = grow_to(inner, chunk_k_blocks * count * layout.row_elements, 0);
+        let sums = grow_to(sums, down_panels * count, [0; NR]);
+        for first in (0..up_panels).step_by(chunk_panels) {
+            let panels = first..up_panels.min(first + chunk_panels);
+            let first_k_block = first * NR / k_block_values;
+            let is_last = panels.end == up_panels;
+            let k_blocks = first_k_block..layout.k_blocks.min(first_k_block + chunk_k_blocks);
+            let after = down.k_blocks_of_panel(0, k_blocks.clone());
+            let position = |k_block: usize| (k_block - first_k_block) * count * layout.row_elements;
+            self.inner(
+                gemm,
+                packed,
+                &[],
+                block,
+                panels.clone(),
+                after,
+                |_, first, columns, tile| {
+                    let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+                    let rows = Rows {
+                        x: as_f32(tile),
+                        stride: NR,
+                        inputs: columns,
+                        count,
+                        stored: count,
+                    };
+                    let elements = &mut inner[position(k_blocks.start)..position(k_blocks.end)];
+                    gemm.pack_rows(rows, elements, &mut []);
+                },
+            );
+            let elements = &inner[..position(k_blocks.end)];
+            for (panel, sums) in sums.chunks_exact_mut(count).enumerate() {
+                let prefetch = if panel + 1 < down_panels {
+                    down.k_blocks_of_panel(panel + 1, k_blocks.clone())
+                } else {
+                    up.part_of_panel(panels.end, 0, 1)
+                };
+                let operands = Operands {
+                    block: Block::Rows { elements, rows: count },
+                    panel: down.k_blocks_of_panel(panel, k_blocks.clone()),
+                    prefetch,
+                    accumulate: first > 0,
+                };
+                if !is_last {
+                    gemm.sums(&operands, sums);
+                    continue;
+                }
+                gemm.values(&operands, &down.epilogue(panel, &[]), None, sums);
+                let hidden = down.outputs();
+                let column = panel * NR;
+                let mut output = OutputTile::new(y, column, hidden, (hidden - column).min(NR));
+                store(gemm.isa(), &mut output, sums);
+            }
+        }
+    }
+
+    /// Computes some panels of the input of `down` of packed rows, tile by tile: `take(rows, first column, columns,
+    /// tile)`. `after` is read after them.
+    #[allow(clippy::too_many_arguments)]
     fn inner(
         self,
         gemm: Gemm,
         packed: &[u32],
         scales: &[f32],
         blocks: RowBlocks,
+        panels: Range<usize>,
+        after: &[Line],
         mut take: impl FnMut(Range<usize>, usize, usize, &Tile),
     ) {
         let Self {
@@ -248,30 +368,38 @@ impl EncoderTail<'_> {
         } = self;
         let width = up.outputs();
         let (mut tile, mut factors) = (ZERO_TILE, ZERO_TILE);
-        for_each_tile(gemm, up, packed, blocks, |block, rows, panel, operands| {
-            let scales = match self.precision() {
-                Precision::Int8 => &scales[rows.clone()],
-                _ => &[],
-            };
-            let activation = match gate {
-                None => activation,
-                Some(gate) => {
-                    let operands = Operands {
-                        panel: gate.panel(panel),
-                        prefetch: gate.part_of_panel(panel + 1, block, blocks.count()),
-                        ..*operands
-                    };
-                    gemm.values(&operands, &gate.epilogue(panel, scales), activation, &mut factors);
-                    None
+        for_each_tile(
+            gemm,
+            up,
+            packed,
+            blocks,
+            panels,
+            after,
+            |block, rows, panel, operands| {
+                let scales = match self.precision() {
+                    Precision::Int8 => &scales[rows.clone()],
+                    _ => &[],
+                };
+                let activation = match gate {
+                    None => activation,
+                    Some(gate) => {
+                        let operands = Operands {
+                            panel: gate.panel(panel),
+                            prefetch: gate.part_of_panel(panel + 1, block, blocks.count()),
+                            ..*operands
+                        };
+                        gemm.values(&operands, &gate.epilogue(panel, scales), activation, &mut factors);
+                        None
+                    }
+                };
+                gemm.values(operands, &up.epilogue(panel, scales), activation, &mut tile);
+                if gate.is_some() {
+                    multiply_bits(gemm.isa(), &mut tile[..rows.len()], &factors[..rows.len()]);
                 }
-            };
-            gemm.values(operands, &up.epilogue(panel, scales), activation, &mut tile);
-            if gate.is_some() {
-                multiply_bits(gemm.isa(), &mut tile[..rows.len()], &factors[..rows.len()]);
-            }
-            let first = panel * NR;
-            take(rows, first, (width - first).min(NR), &tile);
-        });
+                let first = panel * NR;
+                take(rows, first, (width - first).min(NR), &tile);
+            },
+        );
     }
 }
 
@@ -287,7 +415,8 @@ fn multiply(
 ) {
     let outputs = linear.outputs();
     let mut tile = ZERO_TILE;
-    for_each_tile(gemm, linear, packed, blocks, |_, rows, panel, operands| {
+    let panels = 0..outputs.div_ceil(NR);
+    for_each_tile(gemm, linear, packed, blocks, panels, &[], |_, rows, panel, operands| {
         let first = panel * NR;
         let columns = (outputs - first).min(NR);
         let output = OutputTile::new(y, rows.start * outputs + first, outputs, columns);
@@ -296,16 +425,18 @@ fn multiply(
     });
 }
 
-/// Calls `compute(block, rows, panel, operands)` for each panel and block.
+/// Calls `compute(block, rows, panel, operands)` for each of some panels and each block. `after` is read after them.
 fn for_each_tile(
     gemm: Gemm,
     linear: &Linear,
     packed: &[u32],
     blocks: RowBlocks,
+    panels: Range<usize>,
+    after: &[Line],
     mut compute: impl FnMut(usize, Range<usize>, usize, &Operands<'_>),
 ) {
     let layout = linear.layout(gemm.isa());
-    for panel in 0..linear.outputs().div_ceil(NR) {
+    for panel in panels.clone() {
         for index in 0..blocks.count() {
             let rows = blocks.range(index);
             let operands = Operands {
@@ -315,7 +446,11 @@ fn for_each_tile(
                 },
                 panel: linear.panel(panel),
                 // Each block prefetches its part of the next panel.
-                prefetch: linear.part_of_panel(panel + 1, index, blocks.count()),
+                prefetch: match panel + 1 < panels.end {
+                    true => linear.part_of_panel(panel + 1, index, blocks.count()),
+                    false => after,
+                },
+                accumulate: false,
             };
             compute(index, rows, panel, &operands);
         }

@@ -9,7 +9,7 @@ use crate::disjoint::OutputTile;
 use crate::epilogue::{self, Activation, Epilogue};
 use crate::isa::Isa;
 use crate::kernel::{MicroKernel, Operands, Rows};
-use crate::layout::{KLayout, NR, Packing, Precision, Tile};
+use crate::layout::{KLayout, NR, Packing, Precision};
 
 /// The micro-kernel of an instruction set and a precision, behind functions that check sizes.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl Gemm {
 
     /// The K dimension of `inputs` values.
     pub fn layout(self, inputs: usize) -> KLayout {
-        KLayout::new(self.precision, self.packing(), inputs)
+        KLayout::new(self.precision, self.packing(), inputs, self.kernel.block_rows())
     }
 
     /// Packs rows into `[K-blocks][stored][row elements]`. For 8 bits, `scales` receives the scale of each row.
@@ -58,9 +58,20 @@ impl Gemm {
         unsafe { self.kernel.pack_rows(rows, packed, scales) };
     }
 
+    /// True if it [adds](Operands::accumulate) to earlier sums.
+    pub fn accumulates(self) -> bool {
+        self.kernel.accumulates()
+    }
+
     fn rows(self, operands: &Operands<'_>) -> usize {
-        let KLayout { row_elements, .. } = self.layout(1);
-        operands.block.rows(operands.panel.len() / 2, row_elements)
+        let KLayout {
+            row_elements,
+            block_rows,
+            ..
+        } = self.layout(1);
+        let rows = operands.block.rows(operands.panel.len() / 2, row_elements);
+        assert!(rows <= block_rows && (!operands.accumulate || self.accumulates()));
+        rows
     }
 
     /// Writes the sums of each row to `sums`.
@@ -74,7 +85,8 @@ impl Gemm {
         unsafe { self.kernel.run(operands, rows, None, sums.as_mut_ptr().cast(), NR) };
     }
 
-    /// Writes `activation(epilogue(sums))` of each row to `values`, as bits of f32.
+    /// Writes `activation(epilogue(sums))` of each row to `values`, as bits of f32. With
+    /// [`accumulate`](Operands::accumulate), `values` has the sums so far.
     ///
     /// # Panics
     /// If the sizes do not match.
@@ -84,11 +96,11 @@ impl Gemm {
         operands: &Operands<'_>,
         epilogue: &Epilogue<'_>,
         activation: Option<Activation>,
-        values: &mut Tile,
+        values: &mut [[u32; NR]],
     ) {
         let rows = self.rows(operands);
-        assert!(epilogue.fits(rows));
-        // SAFETY: the CPU has the instructions; the sizes were checked; a tile has the rows of the largest block.
+        assert!(epilogue.fits(rows) && rows <= values.len());
+        // SAFETY: the CPU has the instructions; the sizes were checked; `values` has all rows.
         unsafe {
             self.kernel
                 .run(operands, rows, Some(epilogue), values.as_mut_ptr().cast(), NR);
@@ -108,16 +120,17 @@ impl Gemm {
         epilogue: &Epilogue<'_>,
         activation: Option<Activation>,
         mut output: OutputTile<'_>,
-        scratch: &mut Tile,
+        scratch: &mut [[u32; NR]],
     ) {
         if activation.is_none() && output.columns() == NR {
             let rows = self.rows(operands);
-            assert!(epilogue.fits(rows));
+            assert!(epilogue.fits(rows) && !operands.accumulate);
             let (to, stride) = (output.pointer(rows), output.stride());
             // SAFETY: the CPU has the instructions; the sizes were checked; the output has all columns of these rows.
             return unsafe { self.kernel.run(operands, rows, Some(epilogue), to, stride) };
         }
         let rows = self.rows(operands);
+        assert!(!operands.accumulate);
         self.values(operands, epilogue, activation, scratch);
         epilogue::store(self.isa, &mut output, &scratch[..rows]);
     }
@@ -127,7 +140,7 @@ impl Gemm {
 mod tests {
     use super::*;
     use crate::kernel::Block;
-    use crate::layout::{MR, ZERO_TILE};
+    use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, K_PART, MR};
     use crate::pack;
 
     /// Values in -1..1 (xorshift).
@@ -142,8 +155,16 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// The sums of `rows` rows with one panel.
-    fn sums(isa: Isa, precision: Precision, x: &[f32], weight: &[f32], rows: usize, inputs: usize) -> Tile {
+    /// The sums of `rows` rows with one panel, block by block and `k_blocks` K-blocks at once.
+    fn sums_of(
+        isa: Isa,
+        precision: Precision,
+        x: &[f32],
+        weight: &[f32],
+        rows: usize,
+        inputs: usize,
+        k_blocks: usize,
+    ) -> Vec<[u32; NR]> {
         let gemm = Gemm::new(isa, precision);
         let layout = gemm.layout(inputs);
         let steps = layout.panel_lines() / 2;
@@ -152,26 +173,38 @@ mod tests {
             Precision::Bf16 => pack::panels_bf16(weight, NR, inputs, steps),
             Precision::Int8 => pack::panels_int8(weight, NR, inputs, steps).0,
         };
-        let mut elements = vec![u32::MAX; layout.elements(rows)];
-        let packed = Rows {
-            x,
-            stride: inputs,
-            inputs,
-            count: rows,
-            stored: rows,
-        };
-        gemm.pack_rows(packed, &mut elements, &mut vec![0.0; rows]);
-        let mut tile = ZERO_TILE;
-        let operands = Operands {
-            block: Block::Rows {
-                elements: &elements,
-                rows,
-            },
-            panel: &panel,
-            prefetch: &panel[..panel.len() / 2],
-        };
-        gemm.sums(&operands, &mut tile);
-        tile
+        let mut all = vec![[0; NR]; rows];
+        let blocks = layout.row_blocks(rows);
+        for range in (0..blocks.count()).map(|index| blocks.range(index)) {
+            let rows = range.len();
+            let mut elements = vec![u32::MAX; layout.elements(rows)];
+            let packed = Rows {
+                x: &x[range.start * inputs..],
+                stride: inputs,
+                inputs,
+                count: rows,
+                stored: rows,
+            };
+            gemm.pack_rows(packed, &mut elements, &mut vec![0.0; rows]);
+            for start in (0..layout.k_blocks).step_by(k_blocks) {
+                let k_blocks = start..layout.k_blocks.min(start + k_blocks);
+                let operands = Operands {
+                    block: Block::Rows {
+                        elements: &elements[layout.element_range(0..rows, k_blocks.clone())],
+                        rows,
+                    },
+                    panel: &panel[layout.line_range(0, k_blocks)],
+                    prefetch: &panel[..panel.len() / 2],
+                    accumulate: start > 0,
+                };
+                gemm.sums(&operands, &mut all[range.clone()]);
+            }
+        }
+        all
+    }
+
+    fn sums(isa: Isa, precision: Precision, x: &[f32], weight: &[f32], rows: usize, inputs: usize) -> Vec<[u32; NR]> {
+        sums_of(isa, precision, x, weight, rows, inputs, usize::MAX / 2)
     }
 
     /// Every micro-kernel against the portable one, for every number of rows and for one and several parts of K.
@@ -179,7 +212,7 @@ mod tests {
     fn micro_kernels_agree() {
         for inputs in [1, 3, 16, 17, 64, 65, 255, 256, 257, 1030, 1100] {
             let weight = random(NR * inputs, 1);
-            for rows in 1..=MR {
+            for rows in (1..=MR).chain([13, 47, BLOCK_ROWS_MAX]) {
                 let x = random(rows * inputs, 2);
                 for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
                     let expected = sums(Isa::Portable, precision, &x, &weight, rows, inputs);
@@ -195,6 +228,24 @@ mod tests {
                             assert!((ours - expected).abs() < 1e-4, "{case}: {ours}, not {expected}");
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// A range of K after another gives the same bits as both at once, if each range is a part.
+    #[test]
+    fn sums_of_parts_are_accumulated() {
+        for isa in Isa::available() {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                if !Gemm::new(isa, precision).accumulates() {
+                    continue;
+                }
+                for (rows, inputs) in [(1, 300), (7, 512), (13, 1030), (BLOCK_ROWS_MAX, 2100)] {
+                    let (x, weight) = (random(rows * inputs, 5), random(NR * inputs, 6));
+                    let parts = sums_of(isa, precision, &x, &weight, rows, inputs, K_PART / K_BLOCK);
+                    let whole = sums(isa, precision, &x, &weight, rows, inputs);
+                    assert!(parts == whole, "{isa} {precision:?}: {rows} rows, {inputs} inputs");
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! `arch` implements it once for each instruction set and precision.
 
 use crate::epilogue::Epilogue;
-use crate::layout::{K_BLOCK, Line, MR, NR, Packing};
+use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, Line, MR, NR, Packing};
 
 /// The activations of a micro-kernel call.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ impl Block<'_> {
                 rows
             }
         };
-        assert!(0 < rows && rows <= MR);
+        assert!(0 < rows && rows <= BLOCK_ROWS_MAX);
         rows
     }
 }
@@ -48,6 +48,8 @@ pub struct Operands<'a> {
     pub panel: &'a [Line],
     /// Lines that the caller reads next; the micro-kernel prefetches them.
     pub prefetch: &'a [Line],
+    /// The output holds the sums of earlier K-steps, to which these are added.
+    pub accumulate: bool,
 }
 
 /// Rows to pack.
@@ -78,6 +80,16 @@ pub trait MicroKernel: Sync {
         Packing::Plain
     }
 
+    /// Most rows of a block.
+    fn block_rows(&self) -> usize {
+        MR
+    }
+
+    /// True if it [adds](Operands::accumulate) to earlier sums.
+    fn accumulates(&self) -> bool {
+        false
+    }
+
     /// Packs rows into `[K-blocks][stored][row elements]`; values beyond the last input are zero. For 8 bits,
     /// `scales` receives the scale of each row.
     ///
@@ -89,7 +101,8 @@ pub trait MicroKernel: Sync {
     /// they are, or the result of the epilogue.
     ///
     /// # Safety
-    /// The CPU has the instructions; the block has `rows` rows that [fit](Block::rows) the panel; the epilogue
+    /// The CPU has the instructions; the block has `rows` rows that [fit](Block::rows) the panel, not more than
+    /// [`block_rows`](Self::block_rows); sums are accumulated only if it [does](Self::accumulates) so; the epilogue
     /// [fits](Epilogue::fits) as many rows; and those values may be written.
     unsafe fn run(
         &self,

@@ -15,8 +15,14 @@ use std::ops::Range;
 
 /// Columns of a panel.
 pub const NR: usize = 32;
-/// Most rows of a block, but for AMX. 12 rows of two 16-lane registers take 24 of the 32 registers of AVX-512.
+/// Most rows of a block, unless the micro-kernel takes more. 12 rows of two 16-lane registers take 24 of the 32
+/// registers of AVX-512.
 pub const MR: usize = 12;
+/// Most rows of a block with any micro-kernel but that of AMX.
+pub const BLOCK_ROWS_MAX: usize = 64;
+/// K-steps whose products are summed before they are added to the sums so far, in f32. Rounding errors grow with the
+/// length of such a part instead of that of K.
+pub const K_PART: usize = 256;
 /// K-steps of a K-block.
 pub const K_BLOCK: usize = 16;
 /// Cache lines of a K-block in a panel.
@@ -29,10 +35,10 @@ pub const ZERO_POINT: i32 = 128;
 pub const INT8_MAX: f32 = 127.0;
 
 /// The sums or values of a block with a panel: f32, or i32 in the same 32 bits.
-pub type Tile = [[u32; NR]; MR];
+pub type Tile = [[u32; NR]; BLOCK_ROWS_MAX];
 
 /// A tile of zeros.
-pub const ZERO_TILE: Tile = [[0; NR]; MR];
+pub const ZERO_TILE: Tile = [[0; NR]; BLOCK_ROWS_MAX];
 
 /// Storage and multiplication precision of a dense layer. Sums are f32, or exact i32 for 8-bit products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,10 +185,13 @@ pub struct KLayout {
     /// Elements of a row in a K-block.
     pub row_elements: usize,
     pub packing: Packing,
+    /// Most rows of a block.
+    pub block_rows: usize,
 }
 
 impl KLayout {
-    pub fn new(precision: Precision, packing: Packing, inputs: usize) -> Self {
+    /// The layout for micro-kernels with blocks of `block_rows` rows.
+    pub fn new(precision: Precision, packing: Packing, inputs: usize, block_rows: usize) -> Self {
         let values = K_BLOCK * precision.values_per_element();
         let (values, lines, row_elements) = match (packing, precision) {
             (Packing::AmxTiles, Precision::F32) => (2 * K_BLOCK, 2 * K_BLOCK_LINES, 2 * K_BLOCK),
@@ -194,6 +203,7 @@ impl KLayout {
             block_lines: lines,
             row_elements,
             packing,
+            block_rows,
         }
     }
 
@@ -210,7 +220,7 @@ impl KLayout {
     pub fn row_blocks(self, rows: usize) -> RowBlocks {
         match self.is_amx() {
             true => RowBlocks::full(rows, AMX_MR),
-            false => RowBlocks::even(rows, MR),
+            false => RowBlocks::even(rows, self.block_rows),
         }
     }
 
@@ -260,7 +270,7 @@ mod tests {
     fn blocks_and_panels_fill_their_elements_and_lines() {
         for packing in [Packing::Plain, Packing::Widened, Packing::AmxTiles] {
             for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-                let layout = KLayout::new(precision, packing, 100);
+                let layout = KLayout::new(precision, packing, 100, MR);
                 for rows in [1, 15, 33, 100] {
                     let blocks = layout.row_blocks(rows);
                     let mut end = 0;

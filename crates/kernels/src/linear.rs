@@ -10,7 +10,9 @@ use crate::epilogue::{self, Activation, Dequantize, Epilogue};
 use crate::gemm::Gemm;
 use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
-use crate::layout::{KLayout, Line, MR, NR, Packing, Precision, RowBlocks, panel_element};
+use crate::layout::{
+    AMX_MR, K_BLOCK, KLayout, Line, MR, NR, Packing, Precision, RowBlocks, Tile, ZERO_TILE, panel_element,
+};
 use crate::pack;
 use crate::schedule::Schedule;
 use crate::scratch::grow_to;
@@ -44,7 +46,7 @@ impl Linear {
     pub fn new(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize, precision: Precision) -> Self {
         let outputs = bias.len();
         assert!(outputs > 0 && inputs > 0 && weight.len() == outputs * inputs);
-        let layout = KLayout::new(precision, packing(isa, precision), inputs);
+        let layout = layout(isa, precision, inputs);
         let steps = layout.panel_lines() / 2;
         let (lines, scales) = match precision {
             Precision::F32 if layout.is_amx() => (amx::panels_split(weight, outputs, inputs), Vec::new()),
@@ -88,7 +90,7 @@ impl Linear {
     /// If the weights are packed for AMX and `isa` is smaller, or the other way round.
     pub(crate) fn layout(&self, isa: Isa) -> KLayout {
         assert_eq!(self.is_amx(), isa >= Isa::Amx, "packed for another instruction set");
-        KLayout::new(self.precision, packing(isa, self.precision), self.inputs)
+        layout(isa, self.precision, self.inputs)
     }
 
     /// True if it is packed for AMX.
@@ -106,6 +108,11 @@ impl Linear {
         let size = len.div_ceil(count);
         let start = (panel * len + index * size).min(self.lines.len());
         &self.lines[start..self.lines.len().min(start + size)]
+    }
+
+    /// Some K-blocks of a panel.
+    pub(crate) fn k_blocks_of_panel(&self, panel: usize, k_blocks: Range<usize>) -> &[Line] {
+        &self.lines[self.layout.line_range(panel, k_blocks)]
     }
 
     /// The epilogue of a panel's sums. `activation_scales` are those of the rows, for 8 bits.
@@ -187,12 +194,12 @@ impl Linear {
     }
 }
 
-/// The packing of dense layers.
-fn packing(isa: Isa, precision: Precision) -> Packing {
+/// The layout of dense layers.
+fn layout(isa: Isa, precision: Precision, inputs: usize) -> KLayout {
     if isa >= Isa::Amx {
-        Packing::AmxTiles
+        KLayout::new(precision, Packing::AmxTiles, inputs, AMX_MR)
     } else {
-        Gemm::new(isa, precision).packing()
+        Gemm::new(isa, precision).layout(inputs)
     }
 }
 
@@ -321,9 +328,9 @@ impl Product<'_> {
                 },
                 panel,
                 prefetch,
+                accumulate: false,
             };
-            let scratch = sums.0.first_chunk_mut().expect("a tile of AMX is larger");
-            return self.gemm.store(&operands, &epilogue, self.activation, output, scratch);
+            return TILE.with_borrow_mut(|tile| self.gemm.store(&operands, &epilogue, self.activation, output, tile));
         };
         let accumulate = tile.k_blocks.start > 0;
         amx::multiply(tiles, linear.precision, elements, panel, prefetch, accumulate, sums);
@@ -347,8 +354,10 @@ pub(crate) struct PackedRows {
 
 thread_local! {
     static PACKED: RefCell<PackedRows> = RefCell::default();
-    /// Sums of the thread's current task.
+    /// Sums of the thread's current task, for AMX.
     static SUMS: RefCell<Vec<amx::TileSums>> = const { RefCell::new(Vec::new()) };
+    /// The tile of a micro-kernel.
+    static TILE: RefCell<Tile> = const { RefCell::new(ZERO_TILE) };
 }
 
 impl PackedRows {
@@ -367,31 +376,46 @@ impl PackedRows {
         let elements = Disjoint::new(grow_to(&mut self.elements, layout.elements(rows), 0));
         let scales = Disjoint::new(grow_to(&mut self.scales, rows, 0.0));
         let gemm = Gemm::new(isa, linear.precision);
+        // Few blocks are cut along K. The scale of an 8-bit row needs all of it.
+        let is_divisible = linear.precision != Precision::Int8 && !layout.is_amx();
+        let parts = if is_divisible && count < context.pool.threads() {
+            context.pool.threads().min(layout.k_blocks)
+        } else {
+            1
+        };
+        let part = layout.k_blocks.div_ceil(parts);
         let pack = |index: usize| {
-            let range = range(index);
+            let (range, index) = (range(index / parts), index % parts);
+            let k_blocks = (index * part).min(layout.k_blocks)..((index + 1) * part).min(layout.k_blocks);
+            if k_blocks.is_empty() {
+                return;
+            }
             let count = range.len();
             let x = &x[range.start * inputs..range.end * inputs];
-            // SAFETY: each block has its own elements and scales.
+            // SAFETY: each block has its own elements and scales, and each part of it its own elements.
             let (elements, scales) = unsafe {
-                let elements = elements.slice(layout.element_range(range.clone(), 0..layout.k_blocks));
-                (elements, scales.slice(range))
+                let elements = elements.slice(layout.element_range(range.clone(), k_blocks.clone()));
+                let scales = if parts == 1 { scales.slice(range) } else { &mut [] };
+                (elements, scales)
             };
             let stored = layout.stored_rows(count);
             if linear.precision == Precision::F32 && layout.is_amx() {
                 return amx::split_rows(isa, x, inputs, stored, elements);
             }
+            let values = K_BLOCK * linear.precision.values_per_element();
+            let first = k_blocks.start * values;
             let rows = Rows {
-                x,
+                x: &x[first..],
                 stride: inputs,
-                inputs,
+                inputs: inputs.min(k_blocks.end * values) - first,
                 count,
                 stored,
             };
             gemm.pack_rows(rows, elements, scales);
         };
         match rows < SHARED_PACKING_ROWS_MIN {
-            true => (0..count).for_each(pack),
-            false => context.pool.run(count, pack),
+            true => (0..count * parts).for_each(pack),
+            false => context.pool.run(count * parts, pack),
         }
     }
 

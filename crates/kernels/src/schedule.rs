@@ -6,12 +6,12 @@ use crate::layout::{AMX_MR, KLayout, Line, RowBlocks};
 
 /// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
 const PANELS_BYTES_MAX: usize = 512 * 1024;
-/// Up to so many row blocks, weights are used for all of them as they arrive from memory: as long as the second-level
-/// cache keeps most of the rows while panels pass.
-const STREAMING_BLOCKS_MAX: usize = 12;
+/// Up to so many rows, weights are used for all of them as they arrive from memory: as long as the second-level cache
+/// keeps most of the rows while panels pass.
+const STREAMING_ROWS_MAX: usize = 144;
 
-/// The same for AMX, whose blocks have 32 rows and whose products keep up with memory at about twice that.
-const AMX_STREAMING_BLOCKS_MAX: usize = 2;
+/// The same for AMX, whose products keep up with memory at about twice that.
+const AMX_STREAMING_ROWS_MAX: usize = 2 * AMX_MR;
 /// Bytes of a block's activations that an AMX task keeps in the first-level cache while panels pass: a third of it, so
 /// that two threads of a core, arriving weights and the sums fit too.
 const AMX_BLOCK_BYTES_MAX: usize = 16 * 1024;
@@ -37,9 +37,9 @@ impl Schedule {
     pub fn new(layout: KLayout, panels: usize, blocks: RowBlocks, threads: usize) -> Self {
         let blocks = blocks.count();
         let streaming_blocks = if layout.is_amx() {
-            AMX_STREAMING_BLOCKS_MAX
+            AMX_STREAMING_ROWS_MAX / AMX_MR
         } else {
-            STREAMING_BLOCKS_MAX
+            STREAMING_ROWS_MAX / layout.block_rows
         };
         let is_streaming = blocks <= streaming_blocks;
         let (panels_max, blocks_max, k_blocks_max) = if layout.is_amx() && !is_streaming {
@@ -85,7 +85,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Packing, Precision};
+    use crate::layout::{BLOCK_ROWS_MAX, MR, Packing, Precision};
 
     #[test]
     fn every_panel_meets_every_block_once() {
@@ -93,7 +93,8 @@ mod tests {
             for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
                 for (inputs, panels) in [(5, 1), (768, 24), (3072, 24), (768, 96), (768, 954)] {
                     for (rows, threads) in [(1, 1), (33, 2), (64, 2), (65, 3), (1000, 2), (16_384, 8)] {
-                        let layout = KLayout::new(precision, packing, inputs);
+                        let block_rows = if threads == 2 { BLOCK_ROWS_MAX } else { MR };
+                        let layout = KLayout::new(precision, packing, inputs, block_rows);
                         let blocks = layout.row_blocks(rows);
                         let schedule = Schedule::new(layout, panels, blocks, threads);
                         let mut met = vec![0; panels * blocks.count()];

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
 use crate::gemm::Gemm;
 use crate::kernel::{Block, Operands};
-use crate::layout::{MR, NR, RowBlocks, ZERO_TILE};
+use crate::layout::{KLayout, MR, NR, ZERO_TILE};
 use crate::linear::{Linear, PackedRows};
 use crate::rotary::{Rotation, rotate_rows};
 use crate::scratch::grow_to;
@@ -126,6 +126,7 @@ impl SelfAttention<'_> {
             rotary.rotation.check(hidden / heads);
         }
         let is_same = std::ptr::eq(query_states, kv_states);
+        let layout = self.query.layout(context.isa);
         INPUTS.with_borrow_mut(|[query_input, kv_input]| {
             query_input.blocks.clear();
             kv_input.blocks.clear();
@@ -136,8 +137,8 @@ impl SelfAttention<'_> {
                     let tokens = first.tokens.start..last.tokens.end;
                     Group {
                         sequences,
-                        query_blocks: query_input.add_blocks(queries.clone()),
-                        token_blocks: kv_input.add_blocks(tokens.clone()),
+                        query_blocks: query_input.add_blocks(queries.clone(), layout),
+                        token_blocks: kv_input.add_blocks(tokens.clone(), layout),
                         queries,
                         tokens,
                     }
@@ -282,32 +283,50 @@ impl Part<'_> {
         let layout = linear.layout(context.isa);
         let blocks = &input.blocks[self.blocks.clone()];
         let mut tile = ZERO_TILE;
-        for index in 0..panels {
+        let mut compute = |index: usize, range: &Range<usize>, prefetch| {
             let panel = self.first_panel + index;
-            let next = if index + 1 < panels {
-                Some((linear, panel + 1))
-            } else {
-                next
+            let elements = layout.element_range(range.clone(), 0..layout.k_blocks);
+            let operands = Operands {
+                block: Block::Rows {
+                    elements: &input.packed.elements[elements],
+                    rows: range.len(),
+                },
+                panel: linear.panel(panel),
+                prefetch,
+                accumulate: false,
             };
+            let epilogue = linear.epilogue(panel, input.packed.scales_of(linear.precision(), range.clone()));
+            let first = (range.start - self.first_row) * stride + self.first_column + index * NR;
+            let output = OutputTile::new(rows, first, stride, NR);
+            gemm.store(&operands, &epilogue, None, output, &mut tile);
+        };
+        let part_of = |next, index, count| match next {
+            Some((linear, panel)) => Linear::part_of_panel(linear, panel, index, count),
+            None => &[][..],
+        };
+        let panel_after = |index| match index + 1 < panels {
+            true => Some((linear, self.first_panel + index + 1)),
+            false => next,
+        };
+        if layout.block_rows > MR {
+            // A large block stays in the second-level cache.
+            for (block, range) in blocks.iter().enumerate() {
+                for index in 0..panels {
+                    let is_first = block == 0 || index + 1 == panels && block + 1 == blocks.len();
+                    let prefetch = if is_first {
+                        part_of(panel_after(index), 0, 1)
+                    } else {
+                        &[]
+                    };
+                    compute(index, range, prefetch);
+                }
+            }
+            return;
+        }
+        for index in 0..panels {
             for (block, range) in blocks.iter().enumerate() {
                 // Few rows wait for memory, so each block prefetches its part of the next panel.
-                let prefetch = match next {
-                    Some((linear, panel)) => linear.part_of_panel(panel, block, blocks.len()),
-                    None => &[],
-                };
-                let elements = layout.element_range(range.clone(), 0..layout.k_blocks);
-                let operands = Operands {
-                    block: Block::Rows {
-                        elements: &input.packed.elements[elements],
-                        rows: range.len(),
-                    },
-                    panel: linear.panel(panel),
-                    prefetch,
-                };
-                let epilogue = linear.epilogue(panel, input.packed.scales_of(linear.precision(), range.clone()));
-                let first = (range.start - self.first_row) * stride + self.first_column + index * NR;
-                let output = OutputTile::new(rows, first, stride, NR);
-                gemm.store(&operands, &epilogue, None, output, &mut tile);
+                compute(index, range, part_of(panel_after(index), block, blocks.len()));
             }
         }
     }
@@ -315,8 +334,8 @@ impl Part<'_> {
 
 impl Input {
     /// Cuts rows into blocks and returns their indices among all blocks.
-    fn add_blocks(&mut self, rows: Range<usize>) -> Range<usize> {
-        let (first, even) = (self.blocks.len(), RowBlocks::even(rows.len(), MR));
+    fn add_blocks(&mut self, rows: Range<usize>, layout: KLayout) -> Range<usize> {
+        let (first, even) = (self.blocks.len(), layout.row_blocks(rows.len()));
         let blocks = (0..even.count()).map(|index| even.range(index));
         self.blocks
             .extend(blocks.map(|block| rows.start + block.start..rows.start + block.end));

@@ -156,7 +156,7 @@ pub fn multiply(
         block_lines,
         row_elements,
         ..
-    } = KLayout::new(precision, Packing::AmxTiles, 1);
+    } = KLayout::new(precision, Packing::AmxTiles, 1, AMX_MR);
     let k_blocks = panel.len() / block_lines;
     let tile_elements = k_blocks * row_elements * TILE;
     assert!(k_blocks > 0 && panel.len() == k_blocks * block_lines);

@@ -8,7 +8,7 @@ use crate::epilogue::Activation;
 use crate::gemm::Gemm;
 use crate::isa::Isa;
 use crate::kernel::Rows;
-use crate::layout::{K_BLOCK, KLayout, Line, NR, Packing, Precision, panel_element};
+use crate::layout::{AMX_MR, K_BLOCK, KLayout, Line, NR, Packing, Precision, panel_element};
 use crate::linear::Linear;
 use crate::pack;
 use crate::pool::Pool;
@@ -115,7 +115,7 @@ fn int8_sums_are_exact() {
     for rows in [1, 15, 16, 17, 32] {
         for inputs in [1, 63, 64, 65, 300] {
             let (x, weight) = (random(rows * inputs, 4), random(NR * inputs, 5));
-            let layout = KLayout::new(Precision::Int8, Packing::AmxTiles, inputs);
+            let layout = KLayout::new(Precision::Int8, Packing::AmxTiles, inputs, AMX_MR);
             let (panel, _) = pack::panels_int8(&weight, NR, inputs, layout.panel_lines() / 2);
             let stored = layout.stored_rows(rows);
             let mut block = vec![0; layout.elements(rows)];

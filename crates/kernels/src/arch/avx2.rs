@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use super::generic::{pack_f32, quantized, write_k_blocks};
 use crate::epilogue::Epilogue;
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
-use crate::layout::{K_BLOCK, Line, NR, Packing, RowBlocks};
+use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, K_PART, Line, NR, Packing, RowBlocks};
 use crate::rounding::int8_scale;
 
 pub struct F32;
@@ -38,6 +38,14 @@ const fn micro_rows(kind: u8) -> usize {
 }
 
 impl MicroKernel for F32 {
+    fn block_rows(&self) -> usize {
+        BLOCK_ROWS_MAX
+    }
+
+    fn accumulates(&self) -> bool {
+        true
+    }
+
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], _: &mut [f32]) {
         // SAFETY: the CPU has the instructions by the caller's promise.
         unsafe { pack_rows_f32(rows, packed) }
@@ -66,6 +74,14 @@ impl MicroKernel for Bf16 {
         Packing::Widened
     }
 
+    fn block_rows(&self) -> usize {
+        BLOCK_ROWS_MAX
+    }
+
+    fn accumulates(&self) -> bool {
+        true
+    }
+
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], _: &mut [f32]) {
         // SAFETY: the CPU has the instructions by the caller's promise.
         unsafe { pack_rows_bf16(rows, packed) }
@@ -87,6 +103,14 @@ impl MicroKernel for Bf16 {
 impl MicroKernel for Int8 {
     fn packing(&self) -> Packing {
         Packing::Widened
+    }
+
+    fn block_rows(&self) -> usize {
+        BLOCK_ROWS_MAX
+    }
+
+    fn accumulates(&self) -> bool {
+        true
     }
 
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
@@ -168,8 +192,9 @@ fn pack_rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
     }
 }
 
-/// Multiplies a block with a panel, micro-tile by micro-tile and part by part of K: the part of a panel's half that one
-/// micro-tile has loaded stays in the first-level cache for the next one. Sums of a part are kept in the output.
+/// Multiplies a block with a panel, micro-tile by micro-tile and [part by part](K_PART) of K: the part of a panel's
+/// half that one micro-tile has loaded stays in the first-level cache for the next ones. Sums of a part are kept in the
+/// output.
 ///
 /// `ROW` and `STEP` are the elements from one row of activations to the next and from one K-step to the next.
 ///
@@ -183,9 +208,12 @@ unsafe fn tile<const KIND: u8, const ROW: usize, const STEP: usize>(
     to: *mut f32,
     stride: usize,
 ) {
-    /// K-steps of a part.
-    const PART: usize = 256;
-    let &Operands { block, panel, prefetch } = operands;
+    let &Operands {
+        block,
+        panel,
+        prefetch,
+        accumulate,
+    } = operands;
     let (a, row_step) = match block {
         Block::Rows { elements, .. } => (elements.as_ptr(), rows * ROW),
         // From one K-block to the next.
@@ -204,9 +232,9 @@ unsafe fn tile<const KIND: u8, const ROW: usize, const STEP: usize>(
         prefetch_lines: prefetch.len().div_ceil(k_blocks),
         is_first: false,
     };
-    for start in (0..steps).step_by(PART) {
-        pass.steps = PART.min(steps - start);
-        pass.is_first = start == 0;
+    for start in (0..steps).step_by(K_PART) {
+        pass.steps = K_PART.min(steps - start);
+        pass.is_first = start == 0 && !accumulate;
         let epilogue = epilogue.filter(|_| start + pass.steps == steps);
         for half in 0..2 {
             pass.b = panel.as_ptr().wrapping_add(start * 2 + half);

@@ -195,7 +195,7 @@ macro_rules! kernel {
                 }
                 acc
             }
-            let &Operands { block, panel, prefetch } = operands;
+            let &Operands { block, panel, prefetch, .. } = operands;
             let mut acc = [[$zero; 2]; M];
             // SAFETY: the caller permits writing these values.
             let put = |row: usize, half: usize, value| unsafe {

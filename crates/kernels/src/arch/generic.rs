@@ -2,7 +2,7 @@
 
 use crate::epilogue::{self, Epilogue};
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
-use crate::layout::{K_BLOCK, Line, NR, Precision, Tile, ZERO_POINT, ZERO_TILE};
+use crate::layout::{K_BLOCK, K_PART, Line, MR, NR, Precision, ZERO_POINT};
 use crate::rounding::{ROUND, bf16_bits, int8_scale};
 
 /// True if multiply and add are one instruction.
@@ -128,7 +128,7 @@ unsafe fn run(
     to: *mut f32,
     stride: usize,
 ) {
-    let mut tile = ZERO_TILE;
+    let mut tile = [[0; NR]; MR];
     let mut row = 0;
     while row < rows {
         let take = (rows - row).min(ROWS_AT_ONCE);
@@ -149,12 +149,11 @@ unsafe fn run(
     }
 }
 
-/// The operands of parts of K. Sums of parts that are added at the end have rounding errors that grow with the length
-/// of a part instead of that of K.
+/// The operands of [parts](K_PART) of K.
 fn parts<'a>(operands: &Operands<'a>) -> impl Iterator<Item = Operands<'a>> {
     /// K-blocks of a part.
-    const PART: usize = 16;
-    let &Operands { block, panel, prefetch } = operands;
+    const PART: usize = K_PART / K_BLOCK;
+    let &Operands { block, panel, .. } = operands;
     let panels = panel.chunks(2 * K_BLOCK * PART).enumerate();
     panels.map(move |(index, panel)| {
         let block = match block {
@@ -176,7 +175,11 @@ fn parts<'a>(operands: &Operands<'a>) -> impl Iterator<Item = Operands<'a>> {
                 rows,
             },
         };
-        Operands { block, panel, prefetch }
+        Operands {
+            block,
+            panel,
+            ..*operands
+        }
     })
 }
 
@@ -208,7 +211,7 @@ fn for_each_step<const M: usize>(operands: &Operands<'_>, first: usize, mut step
 }
 
 #[inline(always)]
-fn some_rows<const M: usize>(precision: Precision, operands: &Operands<'_>, first: usize, sums: &mut Tile) {
+fn some_rows<const M: usize>(precision: Precision, operands: &Operands<'_>, first: usize, sums: &mut [[u32; NR]]) {
     let add = |sum: f32, a: f32, b: f32| if FMA { a.mul_add(b, sum) } else { a * b + sum };
     match precision {
         Precision::F32 => {
