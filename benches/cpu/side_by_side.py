@@ -55,6 +55,16 @@ MODELS = {
 }
 
 
+def shrink(config):
+    """Tiny sizes, to see that a script runs."""
+    config.hidden_size, config.intermediate_size, config.num_attention_heads = 128, 256, 4
+    config.num_hidden_layers = 2
+    if config.model_type == "modernbert":
+        config.layer_types = config.layer_types[:2]
+    if config.model_type != "esm":
+        config.vocab_size = 1000
+
+
 class AtMasks(torch.nn.Module):
     """The logits of one mask a text. Texts of one length need no attention mask."""
 
@@ -183,12 +193,7 @@ def main():
     nncf.set_log_level("ERROR")
     config = MODELS[arguments.model]()
     if arguments.dry_run:
-        config.hidden_size, config.intermediate_size, config.num_attention_heads = 128, 256, 4
-        config.num_hidden_layers = 2
-        if config.model_type == "modernbert":
-            config.layer_types = config.layer_types[:2]
-        if config.model_type != "esm":
-            config.vocab_size = 1000
+        shrink(config)
     print(f"openvino {openvino.__version__.split('-')[0]}, torch {torch.__version__}; {arguments.threads} threads each")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(arguments.checkpoint or folder)
