@@ -261,7 +261,14 @@ fn a_signal_ends_the_command_after_a_whole_line() {
         }
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code));
-        assert_eq!(error(&output), "");
+        let lines = text.lines().count();
+        assert_eq!(
+            error(&output),
+            format!(
+                "cloze: interrupted; {lines} lines are written, line {} is the next\n",
+                lines + 1
+            )
+        );
         feeding.join().unwrap();
     }
 }

@@ -1,10 +1,11 @@
 //! Progress: a bar on a terminal, log lines otherwise.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cloze::hub;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// Progress of downloads.
 #[derive(Default)]
@@ -45,42 +46,55 @@ impl hub::Progress for Download {
     }
 }
 
-/// Progress of `cloze predict`. Shown only if the output goes elsewhere than the terminal.
+/// Progress of `cloze predict`, counted as lines are answered, which is before they are written in their order. Shown
+/// only if the output goes elsewhere than the terminal.
 pub struct Lines {
     bar: Option<ProgressBar>,
-    has_end: bool,
+    /// Size of the input, if known.
+    bytes_all: Option<u64>,
+    lines: AtomicU64,
+    bytes: AtomicU64,
     started_at: Instant,
 }
 
-const LINES: &str = "{bar:30} {percent}%, {msg}, {eta} left";
+const LINES: &str = "{bar:30} {percent}%, {msg}";
 const ENDLESS_LINES: &str = "{spinner} {msg}, {elapsed}";
+/// Interval between updates of the bar while no line is answered.
+const TICK: Duration = Duration::from_millis(200);
+/// Time before a rate is meaningful.
+const RATE_AFTER: Duration = Duration::from_secs(1);
 
 impl Lines {
-    /// `bytes` is the size of the input, if known.
-    pub fn new(bytes: Option<u64>) -> Self {
+    /// `bytes_all` is the size of the input, if known.
+    pub fn new(bytes_all: Option<u64>) -> Self {
         let visible = std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
         let bar = visible.then(|| {
-            let (template, bar) = match bytes {
+            let (template, bar) = match bytes_all {
                 Some(bytes) => (LINES, ProgressBar::new(bytes)),
                 None => (ENDLESS_LINES, ProgressBar::new_spinner()),
             };
-            bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
+            let style = ProgressStyle::with_template(template).expect("a valid template");
+            let bar = bar.with_style(style).with_message("0 lines");
+            bar.enable_steady_tick(TICK);
+            bar
         });
         Self {
             bar,
-            has_end: bytes.is_some(),
+            bytes_all,
+            lines: AtomicU64::default(),
+            bytes: AtomicU64::default(),
             started_at: Instant::now(),
         }
     }
 
-    /// `lines` lines, the first `bytes` of the input, are answered.
-    pub fn reached(&self, lines: u64, bytes: u64) {
+    /// Counts an answered line of `bytes` bytes.
+    pub fn answered(&self, bytes: u64) {
+        let lines = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(bar) = &self.bar {
-            let rate = lines as f64 / self.started_at.elapsed().as_secs_f64();
-            bar.set_message(format!("{lines} lines, {rate:.0} per second"));
-            match self.has_end {
-                true => bar.set_position(bytes),
-                false => bar.tick(),
+            bar.set_message(progress_of(lines, bytes, self.bytes_all, self.started_at.elapsed()));
+            if self.bytes_all.is_some() {
+                bar.set_position(bytes);
             }
         }
     }
@@ -93,11 +107,31 @@ impl Lines {
     }
 }
 
-/// Shows how many batch sizes have run in the warm-up.
-#[derive(Default)]
-pub struct WarmUpProgress(Option<ProgressBar>);
+/// Lines, their rate since the start, and the time left at this rate.
+fn progress_of(lines: u64, bytes: u64, bytes_all: Option<u64>, elapsed: Duration) -> String {
+    if elapsed < RATE_AFTER {
+        return format!("{lines} lines");
+    }
+    let rate = lines as f64 / elapsed.as_secs_f64();
+    let mut text = format!("{lines} lines, {rate:.0} per second");
+    if let Some(left) = bytes_all.map(|all| all.saturating_sub(bytes)) {
+        let left = elapsed.mul_f64(left as f64 / bytes.max(1) as f64);
+        text += &format!(", {:#} left", HumanDuration(left));
+    }
+    text
+}
 
-const SIZES: &str = "compiling GPU kernels {bar:30} {pos} of {len} batch sizes, {eta} left";
+/// Shows how many batch sizes have run in the warm-up: a bar on a terminal, a log line every few seconds otherwise.
+#[derive(Default)]
+pub struct WarmUpProgress {
+    bar: Option<ProgressBar>,
+    started_at: Option<Instant>,
+    logged_at: Option<Instant>,
+}
+
+const SIZES: &str = "compiling GPU kernels {bar:30} {pos} of {len} batch sizes, {elapsed}, {eta} left";
+/// Interval between log lines.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl WarmUpProgress {
     /// `done` of `sizes` batch sizes have run. Shows nothing for a single size, which takes a moment.
@@ -105,23 +139,59 @@ impl WarmUpProgress {
         if sizes == 1 {
             return;
         }
+        let now = Instant::now();
+        let started_at = *self.started_at.get_or_insert(now);
         if done == 0 {
-            self.0 = Self::start(sizes);
+            tracing::info!(
+                "compiling GPU kernels for {sizes} batch sizes before the first request, which takes seconds to minutes; \
+                 --warm-up short compiles one size now and each other with its first batch"
+            );
+            self.logged_at = Some(now);
+            if std::io::stderr().is_terminal() {
+                let style = ProgressStyle::with_template(SIZES).expect("a valid template");
+                let bar = ProgressBar::new(sizes as u64).with_style(style);
+                bar.enable_steady_tick(TICK);
+                self.bar = Some(bar);
+            }
         }
-        if let Some(bar) = &self.0 {
-            bar.set_position(done as u64);
-            if done == sizes {
-                bar.finish_and_clear();
+        match &self.bar {
+            Some(bar) if done == sizes => bar.finish_and_clear(),
+            Some(bar) => bar.set_position(done as u64),
+            None => {
+                // The first size gives the first estimate.
+                let is_due = done == 1 || self.logged_at.is_none_or(|at| now - at >= LOG_INTERVAL);
+                if is_due && (1..sizes).contains(&done) {
+                    self.logged_at = Some(now);
+                    tracing::info!("{}", sizes_done(done, sizes, now - started_at));
+                }
             }
         }
     }
+}
 
-    fn start(sizes: usize) -> Option<ProgressBar> {
-        if !std::io::stderr().is_terminal() {
-            tracing::info!("compiling GPU kernels for {sizes} batch sizes");
-            return None;
-        }
-        let style = ProgressStyle::with_template(SIZES).expect("a valid template");
-        Some(ProgressBar::new(sizes as u64).with_style(style))
+/// The state of the warm-up after `elapsed`.
+fn sizes_done(done: usize, sizes: usize, elapsed: Duration) -> String {
+    let left = elapsed.mul_f64((sizes - done) as f64 / done.max(1) as f64);
+    format!(
+        "compiled GPU kernels for {done} of {sizes} batch sizes in {:.0} s, about {:.0} s left",
+        elapsed.as_secs_f64(),
+        left.as_secs_f64()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_follows_from_the_rate_so_far() {
+        let text = |bytes_all, milliseconds| progress_of(300, 1_000, bytes_all, Duration::from_millis(milliseconds));
+        assert_eq!(text(Some(4_000), 500), "300 lines");
+        assert_eq!(text(Some(4_000), 2_000), "300 lines, 150 per second, 6s left");
+        assert_eq!(text(None, 2_000), "300 lines, 150 per second");
+        assert_eq!(
+            sizes_done(6, 24, Duration::from_secs(10)),
+            "compiled GPU kernels for 6 of 24 batch sizes in 10 s, about 30 s left"
+        );
     }
 }

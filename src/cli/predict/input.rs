@@ -1,7 +1,7 @@
 //! Lines of a file or of standard input, bounded in length.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -14,8 +14,8 @@ const LINES_AHEAD: usize = 64;
 pub struct RawLine {
     /// From 1 on.
     pub number: u64,
-    /// Bytes of the input up to its end.
-    pub end: u64,
+    /// Its bytes in the input, with its end.
+    pub bytes: u64,
     /// `None` where it is longer than [`LINE_BYTES_MAX`].
     pub content: Option<Vec<u8>>,
 }
@@ -24,6 +24,7 @@ pub struct RawLine {
 pub struct Source {
     reader: Box<dyn Read + Send>,
     bytes: Option<u64>,
+    is_terminal: bool,
 }
 
 impl Source {
@@ -33,6 +34,7 @@ impl Source {
             return Ok(Self {
                 reader: Box::new(io::stdin()),
                 bytes: size_of_stdin(),
+                is_terminal: io::stdin().is_terminal(),
             });
         }
         let failed = |e: io::Error| format!("{}: {e}", path.display());
@@ -44,7 +46,13 @@ impl Source {
         Ok(Self {
             reader: Box::new(file),
             bytes: metadata.is_file().then_some(metadata.len()),
+            is_terminal: false,
         })
+    }
+
+    /// True if a person types the lines.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
     }
 
     /// Size of the input in bytes, if known.
@@ -61,14 +69,10 @@ impl Source {
 }
 
 fn read_lines(mut reader: impl BufRead, sender: &SyncSender<io::Result<RawLine>>) {
-    let mut end = 0;
     for number in 1.. {
         let line = match read_line(&mut reader) {
             Ok(None) => return,
-            Ok(Some((bytes, content))) => {
-                end += bytes;
-                Ok(RawLine { number, end, content })
-            }
+            Ok(Some((bytes, content))) => Ok(RawLine { number, bytes, content }),
             Err(error) => Err(error),
         };
         let failed = line.is_err();
@@ -146,7 +150,7 @@ mod tests {
             [Some("one"), Some(""), Some("two"), Some(&long), None, Some("last")]
         );
         assert!(lines.iter().map(|line| line.number).eq(1..=6));
-        assert_eq!(lines[0].end, 5);
-        assert_eq!(lines.last().unwrap().end, input.len() as u64);
+        assert_eq!(lines[0].bytes, 5);
+        assert_eq!(lines.iter().map(|line| line.bytes).sum::<u64>(), input.len() as u64);
     }
 }

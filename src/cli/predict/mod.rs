@@ -23,6 +23,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -192,7 +193,10 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
         pipeline.model().check(parameters)?;
     }
 
-    let progress = Lines::new(source.bytes());
+    if source.is_terminal() {
+        complain("reading lines from the terminal; Ctrl-D ends them");
+    }
+    let progress = Arc::new(Lines::new(source.bytes()));
     let lines = source.read();
     let (sender, windows) = mpsc::channel(1);
     let defaults = Defaults {
@@ -205,7 +209,8 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
         .spawn(move || window::plan(&planner, defaults, &lines, &sender))?;
 
     let runtime = runtime::start()?;
-    let output = Output::new(Arc::clone(&pipeline), progress);
+    let lines_written = Arc::new(AtomicU64::new(0));
+    let output = Output::new(Arc::clone(&pipeline), Arc::clone(&lines_written));
     let ended = runtime.block_on(async {
         let interrupted = interrupted()?;
         tokio::select! {
@@ -213,18 +218,27 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
             // What is not written yet has no answers, only the same error on every line.
             reason = pipeline.engine().broken() => {
                 abort_after(CLEAN_UP_TIMEOUT);
-                Err(format!("the model failed: {reason}; the lines after the last written one have no answer").into())
+                let lines = lines_written.load(Ordering::Relaxed);
+                Err(format!("the model failed: {reason}; {lines} lines are written, the others have no answer").into())
             }
             code = interrupted => Ok(Err(code)),
-            ended = answer_all(&pipeline, windows, output) => ended.map(Ok),
+            ended = answer_all(&pipeline, windows, output, &progress) => ended.map(Ok),
         }
     });
     runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
+    progress.end();
     let written = match ended? {
         Ok(Some(written)) => written,
         // The reader of the output has left, as under `head`.
         Ok(None) => return Ok(ExitCode::SUCCESS),
-        Err(signal) => return Ok(ExitCode::from(128 + signal)),
+        Err(signal) => {
+            let lines = lines_written.load(Ordering::Relaxed);
+            complain(&format!(
+                "interrupted; {lines} lines are written, line {} is the next",
+                lines + 1
+            ));
+            return Ok(ExitCode::from(128 + signal));
+        }
     };
     // It has said that there is nothing more, unless it broke down.
     if planning.join().is_err() {
@@ -258,8 +272,6 @@ struct Scored {
 
 struct ScoredLine {
     number: u64,
-    /// Bytes of the input up to the line's end.
-    end: u64,
     answer: Result<AnyAnswer, LineError>,
 }
 
@@ -274,6 +286,7 @@ async fn answer_all(
     pipeline: &Arc<Pipeline>,
     mut windows: mpsc::Receiver<std::io::Result<Window>>,
     mut output: Output,
+    progress: &Arc<Lines>,
 ) -> Result<Option<Written>, Box<dyn Error>> {
     let mut flying: VecDeque<JoinHandle<Scored>> = VecDeque::new();
     let mut input_ended = false;
@@ -295,7 +308,7 @@ async fn answer_all(
                 }
             }
             window = windows.recv(), if !input_ended && flying.len() < WINDOWS_IN_FLIGHT => match window {
-                Some(Ok(window)) => flying.push_back(tokio::spawn(score_window(Arc::clone(pipeline), window))),
+                Some(Ok(window)) => flying.push_back(tokio::spawn(score_window(Arc::clone(pipeline), window, Arc::clone(progress)))),
                 Some(Err(error)) => return Err(format!("the input cannot be read: {error}").into()),
                 None => input_ended = true,
             },
@@ -313,18 +326,19 @@ async fn next(flying: &mut VecDeque<JoinHandle<Scored>>) -> Option<Result<Scored
 }
 
 /// Submits a window to the engine, its lines sorted by length, so that batches hold texts of similar length.
-async fn score_window(pipeline: Arc<Pipeline>, window: Window) -> Scored {
+async fn score_window(pipeline: Arc<Pipeline>, window: Window, progress: Arc<Lines>) -> Scored {
     let mut lines: Vec<(usize, Line)> = window.lines.into_iter().enumerate().collect();
     lines.sort_by_key(|(_, line)| line.tokens());
     let submissions = lines.into_iter().map(|(index, line)| {
-        let pipeline = &pipeline;
+        let (pipeline, progress) = (&pipeline, &progress);
         async move {
-            let Line { number, end, plan } = line;
+            let Line { number, bytes, plan } = line;
             let answer = match plan {
                 Err(refused) => Err(LineError::Refused(refused)),
                 Ok(plan) => submit(pipeline, plan).await.map_err(LineError::Failed),
             };
-            (index, ScoredLine { number, end, answer })
+            progress.answered(bytes);
+            (index, ScoredLine { number, answer })
         }
     });
     let mut scored = futures_util::future::join_all(submissions).await;

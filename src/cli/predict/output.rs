@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloze::api::{AnswerJson, ErrorBody};
 use cloze::pipeline::{self, Pipeline};
@@ -9,7 +10,6 @@ use cloze::tasks::AnyAnswer;
 use serde::Serialize;
 
 use super::{LineError, Scored, ScoredLine};
-use crate::cli::progress::Lines;
 
 /// Counts of the lines that have been written.
 #[derive(Debug, Default)]
@@ -32,24 +32,43 @@ struct LineErrorJson<'a> {
 /// Turns scores into answers and writes them.
 pub struct Output {
     pipeline: Arc<Pipeline>,
-    stdout: BufWriter<Stdout>,
-    progress: Lines,
+    stdout: BufWriter<CountLines<Stdout>>,
     written: Written,
 }
 
+/// Counts the line ends that a writer has taken.
+struct CountLines<W> {
+    writer: W,
+    lines: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for CountLines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.writer.write(bytes)?;
+        let lines = bytes[..taken].iter().filter(|&&byte| byte == b'\n').count();
+        self.lines.fetch_add(lines as u64, Ordering::Relaxed);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 impl Output {
-    pub fn new(pipeline: Arc<Pipeline>, progress: Lines) -> Self {
+    /// `lines` counts the lines that are written.
+    pub fn new(pipeline: Arc<Pipeline>, lines: Arc<AtomicU64>) -> Self {
+        let writer = io::stdout();
         Self {
             pipeline,
-            stdout: BufWriter::with_capacity(64 << 10, io::stdout()),
-            progress,
+            stdout: BufWriter::with_capacity(64 << 10, CountLines { writer, lines }),
             written: Written::default(),
         }
     }
 
     /// Writes and flushes a whole window.
     pub fn write(&mut self, scored: Scored) -> io::Result<()> {
-        for ScoredLine { number, end, answer } in scored.lines {
+        for ScoredLine { number, answer } in scored.lines {
             // As a whole, so that a line that cannot be serialized leaves no half of one.
             let mut json = match self.json(answer) {
                 Ok(json) => json,
@@ -66,7 +85,6 @@ impl Output {
             json.push(b'\n');
             self.stdout.write_all(&json)?;
             self.written.lines += 1;
-            self.progress.reached(self.written.lines, end);
         }
         self.stdout.flush()
     }
@@ -86,9 +104,8 @@ impl Output {
         Ok(json)
     }
 
-    /// Ends the progress bar.
+    /// The counts of all lines.
     pub fn finish(self) -> Written {
-        self.progress.end();
         self.written
     }
 }

@@ -52,8 +52,8 @@ pub enum TaskDefaults {
 /// A line and its plan.
 pub struct Line {
     pub number: u64,
-    /// Bytes of the input up to the line's end.
-    pub end: u64,
+    /// Its bytes in the input.
+    pub bytes: u64,
     pub plan: Result<AnyPlan, ErrorBody>,
 }
 
@@ -152,7 +152,7 @@ impl Planner<'_> {
         };
         Line {
             number: line.number,
-            end: line.end,
+            bytes: line.bytes,
             plan,
         }
     }
