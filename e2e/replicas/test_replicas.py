@@ -83,7 +83,7 @@ class Replica:
     def answered(self):
         """The number of requests answered since the start."""
         lines = self.get("/metrics")[1].splitlines()
-        (count,) = [line for line in lines if line.startswith('cloze_http_requests_total{route="/",status="200"}')]
+        (count,) = [line for line in lines if line.startswith('cloze_http_requests_total{method="POST",route="/",status="200"}')]
         return int(count.split()[-1])
 
 

@@ -10,6 +10,10 @@ use super::unique_id::unique_id;
 use crate::sys::excerpt;
 use crate::{api, pipeline};
 
+/// In the extensions of a response: the `error_type` of its body, for log and metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorType(pub &'static str);
+
 /// An error for a client, with headers beside it.
 #[derive(Debug)]
 pub struct ApiError {
@@ -90,6 +94,7 @@ impl poem::error::ResponseError for ApiError {
 
     fn as_response(&self) -> Response {
         let mut response = Json(self.body()).with_status(self.status()).into_response();
+        response.extensions_mut().insert(ErrorType(self.error.error_type));
         let headers = response.headers_mut();
         if let Some(after) = self.error.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

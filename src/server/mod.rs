@@ -14,7 +14,7 @@
 //! | `app`, `options` | what a handler needs; the settings of the server |
 //! | `middleware` | around every request: telemetry, the host check of loopback servers, authentication, CORS |
 //! | `net` | connections: accept loop, deadlines, slots, TLS |
-//! | `state`, `metrics` | readiness; request counters and histograms |
+//! | `state`, `metrics` | readiness; counters and histograms of requests and connections, and their text form |
 //! | `error`, `unique_id`, `throttled_log` | errors as JSON, request ids, rate-limited logging |
 
 mod answer_body;

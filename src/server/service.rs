@@ -19,7 +19,8 @@ use super::routes::{health, info, metrics, openapi, task, ui};
 
 /// The route table: every path, its methods, and which of them need the API key.
 ///
-/// A test compares it with `openapi.json`, another checks the access rule of each method.
+/// A test compares it with `openapi.json`, which leaves the files of the pages out, another checks the access rule of
+/// each method.
 pub(super) fn table(options: &Options) -> Vec<RouteRow> {
     use Access::{Key, Open};
     let scrape = match options.metrics_without_key {
@@ -59,8 +60,8 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
     ]
 }
 
-/// The whole service as an endpoint: the route table inside authentication, CORS, the host check and telemetry, in
-/// this order.
+/// The whole service as an endpoint: the route table inside authentication, CORS, the host check, telemetry and the
+/// normalization of paths, in this order.
 pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
     service_on(app, false)
 }
@@ -76,10 +77,6 @@ pub(super) fn service_on(app: Arc<App>, is_loopback: bool) -> impl Endpoint<Outp
     let hosts = Arc::clone(&app);
     routes
         .around(guard_unknown_paths)
-        .around(move |next, mut request| {
-            paths::normalize(&mut request, &named.about);
-            async move { next.call(request).await }
-        })
         .around(move |next, mut request| {
             let app = Arc::clone(&keys);
             async move {
@@ -111,6 +108,10 @@ pub(super) fn service_on(app: Arc<App>, is_loopback: bool) -> impl Endpoint<Outp
             let app = Arc::clone(&observed);
             async move { Ok(telemetry::observe(&app.state, &*next, request).await) }
         })
+        .around(move |next, mut request| {
+            paths::normalize(&mut request, &named.about);
+            async move { next.call(request).await }
+        })
         .data(app)
 }
 
@@ -141,6 +142,7 @@ pub async fn serve(
         limits: app.options.connections,
         tls: app.options.tls.clone(),
         end_slow_request: net::EndSlowRequest(Arc::new(move || displacing.pipeline.engine().displace_slow())),
+        counters: Arc::clone(&app.state.metrics.connections),
     };
     let mut stop_at = Instant::now();
     let shutdown = async {
@@ -152,7 +154,7 @@ pub async fn serve(
     let is_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
     let endpoint = Arc::new(service_on(Arc::clone(&app), is_loopback));
     let refusing = Arc::clone(&app);
-    let refuse = Arc::new(move |reason| telemetry::refuse(&refusing.state, reason));
+    let refuse = Arc::new(move |reason, peer| telemetry::refuse(&refusing.state, reason, peer));
     net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout).await?;
     // All connections are closed, so no client waits: the engine stops after the running batch at the latest. It gets a
     // thread of its own, because those of the runtime may all be busy with requests.

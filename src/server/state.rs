@@ -42,7 +42,7 @@ impl State {
 
     /// Counts and logs an answer whose connection ended in its middle.
     pub(super) fn unread_answer(&self) {
-        self.metrics.unread_answers.inc();
+        self.metrics.unread_answer();
         self.departures
             .log(|count| tracing::info!(count, "the connection ended before the client had read its answer"));
     }

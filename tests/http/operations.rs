@@ -237,6 +237,55 @@ fn dropped_log_lines_are_counted() {
 
 #[test]
 #[cfg(unix)]
+fn a_refusal_in_the_log_has_its_error_type_route_and_peer() {
+    let model = crate::common::fixtures::golden("uncased-tied");
+    let mut command = command(&[
+        "--model",
+        &model,
+        "--log-format",
+        "json",
+        "--cors-origin",
+        "https://a.example",
+    ]);
+    command.env("CLOZE_API_KEY", KEY);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut server = Server::spawn(command.stderr(log.reopen().unwrap()));
+    let key = format!("authorization: Bearer {KEY}\r\n");
+    for (method, path, headers) in [
+        ("POST", "/", "content-length: 0\r\n"),
+        ("OPTIONS", "/v1/fill-mask/", ""),
+        ("POST", "/v2/models/none/infer", &format!("{key}content-length: 2\r\n")),
+        ("GET", "/v1/completions?prompt=secret", key.as_str()),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        let body = if headers.ends_with("2\r\n") { "{}" } else { "" };
+        server.exchange(&(head + body));
+    }
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let refusals: Vec<&Value> = lines.iter().filter(|line| line["message"] == "refused").collect();
+    let text = |line: &Value, field: &str| line[field].as_str().map(str::to_owned);
+    let expected = [
+        ("POST", "/", "unauthorized", None),
+        ("OPTIONS", "/v1/fill-mask", "unauthorized", None),
+        ("POST", "/v2/models/:name/infer", "model_not_found", None),
+        ("GET", "other", "not_found", Some("\"/v1/completions\"")),
+    ];
+    assert_eq!(refusals.len(), expected.len(), "{log}");
+    for (line, (method, route, error_type, path)) in refusals.into_iter().zip(expected) {
+        assert_eq!(text(line, "method").as_deref(), Some(method), "{line}");
+        assert_eq!(text(line, "route").as_deref(), Some(route), "{line}");
+        assert_eq!(text(line, "error_type").as_deref(), Some(error_type), "{line}");
+        assert_eq!(text(line, "path").as_deref(), path, "{line}");
+        assert!(text(line, "peer").unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    assert!(!log.contains("secret") && !log.contains(KEY), "{log}");
+}
+
+#[test]
+#[cfg(unix)]
 fn without_tls_a_hangup_signal_is_ignored() {
     let mut server = Server::start(&["--model", &crate::common::fixtures::golden("uncased-tied")]);
     server.signal("-HUP");
@@ -454,8 +503,11 @@ fn a_loopback_server_answers_to_local_names_and_to_its_own_pages() {
         assert_eq!(post(headers), status, "{headers}");
     }
     let metrics = server.get("/metrics").1;
-    for counted in ["status=\"421\"} 1", "status=\"403\"} 3"] {
-        let line = format!("cloze_http_requests_total{{route=\"other\",{counted}");
+    for counted in [
+        r#"method="POST",route="/",status="421"} 1"#,
+        r#"method="POST",route="/",status="403"} 3"#,
+    ] {
+        let line = format!("cloze_http_requests_total{{{counted}");
         assert!(metrics.lines().any(|found| found == line), "{line}");
     }
     // Other machines reach other addresses under any name.

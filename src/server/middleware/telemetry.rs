@@ -1,5 +1,6 @@
 //! Telemetry around every request: its id, span, log line, metrics, and the headers of its answer.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use poem::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -9,11 +10,12 @@ use tracing::Instrument;
 
 use super::tracing_span;
 use crate::pipeline::Cost;
-use crate::server::error::{ApiError, respond};
-use crate::server::metrics::{CLIENT_LEFT, UNMATCHED};
+use crate::server::error::{ApiError, ErrorType, respond};
+use crate::server::metrics::{CLIENT_LEFT, Outcome, UNMATCHED};
 use crate::server::net::BadHead;
 use crate::server::state::State;
 use crate::server::unique_id::unique_id;
+use crate::sys::excerpt;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time-ms");
@@ -24,15 +26,20 @@ const TOKENS: HeaderName = HeaderName::from_static("x-tokens");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Answers `request` with `next`; turns errors into responses, then logs and counts the response and adds its headers.
+/// The path of the request is in the form of the route table.
 pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, request: Request) -> Response {
     let started_at = Instant::now();
     let id = request_id(request.headers());
     let method = method_label(request.method());
     let span = tracing_span::begin(&request, method, id.to_str().unwrap_or_default());
+    let route = state.metrics.route(request.uri().path());
+    let peer = request.remote_addr().as_socket_addr().copied();
+    let unknown_path = (route == UNMATCHED).then(|| request.uri().path().to_owned());
     let departure = Departure {
         state,
         method,
-        route: state.metrics.route(request.uri().path()),
+        route,
+        peer,
         id: &id,
         started_at,
     };
@@ -41,16 +48,23 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
         Err(error) => respond(error).await,
     };
     std::mem::forget(departure);
-    let total = started_at.elapsed();
-    // The route as the table writes it; poem puts it there.
-    let route = response.data::<PathPattern>().cloned();
-    let route = route.as_ref().map_or(UNMATCHED, |pattern| &pattern.0);
-    let cost = response.extensions().get::<Cost>().copied();
-    let status = response.status();
-    state.metrics.observe(route, method, status, total, cost);
-    tracing_span::end(&span, method, route, status);
-    let log = || log(method, route, status.as_u16(), &id, total, cost);
-    match status {
+    // poem finds the route too.
+    debug_assert!(
+        response.data::<PathPattern>().is_none_or(|found| *found.0 == *route),
+        "{route}"
+    );
+    let outcome = Outcome {
+        method,
+        route,
+        status: response.status(),
+        error_type: response.extensions().get::<ErrorType>().map(|error_type| error_type.0),
+        total: started_at.elapsed(),
+        cost: response.extensions().get::<Cost>().copied(),
+    };
+    state.metrics.observe(&outcome);
+    tracing_span::end(&span, method, route, outcome.status);
+    let log = || log(&outcome, peer, unknown_path.as_deref(), &id);
+    match outcome.status {
         StatusCode::SERVICE_UNAVAILABLE => state.refusals.log(|count| {
             log();
             if count > 1 {
@@ -61,7 +75,7 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    if let Some(cost) = cost {
+    if let Some(cost) = outcome.cost {
         headers.insert(QUEUE_TIME, milliseconds(cost.timing.queue));
         headers.insert(INFERENCE_TIME, milliseconds(cost.timing.inference));
         headers.insert(TOKENS, HeaderValue::from(cost.tokens));
@@ -74,7 +88,8 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
 struct Departure<'a> {
     state: &'a State,
     method: &'static str,
-    route: &'a str,
+    route: &'static str,
+    peer: Option<SocketAddr>,
     id: &'a HeaderValue,
     started_at: Instant,
 }
@@ -85,16 +100,18 @@ impl Drop for Departure<'_> {
             state,
             method,
             route,
+            peer,
             id,
             started_at,
         } = *self;
         let total = started_at.elapsed();
-        state.metrics.client_left(route);
+        state.metrics.client_left(method, route);
         state.departures.log(|count| {
             tracing::info!(
                 method,
                 route,
                 status = CLIENT_LEFT,
+                peer = peer.map(tracing::field::display),
                 id = id.to_str().unwrap_or_default(),
                 total_ms = total.as_millis() as u64,
                 count,
@@ -104,8 +121,8 @@ impl Drop for Departure<'_> {
     }
 }
 
-/// Answers, logs and counts a request whose head was refused before it reached the service.
-pub fn refuse(state: &State, reason: BadHead) -> http::Response<Vec<u8>> {
+/// Answers, logs and counts a request of `peer` whose head was refused before it reached the service.
+pub fn refuse(state: &State, reason: BadHead, peer: SocketAddr) -> http::Response<Vec<u8>> {
     let status = reason.status();
     let (error_type, message) = match reason {
         BadHead::Malformed => ("bad_request", "The request is not valid HTTP/1.1."),
@@ -118,10 +135,19 @@ pub fn refuse(state: &State, reason: BadHead) -> http::Response<Vec<u8>> {
         BadHead::TooLarge => ("head_too_large", "The headers of the request are too many or too long."),
     };
     let id = unique_id();
-    state.metrics.observe(UNMATCHED, "other", status, Duration::ZERO, None);
+    state.metrics.observe(&Outcome {
+        method: "other",
+        route: UNMATCHED,
+        status,
+        error_type: Some(error_type),
+        total: Duration::ZERO,
+        cost: None,
+    });
     state.bad_heads.log(|count| {
         tracing::info!(
             status = status.as_u16(),
+            error_type,
+            %peer,
             id,
             count,
             ?reason,
@@ -137,8 +163,17 @@ pub fn refuse(state: &State, reason: BadHead) -> http::Response<Vec<u8>> {
     answer.body(body).expect("headers from fixed characters")
 }
 
-/// One log line; it never contains a text, a key or a path as the client sent it.
-fn log(method: &str, route: &str, status: u16, id: &HeaderValue, total: Duration, cost: Option<Cost>) {
+/// One log line. It never contains a text, a key or a query; it contains a path only if no route matches it.
+fn log(outcome: &Outcome, peer: Option<SocketAddr>, unknown_path: Option<&str>, id: &HeaderValue) {
+    let &Outcome {
+        method,
+        route,
+        status,
+        error_type,
+        total,
+        cost,
+    } = outcome;
+    let status = status.as_u16();
     let id = id.to_str().unwrap_or_default();
     let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
     match cost {
@@ -158,7 +193,18 @@ fn log(method: &str, route: &str, status: u16, id: &HeaderValue, total: Duration
         ),
         // At debug level, because probes and scrapes come every few seconds.
         None if status < 400 => tracing::debug!(method, route, status, id, total_ms = ms(total), "answered"),
-        None => tracing::info!(method, route, status, id, total_ms = ms(total), "refused"),
+        None => tracing::info!(
+            method,
+            route,
+            // Written with quotes and escapes, so that a client cannot write a line of its own.
+            path = unknown_path.map(|path| tracing::field::debug(excerpt::name(path))),
+            status,
+            error_type,
+            peer = peer.map(tracing::field::display),
+            id,
+            total_ms = ms(total),
+            "refused"
+        ),
     }
 }
 

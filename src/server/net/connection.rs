@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 use super::deadline_io::DeadlineIo;
-use super::deadlines::{ConnectionDeadlines, SharedDeadlines};
+use super::deadlines::{Awaited, ConnectionDeadlines, SharedDeadlines};
 use super::held::Held;
 use super::options::ConnectionOptions;
 use super::refusal::{BadHead, RefusalIo, Refuse};
@@ -53,7 +53,21 @@ enum EarlyEnd {
     /// It was idle or slow, and an accepted connection needed its slot.
     SlotRequested,
     /// The deadline passed while it waited for this.
-    TimedOut(&'static str),
+    TimedOut(Awaited),
+}
+
+impl EarlyEnd {
+    /// The value of the label `reason` in metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "broken",
+            Self::SlotRequested => "slot",
+            Self::TimedOut(Awaited::Request) => "idle_timeout",
+            Self::TimedOut(Awaited::Head) => "head_timeout",
+            Self::TimedOut(Awaited::Answer) => "answer_timeout",
+            Self::TimedOut(Awaited::Reader) => "write_timeout",
+        }
+    }
 }
 
 impl Display for EarlyEnd {
@@ -70,6 +84,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
     /// Serves `stream` until it ends.
     pub async fn run(mut self, stream: TcpStream) {
         let remote = self.remote;
+        let counters = Arc::clone(&self.options.counters);
+        let _open = counters.open();
         let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
             Ok(local) => local,
             Err(error) => return tracing::debug!(%remote, %error, "a connection failed before it was served"),
@@ -86,13 +102,20 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             // The client has sent no request yet.
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
             () = give_up_slot(&self.slots, &deadlines) => {
+                counters.ended_early(EarlyEnd::SlotRequested.label());
                 return tracing::debug!(%remote, reason = %EarlyEnd::SlotRequested, "a connection ended early");
             }
         };
         match handshake {
             Ok(Ok(stream)) => self.serve(stream, deadlines, local, Scheme::HTTPS).await,
-            Ok(Err(error)) => tracing::debug!(%remote, %error, "the TLS handshake failed"),
-            Err(_) => tracing::debug!(%remote, "the TLS handshake took too long"),
+            Ok(Err(error)) => {
+                counters.ended_early("tls_handshake");
+                tracing::debug!(%remote, %error, "the TLS handshake failed");
+            }
+            Err(_) => {
+                counters.ended_early(EarlyEnd::TimedOut(Awaited::Head).label());
+                tracing::debug!(%remote, "the TLS handshake took too long");
+            }
         }
     }
 
@@ -111,7 +134,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             socket,
             deadlines: deadlines.clone(),
         };
-        let socket = RefusalIo::new(socket, deadlines.clone(), Arc::clone(&self.refuse));
+        let socket = RefusalIo::new(socket, deadlines.clone(), Arc::clone(&self.refuse), self.remote);
         // hyper's own timer for heads also limits how long a connection is idle; the deadlines here tell them apart.
         let connection = Builder::new()
             .header_read_timeout(None)
@@ -146,9 +169,10 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             && !deadlines.get().is_refused()
         {
             // hyper closed the connection without an answer, as it does for HTTP/2. This logs and counts it.
-            drop((self.refuse)(BadHead::Malformed));
+            drop((self.refuse)(BadHead::Malformed, self.remote));
         }
         if let Err(reason) = end {
+            self.options.counters.ended_early(reason.label());
             tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
         }
     }
@@ -167,9 +191,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
                 let request = poem::Request::from((request, addresses.0, addresses.1, scheme));
                 self.endpoint.get_response(request).await.into()
             }
-            Err(reason) => {
-                (self.refuse)(reason).map(|body| Full::new(body.into()).map_err(|never| match never {}).boxed())
-            }
+            Err(reason) => (self.refuse)(reason, self.remote)
+                .map(|body| Full::new(body.into()).map_err(|never| match never {}).boxed()),
         };
         if self.slots.are_wanted() {
             // Gives the slot to the connection that waits.

@@ -1,5 +1,6 @@
 //! The state of a connection and its deadline.
 
+use std::fmt::{Display, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,30 @@ const ANSWER_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 
 /// A connection whose head takes longer than this counts as idle while others wait for slots.
 const SLOW_HEAD: Duration = Duration::from_secs(2);
+
+/// The event that a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The next request.
+    Request,
+    /// The head of a request.
+    Head,
+    /// The answer of the service.
+    Answer,
+    /// The client, which reads its answer.
+    Reader,
+}
+
+impl Display for Awaited {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Request => "the next request",
+            Self::Head => "the whole head of a request",
+            Self::Answer => "an answer",
+            Self::Reader => "the client to read its answer",
+        })
+    }
+}
 
 /// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +92,12 @@ impl ConnectionDeadlines {
     }
 
     /// The event that the connection waits for, in words for the log.
-    pub fn awaited(&self) -> &'static str {
+    pub fn awaited(&self) -> Awaited {
         match self.phase {
-            Phase::Idle if !self.first => "the next request",
-            Phase::Idle | Phase::Head => "the whole head of a request",
-            Phase::Request => "an answer",
-            Phase::Answer { .. } | Phase::Refused => "the client to read its answer",
+            Phase::Idle if !self.first => Awaited::Request,
+            Phase::Idle | Phase::Head => Awaited::Head,
+            Phase::Request => Awaited::Answer,
+            Phase::Answer { .. } | Phase::Refused => Awaited::Reader,
         }
     }
 

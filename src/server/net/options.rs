@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tls::Tls;
+use crate::server::metrics::ConnectionCounters;
 
 /// Limits of connections. Requests have limits of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +37,13 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Limits and TLS of every connection.
+/// Limits, TLS and counters of every connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
     pub limits: ConnectionLimits,
     /// `None` serves plain HTTP.
     pub tls: Option<Arc<Tls>>,
+    pub counters: Arc<ConnectionCounters>,
     /// Called again and again while a connection waits for a slot.
     pub end_slow_request: EndSlowRequest,
 }

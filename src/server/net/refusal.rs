@@ -4,6 +4,7 @@
 //! recognizes such an answer by the state of the connection and sends the one of the service in its place.
 
 use std::io::{IoSlice, Result};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -49,14 +50,15 @@ impl BadHead {
     }
 }
 
-/// Makes the answer to a bad head, and logs and counts it.
-pub type Refuse = Arc<dyn Fn(BadHead) -> Response<Vec<u8>> + Send + Sync>;
+/// Makes the answer to a bad head of a client, and logs and counts it.
+pub type Refuse = Arc<dyn Fn(BadHead, SocketAddr) -> Response<Vec<u8>> + Send + Sync>;
 
 /// A socket under hyper that replaces the refusals of hyper with those of the service.
 pub struct RefusalIo<S> {
     socket: S,
     deadlines: SharedDeadlines,
     refuse: Refuse,
+    remote: SocketAddr,
     /// The first byte of the connection.
     first_byte: Option<u8>,
     /// The refusal that is being sent, and the bytes of it that the socket has taken.
@@ -67,11 +69,12 @@ pub struct RefusalIo<S> {
 const TLS_HANDSHAKE: u8 = 0x16;
 
 impl<S> RefusalIo<S> {
-    pub fn new(socket: S, deadlines: SharedDeadlines, refuse: Refuse) -> Self {
+    pub fn new(socket: S, deadlines: SharedDeadlines, refuse: Refuse, remote: SocketAddr) -> Self {
         Self {
             socket,
             deadlines,
             refuse,
+            remote,
             first_byte: None,
             refusal: None,
         }
@@ -97,7 +100,7 @@ impl<S> RefusalIo<S> {
             _ => return false,
         };
         self.deadlines.get().head_refused();
-        let answer = (self.refuse)(reason);
+        let answer = (self.refuse)(reason, self.remote);
         self.refusal = Some((encode(&answer, bytes), 0));
         true
     }

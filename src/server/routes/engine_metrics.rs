@@ -1,118 +1,86 @@
-//! Counters and gauges of the engine and the process, read at each scrape. The engine does not know Prometheus.
-
-use std::fmt::Error;
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
+//! Metrics of the engine, the connections and the process, read at each scrape. The engine does not know Prometheus.
 
 use crate::engine::HistogramSnapshot;
 use crate::server::app::App;
+use crate::server::metrics::definition as metric;
+use crate::server::metrics::exposition::{Exposition, HistogramValue};
 use crate::sys::memory;
+use crate::sys::process::ProcessStats;
 
-/// Values read at one scrape.
-#[derive(Debug)]
-pub struct EngineMetrics {
-    counters: [(&'static str, &'static str, u64); 4],
-    gauges: [(&'static str, &'static str, u64); 9],
-    histograms: [(&'static str, &'static str, HistogramSnapshot); 2],
-    info: Vec<(&'static str, String)>,
+/// Writes the metrics of the engine and its queue.
+pub fn write_engine(app: &App, page: &mut Exposition) {
+    let engine = app.pipeline.engine();
+    let stats = engine.stats();
+    let (texts, tokens) = engine.waiting();
+    for (definition, counter) in [
+        (&metric::EXPIRED_REQUESTS, &stats.expired),
+        (&metric::REJECTED_REQUESTS, &stats.rejected),
+        (&metric::ABANDONED_TEXTS, &stats.abandoned),
+        (&metric::FAILED_TEXTS, &stats.failed),
+    ] {
+        page.value(definition, counter.get() as f64);
+    }
+    page.value(&metric::QUEUE_TEXTS, texts as f64);
+    page.value(&metric::QUEUE_TEXTS_MAX, engine.limits().queue_size as f64);
+    page.value(&metric::QUEUE_TOKENS, tokens as f64);
+    for (definition, histogram) in [
+        (&metric::BATCH_TEXTS, &stats.batch_sequences),
+        (&metric::BATCH_TOKENS, &stats.batch_tokens),
+    ] {
+        page.histograms(definition, [(Vec::new(), value(histogram.snapshot()))]);
+    }
+    page.value(&metric::WORKERS, engine.workers() as f64);
+    page.value(&metric::COMPUTING_REQUESTS, app.pipeline.computing() as f64);
+    let memory = app.pipeline.memory();
+    page.value(&metric::REQUEST_MEMORY, memory.used() as f64);
+    page.value(&metric::REQUEST_MEMORY_MAX, memory.max() as f64);
 }
 
-impl EngineMetrics {
-    pub fn read(app: &App) -> Self {
-        let stats = app.pipeline.engine().stats();
-        let (texts, tokens) = app.pipeline.engine().waiting();
-        Self {
-            counters: [
-                (
-                    "expired_requests",
-                    "Requests whose deadline passed",
-                    stats.expired.get(),
-                ),
-                (
-                    "abandoned_texts",
-                    "Texts removed from the queue because their client left or their deadline passed",
-                    stats.abandoned.get(),
-                ),
-                (
-                    "rejected_requests",
-                    "Requests refused because the queue was full",
-                    stats.rejected.get(),
-                ),
-                (
-                    "failed_texts",
-                    "Texts whose batch failed in the model",
-                    stats.failed.get(),
-                ),
-            ],
-            gauges: [
-                ("queue_texts", "Texts in the queue", texts as u64),
-                ("queue_tokens", "Tokens in the queue", tokens as u64),
-                (
-                    "queue_texts_max",
-                    "Queue capacity in texts",
-                    app.pipeline.engine().limits().queue_size as u64,
-                ),
-                (
-                    "workers",
-                    "Worker threads, each running one batch at a time",
-                    app.pipeline.engine().workers() as u64,
-                ),
-                ("ready", "1 if a new request would be answered", app.is_ready().into()),
-                (
-                    "request_memory_bytes",
-                    "Bytes of request bodies and answers in memory",
-                    app.pipeline.memory().used() as u64,
-                ),
-                (
-                    "request_memory_bytes_max",
-                    "Limit on the bytes of request bodies and answers in memory",
-                    app.pipeline.memory().max() as u64,
-                ),
-                (
-                    "computing_requests",
-                    "Requests that tokenize or decode, or wait for a thread to do so",
-                    app.pipeline.computing() as u64,
-                ),
-                (
-                    "resident_memory_bytes",
-                    "Resident memory of the process, 0 if the system does not report it",
-                    memory::resident().unwrap_or(0),
-                ),
-            ],
-            histograms: [
-                ("batch_texts", "Texts per batch", stats.batch_sequences.snapshot()),
-                ("batch_tokens", "Tokens per batch", stats.batch_tokens.snapshot()),
-            ],
-            info: vec![
-                ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("model", app.about.model_name.clone()),
-                ("device", app.about.device.clone()),
-            ],
+/// Writes the metrics of connections, the state of the server, and its version.
+pub fn write_server(app: &App, page: &mut Exposition) {
+    let connections = &app.state.metrics.connections;
+    page.value(&metric::CONNECTIONS, connections.open_now() as f64);
+    let connections_max = app.options.connections.connections_max;
+    page.value(&metric::CONNECTIONS_MAX, connections_max as f64);
+    page.value(&metric::ACCEPTED_CONNECTIONS, connections.accepted() as f64);
+    let ends = connections.early_ends().into_iter();
+    let ends = ends.map(|(reason, count)| (vec![reason.to_owned()], count as f64));
+    page.series(&metric::CLOSED_CONNECTIONS, ends);
+    page.value(&metric::READY, u8::from(app.is_ready()).into());
+    let about = &app.about;
+    let labels = [
+        env!("CARGO_PKG_VERSION"),
+        &about.model_name,
+        &about.backend,
+        &about.device,
+        &about.dtype,
+    ];
+    let labels = labels.map(str::to_owned).to_vec();
+    page.series(&metric::BUILD, [(labels, 1.0)]);
+}
+
+/// Writes the metrics of the process that the system reports.
+pub fn write_process(page: &mut Exposition) {
+    let stats = ProcessStats::read();
+    let number = |value: Option<u64>| value.map(|value| value as f64);
+    for (definition, value) in [
+        (&metric::PROCESS_CPU, stats.cpu_seconds),
+        (&metric::PROCESS_RESIDENT, number(memory::resident())),
+        (&metric::PROCESS_VIRTUAL, number(stats.virtual_bytes)),
+        (&metric::PROCESS_START, stats.start_time_seconds),
+        (&metric::PROCESS_FDS, number(stats.open_descriptors)),
+        (&metric::PROCESS_FDS_MAX, number(stats.descriptors_max)),
+        (&metric::PROCESS_THREADS, number(stats.threads)),
+    ] {
+        if let Some(value) = value {
+            page.value(definition, value);
         }
     }
 }
 
-impl Collector for EngineMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        for (name, help, value) in self.counters {
-            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(encoder)?;
-        }
-        for (name, help, value) in self.gauges {
-            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(value as i64).encode(encoder)?;
-        }
-        for (name, help, snapshot) in &self.histograms {
-            let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-            let count = snapshot.count();
-            encoder.encode_histogram::<NoLabelSet>(snapshot.sum as f64, count, &snapshot.counts, None)?;
-        }
-        let encoder = encoder.encode_descriptor("build", "Version, model and device", None, MetricType::Info)?;
-        Info::new(self.info.clone()).encode(encoder)
+fn value(snapshot: HistogramSnapshot) -> HistogramValue {
+    HistogramValue {
+        counts: snapshot.counts,
+        sum: snapshot.sum as f64,
     }
 }

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
+use poem::http::{HeaderValue, header};
 use poem::web::Data;
-use poem::{Response, handler};
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::registry::Registry;
+use poem::{Request, Response, handler};
 
-use super::engine_metrics::EngineMetrics;
+use super::engine_metrics::{write_engine, write_process, write_server};
 use crate::server::app::App;
-use crate::server::error::ApiError;
+use crate::server::metrics::exposition::{Exposition, Format};
 
-/// `GET /metrics`.
+/// `GET /metrics`, in the format that the client accepts.
 #[handler]
-pub fn metrics(Data(app): Data<&Arc<App>>) -> poem::Result<Response> {
-    let mut text = String::new();
-    let mut engine = Registry::with_prefix("cloze");
-    engine.register_collector(Box::new(EngineMetrics::read(app)));
-    let encoded = app.state.metrics.encode(&mut text);
-    encoded
-        .and_then(|()| encode_registry(&mut text, &engine))
-        .and_then(|()| encode_eof(&mut text))
-        .map_err(ApiError::internal)?;
-    Ok(Response::builder()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(text))
+pub fn metrics(request: &Request, Data(app): Data<&Arc<App>>) -> Response {
+    let accept = request.headers().get_all(header::ACCEPT).iter();
+    let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::negotiate(&accept.join(","));
+    let mut page = Exposition::new(format);
+    app.state.metrics.write(&mut page);
+    write_engine(app, &mut page);
+    write_server(app, &mut page);
+    write_process(&mut page);
+    Response::builder()
+        .content_type(format.content_type())
+        .header(header::VARY, HeaderValue::from_static("accept"))
+        .body(page.finish())
 }

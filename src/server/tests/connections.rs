@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use cloze_queue::SLOW_BODY;
 
 use super::{MINUTE, app, gated};
+use crate::server::metrics::ConnectionCounters;
 use crate::server::net::{self, ConnectionLimits, ConnectionOptions, EndSlowRequest};
 use crate::server::serve;
 
@@ -22,6 +23,7 @@ const ANSWER_BYTES: usize = 64 << 20;
 async fn a_client_that_reads_nothing_is_disconnected_after_the_write_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let counters = Arc::new(ConnectionCounters::default());
     let endpoint = Arc::new(make_sync(|_| Response::from(vec![b'x'; ANSWER_BYTES])));
     let limits = ConnectionLimits {
         write_timeout: Duration::from_secs(1),
@@ -31,9 +33,10 @@ async fn a_client_that_reads_nothing_is_disconnected_after_the_write_timeout() {
         limits,
         tls: None,
         end_slow_request: EndSlowRequest(Arc::new(|| {})),
+        counters: Arc::clone(&counters),
     };
     let (stop, stopped) = oneshot::channel::<()>();
-    let refuse = Arc::new(|_| unreachable!("the head is good"));
+    let refuse = Arc::new(|_, _| unreachable!("the head is good"));
     let shutdown = async { drop(stopped.await) };
     let server = net::serve(listener, endpoint, refuse, options, shutdown, MINUTE);
     let client = async {
@@ -45,6 +48,11 @@ async fn a_client_that_reads_nothing_is_disconnected_after_the_write_timeout() {
         // The end of the connection, with or without an error.
         let _ = client.read_to_end(&mut answer).await;
         assert!(answer.len() < ANSWER_BYTES, "the whole answer came after the timeout");
+        while counters.open_now() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(counters.accepted(), 1);
+        assert_eq!(counters.early_ends(), [("write_timeout", 1)].into());
         stop.send(()).unwrap();
     };
     tokio::join!(async { server.await.unwrap() }, client);
@@ -100,13 +108,7 @@ async fn a_client_that_leaves_is_counted() {
             tokio::task::yield_now().await;
         }
         drop((computed, waits));
-        let count = || {
-            let mut text = String::new();
-            app.state.metrics.encode(&mut text).unwrap();
-            let series = r#"cloze_http_requests_total{route="/",status="499"} "#;
-            let count = text.lines().find_map(|line| line.strip_prefix(series)).unwrap();
-            count.parse::<u64>().unwrap()
-        };
+        let count = || app.state.metrics.requests("POST", "/", 499);
         while count() < 2 {
             tokio::task::yield_now().await;
         }

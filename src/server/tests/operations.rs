@@ -9,7 +9,10 @@ use poem::test::TestClient;
 use super::{MINUTE, app, expect_error};
 use crate::lm::Batch;
 use crate::pipeline::{MemoryLimit, Reservation};
+use crate::server::metrics::definition::ALL;
+use crate::server::route::RouteRow;
 use crate::server::service;
+use crate::server::service::table;
 
 #[tokio::test]
 async fn answers_carry_an_id_and_their_cost() {
@@ -57,10 +60,10 @@ async fn a_long_answer_comes_in_pieces() {
     let predictions: Vec<usize> = masks.iter().map(|mask| mask.array().len()).collect();
     assert_eq!(predictions, [vocab_size; 2]);
     assert_eq!(app.pipeline.memory().used(), 0);
-    assert_eq!(app.state.metrics.unread_answers.get(), 0);
+    assert_eq!(app.state.metrics.unread_answers(), 0);
     // A client that leaves in the middle.
     drop(ask(vocab_size).await);
-    assert_eq!(app.state.metrics.unread_answers.get(), 1);
+    assert_eq!(app.state.metrics.unread_answers(), 1);
     assert_eq!(app.pipeline.memory().used(), 0);
 }
 
@@ -146,17 +149,17 @@ async fn times_in_the_queue_and_in_the_model_are_measured() {
     let text = scrape(&client).await;
     for line in [
         // Inference requests only, and only answered ones.
-        "cloze_request_seconds_count 2",
-        "cloze_tokenizing_seconds_count 2",
-        "cloze_queue_seconds_count 2",
-        "cloze_inference_seconds_count 2",
-        r#"cloze_inference_seconds_bucket{le="0.032"} 0"#,
-        r#"cloze_request_seconds_bucket{le="0.032"} 0"#,
+        r#"cloze_request_seconds_count{task="fill_mask"} 2"#,
+        r#"cloze_tokenizing_seconds_count{task="fill_mask"} 2"#,
+        r#"cloze_queue_seconds_count{task="fill_mask"} 2"#,
+        r#"cloze_inference_seconds_count{task="fill_mask"} 2"#,
+        r#"cloze_inference_seconds_bucket{task="fill_mask",le="0.032"} 0"#,
+        r#"cloze_request_seconds_bucket{task="fill_mask",le="0.032"} 0"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
     }
     let sum = |name: &str| {
-        let start = format!("cloze_{name}_seconds_sum ");
+        let start = format!("cloze_{name}_seconds_sum{{task=\"fill_mask\"}} ");
         let value = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
         value.parse::<f64>().unwrap()
     };
@@ -241,7 +244,7 @@ async fn metrics_contain_the_counters_of_the_engine() {
     if cfg!(target_os = "linux") {
         let memory = text
             .lines()
-            .find_map(|line| line.strip_prefix("cloze_resident_memory_bytes "));
+            .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
         let memory: u64 = memory.unwrap().parse().unwrap();
         assert!((1 << 20..1 << 36).contains(&memory), "{memory}");
     }
@@ -278,9 +281,9 @@ async fn scrape(client: &TestClient<impl poem::Endpoint>) -> String {
     response.0.into_body().into_string().await.unwrap()
 }
 
-/// Names and labels of all series, without their values.
-fn series(text: &str) -> Vec<String> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
+/// The labels of the series of a metric.
+fn series(text: &str, name: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
     lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
@@ -343,8 +346,8 @@ impl Dice {
 
 #[tokio::test]
 async fn clients_cannot_create_series() {
-    let client = TestClient::new(service(app(|_| {}, 8, Duration::from_secs(5))));
-    let before = series(&scrape(&client).await);
+    let app = app(|_| {}, 8, Duration::from_secs(5));
+    let client = TestClient::new(service(Arc::clone(&app)));
     client.post("/").body("a [MASK]").send().await.assert_status_is_ok();
     client
         .post("/")
@@ -363,7 +366,29 @@ async fn clients_cannot_create_series() {
         client.request(method, path).send().await;
     }
     let text = scrape(&client).await;
-    assert_eq!(series(&text), before);
+    let routes: Vec<&str> = table(&app.options)
+        .iter()
+        .map(RouteRow::path)
+        .chain(["other"])
+        .collect();
+    let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
+    let mut requests = Vec::new();
+    for labels in series(&text, "cloze_http_requests_total") {
+        let value = |label: &str| {
+            let (_, rest) = labels.split_once(&format!("{label}=\"")).unwrap();
+            rest.split('"').next().unwrap().to_owned()
+        };
+        assert!(
+            methods.contains(&value("method").as_str()) && routes.contains(&value("route").as_str()),
+            "{labels}"
+        );
+        requests.push((value("method"), value("route"), value("status").parse::<u16>().unwrap()));
+    }
+    assert!(requests.is_sorted() && requests.len() > 20, "{requests:?}");
+    assert!(
+        series(&text, "cloze_http_errors_total")
+            .contains(&r#"{method="POST",route="/",error_type="no_mask"}"#.to_owned())
+    );
     // The requests were refused for several reasons, and the counters agree with the answers.
     assert!(answers[&404] > 10_000 && answers[&405] > 1_000, "{answers:?}");
     for (status, count) in &answers {
@@ -381,15 +406,66 @@ async fn clients_cannot_create_series() {
     }
     for line in [
         "cloze_queue_texts 0",
-        "cloze_inference_seconds_count 1",
+        r#"cloze_inference_seconds_count{task="fill_mask"} 1"#,
         "cloze_batch_texts_count 1",
-        r#"cloze_batch_tokens_bucket{le="4.0"} 1"#,
+        r#"cloze_batch_tokens_bucket{le="4"} 1"#,
         "cloze_ready 1",
         "cloze_workers 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
     }
+}
+
+#[tokio::test]
+async fn a_scraper_gets_the_format_that_it_accepts() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
+    client.post("/").body("a [MASK]").send().await.assert_status_is_ok();
+    let text = scrape(&client).await;
+    for part in [
+        "# TYPE cloze_http_requests_total counter\n",
+        "# TYPE cloze_build_info gauge\n",
+        "# TYPE process_cpu_seconds_total counter\n",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("# EOF"));
+    let request = client
+        .get("/metrics")
+        .header("accept", "application/openmetrics-text; version=1.0.0");
+    let response = request.send().await;
+    response.assert_content_type("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.assert_header("vary", "accept");
+    let text = response.0.into_body().into_string().await.unwrap();
+    for part in [
+        "# TYPE cloze_http_requests counter\n",
+        "# TYPE cloze_build info\n",
+        "# UNIT cloze_queue_seconds seconds\n",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
     assert!(text.ends_with("# EOF\n"));
+}
+
+/// Each metric of the table without labels is in every scrape, and no other.
+#[tokio::test]
+async fn a_scrape_has_the_metrics_of_the_table_in_its_order() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
+    client.post("/").body("a [MASK]").send().await.assert_status_is_ok();
+    client
+        .post("/")
+        .body("a")
+        .send()
+        .await
+        .assert_status(StatusCode::BAD_REQUEST);
+    let text = scrape(&client).await;
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: Vec<&str> = types.map(|line| line.split(' ').next().unwrap()).collect();
+    let defined = ALL.iter().filter(|metric| {
+        let is_reported = cfg!(target_os = "linux") || !metric.name.starts_with("process_");
+        // No connection ended early.
+        is_reported && metric.name != "cloze_closed_connections_total"
+    });
+    assert_eq!(names, defined.map(|metric| metric.name).collect::<Vec<_>>());
 }
 
 #[tokio::test]
