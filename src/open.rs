@@ -16,6 +16,9 @@ use crate::server::{self, About, App, Settings};
 use crate::tasks::TaskModel;
 use crate::tasks::fill_mask::{Parameters, Request, TextAnswer};
 
+/// The name of [`Source::embedded`].
+const DEMO_NAME: &str = "demo";
+
 /// A batch on a GPU takes milliseconds.
 const GPU_BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -125,6 +128,7 @@ impl Cloze {
         let last_part = self.name.rsplit('/').next().unwrap_or(&self.name);
         let about = About {
             model_name: settings.model_name.unwrap_or_else(|| last_part.to_owned()),
+            is_demo: self.name == DEMO_NAME,
             hub_name: self.name.contains('/').then_some(self.name),
             model: self.info,
             device: self.device.to_string(),

@@ -163,6 +163,45 @@ def test_sentences_side_by_side(page):
     assert "at least one text" in page["score-error"].text
 
 
+def test_a_text_as_a_sparse_vector(page):
+    page["sparse"].find_element(By.TAG_NAME, "summary").click()
+    page.write("sparse-text", "The children are playing.")
+    page["vectorize"].click()
+    WebDriverWait(page.browser, 20).until(lambda _: page.all("#vector .row"))
+    rows = page.all("#vector .row")
+    assert len(rows) == 40
+    weights = [float(row.find_element(By.CLASS_NAME, "score").text) for row in rows]
+    assert weights == sorted(weights, reverse=True)
+    # Tokens, not ids.
+    assert any(row.find_element(By.CLASS_NAME, "word").text.isalpha() for row in rows)
+    page.write("sparse-text", " ")
+    page["vectorize"].click()
+    WebDriverWait(page.browser, 20).until(lambda _: page["sparse-error"].is_displayed())
+
+
+def test_tokens_are_counted_while_typing(page):
+    WebDriverWait(page.browser, 20).until(lambda _: page["tokens"].text == "10 of 256 tokens")
+    page.write("text", "a [MASK] " + "word " * 300)
+    WebDriverWait(page.browser, 20).until(lambda _: page["tokens"].text == "304 of 256 tokens")
+    assert "over" in page["tokens"].get_attribute("class")
+    # The button is below the text, however long it is.
+    field, button = page["text"].rect, page["add-mask"].rect
+    assert button["y"] >= field["y"] + field["height"]
+
+
+def test_a_word_at_the_beginning_has_a_capital(page):
+    page.ask("[MASK] was born in London.")
+    word = page.words()[0]
+    assert page["sentence"].text == f"{word.capitalize()} was born in London."
+    page.ask("IT IS A SMALL [MASK] IN ENGLAND.")
+    assert page["sentence"].text == page["sentence"].text.upper()
+
+
+def test_the_demo_model_is_named_as_such(browser, server):
+    page = Page(browser, server.url)
+    assert "demo model" in page["demo"].text
+
+
 def test_errors_in_words(page):
     page.ask("no mask here")
     assert page["error"].text == "The text has no mask; write [MASK] where a word is missing."
@@ -190,6 +229,49 @@ def test_the_curl_line_works(page):
     assert command[0] == "curl"
     answer = subprocess.run([*command, "--silent", "--fail"], capture_output=True, text=True, check=True).stdout
     assert '"score"' in answer and "$ home" in answer
+
+
+def test_the_python_program_works(page):
+    import subprocess
+    import sys
+
+    page.write("text", "It's a \"small\" [MASK] in England, isn't it?")
+    page["joint"].click()
+    program = page["python"].get_attribute("textContent")
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "'token_strs'" in answer and "england" in answer
+
+
+def open_all(page):
+    """Opens every part of the page and fills it."""
+    page["submit"].click()
+    page.settle()
+    for summary in page.all("details:not([open]) > summary"):
+        summary.click()
+    page["score"].click()
+    page["vectorize"].click()
+    WebDriverWait(page.browser, 20).until(lambda _: page.all(".scored") and page.all("#vector .row"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1200])
+def test_axe_finds_nothing(browser, server, width, scheme):
+    import importlib.resources
+
+    axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text()
+    run = "const done = arguments[0]; axe.run().then((result) => done(result.violations));"
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    page = Page(browser, server.url, width)
+    open_all(page)
+    browser.execute_script(axe)
+    assert browser.execute_async_script(run) == []
+    page = Page(browser, f"{server.url}/docs", width)
+    WebDriverWait(browser, 20).until(lambda _: page.all(".operation"))
+    page.all(".operation > summary")[0].click()
+    browser.execute_script(axe)
+    assert browser.execute_async_script(run) == []
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
@@ -241,9 +323,29 @@ def test_docs_draw_every_operation_and_send_a_request(browser, server):
     document = browser.execute_script("return fetch('openapi.json').then((answer) => answer.json())")
     operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert sorted(section.get_attribute("id") for section in page.all(".operation")) == sorted(operations)
+    # Each operation once, and no key where none is needed.
+    assert browser.find_element(By.TAG_NAME, "body").text.count("/v1/fill-mask") == 1
+    assert not page["key-field"].is_displayed()
     form = page["fillMaskV1"].find_element(By.CSS_SELECTOR, "form")
     form.find_element(By.CSS_SELECTOR, "button").click()
     result = form.find_element(By.CSS_SELECTOR, ".result")
     WebDriverWait(browser, 20).until(lambda _: result.text.startswith("200 "))
     assert '"token_str": "was"' in result.text
     assert page.errors() == []
+
+
+def test_docs_send_the_key(browser):
+    from conftest import Server
+
+    with Server("--api-key", "secret-1") as server:
+        page = Page(browser, f"{server.url}/docs#tokens")
+        WebDriverWait(browser, 20).until(lambda _: page.all(".operation"))
+        form = page["tokens"].find_element(By.CSS_SELECTOR, "form")
+        result = form.find_element(By.CSS_SELECTOR, ".result")
+        form.find_element(By.CSS_SELECTOR, "button").click()
+        WebDriverWait(browser, 20).until(lambda _: result.text.startswith("401 "))
+        page["key"].send_keys("secret-1")
+        form.find_element(By.CSS_SELECTOR, "button").click()
+        WebDriverWait(browser, 20).until(lambda _: result.text.startswith("200 "))
+        assert "needs the key" in page["tokens"].text
+        assert page.errors() == []

@@ -8,6 +8,7 @@ mod request;
 mod response;
 mod score;
 mod sparse;
+mod tokens;
 mod truncation;
 
 pub use error::{Error, ErrorBody};
@@ -15,3 +16,4 @@ pub(crate) use json::{JsonObject, WholeNumber, json_error};
 pub(crate) use request::parse_top_k;
 pub use request::{Format, TaskKind, without_bom};
 pub use response::AnswerJson;
+pub use tokens::{TokenJson, TokensAnswer, TokensRequest};

@@ -29,6 +29,8 @@ pub struct About {
     pub model_name: String,
     /// Name of the model on the hub, such as `org/model`: a second name in paths.
     pub hub_name: Option<String>,
+    /// True for the demo model inside the binary.
+    pub is_demo: bool,
     pub model: ModelInfo,
     /// Backend and device in words, such as `cpu (ndarray), 2 threads`.
     pub device: String,

@@ -15,7 +15,7 @@ use super::net;
 use super::open_inference::{infer, metadata};
 use super::options::Options;
 use super::route::{Access, RouteRow};
-use super::routes::{health, info, metrics, openapi, task, ui};
+use super::routes::{health, info, metrics, openapi, task, tokens, ui};
 
 /// The route table: every path, its methods, and which of them need the API key.
 ///
@@ -41,6 +41,7 @@ pub(super) fn table(options: &Options) -> Vec<RouteRow> {
         at("/v1/score").post(Key, task::score),
         at("/v1/sparse-embeddings").post(Key, task::sparse),
         at("/embed_sparse").post(Key, task::sparse),
+        at("/v1/tokens").post(Key, tokens::tokens),
         at("/health").get(Open, health::ready),
         at("/health/live").get(Open, health::live),
         at("/health/ready").get(Open, health::ready),

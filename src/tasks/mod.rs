@@ -13,6 +13,7 @@
 //! | `sparse` | sparse vectors of texts |
 //! | `any` | a request of any task |
 //! | `model` | what tasks know of the model |
+//! | `tokens` | the tokens of a text, without the model |
 //! | `computation` | the cost of a request in the model, and its pieces |
 //! | `notes` | facts about an answer beside it |
 //! | `error` | refusals of a request |
@@ -27,6 +28,7 @@ mod notes;
 pub mod positions;
 pub mod score;
 pub mod sparse;
+mod tokens;
 pub mod words;
 
 use crate::lm::Scores;

@@ -7,4 +7,5 @@ pub mod info;
 pub mod metrics;
 pub mod openapi;
 pub mod task;
+pub mod tokens;
 pub mod ui;

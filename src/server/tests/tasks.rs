@@ -1,5 +1,7 @@
 //! Parameters and routes beyond the contract of transformers' pipeline.
 
+use std::sync::Arc;
+
 use poem::test::TestClient;
 use serde_json::{Value, json};
 
@@ -123,13 +125,51 @@ async fn every_task_has_its_shape_over_http() {
         "cloze_task_sequences_total{task=\"score\"} 5",
         "cloze_task_tokens_total{task=\"score\"} 22",
         "cloze_task_requests_total{task=\"sparse\"} 2",
-        "cloze_task_requests_total{task=\"fill_mask\"} 0",
+        "cloze_task_texts_total{task=\"sparse\"} 3",
+        "cloze_request_seconds_count{task=\"sparse\"} 2",
     ] {
         assert!(
             metrics.lines().any(|line| line == series),
             "{series} is not in {metrics}"
         );
     }
+}
+
+#[tokio::test]
+async fn tokens_are_counted_and_named() {
+    let app = app(|_| panic!("the model is not asked"), 8, MINUTE);
+    let client = TestClient::new(service(Arc::clone(&app)));
+    let ask = async |body: Value| -> Value {
+        let response = client.post("/v1/tokens").body_json(&body).send().await;
+        response.assert_status_is_ok();
+        response.json().await.value().deserialize()
+    };
+    let answer = ask(json!({"inputs": "a [MASK]"})).await;
+    let strings: Vec<&str> = answer["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| token["token_str"].as_str().unwrap())
+        .collect();
+    assert_eq!(strings, ["[CLS]", "a", "[MASK]", "[SEP]"]);
+    assert_eq!((&answer["count"], &answer["max_tokens"]), (&json!(4), &json!(256)));
+    // Tokens over the limit are counted alone.
+    let answer = ask(json!({"inputs": "a ".repeat(500)})).await;
+    assert_eq!(
+        (answer["tokens"].as_array().unwrap().len(), &answer["count"]),
+        (256, &json!(502))
+    );
+    // Cut off with a mask, they have no list.
+    let answer = ask(json!({"inputs": "a ".repeat(500) + "[MASK]"})).await;
+    assert_eq!((&answer["tokens"], &answer["count"]), (&json!([]), &json!(503)));
+    let id = ask(json!({"inputs": "a"})).await["tokens"][1]["token"].clone();
+    let answer = ask(json!({"ids": [id, 999_999]})).await;
+    assert_eq!(
+        answer["tokens"],
+        json!([{"token": id, "token_str": "a"}, {"token": 999_999, "token_str": null}])
+    );
+    assert_eq!(app.pipeline.memory().used(), 0);
+    assert_eq!(app.pipeline.engine().waiting(), (0, 0));
 }
 
 /// Checks that `answer` has what `expected` has; numbers may differ in the last digits.

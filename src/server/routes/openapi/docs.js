@@ -133,6 +133,7 @@ function requestForm(method, path, operation, parameters) {
       if (parameter.in === "path") url = url.replace(`{${parameter.name}}`, encodeURIComponent(input.value));
       else if (input.value) headers[parameter.name] = input.value;
     }
+    if (needsKey(operation) && find("key").value) headers.authorization = `Bearer ${find("key").value}`;
     result.hidden = false;
     result.textContent = "…";
     try {
@@ -153,6 +154,9 @@ function requestForm(method, path, operation, parameters) {
   });
   return form;
 }
+
+/** True if an operation needs the API key. */
+const needsKey = (operation) => (operation.security ?? openapi.security ?? []).length > 0;
 
 function operationSection(method, path, operation) {
   const parameters = (operation.parameters ?? []).map(resolved);
@@ -182,30 +186,32 @@ function operationSection(method, path, operation) {
   content.append(element("h3", "", "Try it"), requestForm(method, path, operation, parameters));
   const section = element("details", "operation",
     element("summary", "", element("span", "method", method.toUpperCase()), " ", element("span", "path", path), " ",
-      element("span", "what", operation.summary)), content);
+      element("span", "what", prose(operation.summary), needsKey(operation) ? " · needs the key" : "")), content);
   section.id = operation.operationId;
   return section;
 }
 
 function render() {
   const { title, version, description } = openapi.info;
+  find("key-field").hidden = !openapi.security?.length;
+  find("key-field").addEventListener("submit", (event) => event.preventDefault());
   document.title = `${title} API`;
   find("about").append(...`${description}\n\nVersion ${version}, OpenAPI ${openapi.openapi}.`
     .split("\n\n").map((paragraph) => element("p", "", prose(paragraph))));
   for (const tag of openapi.tags) {
-    const contents = element("ul");
     const operations = [];
     for (const [path, methods] of Object.entries(openapi.paths)) {
       for (const [method, operation] of Object.entries(methods)) {
         if (!operation.tags.includes(tag.name)) continue;
         operations.push(operationSection(method, path, operation));
-        const link = element("a", "", element("span", "method", method.toUpperCase()), " ", element("span", "path", path));
-        link.href = `#${operation.operationId}`;
-        contents.append(element("li", "", link));
       }
     }
-    find("contents").append(element("h2", "", tag.name), contents);
-    find("operations").append(element("h2", "", tag.name), element("p", "kind", tag.description), ...operations);
+    const heading = element("h2", "", tag.name);
+    heading.id = `tag-${tag.name.toLowerCase().replaceAll(" ", "-")}`;
+    const link = element("a", "", tag.name);
+    link.href = `#${heading.id}`;
+    find("contents").append(element("li", "", link));
+    find("operations").append(heading, element("p", "kind", tag.description), ...operations);
   }
 }
 
@@ -213,7 +219,7 @@ function render() {
 function openTarget() {
   const target = location.hash && find(location.hash.slice(1));
   if (!target) return;
-  target.open = true;
+  if (target instanceof HTMLDetailsElement) target.open = true;
   target.scrollIntoView();
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::asset::{CSS, HTML, JS, JSON, asset};
 use crate::server::app::App;
+use crate::server::options::Options;
 
 /// `GET /openapi.json`.
 #[handler]
@@ -78,6 +79,7 @@ fn render(app: &App) -> Value {
     ] {
         *rendered.pointer_mut(pointer).expect("a test reads it") = value;
     }
+    secure(&mut rendered, &app.options);
     let description = rendered["info"]["description"].as_str().unwrap_or_default();
     rendered["info"]["description"] = json!(format!(
         "{description}\n\nHere a text has up to {} tokens, a request up to {} texts and {} bytes, and an answer is \
@@ -88,6 +90,20 @@ fn render(app: &App) -> Value {
         app.request_timeout.as_millis(),
     ));
     rendered
+}
+
+/// Sets the security requirement. Operations that are open with a key say so in the document itself.
+fn secure(rendered: &mut Value, options: &Options) {
+    if options.api_key.is_none() {
+        rendered["security"] = json!([]);
+        let components = rendered["components"].as_object_mut().expect("a test reads it");
+        components.remove("securitySchemes");
+        return;
+    }
+    rendered["security"] = json!([{"ApiKey": []}]);
+    if options.metrics_without_key {
+        rendered["paths"]["/metrics"]["get"]["security"] = json!([]);
+    }
 }
 
 /// A regular expression that matches `text` anywhere.

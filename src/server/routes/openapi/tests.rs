@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::render;
 use crate::server::app::App;
+use crate::server::middleware::auth::ApiKey;
 use crate::server::options::Options;
 use crate::server::service::{service, table};
 use crate::server::tests::{MINUTE, app};
@@ -22,7 +23,9 @@ fn document_and_client() -> (Value, TestClient<impl poem::Endpoint>) {
 /// The paths of the route table in the notation of the document.
 fn served() -> BTreeSet<String> {
     let paths = table(&Options::default()).into_iter().map(|row| row.path());
-    paths
+    // The files of the pages are for browsers alone.
+    let documented = paths.filter(|path| ![".css", ".js", ".svg"].iter().any(|end| path.ends_with(end)));
+    documented
         .map(|path| {
             let parts = path.split('/').map(|part| match part.strip_prefix(':') {
                 Some(name) => format!("{{{name}}}"),
@@ -50,6 +53,33 @@ async fn the_document_has_exactly_the_routes_and_methods_of_the_table() {
         let allowed: BTreeSet<&str> = allow.split(", ").filter(|&method| method != "head").collect();
         let documented: BTreeSet<&str> = operations.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(documented, allowed, "{path}");
+    }
+}
+
+/// With a key the document says which operations need it; without one it names none.
+#[tokio::test]
+async fn the_document_says_which_operations_need_the_key() {
+    let (document, _) = document_and_client();
+    assert_eq!(document["security"], json!([]));
+    assert!(document["components"]["securitySchemes"].is_null());
+    for metrics_without_key in [false, true] {
+        let mut app = Arc::into_inner(app(|_| {}, 8, MINUTE)).unwrap();
+        app.options.api_key = Some(ApiKey::new("key").unwrap());
+        app.options.metrics_without_key = metrics_without_key;
+        let document = render(&app);
+        assert_eq!(document["security"], json!([{"ApiKey": []}]));
+        let client = TestClient::new(service(Arc::new(app)));
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
+                let uri = path.replace("{name}", "tiny").replace("{version}", "1");
+                let status = client.request(method, uri).send().await.0.status();
+                let is_open = operation["security"] == json!([]);
+                assert_eq!(status != StatusCode::UNAUTHORIZED, is_open, "{path}");
+                let has_401 = !operation["responses"]["401"].is_null();
+                assert!(is_open || has_401, "{path}");
+            }
+        }
     }
 }
 
@@ -188,6 +218,16 @@ async fn answers_match_their_schemas() {
         let response = client.post("/v1/score").body_json(&body).send().await;
         response.assert_status(StatusCode::from_u16(status).unwrap());
         check(&document, "post", "/v1/score", response).await;
+    }
+    for (body, status) in [
+        (json!({"inputs": "a b"}), 200),
+        (json!({"inputs": long}), 200),
+        (json!({"ids": [1, 999_999]}), 200),
+        (json!({}), 400),
+    ] {
+        let response = client.post("/v1/tokens").body_json(&body).send().await;
+        response.assert_status(StatusCode::from_u16(status).unwrap());
+        check(&document, "post", "/v1/tokens", response).await;
     }
     for path in ["/embed_sparse", "/v1/sparse-embeddings"] {
         for (body, status) in [

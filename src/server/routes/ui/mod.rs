@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
+use poem::http::header;
 use poem::web::Data;
-use poem::{Response, handler};
+use poem::{Request, Response, handler};
 
 use super::asset::{CSS, HTML, JS, SVG, asset};
 use crate::server::app::App;
 
 /// `GET /`.
 #[handler]
-pub fn index(Data(app): Data<&Arc<App>>) -> Response {
+pub fn index(request: &Request, Data(app): Data<&Arc<App>>) -> Response {
+    let host = request.header(header::HOST).unwrap_or("localhost");
+    let address = format!("{}://{host}", request.scheme());
     let page = include_str!("index.html")
+        .replace("{address}", &escaped(&address))
+        .replace("{demo}", &app.about.is_demo.to_string())
         .replace("{mask}", &escaped(app.pipeline.model().mask_token()))
         .replace("{model}", &escaped(&app.about.model_name))
         .replace("{device}", &escaped(&app.about.device));

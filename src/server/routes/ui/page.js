@@ -25,11 +25,67 @@ function requestBody() {
 /** Quotes a word for a POSIX shell. */
 const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
 
-function showCurl() {
-  const key = find("key").value ? " -H 'authorization: Bearer YOUR_KEY'" : "";
+/** A JSON value as a Python literal. */
+function python(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value === "object") {
+    return `{${Object.entries(value).map(([key, field]) => `${python(key)}: ${python(field)}`).join(", ")}}`;
+  }
+  // The escapes of a JSON string mean the same in Python.
+  return JSON.stringify(value);
+}
+
+/** Shows the request as a shell command and as a Python program. */
+function showSnippets() {
+  const hasKey = Boolean(find("key").value);
   const url = new URL(ENDPOINT, location.href);
+  const body = requestBody();
+  const key = hasKey ? " -H 'authorization: Bearer YOUR_KEY'" : "";
   find("curl").textContent =
-    `curl ${url}${key} -H 'content-type: application/json' -d ${quoted(JSON.stringify(requestBody()))}`;
+    `curl ${url}${key} -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}`;
+  find("python").textContent = [
+    "import requests",
+    "",
+    "answer = requests.post(",
+    `    ${python(String(url))},`,
+    `    json=${python(body)},`,
+    ...(hasKey ? ['    headers={"authorization": "Bearer YOUR_KEY"},'] : []),
+    ")",
+    "answer.raise_for_status()",
+    "print(answer.json())",
+  ].join("\n");
+}
+
+/** Sends a request with the key of the form, if there is one. */
+function post(path, body, signal) {
+  const headers = { "content-type": "application/json" };
+  if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
+  return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
+/** Milliseconds without a key press before the tokens are counted. */
+const COUNT_DELAY = 300;
+let counting = null;
+
+/** Shows how many tokens the text has and may have. */
+function countTokens() {
+  counting?.abort();
+  const mine = (counting = new AbortController());
+  const count = async () => {
+    if (mine.signal.aborted) return;
+    try {
+      const response = await post("v1/tokens", { inputs: requestBody().inputs }, mine.signal);
+      if (!response.ok) throw new Error(response.statusText);
+      const { count, max_tokens } = await response.json();
+      find("tokens").textContent = `${count} of ${max_tokens} tokens`;
+      find("tokens").classList.toggle("over", count > max_tokens);
+    } catch {
+      if (!mine.signal.aborted) find("tokens").textContent = "";
+    }
+  };
+  setTimeout(count, COUNT_DELAY);
 }
 
 function element(name, className, content) {
@@ -91,12 +147,23 @@ function showSentence(sent, chosen) {
   }
   sentence.replaceChildren();
   parts.forEach((part, index) => {
-    const word = chosen[index]?.token_str ?? "";
+    const word = (chosen[index]?.token_str ?? "").trim();
     // A token such as "##s" continues the word before it.
     const piece = word.startsWith("##");
     sentence.append(piece ? part.trimEnd() : part);
-    if (index < chosen.length) sentence.append(element("mark", "", piece ? word.slice(2) : word));
+    if (index < chosen.length) {
+      sentence.append(element("mark", "", piece ? word.slice(2) : inCaseOf(sent, sentence.textContent, word)));
+    }
   });
+}
+
+/** A word of a model without capitals in the case of the text: capitals in a text of capitals, a capital where a sentence
+ * begins. */
+function inCaseOf(text, before, word) {
+  const letters = text.replaceAll(MASK, "");
+  if (letters !== letters.toLowerCase() && letters === letters.toUpperCase()) return word.toUpperCase();
+  const begins = /(^|[.!?]\s+)["'(\s]*$/.test(before);
+  return begins && letters !== letters.toLowerCase() ? word.charAt(0).toUpperCase() + word.slice(1) : word;
 }
 
 function showAnswers(sent, answer) {
@@ -146,25 +213,23 @@ function showLatency(started, headers) {
   find("latency").textContent = `${Math.round(performance.now() - started)} ms${inside}`;
 }
 
+function askForKey() {
+  find("key-field").hidden = false;
+  find("key").focus();
+}
+
 let running = null;
 
 async function submit() {
   running?.abort();
   const mine = (running = new AbortController());
   const request = requestBody();
-  const headers = { "content-type": "application/json" };
-  if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
   find("submit").ariaBusy = find("result").ariaBusy = "true";
   const started = performance.now();
   try {
-    const response = await fetch(ENDPOINT, {
-      method: "POST", headers, body: JSON.stringify(request), signal: mine.signal,
-    });
+    const response = await post(ENDPOINT, request, mine.signal);
     const answer = await response.json();
-    if (response.status === 401) {
-      find("key-field").hidden = false;
-      find("key").focus();
-    }
+    if (response.status === 401) askForKey();
     showError(response.ok ? "" : answer.error);
     if (response.ok) {
       showAnswers(request.inputs, answer);
@@ -189,7 +254,7 @@ function scoredSentence(sentence, isBest) {
     const piece = token_str.startsWith("##");
     const token = element("span", "token", piece ? token_str.slice(2) : token_str.trim());
     const share = Math.min(1, -(log_prob ?? -10) / 10);
-    token.style.background = `color-mix(in srgb, var(--error) ${Math.round(share * 70)}%, transparent)`;
+    token.style.background = `color-mix(in srgb, var(--surprise) ${Math.round(share * 100)}%, transparent)`;
     token.title = log_prob === null ? "probability 0" : `log-probability ${log_prob.toFixed(2)}`;
     if (!piece) tokens.append(" ");
     tokens.append(token);
@@ -205,37 +270,68 @@ function showScores(answer) {
   find("scores").replaceChildren(...answer.map((sentence) => scoredSentence(sentence, sentence.score === best)));
 }
 
-async function compare() {
-  const inputs = find("sentences").value.split("\n").filter((line) => line.trim());
-  const headers = { "content-type": "application/json" };
-  if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
-  find("score").ariaBusy = "true";
+/** Calls `work` while `button` is busy, and shows the message of its error in `error`. */
+async function busy(button, error, work) {
+  find(button).ariaBusy = "true";
   let message = "";
   try {
-    const body = JSON.stringify({ inputs, parameters: { per_token: true } });
-    const response = await fetch("v1/score", { method: "POST", headers, body });
-    const answer = await response.json();
-    if (response.status === 401) find("key-field").hidden = false;
-    if (response.ok) showScores(answer);
-    else message = answer.error;
-  } catch {
-    message = "The server does not answer. Is it still running?";
+    await work();
+  } catch (problem) {
+    message = problem instanceof Refusal ? problem.message : "The server does not answer. Is it still running?";
   }
-  find("score-error").textContent = message;
-  find("score-error").hidden = !message;
-  find("score").ariaBusy = "false";
+  find(error).textContent = message;
+  find(error).hidden = !message;
+  find(button).ariaBusy = "false";
 }
 
-find("score-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  compare();
+/** An answer of the server that is an error. */
+class Refusal extends Error {}
+
+async function answerOf(path, body) {
+  const response = await post(path, body);
+  const answer = await response.json();
+  if (response.status === 401) askForKey();
+  if (!response.ok) throw new Refusal(answer.error);
+  return answer;
+}
+
+const compare = () => busy("score", "score-error", async () => {
+  const inputs = find("sentences").value.split("\n").filter((line) => line.trim());
+  showScores(await answerOf("v1/score", { inputs, parameters: { per_token: true } }));
 });
+
+/** Entries of a vector that are shown. */
+const ENTRIES_MAX = 40;
+
+const vectorize = () => busy("vectorize", "sparse-error", async () => {
+  const [vector] = await answerOf("v1/sparse-embeddings", { inputs: find("sparse-text").value });
+  const largest = vector.toSorted((a, b) => b.value - a.value).slice(0, ENTRIES_MAX);
+  const { tokens } = await answerOf("v1/tokens", { ids: largest.map((entry) => entry.index) });
+  const list = element("ol", "entries");
+  largest.forEach(({ index, value }, rank) => {
+    const entry = element("li", "row");
+    const bar = element("span", "bar");
+    bar.style.width = `${(value / largest[0].value) * 100}%`;
+    entry.append(bar, element("span", "word", tokens[rank].token_str ?? `#${index}`), element("span", "score", value.toFixed(2)));
+    list.append(entry);
+  });
+  const shown = vector.length > largest.length ? `, the ${largest.length} largest shown` : "";
+  find("vector").replaceChildren(element("p", "hint", `${vector.length} tokens with a weight${shown}`), list);
+});
+
+for (const [id, action] of [["score-form", compare], ["sparse-form", vectorize]]) {
+  find(id).addEventListener("submit", (event) => {
+    event.preventDefault();
+    action();
+  });
+}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-form.addEventListener("input", showCurl);
+form.addEventListener("input", showSnippets);
+text.addEventListener("input", countTokens);
 
 text.addEventListener("keydown", (event) => {
   // Enter submits, Shift+Enter is a new line. While an input method composes, Enter belongs to it.
@@ -247,28 +343,34 @@ text.addEventListener("keydown", (event) => {
 find("add-mask").addEventListener("click", () => {
   text.setRangeText(MASK, text.selectionStart, text.selectionEnd, "end");
   text.focus();
-  showCurl();
+  showSnippets();
+  countTokens();
 });
 
 for (const example of document.querySelectorAll(".examples button")) {
   example.addEventListener("click", () => {
     text.value = example.textContent;
-    showCurl();
+    showSnippets();
+    countTokens();
     submit();
   });
 }
 
-find("copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText(find("curl").textContent);
-    find("copy").textContent = "Copied";
-    setTimeout(() => (find("copy").textContent = "Copy"), 1500);
-  } catch {
-    // Without TLS a page cannot write to the clipboard: select the text, so that the keyboard can copy it.
-    getSelection().selectAllChildren(find("curl"));
-  }
-});
+for (const [id, source] of [["copy", "curl"], ["copy-python", "python"]]) {
+  find(id).addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(find(source).textContent);
+      find(id).textContent = "Copied";
+      setTimeout(() => (find(id).textContent = "Copy"), 1500);
+    } catch {
+      // Without TLS a page cannot write to the clipboard: select the text, so that the keyboard can copy it.
+      getSelection().selectAllChildren(find(source));
+    }
+  });
+}
 
-showCurl();
+find("demo").hidden = document.documentElement.dataset.demo !== "true";
+showSnippets();
+countTokens();
 text.setSelectionRange(text.value.length, text.value.length);
 text.focus();
