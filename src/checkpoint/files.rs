@@ -5,7 +5,9 @@ use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
-use super::names::{CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+#[cfg(demo_model)]
+use super::names::WEIGHTS;
+use super::names::{CONFIG, TOKENIZER, TOKENIZER_CONFIG};
 
 /// Limit on the size of a text file (configuration, vocabulary).
 pub const TEXT_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -29,8 +31,12 @@ static DEMO: &[(&str, &[u8])] = &[
     (CONFIG, include_bytes!("../../model/config.json")),
     (TOKENIZER, include_bytes!("../../model/tokenizer.json")),
     (TOKENIZER_CONFIG, include_bytes!("../../model/tokenizer_config.json")),
+    #[cfg(demo_model)]
     (WEIGHTS, include_bytes!("../../model/model.safetensors")),
 ];
+
+/// False in a build from the package on crates.io, whose size limit excludes the weights of the demo model.
+pub const HAS_DEMO_MODEL: bool = cfg!(demo_model);
 
 impl Files {
     /// The files in a folder. An error if `path` is not a folder.

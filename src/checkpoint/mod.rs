@@ -25,6 +25,7 @@ use crate::sys::excerpt;
 
 pub use error::{CheckpointError, Part, TensorError};
 use files::Files;
+pub use files::HAS_DEMO_MODEL;
 use names::{CONFIG, SPARSE_POOLING};
 pub use tokenizer::{TokenizerFiles, decode};
 pub use weights::{ElementType, Tensor, TensorSource, WeightFiles};

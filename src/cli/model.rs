@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use cloze::backend::Precision;
-use cloze::checkpoint::{CheckpointError, Source};
+use cloze::checkpoint::{CheckpointError, HAS_DEMO_MODEL, Source};
 use cloze::hub::{Hub, HubError, ModelName, Settings};
 use cloze::lm::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, check_config};
 
@@ -172,7 +172,13 @@ pub fn check_revision(model: Option<&Path>, revision: Option<&str>) -> Result<()
 /// Finds a model: the embedded one, a folder, or a model of the hub, which is downloaded unless it is in the cache.
 pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Box<dyn Error>> {
     let Some(model) = model else {
-        return Ok(Source::embedded());
+        return match HAS_DEMO_MODEL {
+            true => Ok(Source::embedded()),
+            false => Err(
+                "this build has no demo model; choose a model with --model, such as google-bert/bert-base-uncased"
+                    .into(),
+            ),
+        };
     };
     let shown = model.display();
     if model.exists() {
