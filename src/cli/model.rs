@@ -8,7 +8,9 @@ use clap::{Args, ValueEnum, ValueHint};
 use cloze::backend::Precision;
 use cloze::checkpoint::{CheckpointError, HAS_DEMO_MODEL, Source};
 use cloze::hub::{Hub, HubError, ModelName, Settings};
-use cloze::lm::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, check_config};
+use cloze::lm::{
+    BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, PretrainedModel, automatic_precision, check_config,
+};
 
 use super::headings::{HARDWARE, MODEL};
 use super::message;
@@ -51,8 +53,8 @@ pub struct ModelArguments {
     ///
     /// Set it to bf16 on a CPU with avx512_bf16 or amx, and to int8 on one with avx512_vnni, avx2 or amx if near ties
     /// may change; `cloze devices` shows the CPU's features.
-    #[arg(short, long, env = "CLOZE_DTYPE", ignore_case = true, value_parser = precisions(), help_heading = HARDWARE)]
-    pub dtype: Option<Precision>,
+    #[arg(short, long, env = "CLOZE_DTYPE", ignore_case = true, value_parser = dtypes(), help_heading = HARDWARE)]
+    pub dtype: Option<Dtype>,
 
     /// CPU threads that compute [default: one for each core]
     ///
@@ -97,8 +99,27 @@ impl From<Backend> for BackendKind {
     }
 }
 
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// [`automatic_precision`].
+    Auto,
+    Is(Precision),
+}
+
+impl Dtype {
+    fn precision(self, backend: BackendKind) -> Option<Precision> {
+        match self {
+            Self::Auto => automatic_precision(backend),
+            Self::Is(precision) => Some(precision),
+        }
+    }
+}
+
 /// The values of `--dtype`.
-fn precisions() -> impl TypedValueParser<Value = Precision> {
+fn dtypes() -> impl TypedValueParser<Value = Dtype> {
+    const AUTO: &str = "auto";
+    let auto = PossibleValue::new(AUTO).help("bf16 on a CPU that computes it faster than f32, else the default");
     let values = Precision::ALL.map(|precision| {
         PossibleValue::new(precision.name()).help(match precision {
             Precision::F32 => "32-bit floating point",
@@ -107,7 +128,10 @@ fn precisions() -> impl TypedValueParser<Value = Precision> {
             Precision::Int8 => "8-bit integers in matrix products: a quarter of the memory (CPU)",
         })
     });
-    PossibleValuesParser::new(values).try_map(|name| name.to_ascii_lowercase().parse::<Precision>())
+    PossibleValuesParser::new(values.into_iter().chain([auto])).try_map(|name| match &*name.to_ascii_lowercase() {
+        AUTO => Ok(Dtype::Auto),
+        name => name.parse().map(Dtype::Is),
+    })
 }
 
 /// Cores that this process may use.
@@ -141,9 +165,18 @@ impl ModelArguments {
             backend: self.backend.into(),
             threads: self.threads.unwrap_or_else(cores),
             workers: self.workers,
-            precision: self.dtype,
+            precision: self.dtype.and_then(|dtype| dtype.precision(self.backend.into())),
             gpu_device: self.gpu_device.clone(),
         })?;
+        if let DeviceInfo::Cpu {
+            precision,
+            isa,
+            gains: false,
+            ..
+        } = &loaded.device
+        {
+            tracing::warn!("this CPU ({isa}) computes {precision} no faster than f32; {precision} only saves memory");
+        }
         if let DeviceInfo::Gpu {
             adapter,
             is_software: true,

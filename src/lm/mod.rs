@@ -35,7 +35,9 @@ pub use crate::backend::Pooling;
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
 pub use demand::{Demand, DemandGuard};
 pub use encoder_model::EncoderModel;
-pub use load::{BackendKind, DeviceInfo, LoadError, LoadedModel, MemoryNeed, Placement, load_model};
+pub use load::{
+    BackendKind, DeviceInfo, LoadError, LoadedModel, MemoryNeed, Placement, automatic_precision, load_model,
+};
 pub use pretrained::{PretrainedModel, check_config};
 pub use warm_up::{WarmUp, WarmUpError};
 

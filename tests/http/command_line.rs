@@ -215,6 +215,15 @@ fn the_start_up_block_names_the_model_of_the_v2_protocol() {
 }
 
 #[test]
+fn the_automatic_precision_agrees_with_f32() {
+    let server = Server::start(&["--model", &golden("uncased-tied"), "--dtype", "AUTO"]);
+    let (status, info) = server.get("/info");
+    assert_eq!(status, 200);
+    let agrees = ["f32", "bf16"].map(|name| info.contains(&format!("\"dtype\":\"{name}\"")));
+    assert!(agrees.contains(&true), "{info}");
+}
+
+#[test]
 fn help_has_groups() {
     let help = text(&run(&["--help"], &[]).stdout);
     let places = [

@@ -55,12 +55,7 @@ impl Compute {
     /// # Errors
     /// One sentence, if the threads cannot be started or the CPU lacks the instruction set.
     pub fn new(threads: usize) -> Result<Arc<Self>, String> {
-        let isa = match std::env::var(FEATURES_VARIABLE) {
-            Ok(name) if !name.is_empty() => {
-                Isa::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}"))?
-            }
-            _ => Isa::detected(),
-        };
+        let isa = selected_isa()?;
         let pool = Pool::new(threads).map_err(|e| e.to_string())?;
         Ok(Arc::new(Self { pool, isa }))
     }
@@ -87,6 +82,37 @@ impl Compute {
     pub fn features(&self) -> String {
         self.isa.to_string()
     }
+
+    /// True if `precision` is f32, or faster than f32 with these instructions.
+    pub fn gains_from(&self, precision: Precision) -> bool {
+        precision == Precision::F32 || is_faster_than_f32(self.isa, precision)
+    }
+}
+
+fn selected_isa() -> Result<Isa, String> {
+    match std::env::var(FEATURES_VARIABLE) {
+        Ok(name) if !name.is_empty() => Isa::named(&name).map_err(|reason| format!("{FEATURES_VARIABLE}: {reason}")),
+        _ => Ok(Isa::detected()),
+    }
+}
+
+fn is_faster_than_f32(isa: Isa, precision: Precision) -> bool {
+    kernel_precision(precision).is_ok_and(|precision| isa.is_faster_than_f32(precision))
+}
+
+/// The fastest precision with the instructions in use whose top-1 agreement with f32 is at least 99 %
+/// (docs/performance.md, "Accuracy of the precisions").
+///
+/// # Errors
+/// As [`Compute::new`], if the CPU lacks the selected instruction set.
+pub fn automatic_precision() -> Result<Precision, String> {
+    /// The precisions that agree so far.
+    const AGREEING: [Precision; 1] = [Precision::Bf16];
+    let isa = selected_isa()?;
+    let faster = AGREEING
+        .into_iter()
+        .find(|&precision| is_faster_than_f32(isa, precision));
+    Ok(faster.unwrap_or_default())
 }
 
 /// Calls `work` with the context of [`Compute::run`], or else with this thread alone and the best instruction set.

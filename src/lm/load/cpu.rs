@@ -26,7 +26,7 @@ pub fn load(
     let model = all.run(|| EncoderModel::load(architecture, source, &Default::default(), precision));
     let model = Arc::new(model.map_err(|error| LoadError::from_encoder(error, BackendKind::Cpu))?);
     crate::sys::memory::give_back();
-    let isa = all.features();
+    let (isa, gains) = (all.features(), all.gains_from(precision));
     let mut shares = vec![all];
     if workers > 1 {
         shares.clear();
@@ -44,6 +44,7 @@ pub fn load(
             workers,
             threads,
             isa,
+            gains,
         },
     })
 }
