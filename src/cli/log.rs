@@ -51,7 +51,8 @@ const QUIET: [&str; 6] = [
 
 /// Parses the filter. In tracing's own syntax a word that is no level is a target, and everything else is off.
 fn filter(text: &str) -> Result<EnvFilter, String> {
-    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
+    // An empty word parses as the level error.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     if let Some(part) = parts.iter().find(|part| !part.contains('=') && !is_level(part)) {
         return Err(format!(
