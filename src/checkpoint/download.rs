@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 
 use super::error::Part;
-use super::files::{Files, TEXT_FILE_BYTES_MAX};
+use super::files::{Files, TEXT_FILE_BYTES_MAX, is_web_page};
 use super::json;
 use super::names::{
     ADDED_TOKENS, CONFIG, OTHER_WEIGHTS, SPARSE_POOLING, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG,
@@ -169,16 +169,6 @@ fn check_form(file: &str, path: &Path) -> Result<(), String> {
 
 /// Bytes that show if a file is a web page.
 const BEGINNING_BYTES: u64 = 1024;
-
-fn is_web_page(beginning: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(beginning)
-        .trim_start_matches('\u{feff}')
-        .trim_start()
-        .to_ascii_lowercase();
-    ["<!doctype html", "<html", "<head", "<?xml"]
-        .iter()
-        .any(|tag| text.starts_with(tag))
-}
 
 /// True if the files of a cached model have the form of their kind. An earlier download may have stored something else.
 fn is_valid(files: &Files, cached: &CachedModel) -> bool {

@@ -99,6 +99,10 @@ fn missing(part: Part, other_weights: Option<&str>) -> impl fmt::Display {
             "no weights in safetensors format ({WEIGHTS} or {WEIGHTS_INDEX}) or in PyTorch's ({PYTORCH_WEIGHTS} or \
              {PYTORCH_INDEX})"
         ),
+        (Part::Weights, Some(file)) if file.starts_with("adapter_model") => format!(
+            "no weights but {file}, an adapter to the weights of another model; merge it into that model and save the \
+             result with save_pretrained"
+        ),
         (Part::Weights, Some(file)) => format!(
             "its weights only as {file}, and Cloze reads safetensors and PyTorch's files; use a revision that has \
              them, or convert them: transformers' save_pretrained writes safetensors"

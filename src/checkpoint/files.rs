@@ -99,7 +99,10 @@ impl Files {
         if bytes.starts_with(BYTE_ORDER_MARK) {
             bytes.drain(..BYTE_ORDER_MARK.len());
         }
-        Ok(bytes)
+        match other_form(name, &bytes) {
+            Some(form) => Err(io(std::io::Error::other(form))),
+            None => Ok(bytes),
+        }
     }
 
     /// Opens a file and returns its size in bytes.
@@ -131,6 +134,32 @@ impl Files {
     }
 }
 
+/// What a text file is that is not of its form, for errors that say more than a parser's.
+fn other_form(name: &str, bytes: &[u8]) -> Option<&'static str> {
+    const UTF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+    if UTF_16.iter().any(|mark| bytes.starts_with(mark)) {
+        return Some("it is in UTF-16; it must be in UTF-8");
+    }
+    let is_json = name.ends_with(".json");
+    match bytes {
+        b"" if is_json => Some("it is empty"),
+        _ if is_json && is_web_page(bytes) => Some("it is a web page"),
+        _ => None,
+    }
+}
+
+/// True for the page that a proxy or a hub answers in place of a file.
+pub fn is_web_page(bytes: &[u8]) -> bool {
+    const BEGINNING_BYTES: usize = 1024;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(BEGINNING_BYTES)])
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .to_ascii_lowercase();
+    ["<!doctype html", "<html", "<head", "<?xml"]
+        .iter()
+        .any(|tag| text.starts_with(tag))
+}
+
 /// True for the text that git checks out in place of a large file when Git LFS is not installed.
 fn is_lfs_pointer(file: &mut File, size: u64) -> std::io::Result<bool> {
     const BEGINNING: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -153,12 +182,36 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_a_text_file() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::folder(folder.path()).unwrap();
-        for (content, text) in [("\u{feff}{}", "{}"), ("\u{feff}", ""), ("a\u{feff}", "a\u{feff}")] {
+        for (content, text) in [("\u{feff}{}", "{}"), ("\u{feff}\n", "\n"), ("a\u{feff}", "a\u{feff}")] {
             for name in [CONFIG, TOKENIZER, VOCAB] {
                 std::fs::write(folder.path().join(name), content).unwrap();
                 assert_eq!(files.read(name).unwrap(), text.as_bytes());
             }
         }
+    }
+
+    #[test]
+    fn a_file_of_another_form_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::folder(folder.path()).unwrap();
+        let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (content, form) in [
+            (utf16.as_slice(), "it is in UTF-16"),
+            (b"\xfe\xff\0{", "it is in UTF-16"),
+            (b"", "it is empty"),
+            (b"\xef\xbb\xbf", "it is empty"),
+            (b"\n <!DOCTYPE html><title>Login</title>", "it is a web page"),
+            (b"<html lang=en>", "it is a web page"),
+        ] {
+            for name in [CONFIG, TOKENIZER, TOKENIZER_CONFIG] {
+                std::fs::write(folder.path().join(name), content).unwrap();
+                let error = files.read(name).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(form), "{error}");
+            }
+        }
+        // A vocabulary may have tokens of any text.
+        std::fs::write(folder.path().join(VOCAB), "<html>\n").unwrap();
+        assert!(files.read(VOCAB).is_ok());
     }
 
     #[test]

@@ -29,10 +29,14 @@ pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub const PYTORCH_WEIGHTS: &str = "pytorch_model.bin";
 pub const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
 /// Weight files of other libraries, for the error that says so.
-pub const OTHER_WEIGHTS: [&str; 5] = [
+pub const OTHER_WEIGHTS: [&str; 9] = [
+    "adapter_model.safetensors",
+    "adapter_model.bin",
     "tf_model.h5",
     "flax_model.msgpack",
     "rust_model.ot",
     "model.onnx",
+    "onnx/model.onnx",
+    "openvino_model.xml",
     "model.ckpt.index",
 ];

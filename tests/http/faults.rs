@@ -187,8 +187,11 @@ fn a_broken_checkpoint_is_refused_by_name() {
         ),
         (
             "uncased-tied",
-            header(|header| header[DENSE]["dtype"] = json!("I32")),
-            &[DENSE, "is of type I32", "F64, F32, F16 and BF16"],
+            header(|header| {
+                header[DENSE]["dtype"] = json!("C64");
+                header[DENSE]["shape"] = json!([32, 32]);
+            }),
+            &[DENSE, "is of type C64", "F64, F32, F16, BF16"],
         ),
         (
             "uncased-tied",
@@ -215,7 +218,17 @@ fn a_broken_checkpoint_is_refused_by_name() {
         (
             "uncased-tied",
             write("config.json", b"\xff\xfe"),
+            &["config.json: it is in UTF-16"],
+        ),
+        (
+            "uncased-tied",
+            write("config.json", b"\xff"),
             &["config.json: expected value"],
+        ),
+        (
+            "uncased-tied",
+            write("config.json", b"<!DOCTYPE html><title>Login</title>"),
+            &["config.json: it is a web page"],
         ),
         (
             "uncased-tied",

@@ -5,22 +5,26 @@
 //!
 //! | file | responsibility |
 //! |---|---|
+//! | `element` | types of elements, and their values in f32 |
 //! | `safetensors` | headers of safetensors files |
 //! | `pytorch/` | PyTorch's files: zip archives and pickles, read as data |
 
+mod element;
 mod pytorch;
 mod safetensors;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::SeekFrom;
 
 use super::error::{CheckpointError, Part, TensorError};
 use super::files::{Files, ReadSeek};
 use super::json;
-use super::names::{OTHER_WEIGHTS, PYTORCH_INDEX, PYTORCH_WEIGHTS, WEIGHTS, WEIGHTS_INDEX};
+use super::names::{CONFIG, OTHER_WEIGHTS, PYTORCH_INDEX, PYTORCH_WEIGHTS, WEIGHTS, WEIGHTS_INDEX};
+use crate::sys::excerpt;
+pub use element::ElementType;
+use element::SUPPORTED;
 
 /// Biases of the logits, in which −∞ excludes a token.
 const OUTPUT_BIASES: [&str; 9] = [
@@ -65,6 +69,8 @@ pub struct WeightFiles {
     files: Vec<WeightFile>,
     /// Index of the file that holds a tensor, and the tensor's place in it.
     tensors: HashMap<String, (usize, Tensor)>,
+    /// Sentence part that says so if `config.json` describes the weights as quantized; empty otherwise.
+    quantized: String,
 }
 
 struct WeightFile {
@@ -83,29 +89,6 @@ pub struct Tensor {
     strides: Option<Vec<usize>>,
 }
 
-/// The type of the elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ElementType {
-    F64,
-    F32,
-    F16,
-    Bf16,
-    /// A type that weights do not have, by its name.
-    Other(String),
-}
-
-impl fmt::Display for ElementType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::F64 => "F64",
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Other(name) => name,
-        })
-    }
-}
-
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: HashMap<String, String>,
@@ -120,6 +103,7 @@ impl WeightFiles {
         let mut all = Self {
             files: Vec::new(),
             tensors: HashMap::new(),
+            quantized: quantized(files),
         };
         for (single, index) in FORMATS {
             let names = match (files.has(single), files.has(index)) {
@@ -129,6 +113,10 @@ impl WeightFiles {
             };
             for name in names {
                 all.add(files, &name)?;
+            }
+            if all.tensors.is_empty() {
+                let file = if files.has(single) { single } else { index };
+                return Err(weights_error(format!("{} has no tensors", files.path(file))));
             }
             all.remove_wrappers();
             return Ok(all);
@@ -199,9 +187,25 @@ impl TensorSource for WeightFiles {
             paths.join(", ")
         };
         let Some((file, tensor)) = self.tensors.get(name) else {
-            return Err(TensorError(format!("tensor {name} is missing from {}", files())));
+            return Err(TensorError(format!(
+                "tensor {name} is missing from {}{}",
+                files(),
+                self.quantized
+            )));
         };
         let file = &mut self.files[*file];
+        if !tensor.element.is_usual() && !self.quantized.is_empty() {
+            return Err(TensorError(format!(
+                "{}: tensor {name} is of type {}{}",
+                file.path, tensor.element, self.quantized
+            )));
+        }
+        if tensor.element.reader().is_none() {
+            return Err(TensorError(format!(
+                "{}: tensor {name} is of type {}; supported: {SUPPORTED}",
+                file.path, tensor.element
+            )));
+        }
         if tensor.shape != shape {
             return Err(TensorError(format!(
                 "{}: tensor {name} has shape {:?}, but config.json asks for {shape:?}",
@@ -238,20 +242,8 @@ impl Tensor {
 impl WeightFile {
     /// Reads `count` elements from the tensor's first one on, in the order of the file.
     fn read(&mut self, tensor: &Tensor, count: usize, name: &str) -> Result<Vec<f32>, String> {
-        type Convert = fn(&[u8], &mut Vec<f32>);
-        let (element_bytes, convert): (usize, Convert) = match &tensor.element {
-            ElementType::F64 => (8, |bytes, values| {
-                floats(bytes, |b| f64::from_le_bytes(b) as f32, values)
-            }),
-            ElementType::F32 => (4, |bytes, values| floats(bytes, f32::from_le_bytes, values)),
-            ElementType::F16 => (2, |bytes, values| {
-                floats(bytes, |b| half::f16::from_le_bytes(b).to_f32(), values);
-            }),
-            ElementType::Bf16 => (2, |bytes, values| {
-                floats(bytes, |b| half::bf16::from_le_bytes(b).to_f32(), values);
-            }),
-            other => return Err(format!(" is of type {other}; F64, F32, F16 and BF16 are supported")),
-        };
+        let reader = tensor.element.reader();
+        let (element_bytes, convert) = reader.ok_or(" is of a type that is not read")?;
         let unreadable = |e: std::io::Error| format!(": {e}");
         let seek = self.file.seek(SeekFrom::Start(tensor.offset));
         seek.map_err(unreadable)?;
@@ -296,6 +288,18 @@ fn in_row_major_order(extent: &[f32], shape: &[usize], strides: &[usize]) -> Vec
     values
 }
 
+/// The part of a sentence that names the quantization which `config.json` states; empty if it states none.
+fn quantized(files: &Files) -> String {
+    let config = files.read(CONFIG).ok().and_then(|config| json::parse(&config).ok());
+    let config: serde_json::Value = config.unwrap_or_default();
+    let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else {
+        return String::new();
+    };
+    let method = quantization.get("quant_method").and_then(serde_json::Value::as_str);
+    let method = method.map_or_else(String::new, |method| format!(" ({})", excerpt::name(method)));
+    format!("; by quantization_config{method} in {CONFIG} the weights are quantized, which is not supported")
+}
+
 /// The names of the weight files that an index lists, each once.
 pub fn shards(files: &Files, index: &str) -> Result<Vec<String>, CheckpointError> {
     let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(index)));
@@ -319,10 +323,4 @@ fn exclude_from_predictions(bias: &mut [f32]) {
     for value in bias.iter_mut().filter(|value| **value == f32::NEG_INFINITY) {
         *value = EXCLUDED;
     }
-}
-
-/// Adds the values of little-endian numbers of `N` bytes.
-fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32, values: &mut Vec<f32>) {
-    let (chunks, _) = bytes.as_chunks::<N>();
-    values.extend(chunks.iter().map(|&chunk| value(chunk)));
 }

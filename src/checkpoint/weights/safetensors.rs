@@ -1,12 +1,11 @@
 //! Headers of safetensors files: <https://huggingface.co/docs/safetensors>.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, SeekFrom};
 
-use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{ElementType, Tensor};
-use crate::checkpoint::files::ReadSeek;
+use crate::checkpoint::files::{ReadSeek, is_web_page};
 
 /// The limit of the safetensors format itself.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -23,6 +22,17 @@ pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
         ErrorKind::UnexpectedEof => "it is shorter than eight bytes".to_owned(),
         _ => e.to_string(),
     })?;
+    if length.starts_with(b"PK\x03\x04") {
+        return Err("it is a zip archive, as torch.save writes; its name must be pytorch_model.bin".to_owned());
+    }
+    if length.starts_with(b"<") {
+        let mut rest = vec![0; 16.min(bytes - LENGTH_BYTES) as usize];
+        file.read_exact(&mut rest).map_err(|e| e.to_string())?;
+        if is_web_page(&[&length, rest.as_slice()].concat()) {
+            return Err("it is a web page".to_owned());
+        }
+        file.seek(SeekFrom::Start(LENGTH_BYTES)).map_err(|e| e.to_string())?;
+    }
     let length = u64::from_le_bytes(length);
     if length > HEADER_BYTES_MAX || length > bytes - LENGTH_BYTES {
         return Err("its header is longer than the file".to_owned());
@@ -40,7 +50,7 @@ pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     let tensors = metadata.tensors().into_iter().map(|(name, info)| {
         check_extent(info, bytes - data_start).map_err(|reason| format!("tensor {name} {reason}"))?;
         let tensor = Tensor {
-            element: element_type(info.dtype),
+            element: ElementType::named(&format!("{:?}", info.dtype)),
             shape: info.shape.clone(),
             offset: data_start + info.data_offsets.0 as u64,
             strides: None,
@@ -48,16 +58,6 @@ pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
         Ok((name, tensor))
     });
     tensors.collect()
-}
-
-fn element_type(dtype: Dtype) -> ElementType {
-    match dtype {
-        Dtype::F64 => ElementType::F64,
-        Dtype::F32 => ElementType::F32,
-        Dtype::F16 => ElementType::F16,
-        Dtype::BF16 => ElementType::Bf16,
-        other => ElementType::Other(format!("{other:?}")),
-    }
 }
 
 /// Checks that a tensor lies within the file's data and has the length of its shape and type.

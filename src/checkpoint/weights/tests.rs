@@ -82,15 +82,91 @@ fn every_floating_point_type_is_read() {
             "{dtype}"
         );
     }
-    let folder = one_tensor("x", "I64", 1, &[0; 8]);
+    let folder = one_tensor("x", "C64", 1, &[0; 8]);
     assert!(
         tensors(folder.path())
             .unwrap_err()
-            .contains("F64, F32, F16 and BF16 are supported")
+            .contains("tensor x is of type C64; supported: F64, F32, F16, BF16, F8_E4M3")
     );
     // Beyond the range of f32.
     let folder = one_tensor("x", "F64", 1, &1e300f64.to_le_bytes());
     assert!(tensors(folder.path()).unwrap_err().contains("not a finite number"));
+}
+
+#[test]
+fn a_file_of_another_form_is_named() {
+    let zip = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pytorch/zip.bin");
+    for (bytes, reason) in [
+        (std::fs::read(zip).unwrap(), "its name must be pytorch_model.bin"),
+        (b"<!DOCTYPE html><html></html>".to_vec(), "it is a web page"),
+        (b"<html>login".to_vec(), "it is a web page"),
+        (vec![], "it is shorter than eight bytes"),
+        (
+            [&2u64.to_le_bytes()[..], b"{}"].concat(),
+            "model.safetensors has no tensors",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(WEIGHTS), bytes).unwrap();
+        let error = tensors(folder.path()).unwrap_err();
+        assert!(error.contains(reason) && error.contains(WEIGHTS), "{error}");
+    }
+}
+
+#[test]
+fn weights_of_other_programs_are_named() {
+    for (name, reason) in [
+        (
+            "adapter_model.safetensors",
+            "an adapter to the weights of another model",
+        ),
+        ("adapter_model.bin", "an adapter to the weights of another model"),
+        ("tf_model.h5", "its weights only as tf_model.h5"),
+        ("onnx/model.onnx", "its weights only as onnx/model.onnx"),
+        ("openvino_model.xml", "its weights only as openvino_model.xml"),
+        ("weights.txt", "no weights in safetensors format"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("onnx")).unwrap();
+        std::fs::write(folder.path().join(name), "x").unwrap();
+        let error = tensors(folder.path()).unwrap_err();
+        assert!(
+            error.contains(reason) && (name == "weights.txt" || error.contains(name)),
+            "{error}"
+        );
+    }
+}
+
+/// Codes without their scales are no weights.
+#[test]
+fn quantized_weights_are_refused_by_their_method() {
+    for (quantization, named) in [
+        (r#"{"quant_method": "bitsandbytes"}"#, Some("(bitsandbytes)")),
+        (r#"{"quant_method": "fp8"}"#, Some("(fp8)")),
+        ("{}", Some("quantization_config in config.json")),
+        ("null", None),
+    ] {
+        for (dtype, bytes) in [("I8", 1), ("U8", 1), ("F8_E4M3", 1), ("F32", 4), ("F16", 2)] {
+            let folder = one_tensor("x", dtype, 1, &vec![0; bytes]);
+            let config = format!(r#"{{"quantization_config": {quantization}}}"#);
+            std::fs::write(folder.path().join(CONFIG), config).unwrap();
+            let read = tensors(folder.path());
+            match named.filter(|_| bytes == 1) {
+                None => assert_eq!(read.unwrap(), [("x".to_owned(), vec![0.0])], "{quantization} {dtype}"),
+                Some(named) => {
+                    let error = read.unwrap_err();
+                    assert!(error.contains(dtype) && error.contains(named), "{error}");
+                }
+            }
+            let files = Files::folder(folder.path()).unwrap();
+            let mut weights = WeightFiles::open(&files).unwrap();
+            let error = weights.tensor("x.weight", &[1]).unwrap_err().to_string();
+            assert!(
+                error.contains("is missing") && named.is_none_or(|named| error.contains(named)),
+                "{error}"
+            );
+        }
+    }
 }
 
 #[test]

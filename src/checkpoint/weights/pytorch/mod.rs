@@ -13,7 +13,7 @@ mod zip;
 use std::collections::HashMap;
 
 use super::{ElementType, Tensor};
-use crate::checkpoint::files::ReadSeek;
+use crate::checkpoint::files::{ReadSeek, is_web_page};
 use pickle::{Id, Pickles, Storage, Value};
 use zip::{Archive, read_at};
 
@@ -41,12 +41,15 @@ pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     if has_magic(2) || has_magic(11) {
         return read_old(file, bytes);
     }
-    Err(
-        match beginning.get(257..).is_some_and(|magic| magic.starts_with(b"ustar")) {
-            true => "it has the layout of PyTorch before 0.2".to_owned(),
-            false => "torch.save did not write it".to_owned(),
-        },
-    )
+    let is_archive = beginning.get(257..).is_some_and(|magic| magic.starts_with(b"ustar"));
+    let reason = match beginning.as_slice() {
+        b"" => "it is empty",
+        _ if is_archive => "it has the layout of PyTorch before 0.2",
+        _ if beginning.get(8..10) == Some(b"{\"") => "it is a safetensors file; its name must be model.safetensors",
+        _ if is_web_page(&beginning) => "it is a web page",
+        _ => "torch.save did not write it",
+    };
+    Err(reason.to_owned())
 }
 
 fn read_zip(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>, String> {
@@ -75,6 +78,7 @@ fn read_zip(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     let mut pickles = Pickles::new(&pickle);
     let root_value = pickles.read()?;
     let tensors = named_tensors(&pickles, root_value)?;
+    let other = other_tensors(&pickles, root_value);
     let mut places = Places::new();
     for (_, tensor) in &tensors {
         let key = &storage(&pickles, tensor).key;
@@ -83,7 +87,8 @@ fn read_zip(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
             places.insert(key.clone(), place);
         }
     }
-    place_all(&pickles, tensors, &places)
+    let placed = place_all(&pickles, tensors, &places)?;
+    Ok(placed.into_iter().chain(other).collect())
 }
 
 const BIG_ENDIAN: &str = "its numbers are big-endian";
@@ -98,6 +103,7 @@ fn read_old(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     }
     let (root, keys) = (pickles.read()?, pickles.read()?);
     let tensors = named_tensors(&pickles, root)?;
+    let other = other_tensors(&pickles, root);
     let Value::List(keys) = pickles.value(keys) else {
         return Err("it has no list of its storages".to_owned());
     };
@@ -127,11 +133,14 @@ fn read_old(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
         places.insert(key, (start, end - start));
         at = end;
     }
-    place_all(&pickles, tensors, &places)
+    let placed = place_all(&pickles, tensors, &places)?;
+    Ok(placed.into_iter().chain(other).collect())
 }
 
 /// Tensors of one file. A hostile pickle may give one tensor any number of names.
 const TENSORS_MAX: usize = 1 << 18;
+/// Longest key that a message repeats.
+const KEY_BYTES_SHOWN: usize = 64;
 /// Longest name of a tensor.
 const NAME_BYTES_MAX: usize = 1024;
 
@@ -148,9 +157,47 @@ fn named_tensors<'a>(pickles: &'a Pickles, root: Id) -> Result<Vec<(String, &'a 
     if tensors.len() > TENSORS_MAX {
         return Err(format!("it holds more than {TENSORS_MAX} tensors"));
     }
-    match tensors.is_empty() {
-        true => Err("it holds no tensors by name".to_owned()),
+    match tensors.is_empty() && other_tensors(pickles, root).is_empty() {
+        true => Err(match nested(pickles, root) {
+            Some(key) => {
+                format!("it holds no tensors by name, but a dict of them as {key:?}, which must be saved by itself")
+            }
+            None => "it holds no tensors by name".to_owned(),
+        }),
         false => Ok(tensors),
+    }
+}
+
+/// Tensors in forms that are not read. A model that needs one of them is refused by its name.
+fn other_tensors(pickles: &Pickles, root: Id) -> Vec<(String, Tensor)> {
+    let other = entries(pickles, root).filter_map(|(name, value)| match value {
+        Value::OtherTensor(form) => Some((name.to_owned(), *form)),
+        _ => None,
+    });
+    let other = other.take(TENSORS_MAX).map(|(name, form)| {
+        let tensor = Tensor {
+            element: ElementType::Other(form.to_owned()),
+            shape: Vec::new(),
+            offset: 0,
+            strides: None,
+        };
+        (name, tensor)
+    });
+    other.collect()
+}
+
+/// The key of an entry of `root` that is a dict of tensors by name, as in checkpoints of training programs.
+fn nested<'a>(pickles: &'a Pickles, root: Id) -> Option<&'a str> {
+    let Value::Dict(all) = pickles.value(root) else {
+        return None;
+    };
+    let key = all.iter().find_map(|&(key, value)| {
+        let is_tensor = |(_, value): (&str, &Value)| matches!(value, Value::Tensor(_));
+        entries(pickles, value).any(is_tensor).then_some(key)
+    })?;
+    match pickles.value(key) {
+        Value::Str(key) if key.len() <= KEY_BYTES_SHOWN => Some(key),
+        _ => None,
     }
 }
 
@@ -209,10 +256,6 @@ fn place(tensor: &pickle::Tensor, storage: &Storage, place: Option<(u64, u64)>) 
     if count > 0 && last.is_none_or(|last| last >= elements) {
         return Err(BEYOND.to_owned());
     }
-    // As in an expanded tensor: the file does not bound its size.
-    if count > elements {
-        return Err("repeats the elements of its storage".to_owned());
-    }
     let size = |size: u64| usize::try_from(size).map_err(|_| BEYOND.to_owned());
     let shape: Vec<usize> = tensor.shape.iter().map(|&of| size(of)).collect::<Result<_, _>>()?;
     let strides: Vec<usize> = tensor.strides.iter().map(|&of| size(of)).collect::<Result<_, _>>()?;
@@ -241,36 +284,39 @@ fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
     true
 }
 
-/// The type of a storage (`Float`) or of elements (`float32`) by the name that safetensors uses.
+/// The type of a storage (`Float`) or of elements (`float32`).
 fn element_type(name: &str) -> ElementType {
     match name {
         "Double" | "float64" | "double" => ElementType::F64,
         "Float" | "float32" | "float" => ElementType::F32,
         "Half" | "float16" | "half" => ElementType::F16,
         "BFloat16" | "bfloat16" => ElementType::Bf16,
-        "Long" | "int64" | "long" => ElementType::Other("I64".to_owned()),
-        "Int" | "int32" | "int" => ElementType::Other("I32".to_owned()),
-        "Short" | "int16" | "short" => ElementType::Other("I16".to_owned()),
-        "Char" | "int8" => ElementType::Other("I8".to_owned()),
-        "Byte" | "uint8" | "Untyped" => ElementType::Other("U8".to_owned()),
-        "Bool" | "bool" => ElementType::Other("BOOL".to_owned()),
+        "float8_e4m3fn" => ElementType::F8E4m3,
+        "float8_e5m2" => ElementType::F8E5m2,
+        "Long" | "int64" | "long" => ElementType::I64,
+        "Int" | "int32" | "int" => ElementType::I32,
+        "Short" | "int16" | "short" => ElementType::I16,
+        "Char" | "int8" => ElementType::I8,
+        "uint64" => ElementType::U64,
+        "uint32" => ElementType::U32,
+        "uint16" => ElementType::U16,
+        "Byte" | "uint8" | "Untyped" => ElementType::U8,
+        "Bool" | "bool" => ElementType::Bool,
         other => ElementType::Other(other.to_owned()),
     }
 }
 
 fn element_bytes(name: &str) -> Result<u64, String> {
-    Ok(match element_type(name) {
-        ElementType::F64 => 8,
-        ElementType::F32 => 4,
-        ElementType::F16 | ElementType::Bf16 => 2,
-        ElementType::Other(name) => match name.as_str() {
-            "I64" | "uint64" | "complex64" | "ComplexFloat" => 8,
-            "I32" | "uint32" | "QInt32" => 4,
-            "I16" | "uint16" => 2,
-            "I8" | "U8" | "BOOL" | "QInt8" | "QUInt8" => 1,
-            "complex128" | "ComplexDouble" => 16,
-            name if name.starts_with("float8") => 1,
-            name => return Err(format!("is of type {name}")),
-        },
+    let element = element_type(name);
+    if let Some((bytes, _)) = element.reader() {
+        return Ok(bytes as u64);
+    }
+    Ok(match name {
+        "complex64" | "ComplexFloat" => 8,
+        "complex128" | "ComplexDouble" => 16,
+        "QInt32" => 4,
+        "QInt8" | "QUInt8" => 1,
+        name if name.starts_with("float8") => 1,
+        name => return Err(format!("is of type {name}")),
     })
 }

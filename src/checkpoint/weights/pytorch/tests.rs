@@ -60,13 +60,7 @@ fn every_layout_gives_the_values_of_pytorch() {
                 .1
                 .clone();
             assert_eq!(stored.shape, shape, "{name}: {tensor}");
-            match stored.element {
-                ElementType::Other(element) => {
-                    let error = weights.tensor(&tensor, &shape).unwrap_err().to_string();
-                    assert!(error.contains(&format!("is of type {element}")), "{name}: {error}");
-                }
-                _ => assert_eq!(weights.tensor(&tensor, &shape).unwrap(), values, "{name}: {tensor}"),
-            }
+            assert_eq!(weights.tensor(&tensor, &shape).unwrap(), values, "{name}: {tensor}");
         }
         let error = weights.tensor("f32", &[6, 4]).unwrap_err().to_string();
         assert!(error.contains("has shape [4, 6]"), "{error}");
@@ -98,13 +92,33 @@ fn a_model_has_the_values_of_its_safetensors_file() {
 fn elements_may_be_of_types_without_a_storage_of_their_own() {
     let mut weights = open(&folder(&fixture("zip-untyped.bin"))).unwrap();
     for (tensor, shape, values) in expected() {
-        if let Ok(read) = weights.tensor(&tensor, &shape) {
-            assert_eq!(read, values, "{tensor}");
-        }
+        assert_eq!(weights.tensor(&tensor, &shape).unwrap(), values, "{tensor}");
     }
-    for (tensor, element) in [("u16", "uint16"), ("f8", "float8_e4m3fn")] {
+    for (tensor, element, values) in [
+        ("u16", ElementType::U16, vec![0.0, 1.0, 2.0, 3.0, 4.0]),
+        ("f8", ElementType::F8E4m3, vec![0.0; 3]),
+    ] {
         let stored = weights.stored().find(|(stored, _)| *stored == tensor).unwrap().1;
-        assert_eq!(stored.element, ElementType::Other(element.to_owned()));
+        assert_eq!(stored.element, element);
+        assert_eq!(weights.tensor(tensor, &[values.len()]).unwrap(), values);
+    }
+}
+
+#[test]
+fn an_expanded_tensor_repeats_the_elements_of_its_storage() {
+    for name in ["expanded.bin", "expanded-old.bin"] {
+        let mut weights = open(&folder(&fixture(name))).unwrap();
+        for (tensor, shape, values) in [
+            ("rows", [2, 3], vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0]),
+            ("columns", [2, 3], vec![4.0, 4.0, 4.0, 5.0, 5.0, 5.0]),
+            ("scalar", [2, 2], vec![6.0; 4]),
+            ("transposed", [3, 2], vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0]),
+        ] {
+            assert_eq!(weights.tensor(tensor, &shape).unwrap(), values, "{name}: {tensor}");
+        }
+        // A trillion elements, which config.json would have to ask for.
+        let error = weights.tensor("large", &[2, 3]).unwrap_err().to_string();
+        assert!(error.contains("has shape [1048576, 1048576]"), "{error}");
     }
 }
 
@@ -131,18 +145,14 @@ fn other_files_are_refused_with_the_reason() {
     for (name, reason) in [
         ("refused-code.bin", "print, which is no part of a file of tensors"),
         ("refused-code-old.bin", "print, which is no part of a file of tensors"),
-        (
-            "refused-repeated.bin",
-            "tensor repeated repeats the elements of its storage",
-        ),
+        ("refused-negated.bin", "values are to be negated or conjugated"),
         ("refused-list.bin", "it holds no dict of tensors by name"),
-        ("refused-nested.bin", "it holds no tensors by name"),
         (
-            "refused-sparse.bin",
-            "_rebuild_sparse_tensor, which is no part of a file of tensors",
+            "refused-nested.bin",
+            "it holds no tensors by name, but a dict of them as \"model\", which must be saved by itself",
         ),
         ("refused-pickle.bin", "torch.save did not write it"),
-        ("refused-page.bin", "torch.save did not write it"),
+        ("refused-page.bin", "it is a web page"),
         ("refused-program.bin", "it is a TorchScript program"),
         ("refused-compressed.bin", "is compressed"),
     ] {
@@ -152,7 +162,39 @@ fn other_files_are_refused_with_the_reason() {
             "{name}: {error}"
         );
     }
-    assert!(open(&folder(b"")).is_err());
+    let safetensors = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny/model.safetensors")).unwrap();
+    for (bytes, reason) in [
+        (b"".as_slice(), "it is empty"),
+        (&safetensors, "it is a safetensors file"),
+    ] {
+        let error = open(&folder(bytes)).err().unwrap();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+/// As in `torch.load(weights_only=True)`: what a model does not need may be in the file.
+#[test]
+fn tensors_in_other_forms_are_refused_only_where_they_are_needed() {
+    let mut weights = open(&folder(&fixture("refused-sparse.bin"))).unwrap();
+    let error = weights.tensor("a", &[2]).unwrap_err().to_string();
+    assert!(error.contains("tensor a is of type sparse tensor"), "{error}");
+    for name in ["other-forms.bin", "other-forms-old.bin"] {
+        let mut weights = open(&folder(&fixture(name))).unwrap();
+        assert_eq!(weights.tensor("weight", &[2]).unwrap(), [1.0, 2.0], "{name}");
+        for (tensor, form) in [
+            ("sparse", "sparse tensor"),
+            ("quantized", "quantized tensor"),
+            ("meta", "tensor without values"),
+        ] {
+            let error = weights.tensor(tensor, &[3]).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("tensor {tensor} is of type {form}")),
+                "{name}: {error}"
+            );
+        }
+        let others = ["counter", "complex", "bytes", "steps"];
+        assert!(!others.iter().any(|other| weights.contains(other)), "{name}");
+    }
 }
 
 /// Every prefix of a file is refused, except those that lack bytes which no tensor has.

@@ -59,6 +59,12 @@ impl Pickles<'_> {
                     },
                     _ => None,
                 };
+                let flags = arguments.get(if dtype.is_some() { 7 } else { 6 });
+                if let Some(Value::Dict(flags)) = flags.map(|&id| self.value(id))
+                    && flags.iter().any(|&(_, flag)| *self.value(flag) == Value::Bool(true))
+                {
+                    return Err("it has a tensor whose values are to be negated or conjugated".to_owned());
+                }
                 let is_storage = matches!(self.value(storage), Value::Storage(_));
                 let tensor = || {
                     Some(Tensor {
@@ -88,6 +94,7 @@ impl Pickles<'_> {
                     _ => Err(invalid()),
                 }
             }
+            Global::RebuildOther(form) => Ok(Value::OtherTensor(form)),
             Global::Storage(_) | Global::DType(_) | Global::Opaque => Ok(Value::Opaque),
         }
     }

@@ -21,6 +21,8 @@ pub enum Value {
     Global(Global),
     Storage(Storage),
     Tensor(Tensor),
+    /// A tensor in a form that is not read, by its name.
+    OtherTensor(&'static str),
 }
 
 /// The classes and functions that `torch.save` writes for tensors. A file with any other is refused.
@@ -40,6 +42,8 @@ pub enum Global {
     RebuildParameter,
     /// `torch._tensor._rebuild_from_type_v2`: a call of one of the above.
     RebuildFromType,
+    /// A function that builds a tensor in a form that is not read.
+    RebuildOther(&'static str),
     /// `torch.Size`.
     Tuple,
     /// Without meaning for weights, such as `torch.device`.
@@ -55,10 +59,17 @@ impl Global {
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
             ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Size") => Self::Tuple,
-            ("torch", "device" | "Tensor" | "strided")
+            ("torch._utils", "_rebuild_sparse_tensor") => Self::RebuildOther("sparse tensor"),
+            ("torch._utils", "_rebuild_qtensor") => Self::RebuildOther("quantized tensor"),
+            ("torch._utils", "_rebuild_meta_tensor_no_storage") => Self::RebuildOther("tensor without values"),
+            ("torch", "device" | "Tensor" | "strided" | "per_tensor_affine" | "per_channel_affine")
             | ("torch.nn.parameter", "Parameter")
             | ("torch.serialization", "_get_layout")
-            | ("builtins" | "__builtin__", "set" | "list" | "int" | "float" | "bool" | "str" | "object")
+            | (
+                "builtins" | "__builtin__",
+                "set" | "list" | "int" | "float" | "bool" | "str" | "object" | "complex" | "bytearray",
+            )
+            | ("collections", "Counter")
             | ("_codecs", "encode") => Self::Opaque,
             ("torch" | "torch.cuda" | "torch.storage", name) if name.len() <= TYPE_NAME_BYTES_MAX => {
                 match name.strip_suffix("Storage") {
