@@ -222,7 +222,11 @@ mod tests {
             let stored = architecture.clone().with_stored_decoder(&mut weights).unwrap();
             let parameters = stored.spec.parameters().into_iter();
             let listed: HashSet<_> = parameters
-                .map(|parameter| (stored.stored_name(parameter, &weights), stored.stored_shape(parameter)))
+                .map(|parameter| {
+                    let name = stored.stored_name(parameter, &weights);
+                    let shape = stored.stored_shape(parameter, &name);
+                    (name, shape)
+                })
                 .collect();
             let mut recorder = Recorder {
                 weights: &mut weights,

@@ -69,7 +69,10 @@ mod tests {
             spec: with("{}").unwrap(),
         };
         let decoder = "cls.predictions.decoder.weight".to_owned();
-        assert_eq!(architecture.names(Parameter::WordEmbeddings).last(), Some(&decoder));
+        let names = architecture.names(Parameter::WordEmbeddings);
+        let place = |wanted: &str| names.iter().position(|name| name == wanted).unwrap();
+        assert!(place("bert.embeddings.word_embeddings.weight") < place("embeddings.word_embeddings.weight"));
+        assert!(place("embeddings.word_embeddings.weight") < place(&decoder));
         assert_eq!(
             architecture.names(Parameter::DecoderBias)[0],
             "cls.predictions.decoder.bias"

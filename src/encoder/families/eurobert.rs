@@ -63,7 +63,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     })
 }
 
-fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
+fn form(spec: &EncoderSpec, parameter: Parameter, _: &str) -> Form {
     match parameter {
         Parameter::Layer(_, LayerModule::Key | LayerModule::Value, _) if spec.key_value_heads < spec.heads => {
             Form::RepeatedRows {

@@ -124,11 +124,14 @@ impl Fields {
     pub fn activation_or(&self, name: &str, default: &str) -> Result<Activation, ConfigError> {
         match self.text_or(name, default)? {
             "gelu" | "gelu_python" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            // The same function, written in five ways.
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+                Ok(Activation::GeluTanh)
+            }
             "relu" => Ok(Activation::Relu),
             "silu" | "swish" => Ok(Activation::Silu),
             other => refuse(format!(
-                "{name} is \"{other}\"; supported are gelu, gelu_new, gelu_pytorch_tanh, relu and silu"
+                "{name} is \"{other}\"; supported are gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu and silu"
             )),
         }
     }

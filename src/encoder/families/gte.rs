@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::bert_like::{self, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, joined_query_key_value, refuse};
+use super::{ConfigError, Family, Form, joined_query_key_value, module_name, refuse};
 use crate::backend::{Activation, RotaryPairing};
 use crate::encoder::{
     Biases, EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
@@ -106,11 +106,12 @@ fn scaling_factor(scaling: &Value) -> Result<f64, ConfigError> {
     }
 }
 
-fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
+fn form(spec: &EncoderSpec, parameter: Parameter, name: &str) -> Form {
+    let is_joined = name.contains("up_gate");
     match parameter {
-        Parameter::Layer(_, LayerModule::FeedForwardUp, _) => Form::part(0, 2, spec.intermediate_size),
-        Parameter::Layer(_, LayerModule::FeedForwardGate, _) => Form::part(1, 2, spec.intermediate_size),
-        other => joined_query_key_value(spec, other),
+        Parameter::Layer(_, LayerModule::FeedForwardUp, _) if is_joined => Form::part(0, 2, spec.intermediate_size),
+        Parameter::Layer(_, LayerModule::FeedForwardGate, _) if is_joined => Form::part(1, 2, spec.intermediate_size),
+        other => joined_query_key_value(spec, other, name),
     }
 }
 
@@ -121,12 +122,18 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         Parameter::EmbeddingNorm(part) => format!("embeddings.LayerNorm.{part}"),
         Parameter::Layer(layer, module, part) => format!("encoder.layer.{layer}.{}.{part}", name_of(module)),
         Parameter::HeadDense(part) => return vec![format!("lm_head.dense.{part}")],
-        Parameter::HeadNorm(part) => return vec![format!("lm_head.norm.{part}")],
+        Parameter::HeadNorm(part) => {
+            return ["norm", "layer_norm"]
+                .map(|norm| format!("lm_head.{norm}.{part}"))
+                .to_vec();
+        }
         Parameter::Decoder => return vec!["lm_head.decoder.weight".to_owned()],
         Parameter::DecoderBias => return vec!["lm_head.decoder.bias".to_owned()],
         _ => return Vec::new(),
     };
-    vec![format!("gte.{name}"), format!("new.{name}"), name]
+    let mut names = vec![format!("gte.{name}"), format!("new.{name}"), name];
+    names.extend(module_name(parameter, "gte"));
+    names
 }
 
 fn name_of(module: LayerModule) -> &'static str {

@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, lm_head_names, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, joined_query_key_value};
+use super::{ConfigError, Family, joined_query_key_value, module_name};
 use crate::backend::{Activation, RotaryPairing};
 use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec};
 
@@ -47,7 +47,13 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         Parameter::Layer(layer, module, part) => format!("encoder.layers.{layer}.{}.{part}", name_of(module)),
         other => return lm_head_names(other),
     };
-    vec![format!("roberta.{name}"), name]
+    let mut names = vec![format!("roberta.{name}"), name];
+    let module_name = module_name(parameter, "roberta");
+    names.extend(module_name.map(|name| {
+        name.replace("mlp.up_proj", "mlp.fc1")
+            .replace("mlp.down_proj", "mlp.fc2")
+    }));
+    names
 }
 
 fn name_of(module: LayerModule) -> &'static str {

@@ -76,8 +76,8 @@ pub struct Family {
     parse: fn(&Fields) -> Result<EncoderSpec, ConfigError>,
     /// The names that checkpoints give to a parameter, the usual one first.
     names: fn(&EncoderSpec, Parameter) -> Vec<String>,
-    /// The form in which checkpoints store a parameter.
-    form: fn(&EncoderSpec, Parameter) -> Form,
+    /// The form in which checkpoints store a parameter under one of these names.
+    form: fn(&EncoderSpec, Parameter, &str) -> Form,
 }
 
 /// The form in which a checkpoint stores a parameter.
@@ -108,9 +108,10 @@ impl Form {
     }
 }
 
-/// The form of families that store query, key and value as one tensor, in this order.
-fn joined_query_key_value(spec: &EncoderSpec, parameter: Parameter) -> Form {
+/// The form of families that store query, key and value as one tensor, in this order. Its name has `qkv` in it.
+fn joined_query_key_value(spec: &EncoderSpec, parameter: Parameter, name: &str) -> Form {
     match parameter {
+        _ if !name.contains("qkv") => Form::Whole,
         Parameter::Layer(_, LayerModule::Query, _) => Form::part(0, 3, spec.hidden_size),
         Parameter::Layer(_, LayerModule::Key, _) => Form::part(1, 3, spec.hidden_size),
         Parameter::Layer(_, LayerModule::Value, _) => Form::part(2, 3, spec.hidden_size),
@@ -118,8 +119,32 @@ fn joined_query_key_value(spec: &EncoderSpec, parameter: Parameter) -> Form {
     }
 }
 
+/// The name of a parameter in the modules of transformers 5, below `prefix`, where it differs from the name in the files
+/// that transformers writes. A file that `torch.save` makes of a `state_dict` has such names; no layers are joined in it.
+fn module_name(parameter: Parameter, prefix: &str) -> Option<String> {
+    let name = match parameter {
+        Parameter::EmbeddingNorm(part) => format!("embeddings.LayerNorm.{part}"),
+        Parameter::Layer(layer, module, part) => {
+            let module = match module {
+                LayerModule::Query => "self_attn.q_proj",
+                LayerModule::Key => "self_attn.k_proj",
+                LayerModule::Value => "self_attn.v_proj",
+                LayerModule::AttentionOutput => "self_attn.o_proj",
+                LayerModule::AttentionNorm => "post_attention_layernorm",
+                LayerModule::FeedForwardGate => "mlp.gate_proj",
+                LayerModule::FeedForwardUp => "mlp.up_proj",
+                LayerModule::FeedForwardDown => "mlp.down_proj",
+                LayerModule::OutputNorm => "post_mlp_layernorm",
+            };
+            format!("layers.{layer}.{module}.{part}")
+        }
+        _ => return None,
+    };
+    Some(format!("{prefix}.{name}"))
+}
+
 /// The form of families that store every parameter as the encoder uses it.
-fn whole(_: &EncoderSpec, _: Parameter) -> Form {
+fn whole(_: &EncoderSpec, _: Parameter, _: &str) -> Form {
     Form::Whole
 }
 
@@ -185,13 +210,23 @@ impl Architecture {
             // Of two tensors that share their memory, some programs store only one.
             names.extend(spelled(Parameter::Decoder));
         }
+        // As transformers: a model that has this one as its encoder adds the name of the encoder once more.
+        if let Some(base) = self.base() {
+            names.extend(names.clone().iter().map(|name| format!("{base}.{name}")));
+        }
         names
     }
 
-    /// The shape in which checkpoints store a parameter.
-    pub fn stored_shape(&self, parameter: Parameter) -> Vec<usize> {
+    /// The first part of the encoder's names, such as `bert`.
+    fn base(&self) -> Option<String> {
+        let names = (self.family.names)(&self.spec, Parameter::WordEmbeddings);
+        names.first()?.split_once('.').map(|(base, _)| base.to_owned())
+    }
+
+    /// The shape in which checkpoints store a parameter under the name `name`.
+    pub fn stored_shape(&self, parameter: Parameter, name: &str) -> Vec<usize> {
         let shape = self.spec.shape(parameter);
-        match (self.form(parameter), shape.as_slice()) {
+        match (self.form(parameter, name), shape.as_slice()) {
             (Form::GroupedConvolution(groups), &[outputs, inputs]) => vec![outputs, inputs / groups, 1],
             (Form::Rows { of, .. }, [_, columns @ ..]) => [&[of], columns].concat(),
             (Form::RepeatedRows { times, .. }, [rows, columns @ ..]) => [&[rows / times], columns].concat(),
@@ -199,8 +234,8 @@ impl Architecture {
         }
     }
 
-    fn form(&self, parameter: Parameter) -> Form {
-        (self.family.form)(&self.spec, parameter)
+    fn form(&self, parameter: Parameter, name: &str) -> Form {
+        (self.family.form)(&self.spec, parameter, name)
     }
 
     /// The values of a parameter, row-major.
@@ -209,20 +244,24 @@ impl Architecture {
     /// A tensor that is missing, has another shape, or cannot be read.
     pub fn read(&self, parameter: Parameter, source: &mut dyn TensorSource) -> Result<Vec<f32>, TensorError> {
         let name = self.stored_name(parameter, source);
-        let values = source.tensor(&name, &self.stored_shape(parameter))?;
-        Ok(match (self.form(parameter), self.spec.shape(parameter).as_slice()) {
-            (Form::GroupedConvolution(groups), &[outputs, inputs]) => block_diagonal(&values, outputs, inputs, groups),
-            (Form::Rows { first, .. }, &[rows, ref columns @ ..]) => {
-                let row = columns.iter().product::<usize>();
-                values[first * row..(first + rows) * row].to_vec()
-            }
-            (Form::RepeatedRows { rows, times }, [_, columns @ ..]) => {
-                let group = rows * columns.iter().product::<usize>();
-                let groups = values.chunks_exact(group);
-                groups.flat_map(|group| group.repeat(times)).collect()
-            }
-            _ => values,
-        })
+        let values = source.tensor(&name, &self.stored_shape(parameter, &name))?;
+        Ok(
+            match (self.form(parameter, &name), self.spec.shape(parameter).as_slice()) {
+                (Form::GroupedConvolution(groups), &[outputs, inputs]) => {
+                    block_diagonal(&values, outputs, inputs, groups)
+                }
+                (Form::Rows { first, .. }, &[rows, ref columns @ ..]) => {
+                    let row = columns.iter().product::<usize>();
+                    values[first * row..(first + rows) * row].to_vec()
+                }
+                (Form::RepeatedRows { rows, times }, [_, columns @ ..]) => {
+                    let group = rows * columns.iter().product::<usize>();
+                    let groups = values.chunks_exact(group);
+                    groups.flat_map(|group| group.repeat(times)).collect()
+                }
+                _ => values,
+            },
+        )
     }
 }
 
@@ -336,8 +375,136 @@ mod tests {
                 let old = names[0].replace("LayerNorm.weight", "LayerNorm.gamma");
                 assert!(names.contains(&old), "{names:?}");
             }
+            // As in files of a model that has this one as its encoder.
+            let base = architecture.base().unwrap();
+            for parameter in architecture.spec.parameters() {
+                let names = architecture.names(parameter);
+                assert!(names.contains(&format!("{base}.{}", names[0])), "{names:?}");
+            }
         }
         assert_eq!(families.len(), FAMILIES.len());
+    }
+
+    /// Parts of names in files and in transformers' modules, from `conversion_mapping.py` of transformers 5.24. Several
+    /// names are those of the layers that a tensor of the file joins.
+    const MODULE_NAMES: [(&str, &[&str]); 17] = [
+        ("encoder.layers.", &["layers."]),
+        ("encoder.layer.", &["layers."]),
+        ("emb_ln", &["embeddings.LayerNorm"]),
+        (
+            "attn.Wqkv",
+            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ),
+        (
+            "mixer.Wqkv",
+            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ),
+        (
+            "attention.qkv_proj",
+            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ),
+        ("attn.out_proj", &["self_attn.o_proj"]),
+        ("mixer.out_proj", &["self_attn.o_proj"]),
+        ("attention.o_proj", &["self_attn.o_proj"]),
+        ("norm1", &["post_attention_layernorm"]),
+        ("attn_ln", &["post_attention_layernorm"]),
+        ("norm2", &["post_mlp_layernorm"]),
+        ("mlp_ln", &["post_mlp_layernorm"]),
+        ("fc11", &["up_proj"]),
+        ("fc12", &["gate_proj"]),
+        ("up_gate_proj", &["up_proj", "gate_proj"]),
+        ("lm_head.norm", &["lm_head.layer_norm"]),
+    ];
+
+    /// A checkpoint as `torch.save(model.state_dict())` writes it: a map of its tensors.
+    struct StateDict(std::collections::HashMap<String, (Vec<usize>, Vec<f32>)>);
+
+    impl StateDict {
+        fn of(folder: &str) -> Self {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/").to_owned() + folder;
+            let mut files = crate::checkpoint::Source::folder(folder.as_ref())
+                .unwrap()
+                .weights()
+                .unwrap();
+            let stored = files
+                .stored()
+                .map(|(name, tensor)| (name.to_owned(), tensor.shape.clone()));
+            let stored: Vec<_> = stored.collect();
+            let mut all = std::collections::HashMap::new();
+            for (file_name, shape) in stored {
+                let values = files.tensor(&file_name, &shape).unwrap();
+                let mut names = vec![file_name.clone()];
+                for (part, parts) in MODULE_NAMES {
+                    names = names
+                        .iter()
+                        .flat_map(|name| parts.iter().map(move |with| name.replace(part, with)))
+                        .collect();
+                    names.dedup();
+                }
+                // In the other families it keeps its name.
+                if file_name.starts_with("nomic_bert.") {
+                    names[0] = names[0].replace("fc2", "down_proj");
+                }
+                let (rows, length) = (shape[0] / names.len(), values.len() / names.len());
+                for (name, values) in names.into_iter().zip(values.chunks(length)) {
+                    let shape = [&[rows], &shape[1..]].concat();
+                    assert!(all.insert(name, (shape, values.to_vec())).is_none());
+                }
+            }
+            Self(all)
+        }
+    }
+
+    impl TensorSource for StateDict {
+        fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+            match self.0.get(name) {
+                Some((stored, values)) if stored == shape => Ok(values.clone()),
+                _ => Err(TensorError(format!("there is no {name} {shape:?}"))),
+            }
+        }
+
+        fn contains(&self, name: &str) -> bool {
+            self.0.contains_key(name)
+        }
+    }
+
+    #[test]
+    fn tensors_are_found_under_the_names_of_transformers_modules() {
+        for folder in ["nomic-bert", "gte", "jina-embeddings-v3"] {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/").to_owned() + folder;
+            let source = crate::checkpoint::Source::folder(path.as_ref()).unwrap();
+            let architecture = Architecture::parse(&source.config().unwrap()).unwrap();
+            let (mut files, mut modules) = (source.weights().unwrap(), StateDict::of(folder));
+            // Of the encoder alone, without the first part of the names.
+            let short = modules.0.iter().map(|(name, tensor)| {
+                let name = name
+                    .split_once('.')
+                    .filter(|(first, _)| !["cls", "lm_head"].contains(first));
+                name.map(|(_, name)| (name.to_owned(), tensor.clone()))
+            });
+            let mut short = StateDict(short.flatten().collect());
+            assert!(
+                modules
+                    .0
+                    .keys()
+                    .any(|name| name.ends_with(".layers.1.self_attn.v_proj.weight"))
+            );
+            for parameter in architecture.spec.parameters() {
+                let expected = architecture.read(parameter, &mut files).unwrap();
+                assert_eq!(
+                    architecture.read(parameter, &mut modules).unwrap(),
+                    expected,
+                    "{folder} {parameter:?}"
+                );
+                if !parameter.is_of_head() {
+                    assert_eq!(
+                        architecture.read(parameter, &mut short).unwrap(),
+                        expected,
+                        "{folder} {parameter:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -87,14 +87,14 @@ fn is_local(fields: &Fields, layers: usize) -> Result<Vec<bool>, ConfigError> {
     }
 }
 
-fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
+fn form(spec: &EncoderSpec, parameter: Parameter, name: &str) -> Form {
     let Parameter::Layer(_, module, _) = parameter else {
         return Form::Whole;
     };
     match module {
         LayerModule::FeedForwardGate => Form::part(0, 2, spec.intermediate_size),
         LayerModule::FeedForwardUp => Form::part(1, 2, spec.intermediate_size),
-        _ => joined_query_key_value(spec, parameter),
+        _ => joined_query_key_value(spec, parameter, name),
     }
 }
 

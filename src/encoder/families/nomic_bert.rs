@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, Names, cls_head_names, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, joined_query_key_value, refuse};
+use super::{ConfigError, Family, joined_query_key_value, module_name, refuse};
 use crate::backend::{Activation, RotaryPairing};
 use crate::encoder::{
     Biases, EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
@@ -141,7 +141,9 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
         Parameter::HeadNorm(part) => return vec![format!("cls.predictions.transform.layer_norm.{part}")],
         other => return cls_head_names(other),
     };
-    vec![format!("nomic_bert.{name}"), format!("bert.{name}"), name]
+    let mut names = vec![format!("nomic_bert.{name}"), format!("bert.{name}"), name];
+    names.extend(module_name(parameter, "nomic_bert"));
+    names
 }
 
 fn name_of(module: LayerModule) -> &'static str {

@@ -44,7 +44,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     Ok(spec)
 }
 
-fn form(spec: &EncoderSpec, parameter: Parameter) -> Form {
+fn form(spec: &EncoderSpec, parameter: Parameter, _: &str) -> Form {
     let groups = |module| spec.convolution_groups.iter().find(|(known, _)| *known == module);
     match parameter {
         Parameter::Layer(_, module, Part::Weight) => {
