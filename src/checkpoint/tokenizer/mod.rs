@@ -129,7 +129,7 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     tokenizer.with_truncation(None).map_err(|e| invalid(files, name, e))?;
     let mask = settings.special("mask_token").ok_or_else(|| {
         let reason = "mask_token is null; without a mask token there is nothing to predict";
-        invalid(files, TOKENIZER_CONFIG, reason)
+        invalid(files, settings.mask_file, reason)
     })?;
     let mask_token = mask.content.clone();
     // Added tokens are part of the vocabulary.

@@ -32,6 +32,8 @@ pub struct Settings {
     /// True if `truncation_side` is `left`; `None` if it is absent.
     pub truncates_left: Option<bool>,
     pub japanese: Japanese,
+    /// The file that states the mask token, for messages.
+    pub mask_file: &'static str,
     special: SpecialTokens,
     /// By id, from `added_tokens_decoder` or `added_tokens.json`.
     added: BTreeMap<u32, AddedToken>,
@@ -77,7 +79,11 @@ impl Settings {
         let decoder = config.remove("added_tokens_decoder");
         let added_is_complete = decoder.is_some();
         use_additional_as_extra(&mut config);
+        let mut mask_file = TOKENIZER_CONFIG;
         if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
+            if map.contains_key("mask_token") {
+                mask_file = SPECIAL_TOKENS_MAP;
+            }
             merge_special_tokens_map(&mut config, map);
         }
         let class_name = class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned());
@@ -136,6 +142,7 @@ impl Settings {
                 .and_then(Value::as_str)
                 .map(|side| side == "left"),
             clean_up_spaces: config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)),
+            mask_file,
             special,
             added,
             added_is_complete,
@@ -172,6 +179,14 @@ impl Settings {
         self.special.all()
     }
 
+    /// True for a special token that no file gives a name, or that is one of `extra_special_tokens`.
+    pub fn is_unnamed(&self, content: &str) -> bool {
+        let is_stated = |name: &String| self.special.stated.iter().any(|stated| stated == name);
+        let mut named = self.special.named.iter();
+        named.any(|(name, token)| token.content == content && !is_stated(name))
+            || self.special.extra.iter().any(|token| token.content == content)
+    }
+
     /// The special tokens that have a name, such as `mask_token`.
     pub fn named_tokens(&self) -> impl Iterator<Item = &AddedToken> {
         self.special.named.iter().map(|(_, token)| token)
@@ -186,6 +201,8 @@ struct SpecialTokens {
     /// `extra_special_tokens`, or in its absence `additional_special_tokens` or those of the class.
     extra: Vec<AddedToken>,
     extra_is_listed: bool,
+    /// The names of [`SPECIAL_TOKENS`] that a file states.
+    stated: Vec<&'static str>,
 }
 
 impl SpecialTokens {
@@ -232,6 +249,10 @@ impl SpecialTokens {
             named,
             extra,
             extra_is_listed: config.contains_key(EXTRA),
+            stated: SPECIAL_TOKENS
+                .into_iter()
+                .filter(|name| config.contains_key(*name))
+                .collect(),
         })
     }
 

@@ -275,6 +275,56 @@ fn a_mask_token_that_is_not_an_added_token_is_recognized() {
 }
 
 #[test]
+fn rembert_drops_options_of_special_tokens_that_no_file_names() {
+    let pieces = ["<pad>", "x", "<unk>", "[CLS]", "[SEP]", "[MASK]", "▁", "▁a", "[Z]"];
+    let pieces = pieces.map(|piece| json!([piece, if piece == "▁" { -9.0 } else { 0.0 }]));
+    let added = [
+        (0, "<pad>"),
+        (2, "<unk>"),
+        (3, "[CLS]"),
+        (4, "[SEP]"),
+        (5, "[MASK]"),
+        (8, "[Z]"),
+    ]
+    .map(|(id, content)| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": true, "rstrip": false,
+            "normalized": false, "special": true})
+    });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": pieces, "byte_fallback": false},
+    });
+    for (config, mask, z) in [
+        (json!({}), "▁ [MASK]", "[Z]"),
+        (json!({"do_lower_case": false}), "▁ [MASK]", "[Z]"),
+        (json!({"mask_token": "[MASK]"}), "[MASK]", "[Z]"),
+        (
+            json!({"mask_token": "[MASK]", "extra_special_tokens": ["[Z]"]}),
+            "[MASK]",
+            "▁ [Z]",
+        ),
+        (json!({"extra_special_tokens": ["[Z]"]}), "▁ [MASK]", "▁ [Z]"),
+    ] {
+        let folder = folder(
+            false,
+            &[
+                ("config.json", json!({"model_type": "rembert"})),
+                (TOKENIZER, tokenizer.clone()),
+                (TOKENIZER_CONFIG, config.clone()),
+            ],
+        );
+        let opened = open(&folder).unwrap();
+        assert_eq!(
+            tokens(&opened, "a [MASK]a [Z]"),
+            format!("▁a {mask} ▁a {z}"),
+            "{config}"
+        );
+    }
+}
+
+#[test]
 fn null_tokens_are_absent() {
     for name in ["pad_token", "unk_token", "bos_token", "sep_token"] {
         for with_json in [false, true] {
@@ -284,7 +334,15 @@ fn null_tokens_are_absent() {
         }
     }
     let error = open(&folder(true, &[(TOKENIZER_CONFIG, json!({"mask_token": null}))]));
-    assert!(error.err().unwrap().contains("mask_token is null"));
+    assert!(
+        error
+            .err()
+            .unwrap()
+            .contains("tokenizer_config.json: mask_token is null")
+    );
+    let map = json!({"mask_token": null});
+    let error = open(&folder(true, &[("special_tokens_map.json", map)])).err().unwrap();
+    assert!(error.contains("special_tokens_map.json: mask_token is null"), "{error}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Parts {
 }
 
 /// The tokenizer of a class of Unigram tokenizers.
-pub fn build(parts: Parts, class: Class, added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
+pub fn build(parts: Parts, class: Class, mut added: Vec<AddedToken>, settings: &Settings) -> Result<Tokenizer, String> {
     let unk = settings.special("unk_token").map(|token| token.content.as_str());
     let unk_id = match class {
         Class::Albert => 1,
@@ -78,6 +78,10 @@ pub fn build(parts: Parts, class: Class, added: Vec<AddedToken>, settings: &Sett
     tokenizer
         .with_pre_tokenizer(Some(pre_tokenizer))
         .with_decoder(Some(metaspace));
+    if class == Class::RemBert {
+        // transformers' class adds these once more, without the options that they have in the files.
+        added.retain(|token| !settings.is_unnamed(&token.content) || tokenizer.token_to_id(&token.content).is_none());
+    }
     add_tokens(&mut tokenizer, added, settings)?;
     let (begin, end) = match class {
         Class::Albert | Class::RemBert => ("cls_token", "sep_token"),
