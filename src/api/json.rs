@@ -68,6 +68,18 @@ impl<'de> Deserialize<'de> for WholeNumber {
     }
 }
 
+/// A whole number of 0 or more, in any notation of [`WholeNumber`].
+pub struct Count(pub u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let WholeNumber(number) = WholeNumber::deserialize(deserializer)?;
+        let count = u64::try_from(number).map(Count);
+        let expected = "a whole number of 0 or more";
+        count.map_err(|_| de::Error::invalid_value(Unexpected::Signed(number), &expected))
+    }
+}
+
 /// A string, or a list of strings.
 pub struct OneOrMany {
     pub strings: Vec<String>,

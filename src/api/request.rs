@@ -58,6 +58,8 @@ pub enum Format {
     Json,
     /// JSON if the body is a JSON object with `inputs`, else the text. Many clients send JSON without declaring it.
     Undeclared,
+    /// The same, declared as a form: `curl -d` does so by default. A form with the field `inputs` is refused.
+    Form,
 }
 
 impl Format {
@@ -78,7 +80,11 @@ impl Format {
             ));
         }
         let is_json = ["application/json", "text/json"].contains(&essence.as_str()) || essence.ends_with("+json");
-        Ok(if is_json { Self::Json } else { Self::Undeclared })
+        Ok(match essence.as_str() {
+            _ if is_json => Self::Json,
+            "application/x-www-form-urlencoded" => Self::Form,
+            _ => Self::Undeclared,
+        })
     }
 
     /// Parses a body of this format for a task.
@@ -86,6 +92,7 @@ impl Format {
     /// # Errors
     /// As of [`parse`](Self::parse).
     pub fn parse_task(self, kind: TaskKind, body: &[u8]) -> Result<AnyRequest, Error> {
+        self.check(body)?;
         match kind {
             TaskKind::FillMask => Ok(self.parse(body)?.into()),
             TaskKind::Score => Ok(AnyRequest::Score(match self.is_json(without_bom(body)) {
@@ -104,6 +111,7 @@ impl Format {
     /// # Errors
     /// [`Error`] says what is wrong and where.
     pub fn parse(self, body: &[u8]) -> Result<Request, Error> {
+        self.check(body)?;
         let body = without_bom(body);
         match self.is_json(body) {
             true => parse_json(body),
@@ -114,11 +122,23 @@ impl Format {
         }
     }
 
+    /// Refuses a form, whose field would be a part of the text.
+    fn check(self, body: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Form if body.starts_with(b"inputs=") => Err(Error::new(
+                415,
+                "content_type",
+                "The body is a form with the field inputs; send the text itself, or JSON as {\"inputs\": \"a text with a mask\"}.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn is_json(self, body: &[u8]) -> bool {
         match self {
             Self::Text => false,
             Self::Json => true,
-            Self::Undeclared => is_json_request(body),
+            Self::Undeclared | Self::Form => is_json_request(body),
         }
     }
 }
@@ -275,6 +295,23 @@ mod tests {
             let error = Format::from_content_type(Some(content_type)).unwrap_err();
             assert_eq!((error.status, error.error_type), (415, "content_type"));
         }
+    }
+
+    #[test]
+    fn a_form_with_the_field_inputs_is_refused() {
+        let form = "Application/x-www-form-urlencoded; charset=utf-8";
+        for body in ["inputs=a+%5BMASK%5D", "inputs=a [MASK]&parameters=1", "inputs="] {
+            let format = Format::from_content_type(Some(form)).unwrap();
+            for kind in [TaskKind::FillMask, TaskKind::Score, TaskKind::Sparse] {
+                let error = format.parse_task(kind, body.as_bytes()).err().unwrap();
+                assert_eq!((error.status, error.error_type), (415, "content_type"), "{body}");
+            }
+            assert_eq!(parse_as(Some("text/plain"), body).unwrap().texts, [body]);
+        }
+        assert_eq!(
+            parse_as(Some(form), "a [MASK] inputs=").unwrap().texts,
+            ["a [MASK] inputs="]
+        );
     }
 
     #[test]

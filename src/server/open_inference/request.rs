@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::tensor::Output;
-use crate::api::{Error, JsonObject, WholeNumber, json_error, parse_top_k, without_bom};
+use crate::api::{Count, Error, JsonObject, WholeNumber, json_error, parse_top_k, without_bom};
 use crate::sys::excerpt;
 use crate::tasks::fill_mask::{Parameters, Request};
 
@@ -68,7 +68,7 @@ struct BodyParameters {
     targets: Option<Targets>,
     binary_data_output: Option<bool>,
     /// Microseconds, as in Triton; 0 means none.
-    timeout: Option<u64>,
+    timeout: Option<Count>,
 }
 
 /// Parameters of the protocol are single values, so a string holds comma-separated words; a list is accepted too.
@@ -92,7 +92,7 @@ impl Targets {
 #[serde(deny_unknown_fields)]
 struct BodyInput {
     name: String,
-    shape: Vec<u64>,
+    shape: Vec<Count>,
     datatype: String,
     #[serde(default)]
     parameters: Option<JsonObject<TensorParameters>>,
@@ -112,7 +112,7 @@ struct BodyOutput {
 /// servers.
 #[derive(Default, Deserialize)]
 struct TensorParameters {
-    binary_data_size: Option<u64>,
+    binary_data_size: Option<Count>,
     binary_data: Option<bool>,
     shared_memory_region: Option<IgnoredAny>,
     classification: Option<IgnoredAny>,
@@ -192,7 +192,10 @@ impl InferRequest {
             .map_err(|error| json_error(&error, "an inference request", hint))?;
         let parameters = request.parameters.map(|JsonObject(given)| given).unwrap_or_default();
         let outputs = requested(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
-        let timeout = parameters.timeout.filter(|&micros| micros > 0);
+        let timeout = parameters
+            .timeout
+            .map(|Count(micros)| micros)
+            .filter(|&micros| micros > 0);
         Ok(Self {
             request: Request {
                 texts: texts(request.inputs, binary)?,
@@ -232,8 +235,9 @@ fn texts(inputs: Vec<JsonObject<BodyInput>>, binary: Option<&[u8]>) -> Result<Ve
         )));
     }
     // Triton's batches of single elements have a second dimension of 1.
-    let (&[elements] | &[elements, 1]) = input.shape.as_slice() else {
-        let shape = format!("{:?}", input.shape);
+    let shape: Vec<u64> = input.shape.iter().map(|&Count(size)| size).collect();
+    let (&[elements] | &[elements, 1]) = shape.as_slice() else {
+        let shape = format!("{shape:?}");
         return Err(bad(format!(
             "The shape of {INPUT:?} must be [texts] or [texts, 1]; it is {}.",
             excerpt::name(&shape)
@@ -243,7 +247,7 @@ fn texts(inputs: Vec<JsonObject<BodyInput>>, binary: Option<&[u8]>) -> Result<Ve
     parameters.check()?;
     let texts = match (input.data, parameters.binary_data_size, binary) {
         (Some(Strings(texts)), None, None | Some([])) => texts,
-        (None, Some(size), Some(binary)) => from_binary(binary, size)?,
+        (None, Some(Count(size)), Some(binary)) => from_binary(binary, size)?,
         (None, Some(_), None) => {
             return Err(bad(format!(
                 "The input has a binary_data_size, so the header {HEADER_LENGTH} must give the length of the JSON."
