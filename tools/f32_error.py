@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares the errors of Cloze and of PyTorch, both in f32, with PyTorch in float64.
 
-    python tools/f32_error.py target/release/cloze
+    python tools/f32_error.py target/release/cloze [SEEDS]
 
-Needs torch and transformers. The checkpoints have BERT's width (768), random weights and the vocabulary of a golden
+SEEDS is the number of checkpoints of each kind, 1 by default. Needs torch and transformers. The checkpoints have BERT's width (768), random weights and the vocabulary of a golden
 checkpoint; a larger standard deviation of the weights gives larger activations. An error is the largest difference of a
 probability, over all tokens of the vocabulary and 12 texts of 5 to 150 words.
 """
@@ -88,7 +88,9 @@ def error(probabilities, expected):
 def main():
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN)
     print("| deviation | layers | activation | PyTorch | Cloze | ratio |\n|---|---|---|---|---|---|")
-    for seed, (deviation, layers, activation) in enumerate(MODELS):
+    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    kinds = list(enumerate(MODELS))
+    for seed, (deviation, layers, activation) in [(seed + 100 * n, kind) for seed, kind in kinds for n in range(seeds)]:
         with tempfile.TemporaryDirectory() as folder:
             write_model(folder, tokenizer, seed, deviation, layers, activation)
             lines = list(texts(tokenizer, seed))

@@ -90,7 +90,9 @@ fn for_checkpoint(error: &CheckpointError) -> Option<String> {
 fn for_hub(error: &HubError) -> Option<String> {
     let advice = match error {
         HubError::NoHome => "set HF_HOME to a folder",
-        HubError::Offline { .. } => "unset HF_HUB_OFFLINE, or pass the model's folder with --model",
+        HubError::Offline { .. } => {
+            "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or pass the model's folder with --model"
+        }
         HubError::Tls(_) => {
             "download the model on another machine (hf download ID --local-dir DIR) and pass --model DIR"
         }
@@ -135,7 +137,7 @@ mod tests {
                     name: name(),
                     cache: "/cache".to_owned(),
                 },
-                "; unset HF_HUB_OFFLINE, or pass the model's folder with --model",
+                "; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or pass the model's folder with --model",
             ),
             (
                 HubError::NoModel { name: name() },
