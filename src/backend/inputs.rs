@@ -110,7 +110,7 @@ impl<'a> SequenceOffsets<'a> {
 /// logits are read in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadoutSpec {
-    /// Rows that are read; the rest of the chunk is padding.
+    /// Rows that are read, 0 for a chunk of pooled rows alone; the rest of the chunk is padding.
     pub rows: usize,
     /// Rows of the chunk's logits.
     pub padded_rows: usize,

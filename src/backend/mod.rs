@@ -27,10 +27,8 @@ pub mod readout;
 pub mod reference;
 
 pub use inputs::{ForwardInputs, IndexList, QueryRows, ReadoutSpec, SequenceOffsets};
-pub use pooling::Pooling;
+pub use pooling::{PooledRows, Pooling};
 pub use precision::{Precision, UnsupportedPrecision, list as list_precisions};
-
-use std::ops::Range;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -218,6 +216,13 @@ pub trait LinearOp<B: EncoderBackend>: Sized + Send + 'static {
         B::residual_layer_norm(self.forward(x, None), Some(residual), norm)
     }
 
+    /// Pools `x · weightᵀ + bias` into `pooled` `[any number of rows, outputs]`, which is 0 at first: `x` is `[rows,
+    /// inputs]`; the rows of `pools` ascend and do not overlap. [`Pooling::weight`] turns a pooled value into a weight.
+    /// NaN and infinity stay.
+    fn forward_pooled(&self, x: Tensor<B, 2>, pools: &[PooledRows], pooled: Tensor<B, 2>) -> Tensor<B, 2> {
+        pooling::pool_logits(&self.forward(x, None), pools, pooled)
+    }
+
     /// The rows of the weight that the token ids name, `[tokens, inputs]`: a tied decoder is the word-embedding table
     /// too.
     fn embedding_lookup(&self, inputs: &B::Inputs) -> Tensor<B, 2>;
@@ -232,6 +237,10 @@ pub trait EncoderBackend: Backend {
     type Linear: LinearOp<Self>;
     /// The index inputs of a batch as this backend reads them; it keeps the host's copy.
     type Inputs: AsRef<ForwardInputs> + 'static;
+
+    /// Rows that [`LinearOp::forward_pooled`] gets at once. Where it stores the outputs of all rows, this bounds their
+    /// memory.
+    const POOLED_ROWS_MAX: usize = 64;
 
     /// True if the device computes while the host goes on.
     const IS_ASYNC: bool = false;
@@ -333,17 +342,6 @@ pub trait EncoderBackend: Backend {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         reference::layer_norm(x, residual, norm)
-    }
-
-    /// Pools the rows `rows` of `logits` `[rows, vocabulary]`, with what is `pooled` so far, to `[vocabulary]`:
-    /// [`Pooling::weight`] turns each value into a weight.
-    fn pool_logits(
-        logits: &Tensor<Self, 2>,
-        rows: Range<usize>,
-        pooling: Pooling,
-        pooled: Option<Tensor<Self, 1>>,
-    ) -> Tensor<Self, 1> {
-        pooling::pool_logits(logits, rows, pooling, pooled)
     }
 
     /// The [`readout`] of the logits `[rows, vocabulary]` of the chunk `chunk`, without its full rows.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::weights::WeightLoader;
 use super::{EncoderError, Parameter};
-use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp};
+use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp, PooledRows};
 
 pub(super) struct MaskedLmHead<B: EncoderBackend> {
     /// `None` for a decoder alone.
@@ -43,14 +43,46 @@ impl<B: EncoderBackend> MaskedLmHead<B> {
 
     /// Logits `[rows, vocab_size]` of the hidden states `[rows, hidden]`.
     pub fn forward(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        let states = match &self.transform {
+        self.decoder.forward(self.transformed(hidden), None)
+    }
+
+    /// The logits of the rows of `pools`, which ascend, pooled to `[pools, vocab_size]`; `hidden` is `[rows, hidden]`.
+    /// It goes block by block; before each `is_needed` is called, and the result is `None` as soon as it is false.
+    pub fn forward_pooled(
+        &self,
+        hidden: &Tensor<B, 2>,
+        pools: &[PooledRows],
+        vocab_size: usize,
+        is_needed: impl Fn() -> bool,
+    ) -> Option<Tensor<B, 2>> {
+        let [rows, columns] = hidden.dims();
+        let mut pooled = Tensor::zeros([pools.len(), vocab_size], &hidden.device());
+        for block in PooledRows::blocks(pools, B::POOLED_ROWS_MAX) {
+            if !is_needed() {
+                return None;
+            }
+            // Of a size that the backend has kernels for; the further rows are not pooled.
+            let padded = B::padded_rows(block.len()).min(rows);
+            let first = block.start.min(rows - padded);
+            let states = match padded == rows {
+                true => hidden.clone(),
+                false => hidden.clone().slice([first..first + padded, 0..columns]),
+            };
+            let of_block = PooledRows::within(pools, &block, first);
+            pooled = self.decoder.forward_pooled(self.transformed(states), &of_block, pooled);
+        }
+        Some(pooled)
+    }
+
+    /// The input of the decoder.
+    fn transformed(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.transform {
             Some(Transform {
                 dense,
                 activation,
                 norm,
             }) => B::residual_layer_norm(dense.forward(hidden, Some(*activation)), None, norm),
             None => hidden,
-        };
-        self.decoder.forward(states, None)
+        }
     }
 }

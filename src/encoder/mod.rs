@@ -24,7 +24,7 @@ mod weights;
 
 use burn::tensor::Tensor;
 
-use crate::backend::{EncoderBackend, IndexList, LayerNorm, Precision, QueryRows, UnsupportedPrecision};
+use crate::backend::{EncoderBackend, IndexList, LayerNorm, PooledRows, Precision, QueryRows, UnsupportedPrecision};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -55,6 +55,7 @@ pub struct Encoder<B: EncoderBackend> {
     layer_order: Vec<usize>,
     final_norm: Option<LayerNorm<B>>,
     head: MaskedLmHead<B>,
+    vocab_size: usize,
 }
 
 impl<B: EncoderBackend> Encoder<B> {
@@ -88,6 +89,7 @@ impl<B: EncoderBackend> Encoder<B> {
             layer_order: architecture.spec.layer_order.clone(),
             final_norm,
             head,
+            vocab_size: architecture.spec.vocab_size,
         })
     }
 
@@ -121,5 +123,16 @@ impl<B: EncoderBackend> Encoder<B> {
     /// Logits over the vocabulary, `[rows, vocab_size]`, of hidden states `[rows, hidden]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         self.head.forward(hidden)
+    }
+
+    /// The logits of the rows of `pools`, which ascend, pooled to `[pools, vocab_size]`; `hidden` is `[rows, hidden]`.
+    /// The result is `None` as soon as `is_needed`, which is called before each block of rows, is false.
+    pub fn pooled_logits(
+        &self,
+        hidden: &Tensor<B, 2>,
+        pools: &[PooledRows],
+        is_needed: impl Fn() -> bool,
+    ) -> Option<Tensor<B, 2>> {
+        self.head.forward_pooled(hidden, pools, self.vocab_size, is_needed)
     }
 }

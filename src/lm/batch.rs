@@ -282,17 +282,22 @@ impl Batch {
     }
 }
 
-/// The readout of one chunk of rows. A row of which more tokens are selected than the backend finds is read in full.
+/// The readout of one chunk of rows. A row of which more tokens are selected than the backend finds is read in full. A
+/// chunk whose rows are all pooled is not read.
 fn readout_spec(selects: &[RowSelect], padded_rows: usize, top_k_max: usize) -> ReadoutSpec {
+    let is_pooled = |row: &RowSelect| matches!(row.select, Select::Pool(_));
     let mut spec = ReadoutSpec {
-        rows: selects.len(),
+        rows: match selects.iter().all(is_pooled) {
+            true => 0,
+            false => selects.len(),
+        },
         padded_rows,
         top_k: 0,
         token_ids: Vec::new(),
         row_offsets: vec![0],
         full_rows: Vec::new(),
     };
-    for (row, RowSelect { select, own }) in selects.iter().enumerate() {
+    for (row, RowSelect { select, own }) in selects[..spec.rows].iter().enumerate() {
         match select {
             Select::TopK(k) if *k <= top_k_max => spec.top_k = spec.top_k.max(*k),
             Select::TopK(_) => spec.full_rows.push(row as u32),

@@ -8,7 +8,7 @@ use burn::tensor::backend::ExecutionError;
 use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
 
 use super::batch::{HEAD_ROWS_MAX, RowSelect};
-use super::pooled::{Pools, put_weights};
+use super::pooled::PooledSequences;
 use super::{Batch, Demand, MaskedLm, ModelError, PendingBatch, Scores, Select, TokenScore};
 use crate::backend::readout::{LogitsRow, top_k};
 use crate::backend::{EncoderBackend, IndexList, Precision, ReadoutSpec};
@@ -78,7 +78,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
         let demand = batch.take_demand();
         let counts = batch.readout_counts();
         let selects = batch.row_selects();
-        let mut pools = Pools::<B>::of(&batch);
+        let pooled = PooledSequences::of(&batch);
         if selects.is_empty() {
             return Ok(PendingBatch::ready(vec![Vec::new(); counts.len()]));
         }
@@ -86,26 +86,31 @@ impl<B: EncoderBackend> EncoderModel<B> {
         let inputs = B::upload(inputs, &self.device);
         let states = self.encoder.readout_states(&inputs, || Demand::any_waits(&demand));
         let states = states.ok_or(ModelError::Cancelled)?;
+        let values = match pooled.rows.is_empty() {
+            true => None,
+            false => {
+                let is_needed = || Demand::any_waits(&demand);
+                let values = self.encoder.pooled_logits(&states, &pooled.rows, is_needed);
+                let values = values.ok_or(ModelError::Cancelled)?;
+                Some(Reading::start(vec![values.flatten(0, 1)]))
+            }
+        };
         let mut rows = Vec::with_capacity(selects.len());
         let mut groups = chunk_groups(&inputs.as_ref().readouts);
         let last = groups.pop().expect("there is a readout row");
         let vocab_size = self.vocab_size;
         for group in groups {
-            let numbers = self
-                .start_reading(&states, &inputs, group.clone(), &mut pools, &demand)?
-                .wait()?;
+            let numbers = self.start_reading(&states, &inputs, group.clone(), &demand)?.wait()?;
             let specs = &inputs.as_ref().readouts[group];
             rows.extend(scores(&numbers, specs, vocab_size, &selects[rows.len()..])?);
         }
-        let reading = self.start_reading(&states, &inputs, last.clone(), &mut pools, &demand)?;
-        let (pooled, values) = pools.into_parts();
-        let values = (!values.is_empty()).then(|| Reading::start(values));
+        let reading = self.start_reading(&states, &inputs, last.clone(), &demand)?;
         Ok(PendingBatch::new(move || {
             let specs = &inputs.as_ref().readouts[last];
             rows.extend(scores(&reading.wait()?, specs, vocab_size, &selects[rows.len()..])?);
             let mut scores = by_sequence(rows, &counts);
             if let Some(values) = values {
-                put_weights(&pooled, &values.wait()?, vocab_size, &mut scores)?;
+                pooled.put_weights(&values.wait()?, vocab_size, &mut scores)?;
             }
             Ok(scores)
         }))
@@ -117,7 +122,6 @@ impl<B: EncoderBackend> EncoderModel<B> {
         states: &Tensor<B, 2>,
         inputs: &B::Inputs,
         chunks: Range<usize>,
-        pools: &mut Pools<B>,
         demand: &[Demand],
     ) -> Result<Reading, ModelError> {
         let specs = &inputs.as_ref().readouts;
@@ -128,13 +132,15 @@ impl<B: EncoderBackend> EncoderModel<B> {
                 return Err(ModelError::Cancelled);
             }
             let spec = &specs[chunk];
+            if spec.rows == 0 {
+                continue;
+            }
             let first = chunk * HEAD_ROWS_MAX;
             let states = match specs.len() {
                 1 => states.clone(),
                 _ => states.clone().slice([first..first + spec.padded_rows, 0..hidden]),
             };
             let logits = self.encoder.logits(states);
-            pools.add(&logits, first..first + spec.rows);
             let full = match spec.full_rows.is_empty() {
                 true => None,
                 false => Some(B::select_rows(&logits, inputs, IndexList::FullRows(chunk)).flatten(0, 1)),
@@ -182,6 +188,9 @@ enum Reading {
 
 impl Reading {
     fn start<B: EncoderBackend>(tensors: Vec<Tensor<B, 1>>) -> Self {
+        if tensors.is_empty() {
+            return Self::Done(Ok(Vec::new()));
+        }
         let all = tensors.into_iter().fold(Transaction::default(), Transaction::register);
         let mut running = Box::pin(all.execute_async());
         // The first poll queues the read.
@@ -218,13 +227,17 @@ fn scores(
     vocab_size: usize,
     selects: &[RowSelect],
 ) -> Result<Vec<Vec<TokenScore>>, ModelError> {
-    let (mut answers, mut selects) = (Vec::new(), selects.iter());
-    for spec in specs {
+    let mut answers = Vec::new();
+    for (spec, selects) in specs.iter().zip(selects.chunks(HEAD_ROWS_MAX)) {
+        if spec.rows == 0 {
+            answers.extend(selects.iter().map(|_| Vec::new()));
+            continue;
+        }
         let (of_chunk, rest) = numbers
             .split_at_checked(spec.len() + spec.full_rows.len() * vocab_size)
             .ok_or_else(|| ModelError::Readback("it is shorter than it should be".to_owned()))?;
         numbers = rest;
-        for (row, select) in selects.by_ref().take(spec.rows).enumerate() {
+        for (row, select) in selects.iter().enumerate() {
             answers.push(score(&LogitsRow::new(of_chunk, spec, row), select)?);
         }
     }

@@ -295,3 +295,29 @@ fn memory_stays_bounded() {
     assert!(grown < 200 << 20, "grown by {} MB", grown >> 20);
     server.expect_healthy();
 }
+
+/// Sparse vectors need the logits of every token. They are pooled without being stored: for these texts they would take
+/// 200 MB.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_of_sparse_vectors_does_not_grow_with_tokens_and_vocabulary() {
+    let server = start();
+    // As many tokens as the model takes, in as many texts as one piece has.
+    let text = "garden ".repeat(254);
+    let body = |key: &str, value: &str| {
+        format!(
+            "{{\"inputs\": [{}]{key}{value}}}",
+            vec![format!("{text:?}"); 16].join(",")
+        )
+    };
+    let ask = |path: &str, body: &str| {
+        let (status, answer) = server.post_bytes(path, &format!("content-type: {JSON}"), body.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+    };
+    // The encoder takes as much memory for the same tokens.
+    ask("/", &body(", \"parameters\": ", "{\"positions\": [0], \"top_k\": 1}"));
+    let before = server.memory_peak();
+    ask("/embed_sparse", &body("", ""));
+    let grown = server.memory_peak().saturating_sub(before);
+    assert!(grown < 60 << 20, "grown by {} MB", grown >> 20);
+}

@@ -16,6 +16,7 @@
 //! | `rounding` | rounding to bf16 and 8-bit integers |
 //! | `pack` | packing of weights |
 //! | `epilogue` | dequantize, add bias, activate, store |
+//! | `pooled` | the epilogue of dense layers whose outputs are pooled over rows |
 //! | `kernel` | the interface of a micro-kernel |
 //! | `arch` | the micro-kernels, one file for each instruction set |
 //! | `gemm` | a tile: micro-kernel, epilogue, activation, store |
@@ -28,7 +29,6 @@
 //! | `elementwise` | sums and products of two matrices |
 //! | `encoder_tail` | an encoder layer after its attention: output, norm, feed-forward, norm |
 //! | `logits` | softmax sums and the largest logits |
-//! | `logits_pool` | the largest logit of each column |
 //!
 //! Every function is safe and checks sizes. How to add an instruction set: a file in `arch` with a
 //! `kernel::MicroKernel` for each precision, and a line in `arch::micro_kernel`.
@@ -48,10 +48,10 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod logits;
-mod logits_pool;
 mod math;
 mod pack;
 mod pool;
+mod pooled;
 mod rotary;
 mod rounding;
 mod schedule;
@@ -68,7 +68,7 @@ pub use layer_norm::{Norm, NormKind, layer_norm};
 pub use layout::Precision;
 pub use linear::Linear;
 pub use logits::{LOGIT_STATISTICS, summarize_logits};
-pub use logits_pool::max_pool_logits;
 pub use pool::Pool;
+pub use pooled::{PooledRows, Pooling};
 pub use rotary::{Pairing, Rotation, rotate};
 pub use self_attention::{RotaryPositions, SelfAttention};

@@ -14,6 +14,7 @@ use crate::layout::{
     AMX_MR, K_BLOCK, KLayout, Line, MR, NR, Packing, Precision, RowBlocks, Tile, ZERO_TILE, panel_element,
 };
 use crate::pack;
+use crate::pooled::{Pooled, PooledRows};
 use crate::schedule::Schedule;
 use crate::scratch::grow_to;
 
@@ -140,6 +141,27 @@ impl Linear {
     /// other way round.
     pub fn apply(&self, context: Context<'_>, x: &[f32], rows: usize, activation: Option<Activation>, y: &mut [f32]) {
         assert!(x.len() == rows * self.inputs && y.len() == rows * self.outputs);
+        let destination = Destination::Matrix {
+            y: Disjoint::new(y),
+            activation,
+        };
+        self.multiply(context, x, rows, &destination);
+    }
+
+    /// Pools `x · weightᵀ + bias` into `pooled` `[any number of rows, outputs]`, whose values are at least 0: 0 before
+    /// the first call. `x` is `[rows, inputs]`; the rows of `pools` ascend and do not overlap.
+    ///
+    /// # Panics
+    /// If the sizes do not match or the rows are out of order, or as [`apply`](Self::apply).
+    pub fn apply_pooled(&self, context: Context<'_>, x: &[f32], pools: &[PooledRows], pooled: &mut [f32]) {
+        let rows = x.len() / self.inputs;
+        assert!(x.len() == rows * self.inputs);
+        let pooled = Pooled::new(pools, rows, self.outputs, pooled);
+        self.multiply(context, x, rows, &Destination::Pooled(pooled));
+    }
+
+    /// Puts `x · weightᵀ + bias` into `destination`.
+    fn multiply(&self, context: Context<'_>, x: &[f32], rows: usize, destination: &Destination<'_>) {
         let layout = self.layout(context.isa);
         if rows == 0 {
             return;
@@ -148,6 +170,10 @@ impl Linear {
             let blocks = layout.row_blocks(rows);
             packed.fill(context, self, x, blocks.count(), |index| blocks.range(index));
             let schedule = Schedule::new(layout, self.panels().len(), blocks, context.pool.threads());
+            let schedule = match destination {
+                Destination::Matrix { .. } => schedule,
+                Destination::Pooled(_) => schedule.of_columns(layout, context.pool.threads()),
+            };
             let product = Product {
                 linear: self,
                 layout,
@@ -156,8 +182,7 @@ impl Linear {
                 packed,
                 blocks,
                 schedule,
-                activation,
-                y: Disjoint::new(y),
+                destination,
             };
             context.pool.run_with_prefetch(schedule.tasks(), |task, prefetch| {
                 SUMS.with_borrow_mut(|sums| product.run(task, prefetch, sums));
@@ -222,8 +247,18 @@ struct Product<'a> {
     packed: &'a PackedRows,
     blocks: RowBlocks,
     schedule: Schedule,
-    activation: Option<Activation>,
-    y: Disjoint<'a, f32>,
+    destination: &'a Destination<'a>,
+}
+
+/// The place of a layer's outputs.
+enum Destination<'a> {
+    Matrix {
+        /// `[rows, outputs]`.
+        y: Disjoint<'a, f32>,
+        activation: Option<Activation>,
+    },
+    /// The schedule must be one [of columns](Schedule::of_columns).
+    Pooled(Pooled<'a>),
 }
 
 /// A tile of the output: a panel and a block, over a range of K-blocks.
@@ -317,8 +352,6 @@ impl Product<'_> {
         let panel = &linear.lines[layout.line_range(tile.panel, tile.k_blocks.clone())];
         let first = tile.panel * NR;
         let columns = (outputs - first).min(NR);
-        // SAFETY: each task has its own rows and columns.
-        let mut output = unsafe { OutputTile::shared(&self.y, rows.start * outputs + first, outputs, columns) };
         let epilogue = linear.epilogue(tile.panel, packed.scales_of(linear.precision, rows.clone()));
         let Some(tiles) = tiles else {
             let operands = Operands {
@@ -330,16 +363,35 @@ impl Product<'_> {
                 prefetch,
                 accumulate: false,
             };
-            return TILE.with_borrow_mut(|tile| self.gemm.store(&operands, &epilogue, self.activation, output, tile));
+            return TILE.with_borrow_mut(|tile| match self.destination {
+                Destination::Matrix { y, activation } => {
+                    // SAFETY: each task has its own rows and columns.
+                    let output = unsafe { OutputTile::shared(y, rows.start * outputs + first, outputs, columns) };
+                    self.gemm.store(&operands, &epilogue, *activation, output, tile);
+                }
+                Destination::Pooled(pooled) => {
+                    self.gemm.values(&operands, &epilogue, None, tile);
+                    // SAFETY: each task has its own columns.
+                    unsafe { pooled.add(self.isa, rows.start, &tile[..rows.len()], first, columns) };
+                }
+            });
         };
         let accumulate = tile.k_blocks.start > 0;
         amx::multiply(tiles, linear.precision, elements, panel, prefetch, accumulate, sums);
         if tile.k_blocks.end == layout.k_blocks {
             let sums = &mut sums.0[..rows.len()];
             arch::apply_epilogue(self.isa, sums, &epilogue);
-            let low_precision = linear.precision != Precision::F32;
-            epilogue::activate(self.isa, sums, self.activation, low_precision);
-            epilogue::store(self.isa, &mut output, sums);
+            match self.destination {
+                Destination::Matrix { y, activation } => {
+                    // SAFETY: each task has its own rows and columns.
+                    let mut output = unsafe { OutputTile::shared(y, rows.start * outputs + first, outputs, columns) };
+                    let low_precision = linear.precision != Precision::F32;
+                    epilogue::activate(self.isa, sums, *activation, low_precision);
+                    epilogue::store(self.isa, &mut output, sums);
+                }
+                // SAFETY: each task has its own columns.
+                Destination::Pooled(pooled) => unsafe { pooled.add(self.isa, rows.start, sums, first, columns) },
+            }
         }
     }
 }

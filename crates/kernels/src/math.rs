@@ -33,6 +33,31 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { e * scale }
 }
 
+/// `ln(1 + x)` for `x` that is not negative, relative error below 3e-7; NaN and infinity stay.
+///
+/// `1 + x` is `2^n · m` with `m` in `√½..√2`, and the logarithm of `m` a polynomial in `(m - 1) / (m + 1)`: `log1pf` of
+/// FreeBSD's msun.
+#[inline(always)]
+pub fn ln_1p<const FMA: bool>(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_138_1;
+    const LN2_LOW: f32 = 9.058_001e-6;
+    const SQRT_HALF: u32 = 0x3f35_04f3;
+    let shifted = (1.0 + x).to_bits().wrapping_add(0x3f80_0000 - SQRT_HALF);
+    let n = (shifted >> 23) as i32 - 127;
+    let m = f32::from_bits((shifted & 0x007f_ffff) + SQRT_HALF);
+    // Small values keep the digits that `1 + x` loses.
+    let f = if n == 0 { x } else { m - 1.0 };
+    let n = n as f32;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let w = z * z;
+    let even = w * fused::<FMA>(w, 0.242_790_79, 0.400_009_72);
+    let odd = z * fused::<FMA>(w, 0.284_987_87, 0.666_666_6);
+    let half = 0.5 * f * f;
+    let logarithm = s * (half + odd + even) + n * LN2_LOW - half + f + n * LN2_HIGH;
+    if x < f32::INFINITY { logarithm } else { x }
+}
+
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 fn sigmoid<const FMA: bool>(x: f32) -> f32 {
@@ -153,5 +178,20 @@ mod tests {
         assert_eq!(exp::<false>(-88.0), 0.0);
         assert_eq!(exp::<false>(f32::NEG_INFINITY), 0.0);
         assert!(exp::<false>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn ln_1p_is_within_its_stated_error() {
+        let small = (0..2000).map(|i| 1e-30 * 1.04f32.powi(i));
+        for x in range().filter(|&x| x > 0.0).chain(small.filter(|x| x.is_finite())) {
+            let exact = f64::from(x).ln_1p();
+            for ours in [ln_1p::<false>(x), ln_1p::<true>(x)] {
+                let error = (f64::from(ours) - exact).abs() / exact;
+                assert!(error < 3e-7, "ln_1p({x}): relative error {error:e}");
+            }
+        }
+        assert_eq!(ln_1p::<false>(0.0), 0.0);
+        assert_eq!(ln_1p::<false>(f32::INFINITY), f32::INFINITY);
+        assert!(ln_1p::<false>(f32::NAN).is_nan());
     }
 }

@@ -63,6 +63,16 @@ impl Schedule {
         }
     }
 
+    /// The same layer in tasks that each take all blocks of their panels, and all of K at once.
+    pub fn of_columns(self, layout: KLayout, threads: usize) -> Self {
+        Self {
+            panels_per_task: self.panels_per_task.min(self.panels.div_ceil(4 * threads)),
+            blocks_per_task: self.blocks,
+            k_blocks: layout.k_blocks,
+            ..self
+        }
+    }
+
     fn block_groups(self) -> usize {
         self.blocks.div_ceil(self.blocks_per_task)
     }
@@ -113,6 +123,14 @@ mod tests {
                             schedule.k_blocks > 0 && (takes_all_of_k || layout.is_amx()),
                             "{schedule:?}"
                         );
+                        let columns = schedule.of_columns(layout, threads);
+                        let mut met = vec![0; panels];
+                        for task in 0..columns.tasks() {
+                            let (panels, task_blocks) = columns.task(task);
+                            assert_eq!(task_blocks, 0..blocks.count());
+                            panels.for_each(|panel| met[panel] += 1);
+                        }
+                        assert!(columns.k_blocks == layout.k_blocks && met.iter().all(|&count| count == 1));
                     }
                 }
             }

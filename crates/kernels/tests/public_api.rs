@@ -4,8 +4,8 @@
 
 use cloze_kernels::{
     Activation, ByDistance, Context, DistanceBias, EncoderTail, Heads, Isa, Linear, Norm, NormKind, Pairing, Pool,
-    Precision, RotaryPositions, Rotation, SelfAttention, Sequence, TailNorms, add, attention, attention_by_distance,
-    layer_norm, multiply, summarize_logits,
+    PooledRows, Pooling, Precision, RotaryPositions, Rotation, SelfAttention, Sequence, TailNorms, add, attention,
+    attention_by_distance, layer_norm, multiply, summarize_logits,
 };
 
 /// Numbers between -1 and 1.
@@ -42,6 +42,32 @@ fn apply(layer: &Linear, context: Context<'_>, x: &[f32], rows: usize, activatio
     let mut y = vec![f32::NAN; rows * layer.outputs()];
     layer.apply(context, x, rows, activation, &mut y);
     y
+}
+
+#[test]
+fn pooled_dense_layers() {
+    let pools = pools();
+    let (inputs, outputs) = (101, 70);
+    let (weight, bias) = (random(outputs * inputs, 2), random(outputs, 3));
+    for rows in [2, 13, 150] {
+        let x = random(rows * inputs, 1);
+        for context in contexts(&pools) {
+            let layer = Linear::new(context.isa, &weight, &bias, inputs, Precision::F32);
+            let y = apply(&layer, context, &x, rows, Some(Activation::Relu));
+            let columns = |column: usize| y.iter().skip(column).step_by(outputs).map(|&y| f64::from(y));
+            let largest = (0..outputs).map(|column| columns(column).take(rows - 1).fold(0.0, f64::max));
+            let sums = (0..outputs).map(|column| columns(column).skip(rows - 1).map(f64::ln_1p).sum());
+            let expected: Vec<f64> = largest.chain(sums).collect();
+            let pool = |rows, to, pooling| PooledRows { rows, to, pooling };
+            let of_rows = [
+                pool(0..rows - 1, 0, Pooling::Max),
+                pool(rows - 1..rows, 1, Pooling::SumLog1p),
+            ];
+            let mut pooled = vec![0.0; 2 * outputs];
+            layer.apply_pooled(context, &x, &of_rows, &mut pooled);
+            assert_close(&pooled, &expected, 1e-4, &format!("{} {rows} rows", context.isa));
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ mod tests;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorPrimitive};
@@ -22,8 +21,8 @@ use ndarray::{ArcArray, IxDyn};
 use super::readout::{STATISTICS, row_len};
 use super::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    Pooling, Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets,
-    TailNorms, UnsupportedPrecision,
+    PooledRows, Pooling, Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention,
+    SequenceOffsets, TailNorms, UnsupportedPrecision,
 };
 
 /// The CPU backend.
@@ -141,6 +140,8 @@ impl EncoderBackend for Cpu {
 
     const PRECISIONS: &'static [Precision] = PRECISIONS;
     const TOP_K_MAX: usize = TOP_K_MAX;
+    /// The outputs are not stored; between two blocks a batch can be cancelled.
+    const POOLED_ROWS_MAX: usize = 1024;
 
     fn upload(inputs: ForwardInputs, _device: &Self::Device) -> ForwardInputs {
         inputs
@@ -213,34 +214,6 @@ impl EncoderBackend for Cpu {
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
         with_context(|context| normalize(context, x, residual, norm))
-    }
-
-    fn pool_logits(
-        logits: &Tensor<Self, 2>,
-        rows: Range<usize>,
-        pooling: Pooling,
-        pooled: Option<Tensor<Self, 1>>,
-    ) -> Tensor<Self, 1> {
-        let columns = logits.dims()[1];
-        let logits = values(logits.clone());
-        let logits = &slice(&logits)[rows.start * columns..rows.end * columns];
-        let mut pooled = match pooled {
-            Some(pooled) => owned(values(pooled)),
-            // No weight is below 0.
-            None => vec![0.0; columns],
-        };
-        match pooling {
-            Pooling::Max => with_context(|context| cloze_kernels::max_pool_logits(context, logits, &mut pooled)),
-            Pooling::Sum => {
-                for row in logits.chunks_exact(columns) {
-                    for (sum, logit) in pooled.iter_mut().zip(row) {
-                        *sum += logit.max(0.0).ln_1p();
-                    }
-                }
-            }
-        }
-        let array = ArcArray::from_shape_vec(IxDyn(&[columns]), pooled).expect("its own length");
-        Tensor::from_primitive(TensorPrimitive::Float(array.into()))
     }
 
     fn read_logits(logits: Tensor<Self, 2>, inputs: &ForwardInputs, chunk: usize) -> Tensor<Self, 1> {
@@ -591,6 +564,23 @@ impl LinearOp<Cpu> for CpuLinear {
         with_context(|context| self.0.apply(context, slice(&x), rows, activation, &mut y));
         buffers::give_back(x);
         tensor(y, rows, self.0.outputs())
+    }
+
+    fn forward_pooled(&self, x: Tensor<Cpu, 2>, pools: &[PooledRows], pooled: Tensor<Cpu, 2>) -> Tensor<Cpu, 2> {
+        let pools = pools.iter().map(|pool| cloze_kernels::PooledRows {
+            rows: pool.rows.clone(),
+            to: pool.to,
+            pooling: match pool.pooling {
+                Pooling::Max => cloze_kernels::Pooling::Max,
+                Pooling::Sum => cloze_kernels::Pooling::SumLog1p,
+            },
+        });
+        let pools: Vec<_> = pools.collect();
+        let [rows, columns] = pooled.dims();
+        let (x, mut pooled) = (values(x), owned(values(pooled)));
+        with_context(|context| self.0.apply_pooled(context, slice(&x), &pools, &mut pooled));
+        buffers::give_back(x);
+        tensor(pooled, rows, columns)
     }
 
     fn embedding_lookup(&self, inputs: &ForwardInputs) -> Tensor<Cpu, 2> {

@@ -7,11 +7,13 @@ use burn::tensor::{Tensor, TensorData};
 use cloze_kernels::{Context, Isa, Pool};
 
 use super::{Cpu, CpuLinear, TOP_K_MAX, buffers, normalize, read_logits, rotate, slice, tensor, values};
+use crate::backend::pooling::pool_logits;
 use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
 use crate::backend::reference::{self, ReferenceLinear};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, TailNorms,
+    PooledRows, Pooling, Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention,
+    SequenceOffsets, TailNorms,
 };
 
 /// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
@@ -90,6 +92,49 @@ fn rounded(values: &[f32], columns: usize, precision: cloze_kernels::Precision) 
         row.iter().map(round).collect()
     };
     values.chunks_exact(columns).flat_map(round_row).collect()
+}
+
+#[test]
+fn pooled_outputs_are_those_of_the_default_body() {
+    for (rows, inputs, outputs) in [(3, 1, 1), (16, 33, 300), (150, 70, 257)] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let layer = CpuLinear::prepare(matrix(outputs, inputs, 2), vector(outputs, 3), precision).unwrap();
+            let x = matrix(rows, inputs, 1);
+            let pools = [
+                (0..1, 2, Pooling::Sum),
+                (1..rows - 1, 0, Pooling::Max),
+                (rows - 1..rows, 1, Pooling::Sum),
+            ];
+            let pools = pools.map(|(rows, to, pooling)| PooledRows { rows, to, pooling });
+            let stored = layer.forward(x.clone(), None);
+            let zeros = || Tensor::zeros([3, outputs], &Default::default());
+            let first = layer.forward_pooled(x.clone(), &pools, zeros());
+            let plain = pool_logits(&stored, &pools, zeros());
+            let case = format!("{precision:?} {rows} rows, {inputs} to {outputs}");
+            assert_close(first.clone(), plain.clone(), &case);
+            let second = layer.forward_pooled(x, &pools, first);
+            assert_close(second, pool_logits(&stored, &pools, plain), &format!("{case}, added"));
+        }
+    }
+}
+
+#[test]
+fn the_default_body_of_pooling_keeps_values_that_are_not_finite() {
+    for pooling in [Pooling::Max, Pooling::Sum] {
+        let pooled = |values: &[f32]| {
+            let logits = Tensor::<Cpu, 1>::from_floats(values, &Default::default()).unsqueeze_dim(1);
+            let pools = [PooledRows {
+                rows: 0..values.len(),
+                to: 0,
+                pooling,
+            }];
+            pool_logits(&logits, &pools, Tensor::zeros([1, 1], &Default::default())).into_scalar()
+        };
+        assert_eq!(pooled(&[-1.0, -0.0, f32::NEG_INFINITY]), 0.0, "{pooling:?}");
+        for bad in [f32::NAN, f32::INFINITY] {
+            assert!(!pooled(&[2.0, bad, 5.0]).is_finite(), "{pooling:?} {bad}");
+        }
+    }
 }
 
 #[test]

@@ -14,13 +14,14 @@ use super::Gpu;
 use super::kernels::attention::{Added, Projected, TILE_FIELDS, TILE_ROWS, attention};
 use super::kernels::bias::{bias_activation, bias_activation_of_split};
 use super::kernels::norm::{Norm, layer_norm};
+use super::kernels::pooling::pool_logits;
 use super::kernels::readout::{self, read_logits};
 use super::kernels::rotary::{Rotation, rotate};
 use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty, split_f16};
 use crate::backend::{
-    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets,
+    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, PooledRows, Precision,
+    QueryRows, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision, buckets,
 };
 
 /// The buffer that the kernels compute with, contiguous.
@@ -113,6 +114,12 @@ impl LinearOp<Gpu> for GpuLinear {
             bias,
             activation,
         ))
+    }
+
+    fn forward_pooled(&self, x: Tensor<Gpu, 2>, pools: &[PooledRows], pooled: Tensor<Gpu, 2>) -> Tensor<Gpu, 2> {
+        let logits = primitive(self.forward(x, None));
+        let pool = |pooled, pool| pool_logits(logits.clone(), pool, pooled);
+        tensor(pools.iter().fold(primitive(pooled), pool))
     }
 
     fn forward_normalized(&self, x: Tensor<Gpu, 2>, residual: Tensor<Gpu, 2>, norm: &LayerNorm<Gpu>) -> Tensor<Gpu, 2> {

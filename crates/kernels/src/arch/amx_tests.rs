@@ -12,6 +12,7 @@ use crate::layout::{AMX_MR, K_BLOCK, KLayout, Line, NR, Packing, Precision, pane
 use crate::linear::Linear;
 use crate::pack;
 use crate::pool::Pool;
+use crate::pooled::{PooledRows, Pooling};
 use crate::rounding::bf16_bits;
 
 const ROWS: [usize; 9] = [1, 2, 15, 16, 17, 31, 33, 65, 100];
@@ -223,6 +224,46 @@ fn activations_and_bad_values_are_those_of_avx512() {
                 }
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "needs AVX-512 with bf16"]
+fn pooled_outputs_are_those_of_the_stored_ones() {
+    require_amx();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        over_sizes(|context, rows, inputs, outputs| {
+            let (x, weight, bias) = (
+                random(rows * inputs, 13),
+                random(outputs * inputs, 14),
+                random(outputs, 15),
+            );
+            let layer = Linear::new(context.isa, &weight, &bias, inputs, precision);
+            let mut expected = vec![0.0f32; 2 * outputs];
+            let half = rows / 2;
+            for (row, y) in apply(&layer, context, &x, rows, None).chunks_exact(outputs).enumerate() {
+                let of_row = &mut expected[usize::from(row >= half) * outputs..][..outputs];
+                of_row
+                    .iter_mut()
+                    .zip(y)
+                    .for_each(|(largest, &y)| *largest = largest.max(y));
+            }
+            let pool = |rows, to| PooledRows {
+                rows,
+                to,
+                pooling: Pooling::Max,
+            };
+            let mut pooled = vec![0.0; 2 * outputs];
+            layer.apply_pooled(context, &x, &[pool(0..half, 0), pool(half..rows, 1)], &mut pooled);
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+            let largest = expected.iter().fold(0.0f64, |a, &b| a.max(b));
+            for (ours, expected) in pooled.iter().zip(expected) {
+                assert!(
+                    (f64::from(*ours) - expected).abs() <= 1e-5 * largest,
+                    "{precision:?} {rows} rows, {inputs} to {outputs}"
+                );
+            }
+        });
     }
 }
 

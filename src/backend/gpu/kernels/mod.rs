@@ -10,6 +10,7 @@
 //! | `rows` | row lookup, a cube for each row |
 //! | `bias` | bias and activation after a matrix product |
 //! | `readout` | softmax statistics, most probable tokens, logits of given tokens; a cube for each row |
+//! | `pooling` | pooling of logits over the rows of a sequence |
 //! | `rotary` | bias and rotary position embeddings |
 //! | `attention` | biases and softmax attention of all sequences and heads at once |
 
@@ -19,6 +20,7 @@
 pub mod attention;
 pub mod bias;
 pub mod norm;
+pub mod pooling;
 pub mod readout;
 pub mod rotary;
 pub mod rows;

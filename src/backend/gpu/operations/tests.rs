@@ -5,8 +5,9 @@ use burn::tensor::{Int, TensorData};
 use super::*;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::{GpuDevice, open};
+use crate::backend::pooling::pool_logits as pool_plainly;
 use crate::backend::readout::{STATISTICS, row_len};
-use crate::backend::{NormKind, ReadoutSpec, reference};
+use crate::backend::{NormKind, Pooling, ReadoutSpec, reference};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
@@ -206,6 +207,56 @@ fn of_equal_logits_the_lower_token_comes_first_and_logits_that_are_not_finite_ar
     assert_eq!(tokens, [7.0, 135.0, 200.0, 290.0, 0.0]);
     assert_eq!([0, 1, 2].map(|at| row(at)[3]), [0.0, 1.0, 0.0]);
     assert_eq!(row(2)[STATISTICS..STATISTICS + 2], [0.5, 1.0]);
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn pooled_outputs_are_those_of_the_stored_ones() {
+    let gpu = device();
+    for (rows, inputs, outputs) in [(3, 1, 1), (16, 33, 300), (64, 70, 5000)] {
+        for &precision in precisions(&gpu) {
+            let weight = matrix(&gpu, outputs, inputs, 21);
+            let layer = GpuLinear::prepare_high_precision(weight, vector(&gpu, outputs, 22), precision).unwrap();
+            let x = matrix(&gpu, rows, inputs, 23);
+            let pools = [
+                (0..1, 2, Pooling::Sum),
+                (1..rows - 1, 0, Pooling::Max),
+                (rows - 1..rows, 1, Pooling::Sum),
+            ];
+            let pools = pools.map(|(rows, to, pooling)| PooledRows { rows, to, pooling });
+            let stored = layer.forward(x.clone(), None);
+            let (mut fast, mut plain) = [(); 2].map(|()| Tensor::zeros([3, outputs], &gpu.device)).into();
+            // The second call adds to the first.
+            for _ in 0..2 {
+                fast = layer.forward_pooled(x.clone(), &pools, fast);
+                plain = pool_plainly(&stored, &pools, plain);
+            }
+            assert_close(&gpu, fast, plain, &format!("{precision:?} {rows} {inputs} {outputs}"));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn pooled_values_that_are_not_finite_stay() {
+    let gpu = device();
+    for pooling in [Pooling::Max, Pooling::Sum] {
+        let pooled = |values: &[f32]| {
+            let logits = Tensor::from_data(TensorData::new(values.to_vec(), [values.len(), 1]), &gpu.device);
+            let pool = PooledRows {
+                rows: 0..values.len(),
+                to: 0,
+                pooling,
+            };
+            let zeros = Tensor::<Gpu, 2>::zeros([1, 1], &gpu.device);
+            let pooled = tensor::<2>(pool_logits(primitive::<2>(logits), &pool, primitive(zeros)));
+            pooled.into_data().to_vec::<f32>().unwrap()[0]
+        };
+        assert_eq!(pooled(&[-1.0, -0.0, f32::NEG_INFINITY]), 0.0, "{pooling:?}");
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            assert!(!pooled(&[2.0, bad, 5.0]).is_finite(), "{pooling:?} {bad}");
+        }
+    }
 }
 
 #[test]
