@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::Error;
@@ -77,6 +77,29 @@ impl<'de> Deserialize<'de> for Count {
         let count = u64::try_from(number).map(Count);
         let expected = "a whole number of 0 or more";
         count.map_err(|_| de::Error::invalid_value(Unexpected::Signed(number), &expected))
+    }
+}
+
+/// One of some names. Serde alone would also accept an object with the name as its only key, and call any other value
+/// broken JSON.
+#[derive(Clone, Copy)]
+pub struct Name<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Name<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Text<T> {
+            type Value = Name<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name<T>, E> {
+                T::deserialize(StrDeserializer::new(name)).map(Name)
+            }
+        }
+        deserializer.deserialize_str(Text(PhantomData))
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Error;
-use super::json::{JsonObject, WholeNumber, indices, not_negative};
+use super::json::{JsonObject, Name, WholeNumber, indices, not_negative};
 use crate::tasks::fill_mask::Mode;
 use crate::tasks::{joint, positions, words};
 
@@ -32,7 +32,7 @@ pub enum Joint {
 #[serde(deny_unknown_fields)]
 pub struct JointOptions {
     beam: Option<WholeNumber>,
-    order: Option<OrderName>,
+    order: Option<Name<OrderName>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -48,7 +48,7 @@ enum OrderName {
     expecting = "positions must be \"masks\", \"all\" or a list of token indexes"
 )]
 pub enum Positions {
-    Name(PositionsName),
+    Name(Name<PositionsName>),
     List(Vec<WholeNumber>),
 }
 
@@ -72,8 +72,8 @@ impl Joint {
             beam: beam.unwrap_or(default.beam),
             order: match order {
                 None => default.order,
-                Some(OrderName::LeftToRight) => joint::Order::LeftToRight,
-                Some(OrderName::MostCertainFirst) => joint::Order::MostCertainFirst,
+                Some(Name(OrderName::LeftToRight)) => joint::Order::LeftToRight,
+                Some(Name(OrderName::MostCertainFirst)) => joint::Order::MostCertainFirst,
             },
         }))
     }
@@ -83,8 +83,8 @@ impl Positions {
     /// `None` for the masks.
     fn which(self) -> Result<Option<positions::Which>, Error> {
         match self {
-            Self::Name(PositionsName::Masks) => Ok(None),
-            Self::Name(PositionsName::All) => Ok(Some(positions::Which::All)),
+            Self::Name(Name(PositionsName::Masks)) => Ok(None),
+            Self::Name(Name(PositionsName::All)) => Ok(Some(positions::Which::All)),
             Self::List(list) => Ok(Some(positions::Which::List(indices(list, "A position")?))),
         }
     }
@@ -95,12 +95,12 @@ impl Positions {
 /// # Errors
 /// Parameters that choose more than one.
 pub fn mode(
-    target_mode: Option<TargetMode>,
-    target_method: Option<TargetMethod>,
+    target_mode: Option<Name<TargetMode>>,
+    target_method: Option<Name<TargetMethod>>,
     joint: Option<Joint>,
     positions: Option<Positions>,
 ) -> Result<Mode, Error> {
-    let is_word = target_mode == Some(TargetMode::Word);
+    let is_word = target_mode.is_some_and(|Name(mode)| mode == TargetMode::Word);
     if target_method.is_some() && !is_word {
         return Err(Error::bad_request(
             "bad_parameters",
@@ -108,8 +108,8 @@ pub fn mode(
         ));
     }
     let method = match target_method {
-        None | Some(TargetMethod::LeftToRight) => words::Method::LeftToRight,
-        Some(TargetMethod::Pll) => words::Method::Pll,
+        None | Some(Name(TargetMethod::LeftToRight)) => words::Method::LeftToRight,
+        Some(Name(TargetMethod::Pll)) => words::Method::Pll,
     };
     let words = is_word.then_some(Mode::Words(method));
     let joint = joint.map(Joint::options).transpose()?.flatten().map(Mode::Joint);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Error;
-use super::json::{JsonObject, OneOrMany, WholeNumber, json_error};
+use super::json::{JsonObject, Name, OneOrMany, WholeNumber, json_error};
 use super::mode::{Joint, Positions, TargetMethod, TargetMode, mode};
 use super::score;
 use super::sparse;
@@ -21,7 +21,7 @@ struct Body {
     #[serde(default)]
     parameters: Option<JsonObject<BodyParameters>>,
     truncate: Option<bool>,
-    truncation_direction: Option<Direction>,
+    truncation_direction: Option<Name<Direction>>,
     /// Options of the hub's API, such as `wait_for_model`, have no meaning here.
     #[serde(default, rename = "options")]
     _options: IgnoredAny,
@@ -32,11 +32,11 @@ struct Body {
 struct BodyParameters {
     top_k: Option<WholeNumber>,
     targets: Option<OneOrMany>,
-    truncation: Option<TruncationName>,
+    truncation: Option<Name<TruncationName>>,
     tokenizer_kwargs: Option<JsonObject<TokenizerKwargs>>,
     renormalize: Option<bool>,
-    target_mode: Option<TargetMode>,
-    target_method: Option<TargetMethod>,
+    target_mode: Option<Name<TargetMode>>,
+    target_method: Option<Name<TargetMethod>>,
     joint: Option<Joint>,
     positions: Option<Positions>,
 }

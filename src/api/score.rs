@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Error;
-use super::json::{JsonObject, OneOrMany, WholeNumber, indices, json_error};
+use super::json::{JsonObject, Name, OneOrMany, WholeNumber, indices, json_error};
 use crate::tasks::score::{Method, Parameters, Request};
 
 #[derive(Deserialize)]
@@ -20,7 +20,7 @@ struct Body {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BodyParameters {
-    method: Option<MethodName>,
+    method: Option<Name<MethodName>>,
     per_token: Option<bool>,
     only: Option<Vec<WholeNumber>>,
 }
@@ -54,12 +54,18 @@ pub fn parse_json(body: &[u8]) -> Result<Request, Error> {
         per_token,
         only,
     } = parameters.unwrap_or_default();
+    if only.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Error::bad_request(
+            "empty",
+            "only is an empty list; name the index of at least one token, or leave it out.",
+        ));
+    }
     let only = only.map(|list| indices(list, "An index in only")).transpose()?;
     Ok(Request {
         is_list: body.inputs.is_list,
         texts: body.inputs.texts()?,
         parameters: Parameters {
-            method: method.map(|name| match name {
+            method: method.map(|Name(name)| match name {
                 MethodName::Pll => Method::Pll,
                 MethodName::PllWordL2r => Method::PllWordL2r,
             }),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Error;
-use super::json::{JsonObject, OneOrMany, json_error};
+use super::json::{JsonObject, Name, OneOrMany, json_error};
 use super::truncation::{Direction, truncate_rule};
 use crate::tasks::sparse::Request;
 
@@ -13,7 +13,7 @@ use crate::tasks::sparse::Request;
 struct Body {
     inputs: OneOrMany,
     truncate: Option<bool>,
-    truncation_direction: Option<Direction>,
+    truncation_direction: Option<Name<Direction>>,
     /// Sent as null by some clients; models of sparse vectors have no prompts.
     #[serde(default)]
     prompt_name: Option<IgnoredAny>,

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::Error;
-use super::json::{JsonObject, WholeNumber};
+use super::json::{JsonObject, Name, WholeNumber};
 use crate::text::{LengthRule, Truncation};
 
 /// `parameters.truncation`.
@@ -34,7 +34,7 @@ pub struct TokenizerKwargs {
 )]
 enum Strategy {
     Flag(bool),
-    Name(StrategyName),
+    Name(Name<StrategyName>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -52,7 +52,7 @@ enum StrategyName {
 )]
 enum Padding {
     Flag(bool),
-    Name(#[allow(dead_code, reason = "checked while it is parsed")] PaddingName),
+    Name(#[allow(dead_code, reason = "checked while it is parsed")] Name<PaddingName>),
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -77,7 +77,7 @@ impl TokenizerKwargs {
     fn rule(self) -> Result<Option<LengthRule>, Error> {
         let truncates = match self.truncation {
             Some(Strategy::Flag(flag)) => flag,
-            Some(Strategy::Name(name)) => name != StrategyName::DoNotTruncate,
+            Some(Strategy::Name(Name(name))) => name != StrategyName::DoNotTruncate,
             // As in transformers: a length alone truncates, unless padding is on.
             None => self.max_length.is_some() && matches!(self.padding, None | Some(Padding::Flag(false))),
         };
@@ -102,10 +102,10 @@ impl TokenizerKwargs {
 /// # Errors
 /// Truncation in more than one form.
 pub fn length_rule(
-    name: Option<TruncationName>,
+    name: Option<Name<TruncationName>>,
     kwargs: Option<JsonObject<TokenizerKwargs>>,
     truncate: Option<bool>,
-    direction: Option<Direction>,
+    direction: Option<Name<Direction>>,
 ) -> Result<LengthRule, Error> {
     if usize::from(name.is_some()) + usize::from(kwargs.is_some()) + usize::from(truncate.is_some()) > 1 {
         return Err(Error::bad_request(
@@ -113,7 +113,7 @@ pub fn length_rule(
             "The request asks for truncation in more than one form; send one of truncation, tokenizer_kwargs and truncate.",
         ));
     }
-    if let Some(name) = name {
+    if let Some(Name(name)) = name {
         return Ok(LengthRule::truncate(match name {
             TruncationName::Error => Truncation::Error,
             TruncationName::AroundMask => Truncation::AroundMask,
@@ -128,10 +128,10 @@ pub fn length_rule(
 }
 
 /// The rule of text-embeddings-inference's fields: cut on the right unless they say otherwise.
-pub fn truncate_rule(truncate: Option<bool>, direction: Option<Direction>) -> LengthRule {
+pub fn truncate_rule(truncate: Option<bool>, direction: Option<Name<Direction>>) -> LengthRule {
     match (truncate.unwrap_or(false), direction) {
         (false, _) => LengthRule::default(),
-        (true, None | Some(Direction::Right)) => LengthRule::truncate(Truncation::Right),
-        (true, Some(Direction::Left)) => LengthRule::truncate(Truncation::Left),
+        (true, None | Some(Name(Direction::Right))) => LengthRule::truncate(Truncation::Right),
+        (true, Some(Name(Direction::Left))) => LengthRule::truncate(Truncation::Left),
     }
 }

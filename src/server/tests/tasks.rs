@@ -274,6 +274,58 @@ async fn expensive_parameters_are_refused_before_anything_is_computed() {
             json!({"inputs": "a", "prompt_name": "query"}),
             "bad_parameters",
         ),
+        // Names of another type, in each place.
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"truncation": true}}),
+            "bad_request",
+        ),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"truncation": {"right": null}}}),
+            "bad_request",
+        ),
+        ("/", json!({"inputs": "a", "truncation_direction": 1}), "bad_request"),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"target_mode": 1}}),
+            "bad_request",
+        ),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"target_method": []}}),
+            "bad_request",
+        ),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"joint": {"order": true}}}),
+            "bad_request",
+        ),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"positions": {"all": null}}}),
+            "bad_request",
+        ),
+        (
+            "/",
+            json!({"inputs": "a", "parameters": {"tokenizer_kwargs": {"truncation": {"only_first": null}}}}),
+            "bad_request",
+        ),
+        (
+            "/v1/score",
+            json!({"inputs": "a", "parameters": {"method": false}}),
+            "bad_request",
+        ),
+        (
+            "/v1/score",
+            json!({"inputs": "a", "parameters": {"method": {"pll": null}}}),
+            "bad_request",
+        ),
+        (
+            "/embed_sparse",
+            json!({"inputs": "a", "truncation_direction": false}),
+            "bad_request",
+        ),
         ("/v1/score", json!({"inputs": " "}), "empty"),
         ("/v1/score", json!({"inputs": "[SEP]"}), "empty"),
         ("/v1/score", json!({"inputs": vec!["the"; 9]}), "too_many_texts"),
