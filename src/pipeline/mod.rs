@@ -236,8 +236,9 @@ impl Pipeline {
         // The admission comes along, so that the place is taken while the work goes on.
         let plan = async move {
             let plan = request.plan(&pipeline.model, pipeline.texts_max).await?;
-            Span::current().record("texts", plan.texts());
-            Span::current().record("tokens", plan.tokens());
+            let size = plan.size();
+            Span::current().record("texts", size.texts);
+            Span::current().record("tokens", size.tokens);
             Ok::<_, Error>((plan, admission))
         };
         let (plan, admission) = self.compute(deadline, plan.instrument(span)).await??;
@@ -254,9 +255,10 @@ impl Pipeline {
         };
         let Submitted { plan, timing, computed } = self.submit(admission, plan, deadline, hold).await?;
 
+        let size = plan.size();
         let cost = Cost {
-            texts: plan.texts(),
-            tokens: plan.tokens(),
+            texts: size.texts,
+            tokens: size.tokens,
             task: plan.task(),
             computed,
             tokenizing,

@@ -1,7 +1,7 @@
 //! The request, plan and answer of any task, for callers that choose the task at run time.
 
-use super::computation::{Computation, Piece};
-use super::{InputError, Notes, Plan, Task, TaskModel, fill_mask, joint, positions, score, sparse, words};
+use super::computation::Piece;
+use super::{InputError, Notes, Plan, Size, Task, TaskModel, fill_mask, joint, positions, score, sparse, words};
 use crate::lm::Scores;
 
 /// A request of any task.
@@ -106,16 +106,8 @@ impl Plan for AnyPlan {
         each!(self, plan => plan.task())
     }
 
-    fn texts(&self) -> usize {
-        each!(self, plan => plan.texts())
-    }
-
-    fn tokens(&self) -> usize {
-        each!(self, plan => plan.tokens())
-    }
-
-    fn computation(&self) -> Computation {
-        each!(self, plan => plan.computation())
+    fn size(&self) -> Size {
+        each!(self, plan => plan.size())
     }
 
     fn bytes(&self) -> usize {

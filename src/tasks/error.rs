@@ -67,13 +67,3 @@ pub enum InputError {
     #[error("None of the targets is a word that the model knows; name at least one word in targets, or leave it out.")]
     NoTarget,
 }
-
-impl InputError {
-    /// Refuses more texts than a request may hold.
-    pub(super) fn check_texts(texts: usize, max: usize) -> Result<(), Self> {
-        match texts > max {
-            true => Err(Self::TooManyTexts { texts, max }),
-            false => Ok(()),
-        }
-    }
-}

@@ -15,6 +15,7 @@
 //! | `model` | what tasks know of the model |
 //! | `tokens` | the tokens of a text, without the model |
 //! | `computation` | the cost of a request in the model, and its pieces |
+//! | `planning` | the part of planning that all tasks share |
 //! | `notes` | facts about an answer beside it |
 //! | `error` | refusals of a request |
 
@@ -25,6 +26,7 @@ pub mod fill_mask;
 pub mod joint;
 mod model;
 mod notes;
+mod planning;
 pub mod positions;
 pub mod score;
 pub mod sparse;
@@ -38,6 +40,8 @@ pub use computation::{COMPUTED_TOKENS_MAX, Computation, Piece, SEQUENCES_MAX};
 pub use error::InputError;
 pub use model::TaskModel;
 pub use notes::{Notes, ReplacedTargets};
+use planning::Planning;
+pub use planning::Size;
 
 /// A request.
 pub trait Task: Send + Sync + 'static {
@@ -61,13 +65,7 @@ pub trait Plan: Send + 'static {
         Self::TASK
     }
 
-    fn texts(&self) -> usize;
-
-    /// Tokens of all texts.
-    fn tokens(&self) -> usize;
-
-    /// The most that the model computes.
-    fn computation(&self) -> Computation;
+    fn size(&self) -> Size;
 
     /// The most bytes of the plan, its pieces and its scores, without [`held`](Self::held).
     fn bytes(&self) -> usize;
@@ -95,15 +93,4 @@ pub trait Plan: Send + 'static {
     fn finish(self) -> Self::Answer;
 
     fn notes(&self) -> Notes;
-}
-
-/// The error of the text at `index`, which it names if there are several.
-fn in_list(error: InputError, index: usize, texts: usize) -> InputError {
-    match texts {
-        1 => error,
-        _ => InputError::InList {
-            index,
-            error: Box::new(error),
-        },
-    }
 }

@@ -1,13 +1,13 @@
 //! The distribution at tokens of the unmasked text: one forward pass for a whole text.
 
-use super::computation::{Computation, Piece};
+use super::computation::Piece;
 pub use super::fill_mask::Which;
-use super::fill_mask::{AnswerSize, LOOKUPS_MAX, LOOKUPS_PER_SCORE, Parameters, Prediction, sort_scores};
+use super::fill_mask::{AnswerSize, LOOKUPS_PER_SCORE, Parameters, Prediction, sort_scores};
 use super::score::ascending;
-use super::{InputError, Notes, Plan as TaskPlan, Task, TaskModel, in_list};
+use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Sequence, TokenScore};
 use crate::text::{DecodeError, EncodeError, Located};
-use crate::work::{self, WorkBudget};
+use crate::work;
 
 /// A request of fill-mask that reads tokens instead of masks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Plan {
     pad_id: Option<u32>,
     notes: Notes,
     texts: Vec<Text>,
-    computation: Computation,
+    size: Size,
     /// The text that is submitted next.
     next: usize,
     scores: Vec<Scores>,
@@ -70,24 +70,14 @@ impl Task for Request {
             parameters,
             which,
         } = self;
-        InputError::check_texts(texts.len(), texts_max)?;
-        let strings = texts
-            .iter()
-            .chain(parameters.targets.iter().flatten())
-            .map(String::as_str);
-        let counted = model
-            .tokenizer
-            .refuse_too_much_work(strings, parameters.length, LOOKUPS_MAX);
-        counted.await.map_err(EncodeError::from)?;
-        let mut budget = WorkBudget::new(LOOKUPS_MAX);
-        let scoring = model.scoring(parameters, &mut budget).await?;
+        let targets = parameters.targets.as_deref().unwrap_or_default();
+        let mut planning = Planning::begin(model, texts, targets, parameters.length, texts_max).await?;
+        let scoring = model.scoring(parameters, &mut planning.budget).await?;
         let list = match which {
             Which::All => None,
             Which::List(indices) => Some(ascending(indices)),
         };
-        let mut computation = Computation::default();
         let mut answer_size = AnswerSize::default();
-        let mut truncated = 0;
         let mut planned = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             let located = match text.trim().is_empty() {
@@ -95,7 +85,7 @@ impl Task for Request {
                 false => {
                     let located = model
                         .tokenizer
-                        .encode_located(text, parameters.length, &mut budget)
+                        .encode_located(text, parameters.length, &mut planning.budget)
                         .await;
                     located.map_err(InputError::from)
                 }
@@ -104,12 +94,12 @@ impl Task for Request {
                 let positions = readout_positions(&located, list.as_deref())?;
                 Ok((located, positions))
             });
-            let (located, positions) = read.map_err(|error| in_list(error, index, texts.len()))?;
+            let (located, positions) = read.map_err(|error| planning.error_at(index, error))?;
             let encoded = located.encoded;
-            truncated += encoded.truncated;
             let tokens = encoded.token_ids.len();
+            planning.add_text(tokens, encoded.truncated);
             answer_size.add(positions.len() * scoring.top_k, tokens)?;
-            computation.add(1, tokens, positions.len())?;
+            planning.size.computation.add(1, tokens, positions.len())?;
             let own = encoded.word_ids.iter().enumerate().filter(|(_, word)| word.is_some());
             let own: Vec<usize> = own.map(|(position, _)| position).collect();
             let places = positions.iter().map(|&index| (index, located.offsets[own[index]]));
@@ -125,7 +115,9 @@ impl Task for Request {
                     .with_own(),
                 ),
             };
-            let scored = budget.spend(text.sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
+            let scored = planning
+                .budget
+                .spend(text.sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
             scored.map_err(EncodeError::from)?;
             planned.push(text);
             work::checkpoint().await;
@@ -135,12 +127,12 @@ impl Task for Request {
             renormalize: scoring.renormalize,
             pad_id: model.tokenizer.pad_id(),
             notes: Notes {
-                truncated_tokens: parameters.length.truncates().then_some(truncated),
                 replaced_targets: scoring.replaced_targets,
+                ..planning.notes()
             },
             scores: Vec::new(),
             texts: planned,
-            computation,
+            size: planning.size,
             next: 0,
         })
     }
@@ -163,16 +155,8 @@ impl TaskPlan for Plan {
 
     const TASK: &'static str = "positions";
 
-    fn texts(&self) -> usize {
-        self.texts.len()
-    }
-
-    fn tokens(&self) -> usize {
-        self.texts.iter().map(|text| text.sequence.tokens()).sum()
-    }
-
-    fn computation(&self) -> Computation {
-        self.computation
+    fn size(&self) -> Size {
+        self.size
     }
 
     fn bytes(&self) -> usize {
@@ -180,7 +164,7 @@ impl TaskPlan for Plan {
             text.places.len() * size_of::<(usize, (usize, usize))>()
                 + text.sequence.readout.scores() * size_of::<TokenScore>()
         });
-        self.tokens() * size_of::<u32>() + of_texts.sum::<usize>()
+        self.size.tokens * size_of::<u32>() + of_texts.sum::<usize>()
     }
 
     fn entries(&self) -> usize {

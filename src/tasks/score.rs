@@ -1,11 +1,10 @@
 //! The likelihood of a text: its pseudo-log-likelihood, one forward pass for each token.
 
-use super::computation::{Computation, PIECE_BYTES, Piece};
-use super::{InputError, Notes, Plan as TaskPlan, Task, TaskModel, in_list};
+use super::computation::{PIECE_BYTES, Piece};
+use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence};
-use crate::tasks::fill_mask::LOOKUPS_MAX;
-use crate::text::{DecodeError, EncodeError, Encoded, LengthRule};
-use crate::work::{self, WorkBudget};
+use crate::text::{DecodeError, Encoded, LengthRule};
+use crate::work;
 
 /// The tokens that are masked while one is scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +42,7 @@ pub struct Plan {
     per_token: bool,
     is_list: bool,
     texts: Vec<Text>,
-    computation: Computation,
+    size: Size,
     /// The text and the index of the token that is submitted next.
     next: (usize, usize),
     /// The text that gets the next score.
@@ -102,29 +101,24 @@ impl Task for Request {
             is_list,
             parameters,
         } = self;
-        InputError::check_texts(texts.len(), texts_max)?;
-        let tokenizer = &model.tokenizer;
-        let strings = texts.iter().map(String::as_str);
-        let counted = tokenizer.refuse_too_much_work(strings, LengthRule::default(), LOOKUPS_MAX);
-        counted.await.map_err(EncodeError::from)?;
-        let mut budget = WorkBudget::new(LOOKUPS_MAX);
-        let mut computation = Computation::default();
+        let mut planning = Planning::begin(model, texts, &[], LengthRule::default(), texts_max).await?;
         let only = parameters.only.as_deref().map(ascending);
         let mut planned = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let read = text_to_score(text, only.as_deref(), model, &mut budget).await;
-            let text = read.map_err(|error| in_list(error, index, texts.len()))?;
+            let read = text_to_score(text, only.as_deref(), model, &mut planning).await;
+            let text = read.map_err(|error| planning.error_at(index, error))?;
+            let computation = &mut planning.size.computation;
             computation.add(text.positions.len(), text.token_ids.len(), 1)?;
             planned.push(text);
             work::checkpoint().await;
         }
         Ok(Plan {
-            mask_id: tokenizer.mask_id(),
+            mask_id: model.tokenizer.mask_id(),
             method: parameters.method.unwrap_or_default(),
             per_token: parameters.per_token.unwrap_or(false),
             is_list: *is_list,
             texts: planned,
-            computation,
+            size: planning.size,
             next: (0, 0),
             receiving: 0,
         })
@@ -143,12 +137,9 @@ async fn text_to_score(
     text: &str,
     only: Option<&[usize]>,
     model: &TaskModel,
-    budget: &mut WorkBudget,
+    planning: &mut Planning<'_>,
 ) -> Result<Text, InputError> {
-    let encoded = model
-        .tokenizer
-        .encode_within(text, LengthRule::default(), budget)
-        .await?;
+    let encoded = planning.encode(text).await?;
     let special = model.tokenizer.special_ids();
     let is_scored = |id: &u32| !special.contains(id);
     let Encoded {
@@ -209,26 +200,14 @@ impl TaskPlan for Plan {
 
     const TASK: &'static str = "score";
 
-    fn texts(&self) -> usize {
-        self.texts.len()
-    }
-
-    fn tokens(&self) -> usize {
-        self.texts.iter().map(|text| text.token_ids.len()).sum()
-    }
-
-    fn computation(&self) -> Computation {
-        self.computation
+    fn size(&self) -> Size {
+        self.size
     }
 
     fn bytes(&self) -> usize {
         let of_token = size_of::<u32>() + size_of::<Option<u32>>() + size_of::<usize>() + size_of::<f32>();
-        self.tokens() * of_token
-            + self
-                .computation
-                .tokens
-                .saturating_mul(size_of::<u32>())
-                .min(PIECE_BYTES)
+        let piece = self.size.computation.tokens.saturating_mul(size_of::<u32>());
+        self.size.tokens * of_token + piece.min(PIECE_BYTES)
     }
 
     fn entries(&self) -> usize {

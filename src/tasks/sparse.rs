@@ -6,12 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::computation::{Computation, Piece};
-use super::fill_mask::LOOKUPS_MAX;
-use super::{InputError, Notes, Plan as TaskPlan, Task, TaskModel, in_list};
+use super::computation::Piece;
+use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence, TokenScore};
-use crate::text::{EncodeError, LengthRule};
-use crate::work::{self, WorkBudget};
+use crate::text::LengthRule;
+use crate::work;
 
 /// Texts of one piece. A vector may have an entry for each token of the vocabulary until it is known.
 const PIECE_TEXTS: usize = 16;
@@ -26,12 +25,10 @@ pub struct Request {
 /// A tokenized request, and the vectors so far.
 pub struct Plan {
     vocab_size: usize,
-    texts: usize,
-    tokens: usize,
+    size: Size,
+    notes: Notes,
     waiting: VecDeque<Arc<Sequence>>,
     vectors: Vec<Vec<TokenScore>>,
-    computation: Computation,
-    notes: Notes,
 }
 
 /// The vectors of all texts.
@@ -53,27 +50,12 @@ impl Task for Request {
 
     async fn plan(&self, model: &TaskModel, texts_max: usize) -> Result<Plan, InputError> {
         let Self { texts, length } = self;
-        InputError::check_texts(texts.len(), texts_max)?;
-        let strings = texts.iter().map(String::as_str);
-        let counted = model.tokenizer.refuse_too_much_work(strings, *length, LOOKUPS_MAX);
-        counted.await.map_err(EncodeError::from)?;
-        let mut budget = WorkBudget::new(LOOKUPS_MAX);
-        let mut computation = Computation::default();
-        let (mut truncated, mut tokens) = (0, 0);
+        let mut planning = Planning::begin(model, texts, &[], *length, texts_max).await?;
         let mut waiting = VecDeque::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let encoded = match text.trim().is_empty() {
-                true => Err(InputError::NoTokens),
-                false => {
-                    let encoded = model.tokenizer.encode_within(text, *length, &mut budget).await;
-                    encoded.map_err(InputError::from)
-                }
-            };
-            let encoded = encoded.map_err(|error| in_list(error, index, texts.len()))?;
-            truncated += encoded.truncated;
-            let token_ids = encoded.token_ids;
-            tokens += token_ids.len();
-            computation.add(1, token_ids.len(), token_ids.len())?;
+            let encoded = planning.encode(text).await;
+            let token_ids = encoded.map_err(|error| planning.error_at(index, error))?.token_ids;
+            planning.size.computation.add(1, token_ids.len(), token_ids.len())?;
             let positions: Vec<usize> = (0..token_ids.len()).collect();
             waiting.push_back(Arc::new(Sequence::new(
                 token_ids,
@@ -84,15 +66,10 @@ impl Task for Request {
         }
         Ok(Plan {
             vocab_size: model.vocab_size,
-            texts: texts.len(),
-            tokens,
+            size: planning.size,
+            notes: planning.notes(),
             waiting,
             vectors: Vec::with_capacity(texts.len()),
-            computation,
-            notes: Notes {
-                truncated_tokens: length.truncates().then_some(truncated),
-                ..Notes::default()
-            },
         })
     }
 }
@@ -102,21 +79,13 @@ impl TaskPlan for Plan {
 
     const TASK: &'static str = "sparse";
 
-    fn texts(&self) -> usize {
-        self.texts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn computation(&self) -> Computation {
-        self.computation
+    fn size(&self) -> Size {
+        self.size
     }
 
     fn bytes(&self) -> usize {
-        let vectors = self.texts.min(PIECE_TEXTS) * self.vocab_size * size_of::<TokenScore>();
-        self.tokens * (size_of::<u32>() + size_of::<usize>()) + vectors
+        let vectors = self.size.texts.min(PIECE_TEXTS) * self.vocab_size * size_of::<TokenScore>();
+        self.size.tokens * (size_of::<u32>() + size_of::<usize>()) + vectors
     }
 
     fn held(&self) -> usize {
@@ -127,7 +96,7 @@ impl TaskPlan for Plan {
     }
 
     fn entries(&self) -> usize {
-        self.texts * self.vocab_size
+        self.size.texts * self.vocab_size
     }
 
     async fn next_piece(&mut self) -> Piece {

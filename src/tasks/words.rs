@@ -4,12 +4,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::computation::{Computation, PIECE_BYTES, Piece};
+use super::computation::{PIECE_BYTES, Piece};
 pub use super::fill_mask::WordMethod as Method;
-use super::fill_mask::{
-    AnswerSize, LOOKUPS_MAX, LOOKUPS_PER_SCORE, Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT,
-};
-use super::{InputError, Notes, Plan as TaskPlan, Task, TaskModel, in_list};
+use super::fill_mask::{AnswerSize, LOOKUPS_PER_SCORE, Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
+use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence};
 use crate::text::{DecodeError, EncodeError};
 use crate::work::{self, WorkBudget};
@@ -39,7 +37,7 @@ pub struct Plan {
     words: Vec<Vec<u32>>,
     steps: Vec<Step>,
     texts: Vec<Text>,
-    computation: Computation,
+    size: Size,
     /// The mask, over all texts, and the step that are submitted next.
     next: (usize, usize),
     /// The same of the next scores.
@@ -108,19 +106,13 @@ impl Task for Request {
             parameters,
             method,
         } = self;
-        InputError::check_texts(texts.len(), texts_max)?;
         let Some(targets) = &parameters.targets else {
             return Err(InputError::Parameters(
                 "target_mode is \"word\" and targets is missing; name the words to score.",
             ));
         };
-        let strings = texts.iter().chain(targets).map(String::as_str);
-        let counted = model
-            .tokenizer
-            .refuse_too_much_work(strings, parameters.length, LOOKUPS_MAX);
-        counted.await.map_err(EncodeError::from)?;
-        let mut budget = WorkBudget::new(LOOKUPS_MAX);
-        let words = words(targets, model, &mut budget).await?;
+        let mut planning = Planning::begin(model, texts, targets, parameters.length, texts_max).await?;
+        let words = words(targets, model, &mut planning.budget).await?;
         let top_k = parameters.top_k.unwrap_or(TOP_K_DEFAULT);
         if top_k == 0 {
             return Err(InputError::TopK {
@@ -134,7 +126,6 @@ impl Task for Request {
         let scores_of_mask = steps.iter().map(|step| step.tokens.len()).sum::<usize>();
         let filled = steps.iter().map(|step| step.filled.len()).sum::<usize>();
 
-        let mut computation = Computation::default();
         let mut answer_size = AnswerSize::default();
         let mut plan = Plan {
             method: *method,
@@ -145,29 +136,28 @@ impl Task for Request {
             words,
             steps,
             texts: Vec::with_capacity(texts.len()),
-            computation,
+            size: Size::default(),
             next: (0, 0),
             receiving: (0, 0),
             masks: Vec::new(),
             sums: Vec::new(),
         };
-        let mut truncated = 0;
         for (index, text) in texts.iter().enumerate() {
-            let read = model.tokens_and_masks(text, parameters.length, &mut budget).await;
-            let (token_ids, positions, of_text) = read.map_err(|error| in_list(error, index, texts.len()))?;
-            truncated += of_text;
+            let read = planning.encode_masked(text).await;
+            let (token_ids, positions) = read.map_err(|error| planning.error_at(index, error))?;
             let tokens = token_ids.len() + longest - 1;
             if tokens > model.tokens_max() {
                 let max = model.tokens_max();
                 let error = InputError::Encode(EncodeError::TooManyTokens { tokens, max });
-                return Err(in_list(error, index, texts.len()));
+                return Err(planning.error_at(index, error));
             }
             answer_size.add(positions.len() * top_k, tokens)?;
-            computation.add(positions.len() * plan.steps.len(), tokens, 1)?;
+            let sequences = positions.len() * plan.steps.len();
+            planning.size.computation.add(sequences, tokens, 1)?;
             let scored = positions
                 .len()
                 .saturating_mul(filled + scores_of_mask * LOOKUPS_PER_SCORE as usize);
-            let scored = budget.spend(scored as u64);
+            let scored = planning.budget.spend(scored as u64);
             scored.map_err(EncodeError::from)?;
             let text = plan.texts.len();
             plan.texts.push(Text {
@@ -178,8 +168,8 @@ impl Task for Request {
                 .extend(positions.into_iter().map(|position| (text, position)));
             work::checkpoint().await;
         }
-        plan.computation = computation;
-        plan.notes.truncated_tokens = parameters.length.truncates().then_some(truncated);
+        plan.size = planning.size;
+        plan.notes = planning.notes();
         Ok(plan)
     }
 }
@@ -261,16 +251,8 @@ impl TaskPlan for Plan {
 
     const TASK: &'static str = "words";
 
-    fn texts(&self) -> usize {
-        self.texts.len()
-    }
-
-    fn tokens(&self) -> usize {
-        self.texts.iter().map(|text| text.token_ids.len()).sum()
-    }
-
-    fn computation(&self) -> Computation {
-        self.computation
+    fn size(&self) -> Size {
+        self.size
     }
 
     fn bytes(&self) -> usize {
@@ -286,7 +268,7 @@ impl TaskPlan for Plan {
             .map(|word| size_of::<Vec<u32>>() + word.len() * size_of::<u32>());
         let sums = self.masks.len() * self.words.len() * size_of::<f64>();
         let ranked = self.entries() * size_of::<Ranked>();
-        self.tokens() * size_of::<u32>() + steps.sum::<usize>() + words.sum::<usize>() + sums + ranked + PIECE_BYTES
+        self.size.tokens * size_of::<u32>() + steps.sum::<usize>() + words.sum::<usize>() + sums + ranked + PIECE_BYTES
     }
 
     fn entries(&self) -> usize {

@@ -66,7 +66,7 @@ pub struct Window {
 impl Line {
     /// Tokens of all its texts.
     pub fn tokens(&self) -> usize {
-        self.plan.as_ref().map_or(0, AnyPlan::tokens)
+        self.plan.as_ref().map_or(0, |plan| plan.size().tokens)
     }
 }
 
@@ -103,7 +103,7 @@ pub fn plan(
             bytes += line.content.as_ref().map_or(0, Vec::len);
             let line = planner.line(line);
             if let Ok(plan) = &line.plan {
-                texts += plan.texts();
+                texts += plan.size().texts;
                 predictions += plan.entries();
             }
             window.lines.push(line);

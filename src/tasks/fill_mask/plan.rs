@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::answer_size::AnswerSize;
 use super::{InputError, Mode, Request};
 use crate::lm::{Scores, Sequence, TokenScore};
-use crate::tasks::{Notes, TaskModel, in_list};
+use crate::tasks::{Notes, Planning, TaskModel};
 use crate::text::{EncodeError, Encoded, LengthRule};
 use crate::work::{self, WorkBudget};
 
@@ -66,31 +66,26 @@ impl TaskModel {
     /// # Errors
     /// As of [`plan`](Self::plan).
     pub async fn plan_in_slices(&self, request: &Request, texts_max: usize) -> Result<Plan, InputError> {
-        InputError::check_texts(request.texts.len(), texts_max)?;
         if request.parameters.mode != Mode::Tokens {
             return Err(InputError::Parameters(
                 "The request is another task than the one that answers it; leave out its mode.",
             ));
         }
-        let texts = request.texts.iter().chain(request.parameters.targets.iter().flatten());
-        let counted =
-            self.tokenizer
-                .refuse_too_much_work(texts.map(String::as_str), request.parameters.length, LOOKUPS_MAX);
-        counted.await.map_err(EncodeError::from)?;
-        let mut budget = WorkBudget::new(LOOKUPS_MAX);
-        let scoring = self.scoring(&request.parameters, &mut budget).await?;
+        let Request { texts, parameters } = request;
+        let targets = parameters.targets.as_deref().unwrap_or_default();
+        let mut planning = Planning::begin(self, texts, targets, parameters.length, texts_max).await?;
+        let scoring = self.scoring(parameters, &mut planning.budget).await?;
         let mut answer_size = AnswerSize::default();
-        let mut sequences = Vec::with_capacity(request.texts.len());
-        let length = request.parameters.length;
-        let mut truncated_tokens = 0;
-        for (index, text) in request.texts.iter().enumerate() {
-            let read = self.tokens_and_masks(text, length, &mut budget).await;
-            let (token_ids, positions, truncated) = read.map_err(|error| in_list(error, index, request.texts.len()))?;
-            truncated_tokens += truncated;
+        let mut sequences = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let read = planning.encode_masked(text).await;
+            let (token_ids, positions) = read.map_err(|error| planning.error_at(index, error))?;
             answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
             // The model returns a score for each target at each mask, of which top_k are kept.
-            let scored = budget.spend(sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
+            let scored = planning
+                .budget
+                .spend(sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
             scored.map_err(EncodeError::from)?;
             sequences.push(Arc::new(sequence));
             work::checkpoint().await;
@@ -100,8 +95,8 @@ impl TaskModel {
             top_k: scoring.top_k,
             renormalize: scoring.renormalize,
             notes: Notes {
-                truncated_tokens: length.truncates().then_some(truncated_tokens),
                 replaced_targets: scoring.replaced_targets,
+                ..planning.notes()
             },
             scores: None,
         })

@@ -2,7 +2,7 @@
 
 use super::{Answer, InputError, Plan, Request};
 use crate::lm::Scores;
-use crate::tasks::{Computation, Notes, Piece, Plan as TaskPlan, Task, TaskModel};
+use crate::tasks::{Computation, Notes, Piece, Plan as TaskPlan, Size, Task, TaskModel};
 
 impl Task for Request {
     type Plan = Plan;
@@ -17,19 +17,15 @@ impl TaskPlan for Plan {
 
     const TASK: &'static str = "fill_mask";
 
-    fn texts(&self) -> usize {
-        self.sequences.len()
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens()
-    }
-
-    fn computation(&self) -> Computation {
+    fn size(&self) -> Size {
         let readouts = self.sequences.iter().map(|sequence| sequence.readout.positions.len());
-        Computation {
-            sequences: self.sequences.len(),
-            tokens: self.tokens() + readouts.sum::<usize>(),
+        Size {
+            texts: self.sequences.len(),
+            tokens: self.tokens(),
+            computation: Computation {
+                sequences: self.sequences.len(),
+                tokens: self.tokens() + readouts.sum::<usize>(),
+            },
         }
     }
 
