@@ -21,6 +21,8 @@ harness::main! {
     ],
     adapter() => [
         adapters_are_listed_with_their_properties,
+        an_answer_does_not_wait_for_the_next_batch,
+        an_idle_server_takes_no_processor_time,
         no_request_compiles_a_kernel_after_warm_up,
         overlapping_batches_get_the_scores_of_separate_ones,
         weights_beyond_the_memory_are_refused_before_they_are_read,
@@ -242,6 +244,56 @@ fn adapters_are_listed_with_their_properties() {
     }
 }
 
+/// Processor time of a process in clock ticks of 10 ms.
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name of the process ends with the last bracket; its user and system times are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn an_idle_server_takes_no_processor_time() {
+    let model = golden("uncased-tied");
+    let server = Server::start(&["--backend", "gpu", "--model", &model, "--warm-up", "short"]);
+    for _ in 0..2 {
+        assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+        std::thread::sleep(Duration::from_secs(1));
+        let before = processor_ticks(server.child.id());
+        std::thread::sleep(Duration::from_secs(4));
+        let ticks = processor_ticks(server.child.id()) - before;
+        // Half a per cent of a core; the device's thread alone would take 8.
+        assert!(ticks <= 2, "{ticks} ticks in 4 seconds");
+    }
+}
+
+fn an_answer_does_not_wait_for_the_next_batch() {
+    // The demo model: its batches take long enough on a software driver.
+    let server = Server::start(&["--backend", "gpu", "--warm-up", "short", "--max-batch-size", "1"]);
+    let (short, long) = ("the [MASK] .".to_owned(), "the ".repeat(200) + "[MASK] .");
+    let post = |text: &str| {
+        let sent_at = Instant::now();
+        assert_eq!(server.post("text/plain", text).0, 200);
+        (sent_at.elapsed(), Instant::now())
+    };
+    // Compiles the kernels of both; then the long one alone.
+    post(&short);
+    post(&long);
+    let (alone, _) = post(&long);
+    let (first, second) = std::thread::scope(|scope| {
+        let running = scope.spawn(|| post(&long));
+        // Both wait while that one is computed.
+        std::thread::sleep(alone / 4);
+        let first = scope.spawn(|| post(&short).1);
+        std::thread::sleep(alone / 8);
+        let second = scope.spawn(|| post(&long).1);
+        running.join().unwrap();
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    let later = second.saturating_duration_since(first);
+    assert!(later > alone / 4, "{later:?} later, with {alone:?} alone");
+}
+
 /// The number of kernels that CubeCL compiled, by its log. Another thread writes the log, so this waits until it no
 /// longer grows.
 fn compiled(log: &Path) -> usize {
@@ -325,7 +377,6 @@ fn overlapping_batches_get_the_scores_of_separate_ones() {
     let mut checkpoint = PretrainedModel::open(Path::new(&golden("uncased-tied"))).unwrap();
     let mut loaded = checkpoint.load(&Placement::new(BackendKind::Gpu, 1)).unwrap();
     let model = &mut loaded.workers[0];
-    assert!(model.is_async());
     let batch = |texts: u32, select: Select| {
         let mut batch = Batch::default();
         for text in 0..texts {

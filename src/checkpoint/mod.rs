@@ -3,7 +3,7 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `files` | file access: a folder, or the demo model inside the binary |
-//! | `tokenizer` | builds the tokenizer from `tokenizer.json` or `vocab.txt`, and the files with its settings |
+//! | `tokenizer` | builds the tokenizer from the files that a folder has: `tokenizer.json`, vocabularies, SentencePiece models, settings |
 //! | `weights` | reads weight files, tensor by tensor |
 //! | `download` | the files of a hub model that are needed |
 //! | `json` | JSON with Python's names for numbers that are not finite |

@@ -41,8 +41,13 @@ fn describe_gpus(lines: &mut Vec<String>) {
         let yes_or_no = |has: bool| if has { "yes" } else { "no" };
         lines.push(format!("     f16       {}", yes_or_no(adapter.shader_f16)));
         let matrix_units = yes_or_no(adapter.matrix_units);
+        // WGSL, the shading language of other builds, has no cooperative matrices.
+        let reached = match adapter.matrix_units && !cfg!(feature = "vulkan") {
+            true => "; this build does not use them: build with the cargo feature vulkan",
+            false => "",
+        };
         lines.push(format!(
-            "     matrix    cooperative matrices (matrix units): {matrix_units}"
+            "     matrix    cooperative matrices (matrix units): {matrix_units}{reached}"
         ));
         lines.push(match adapter.memory() {
             Some(memory) => format!(

@@ -45,7 +45,7 @@ pub async fn run(queue: &Queue, state: &EngineState, model: Box<dyn MaskedLm>) {
     };
     loop {
         let next = if !worker.is_failing() {
-            Some(queue.next_batch().await)
+            Some(worker.next_batch().await)
         } else if state.is_healthy() {
             // Other workers answer: leave the queue to them until a probe succeeds.
             match tokio::time::timeout(PROBE_INTERVAL, state.stopping().wait()).await {
@@ -123,6 +123,18 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// The next batch of the queue. Without one for a while, the device rests.
+    async fn next_batch(&mut self) -> Option<Vec<Entry>> {
+        if let Some(rest_after) = self.model.rest_after() {
+            // A timeout loses nothing: a batch leaves the queue in the moment that it is returned.
+            if let Ok(batch) = tokio::time::timeout(rest_after, self.queue.next_batch()).await {
+                return batch;
+            }
+            self.model.rest();
+        }
+        self.queue.next_batch().await
+    }
+
     fn is_failing(&self) -> bool {
         self.failures_in_a_row >= FAILURES_IN_A_ROW_MAX
     }

@@ -12,7 +12,7 @@
 //! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
 //! | `pooled` | readouts that are pooled over a sequence |
 //! | `cpu_worker` | one model shared by several workers, each with threads of its own |
-//! | `fault_checked` | no answer from a device that has failed |
+//! | `device_model` | a model on a device of its own: no answer after a fault, no work while idle |
 //! | `pretrained` | an opened checkpoint: family, tokenizer, weights not yet loaded |
 //! | `load/` | the weights onto a backend, one file for each |
 //! | `warm_up` | batches before the first request |
@@ -22,14 +22,16 @@ mod batch;
 #[cfg(feature = "cpu")]
 mod cpu_worker;
 mod demand;
-mod encoder_model;
 #[cfg(any(feature = "gpu", test))]
-mod fault_checked;
+mod device_model;
+mod encoder_model;
 pub mod inspect;
 mod load;
 mod pooled;
 mod pretrained;
 mod warm_up;
+
+use std::time::Duration;
 
 pub use crate::backend::Pooling;
 pub use batch::{Batch, Readout, Scores, Select, Sequence, TokenScore};
@@ -53,6 +55,14 @@ pub trait MaskedLm: Send {
     fn tokens_per_readout(&self) -> f32 {
         0.0
     }
+
+    /// Time without a batch after which [`rest`](Self::rest) is called.
+    fn rest_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Lets an idle device stop its threads. The next batch ends the rest.
+    fn rest(&mut self) {}
 
     /// Starts a batch. Batches complete in the order in which they were submitted.
     ///

@@ -3,7 +3,7 @@
 //! [`Pipeline::admit`] takes a place in the queue before the request's body is read; [`Pipeline::run`] plans the
 //! request of any task and submits its sequences to the engine, piece by piece; [`Pipeline::decode`] finishes the
 //! answer. Planning and decoding compute on the threads of a [`WorkPool`], in slices, until the deadline or until the
-//! client disconnects. `POST /` decodes its answer in pieces instead (`server/answer_body.rs`).
+//! client disconnects. The task routes decode their answers in pieces instead (`src/server/answer_body.rs`).
 //!
 //! | file | subject |
 //! |---|---|

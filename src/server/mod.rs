@@ -1,4 +1,4 @@
-//! The HTTP service: requests in, JSON out. It knows texts and status codes, no tensors.
+//! The HTTP service: requests in, answers out. It knows texts and status codes, no tensors of a model.
 //!
 //! [`service()`] is the whole service as a poem endpoint, so a test calls it without a socket. [`serve`] runs it on a
 //! listener until a shutdown signal. A module uses those below it in this table and none above it.
@@ -6,7 +6,7 @@
 //! | module | content |
 //! |---|---|
 //! | `service` | route table with the access rule of each method, the layers around it, start and stop |
-//! | `routes` | one file per route: fill-mask, health, info, metrics, the OpenAPI document, the web page |
+//! | `routes` | the handlers: tasks, health, info, metrics, the OpenAPI document, the web page |
 //! | `open_inference` | the Open Inference Protocol, for the clients of Triton and KServe |
 //! | `route` | one row of the route table |
 //! | `body`, `deadline` | reading a body within its limits; the deadline of a request |

@@ -30,8 +30,8 @@
 //! | `encoder_tail` | an encoder layer after its attention: output, norm, feed-forward, norm |
 //! | `logits` | softmax sums and the largest logits |
 //!
-//! Every function is safe and checks sizes. How to add an instruction set: a file in `arch` with a
-//! `kernel::MicroKernel` for each precision, and a line in `arch::micro_kernel`.
+//! Every function is safe and checks sizes. How to add an instruction set: an entry in `isa`, a file in
+//! `arch` with a `kernel::MicroKernel` for each precision, and a line in `arch::micro_kernel`.
 
 mod arch;
 mod attention;

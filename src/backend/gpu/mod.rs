@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `adapters` | what is known of each adapter, and which one a user selects |
 //! | `cache` | where tuning and compiled kernels are kept between starts |
+//! | `device_thread` | parks CubeCL's thread while there is no work |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | the encoder's operations as launches of those kernels |
 //! | `failpoints` | fault injection for tests |
@@ -15,6 +16,7 @@
 
 mod adapters;
 mod cache;
+mod device_thread;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod faults;
@@ -27,11 +29,13 @@ mod tests;
 use std::time::Duration;
 
 use burn::tensor::backend::Backend;
-use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
+use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuRuntime, WgpuSetup, init_device};
+use cubecl::Runtime;
 
 use super::Precision;
 
 pub use adapters::{Adapter, adapters};
+use device_thread::DeviceThread;
 use faults::{Faults, caught};
 pub use memory::AdapterMemory;
 
@@ -84,6 +88,9 @@ pub enum GpuError {
         memory: Option<AdapterMemory>,
         adapter: String,
     },
+    /// The system gave no thread for the device.
+    #[error("no thread for {adapter} could be started: {reason}")]
+    NoThread { adapter: String, reason: String },
     /// The device failed while the weights were put onto it.
     #[error("the model could not be put onto {adapter}: {reason}")]
     Load { adapter: String, reason: String },
@@ -112,6 +119,7 @@ pub struct GpuDevice {
     pub language: &'static str,
     /// Faults since it was opened.
     faults: Faults,
+    thread: DeviceThread,
     raw: wgpu::Device,
 }
 
@@ -189,18 +197,34 @@ impl GpuDevice {
         left == 0
     }
 
-    /// The device's first fault, if there was one. It waits for the device: errors of Burn, such as a kernel that
-    /// cannot be launched, are reported by no read but only here, and values that were read meanwhile are not valid.
-    pub fn fault(&self) -> Option<String> {
+    /// Ends a rest of the device.
+    pub fn wake(&self) {
+        self.thread.wake();
+    }
+
+    /// Parks the idle device until [`wake`](Self::wake). Until then no other call of Burn for the device returns.
+    pub fn rest(&self) {
+        self.thread.rest();
+    }
+
+    /// Sends what was launched to the device, without waiting for it, and gives the device's first fault, if there was one.
+    /// Errors of Burn, such as a kernel that cannot be launched, are reported by no read but only here.
+    pub fn submit(&self) -> Option<String> {
         if self.known_fault().is_none() {
-            match caught(|| Gpu::sync(&self.device)) {
-                Ok(Ok(())) => {
-                    #[cfg(feature = "failpoints")]
-                    failpoints::after_batch(&self.raw, &self.faults);
-                }
+            match caught(|| WgpuRuntime::client(&self.device).flush()) {
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => self.faults.record(format!("the GPU failed: {error}")),
                 Err(panic) => self.faults.record(format!("the GPU failed: {panic}")),
             }
+        }
+        self.known_fault()
+    }
+
+    /// The first fault that is known when a batch was read.
+    pub fn fault(&self) -> Option<String> {
+        #[cfg(feature = "failpoints")]
+        if self.known_fault().is_none() {
+            failpoints::after_batch(&self.raw, &self.faults);
         }
         self.known_fault()
     }
@@ -225,18 +249,23 @@ impl GpuDevice {
     ///
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason if it gave one.
-    pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
+    pub fn fill<T: Send>(&self, load: impl FnOnce(&WgpuDevice) -> T + Send) -> Result<T, GpuError> {
         #[cfg(feature = "failpoints")]
         failpoints::lose(&self.raw);
+        // Exact allocations: the pools of batches have pages of up to 2 GiB, which weights would fill in part.
         let filled = caught(|| {
-            let loaded = load(&self.device);
-            Gpu::sync(&self.device).map(|()| loaded)
+            let client = WgpuRuntime::client(&self.device);
+            let loaded = client.memory_persistent_allocation((), |()| load(&self.device));
+            let loaded = loaded.map_err(|error| error.to_string())?;
+            Gpu::sync(&self.device).map_err(|error| error.to_string())?;
+            // Weights in f32 that were rounded.
+            Gpu::memory_cleanup(&self.device);
+            Ok(loaded)
         });
         let reason = match (self.known_fault(), filled) {
             (Some(fault), _) => fault,
             (None, Ok(Ok(loaded))) => return Ok(loaded),
-            (None, Ok(Err(error))) => error.to_string(),
-            (None, Err(panic)) => panic,
+            (None, Ok(Err(reason)) | Err(reason)) => reason,
         };
         Err(GpuError::Load {
             adapter: self.adapter.to_string(),
@@ -292,11 +321,16 @@ pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
     };
     let device = init_device(setup, RuntimeOptions::default());
     faults.watch_thread(&device);
+    let thread = DeviceThread::new(&device).map_err(|error| GpuError::NoThread {
+        adapter: adapter.to_string(),
+        reason: error.to_string(),
+    })?;
     Ok(GpuDevice {
         device,
         adapter,
         language,
         faults,
+        thread,
         raw: handle,
     })
 }

@@ -97,7 +97,7 @@ async fn a_lost_device_leaves_nobody_of_either_batch_waiting() {
     for reply in &replies[..4] {
         assert_eq!(*reply, Err(EngineError::Model("lost".to_owned())));
     }
-    // This device does not know that it is lost; `lm::FaultChecked` does.
+    // This device does not know that it is lost; `lm::DeviceModel` does.
     assert!(replies[4..8].iter().all(Result::is_ok), "{replies:?}");
     assert!(replies[8..].iter().all(Result::is_err), "{replies:?}");
     assert_eq!(device.log.lock().unwrap().len(), 4, "something began after it");

@@ -2,11 +2,11 @@
 
 use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_precision};
 use crate::backend::Precision;
-use crate::backend::gpu::{self, Gpu};
+use crate::backend::gpu::{self, Gpu, GpuDevice};
 use crate::checkpoint::TensorSource;
 use crate::encoder::{Architecture, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
 use crate::lm::EncoderModel;
-use crate::lm::fault_checked::FaultChecked;
+use crate::lm::device_model::{AsyncDevice, DeviceModel};
 
 pub fn load(
     architecture: &Architecture,
@@ -32,10 +32,28 @@ pub fn load(
         shader_language: gpu.language,
     };
     Ok(LoadedModel {
-        workers: vec![Box::new(FaultChecked::new(model, move || gpu.fault()))],
+        workers: vec![Box::new(DeviceModel::new(model, gpu))],
         precision,
         device,
     })
+}
+
+impl AsyncDevice for GpuDevice {
+    fn wake(&self) {
+        self.wake();
+    }
+
+    fn rest(&self) {
+        self.rest();
+    }
+
+    fn submit(&self) -> Option<String> {
+        self.submit()
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.fault()
+    }
 }
 
 /// Bytes that the weights take on a GPU.

@@ -1,6 +1,6 @@
-//! Fill-mask: the contract of transformers' `FillMaskPipeline` without the model in between.
+//! Fill-mask: the contract of transformers' `FillMaskPipeline`, apart from the forward pass.
 //!
-//! [`TaskModel::plan`](super::TaskModel::plan) turns a [`Request`] into a [`Plan`], whose sequences go to the model;
+//! [`Task::plan`](super::Task::plan) turns a [`Request`] into a [`Plan`], whose sequences go to the model;
 //! with the model's scores the plan becomes an [`Answer`], whose predictions [`TaskModel`](super::TaskModel) decodes:
 //! all, or one by one.
 
