@@ -12,7 +12,7 @@ use std::time::Duration;
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// Limit on the wait for the last lines at the end of the process.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The writer of this process.
 static STDERR: OnceLock<LogWriter> = OnceLock::new();
@@ -26,7 +26,7 @@ pub fn stderr() -> std::io::Result<LogWriter> {
     Ok(STDERR.get_or_init(|| writer).clone())
 }
 
-/// Waits until all log lines are written, for at most a second. Called before the process ends.
+/// Waits until all log lines are written, for at most a quarter of a second. Called before the process ends.
 pub fn flush() {
     if let Some(writer) = STDERR.get() {
         writer.flush_within(FLUSH_TIMEOUT);

@@ -14,7 +14,8 @@ pub fn start() -> io::Result<Runtime> {
     // The runtime panics when it gets no thread.
     try_out(workers)
         .map_err(|error| io::Error::new(error.kind(), format!("{workers} threads cannot be started: {error}")))?;
-    Builder::new_multi_thread().enable_all().build()
+    // The number is given, so that tokio does not read it from an environment variable.
+    Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
 /// Starts as many threads at once, and ends them.

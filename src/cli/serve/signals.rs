@@ -8,6 +8,10 @@ use cloze::server::{App, Tls};
 /// Exit code after a second signal: that of a process that Ctrl-C has killed, as shells report it.
 const EXIT_AT_ONCE: i32 = 130;
 
+/// The signal for a file beyond the limit on its size.
+#[cfg(target_os = "linux")]
+const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
+
 /// Completes when the server must shut down: at a signal, or when the model has failed. A second signal ends the
 /// process at once.
 pub fn shutdown(app: Arc<App>) -> std::io::Result<impl Future<Output = ()>> {
@@ -97,6 +101,9 @@ impl StopSignals {
     /// Must be called in a runtime.
     pub fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // A log that exceeds the limit on the size of files would kill the process; with a handler the write fails.
+        #[cfg(target_os = "linux")]
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -127,4 +127,10 @@ async fn a_batch_costs_what_its_readout_positions_cost() {
     let sequences = (0..4).map(|id| sequence(id, 1)).collect();
     submit(&engine, sequences, Instant::now() + MINUTE).await.unwrap();
     assert_eq!(sizes.try_iter().collect::<Vec<_>>(), [2, 2]);
+    // Each costs 7 tokens: 3 more for 192 scores.
+    let many = |id| Arc::new(Sequence::new([id], [0], Select::TopK(192)));
+    submit(&engine, (0..2).map(many).collect(), Instant::now() + MINUTE)
+        .await
+        .unwrap();
+    assert_eq!(sizes.try_iter().collect::<Vec<_>>(), [1, 1]);
 }

@@ -53,6 +53,7 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, remote)) => {
+                slots.request_none();
                 let slot = match slots.try_acquire() {
                     Some(slot) => slot,
                     // One connection waits here, the others in the backlog, where they cost this process nothing.
@@ -90,6 +91,9 @@ pub async fn serve(
             }
             Err(error) => {
                 failing.log(|count| tracing::error!(%error, count, "cannot accept connections; retrying"));
+                // Mostly there are no more file descriptors.
+                slots.request_one();
+                (options.end_slow_request.0)();
                 tokio::select! {
                     () = &mut shutdown => break,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -31,9 +32,13 @@ use super::held::Held;
 use super::options::ConnectionOptions;
 use super::refusal::{BadHead, RefusalIo, Refuse};
 use super::slots::ConnectionSlots;
+use super::socket::Socket;
 
 /// Read buffer of one connection: the longest head, and the largest part of a body that is read at once.
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
+
+/// While a request is computed, its connection looks for the departure of its client at this interval.
+const DEPARTURE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connection before it is served, with everything that it shares with others.
 pub struct Connection<E> {
@@ -50,6 +55,8 @@ pub struct Connection<E> {
 /// Why a connection ended before its client closed it.
 enum EarlyEnd {
     Http(hyper::Error),
+    /// The client closed the connection before its answer.
+    ClientLeft,
     /// It was idle or slow, and an accepted connection needed its slot.
     SlotRequested,
     /// The deadline passed while it waited for this.
@@ -60,7 +67,7 @@ impl EarlyEnd {
     /// The value of the label `reason` in metrics.
     fn label(&self) -> &'static str {
         match self {
-            Self::Http(_) => "broken",
+            Self::Http(_) | Self::ClientLeft => "broken",
             Self::SlotRequested => "slot",
             Self::TimedOut(Awaited::Request) => "idle_timeout",
             Self::TimedOut(Awaited::Head) => "head_timeout",
@@ -74,6 +81,7 @@ impl Display for EarlyEnd {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Http(error) => error.fmt(f),
+            Self::ClientLeft => f.write_str("the client left before its answer"),
             Self::SlotRequested => f.write_str("idle or slow while another connection needed its slot"),
             Self::TimedOut(awaited) => write!(f, "waited too long for {awaited}"),
         }
@@ -86,17 +94,18 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         let remote = self.remote;
         let counters = Arc::clone(&self.options.counters);
         let _open = counters.open();
-        let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
-            Ok(local) => local,
+        let socket = Socket::new(stream).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let (local, socket) = match socket {
+            Ok(socket) => socket,
             Err(error) => return tracing::debug!(%remote, %error, "a connection failed before it was served"),
         };
         // From the accept, so that the TLS handshake and the first head share one deadline.
         let accepted_at = Instant::now();
         let deadlines = SharedDeadlines::new(ConnectionDeadlines::new(self.options.limits, accepted_at));
         let Some(tls) = &self.options.tls else {
-            return self.serve(stream, deadlines, local, Scheme::HTTP).await;
+            return self.serve(socket.clone(), socket, deadlines, local, Scheme::HTTP).await;
         };
-        let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+        let handshake = TlsAcceptor::from(tls.config()).accept(socket.clone());
         let handshake = tokio::select! {
             result = tokio::time::timeout_at(accepted_at + self.options.limits.head_timeout, handshake) => result,
             // The client has sent no request yet.
@@ -107,7 +116,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             }
         };
         match handshake {
-            Ok(Ok(stream)) => self.serve(stream, deadlines, local, Scheme::HTTPS).await,
+            Ok(Ok(stream)) => self.serve(stream, socket, deadlines, local, Scheme::HTTPS).await,
             Ok(Err(error)) => {
                 counters.ended_early("tls_handshake");
                 tracing::debug!(%remote, %error, "the TLS handshake failed");
@@ -119,9 +128,11 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         }
     }
 
+    /// Serves `stream`, which is `socket` or TLS over it.
     async fn serve(
         self,
-        socket: impl AsyncRead + AsyncWrite + Unpin + Send,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+        socket: Socket,
         deadlines: SharedDeadlines,
         local: SocketAddr,
         scheme: Scheme,
@@ -130,31 +141,36 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             deadlines.get().request_started();
             self.answer(request, local, scheme.clone(), deadlines.clone())
         });
-        let socket = DeadlineIo {
-            socket,
+        let stream = DeadlineIo {
+            socket: stream,
             deadlines: deadlines.clone(),
         };
-        let socket = RefusalIo::new(socket, deadlines.clone(), Arc::clone(&self.refuse), self.remote);
+        let stream = RefusalIo::new(stream, deadlines.clone(), Arc::clone(&self.refuse), self.remote);
         // hyper's own timer for heads also limits how long a connection is idle; the deadlines here tell them apart.
         let connection = Builder::new()
             .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(TokioIo::new(socket), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut stopping = self.stopping.clone();
         let mut draining = false;
         let mut expiry = pin!(tokio::time::sleep_until(Instant::now()));
         let mut slot_request = pin!(None::<Notified<'_>>);
         let mut idle = pin!(tokio::time::sleep_until(Instant::now()));
+        let mut departure = pin!(tokio::time::sleep_until(Instant::now()));
         let end = loop {
             tokio::select! {
                 biased;
-                // Fails if the accept loop has ended, which means the same.
+                result = &mut connection => break result.map_err(EarlyEnd::Http),
+                // After the connection, so that a request that has arrived is answered. Fails if the accept loop has ended,
+                // which means the same.
                 _ = stopping.wait_for(|stopping| *stopping), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                result = &mut connection => break result.map_err(EarlyEnd::Http),
+                () = poll_fn(|context| poll_departure(&socket, departure.as_mut(), &deadlines, context)) => {
+                    break Err(EarlyEnd::ClientLeft);
+                }
                 // The last two are polled after the connection, because it has just moved the deadlines.
                 () = poll_fn(|context| poll_slot_request(&self.slots, slot_request.as_mut(), idle.as_mut(), &deadlines, context)) => {
                     break Err(EarlyEnd::SlotRequested);
@@ -185,6 +201,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
         scheme: Scheme,
         deadlines: SharedDeadlines,
     ) -> Result<HttpResponse<NotifyOnDropBody>, Infallible> {
+        // Otherwise a client that sends many requests at once would hold the thread until all are answered.
+        tokio::task::yield_now().await;
         let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = match BadHead::check(&request) {
             Ok(()) => {
                 let addresses = (LocalAddr(local.into()), RemoteAddr(self.remote.into()));
@@ -213,6 +231,28 @@ async fn give_up_slot(slots: &ConnectionSlots, deadlines: &SharedDeadlines) {
         None => std::future::pending().await,
     }
     slots.requested_and_wanted().await;
+}
+
+/// Completes when the client has left while its request is being answered.
+fn poll_departure(
+    socket: &Socket,
+    mut next: Pin<&mut Sleep>,
+    deadlines: &SharedDeadlines,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let Some(since) = deadlines.get().request_since() else {
+        return Poll::Pending;
+    };
+    if next.deadline() < since {
+        next.as_mut().reset(since + DEPARTURE_INTERVAL);
+    }
+    while next.as_mut().poll(context).is_ready() {
+        if socket.has_left() {
+            return Poll::Ready(());
+        }
+        next.as_mut().reset(Instant::now() + DEPARTURE_INTERVAL);
+    }
+    Poll::Pending
 }
 
 /// Completes when the connection is idle and should give up its slot. `request` is its place in the order of idle

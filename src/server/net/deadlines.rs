@@ -65,6 +65,8 @@ pub struct ConnectionDeadlines {
     /// No request has arrived yet.
     first: bool,
     deadline: Option<Instant>,
+    /// When the head of the current request was complete.
+    request_since: Instant,
     /// When the connection was accepted, or the current head began.
     head_since: Instant,
     /// Dropped when the answers of the connection were sent.
@@ -80,6 +82,7 @@ impl ConnectionDeadlines {
             phase: Phase::Idle,
             first: true,
             deadline: Some(accepted_at + limits.head_timeout),
+            request_since: accepted_at,
             head_since: accepted_at,
             rate_deadline: accepted_at,
             held: Vec::new(),
@@ -104,6 +107,11 @@ impl ConnectionDeadlines {
     /// True from the head of a request until its answer was sent.
     pub fn is_answering(&self) -> bool {
         matches!(self.phase, Phase::Request | Phase::Answer { .. })
+    }
+
+    /// Since when a request is being answered of which nothing was sent.
+    pub fn request_since(&self) -> Option<Instant> {
+        (self.phase == Phase::Request).then_some(self.request_since)
     }
 
     /// From when on the connection may give its slot to another one: at once between requests, later while a head
@@ -131,6 +139,7 @@ impl ConnectionDeadlines {
     /// The head of a request is complete.
     pub fn request_started(&mut self) {
         (self.phase, self.first, self.deadline) = (Phase::Request, false, None);
+        self.request_since = Instant::now();
     }
 
     /// The head of an answer is ready to be sent. `held` is kept until the whole answer was sent.

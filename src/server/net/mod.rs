@@ -12,6 +12,7 @@
 //! | `deadlines` | the state of a connection and its deadline |
 //! | `held` | what an answer holds until it is sent |
 //! | `slots` | connection slots, and which idle connection gives its slot up |
+//! | `socket` | a TCP stream that tells whether its client has left |
 //! | `options` | limits and TLS |
 //! | `refusal` | answers to heads that never reach the service |
 //! | `tls` | certificate and key |
@@ -24,6 +25,7 @@ mod held;
 mod options;
 mod refusal;
 mod slots;
+mod socket;
 mod tls;
 
 pub use accept::serve;

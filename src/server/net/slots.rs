@@ -41,6 +41,17 @@ impl ConnectionSlots {
         slot.expect("this semaphore is never closed")
     }
 
+    /// Asks one idle connection to end, for another resource that has run out.
+    pub fn request_one(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+        self.idle.notify_one();
+    }
+
+    /// Ends the requests of [`request_one`](Self::request_one).
+    pub fn request_none(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
     /// True while an accepted connection waits for a slot.
     pub fn are_wanted(&self) -> bool {
         self.wanted.load(Ordering::Relaxed)

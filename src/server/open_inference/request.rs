@@ -44,6 +44,9 @@ pub struct RequestedOutput {
     pub binary: bool,
 }
 
+/// It is held until the answer is sent, and is not counted in the memory limit.
+const ID_BYTES_MAX: usize = 1024;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -192,6 +195,10 @@ impl InferRequest {
             .map_err(|error| json_error(&error, "an inference request", hint))?;
         let parameters = request.parameters.map(|JsonObject(given)| given).unwrap_or_default();
         let outputs = requested(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
+        if request.id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
+            let message = format!("The id is longer than {ID_BYTES_MAX} bytes; send a shorter one.");
+            return Err(Error::bad_request("bad_request", message));
+        }
         let timeout = parameters
             .timeout
             .map(|Count(micros)| micros)

@@ -249,6 +249,10 @@ async fn an_invalid_request_is_400_with_its_reason() {
             "a whole number",
         ),
         (
+            request(&["a [MASK]"], json!({"id": "x".repeat(1025)})),
+            "longer than 1024 bytes",
+        ),
+        (
             request(&["a [MASK]"], json!({"parameters": {"targets": 3}})),
             "comma-separated words",
         ),

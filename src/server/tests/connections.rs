@@ -222,3 +222,38 @@ async fn slow_bodies_give_up_the_slots_of_their_connections() {
     };
     tokio::join!(async { server.await.unwrap() }, clients);
 }
+
+/// The client sends the whole request and `more`, and leaves when the batch has begun.
+async fn leaves_after(more: &[u8]) {
+    let (model, begun, may_end) = gated();
+    let app = app(model, 8, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE);
+    let client = async {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na [MASK]";
+        client.write_all(&[request, more].concat()).await.unwrap();
+        let begun = tokio::task::spawn_blocking(move || begun.recv().map(|()| begun));
+        let _begun = begun.await.unwrap().unwrap();
+        drop(client);
+        let is_counted = || app.state.metrics.requests("POST", "/", 499) == 1;
+        let counted = async {
+            while !is_counted() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let counted = tokio::time::timeout(MINUTE / 6, counted).await;
+        counted.expect("the departure is not noticed");
+        drop(may_end);
+        stop.send(()).unwrap();
+    };
+    tokio::join!(async { server.await.unwrap() }, client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_unread_bytes_leaves() {
+    leaves_after(b"G").await;
+    leaves_after(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+}
