@@ -13,11 +13,12 @@ use super::Adapter;
 const VARIABLE: &str = "CLOZE_GPU_CACHE";
 
 /// CubeCL's key of a compiled kernel does not cover its source, so the folder's name does.
-const KERNEL_SOURCES: [&str; 8] = [
+const KERNEL_SOURCES: [&str; 9] = [
     include_str!("kernels/attention.rs"),
     include_str!("kernels/bias.rs"),
     include_str!("kernels/mod.rs"),
     include_str!("kernels/norm.rs"),
+    include_str!("kernels/pooling.rs"),
     include_str!("kernels/readout.rs"),
     include_str!("kernels/rotary.rs"),
     include_str!("kernels/rows.rs"),
