@@ -249,23 +249,18 @@ impl GpuDevice {
     ///
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason if it gave one.
-    pub fn fill<T: Send>(&self, load: impl FnOnce(&WgpuDevice) -> T + Send) -> Result<T, GpuError> {
+    pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
         #[cfg(feature = "failpoints")]
         failpoints::lose(&self.raw);
-        // Exact allocations: the pools of batches have pages of up to 2 GiB, which weights would fill in part.
         let filled = caught(|| {
-            let client = WgpuRuntime::client(&self.device);
-            let loaded = client.memory_persistent_allocation((), |()| load(&self.device));
-            let loaded = loaded.map_err(|error| error.to_string())?;
-            Gpu::sync(&self.device).map_err(|error| error.to_string())?;
-            // Weights in f32 that were rounded.
-            Gpu::memory_cleanup(&self.device);
-            Ok(loaded)
+            let loaded = load(&self.device);
+            Gpu::sync(&self.device).map(|()| loaded)
         });
         let reason = match (self.known_fault(), filled) {
             (Some(fault), _) => fault,
             (None, Ok(Ok(loaded))) => return Ok(loaded),
-            (None, Ok(Err(reason)) | Err(reason)) => reason,
+            (None, Ok(Err(error))) => error.to_string(),
+            (None, Err(panic)) => panic,
         };
         Err(GpuError::Load {
             adapter: self.adapter.to_string(),
