@@ -175,7 +175,7 @@ mod unix {
         }
     }
 
-    /// Whether two outputs differ in line breaks, small fractions and facts about the machine alone.
+    /// True if two outputs differ only in line breaks, small fractions and facts about the machine.
     fn is_same(shown: &str, found: &str) -> bool {
         let (shown, found) = (parts(&joined(shown)), parts(&joined(found)));
         shown.len() == found.len() && shown.iter().zip(&found).all(|(a, b)| is_same_part(a, b))

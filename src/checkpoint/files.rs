@@ -134,7 +134,7 @@ impl Files {
     }
 }
 
-/// What a text file is that is not of its form, for errors that say more than a parser's.
+/// The actual form of a file that is not the expected text, for error messages.
 fn other_form(name: &str, bytes: &[u8]) -> Option<&'static str> {
     const UTF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
     if UTF_16.iter().any(|mark| bytes.starts_with(mark)) {

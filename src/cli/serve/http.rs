@@ -106,12 +106,12 @@ impl HttpArguments {
         }
     }
 
-    /// Whether the server speaks HTTPS.
+    /// True if the server speaks HTTPS.
     pub fn has_tls(&self) -> bool {
         self.tls_cert.is_some()
     }
 
-    /// Whether requests need a key.
+    /// True if requests need a key.
     pub fn has_key(&self) -> bool {
         self.api_key.is_some()
     }
