@@ -22,7 +22,7 @@ use crate::scratch::grow_to;
 /// Rows of a task times bytes of their intermediate values: less than half of the second-level cache, since weights
 /// pass through it too.
 const TASK_BYTES_MAX: usize = 432 * 1024;
-/// With so many rows for each thread it pays that every thread reads all weights. Measured on two cores.
+/// Fewest rows of a thread that pay for reading all weights. Measured on two cores.
 const TASK_ROWS_MIN: usize = 16;
 /// Rows that go through all layers at once if the threads share each layer. Bounds the memory.
 const PART_ROWS_MAX: usize = 512;

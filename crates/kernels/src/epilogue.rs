@@ -42,7 +42,7 @@ pub struct Dequantize<'a> {
 }
 
 impl Epilogue<'_> {
-    /// True if there are factors for so many rows.
+    /// True if there is a factor for each of `rows` rows.
     #[inline(always)]
     pub fn fits(&self, rows: usize) -> bool {
         match self {

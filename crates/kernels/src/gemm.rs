@@ -142,18 +142,7 @@ mod tests {
     use crate::kernel::Block;
     use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, K_PART, MR};
     use crate::pack;
-
-    /// Values in -1..1 (xorshift).
-    fn random(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as f32 / u32::MAX as f32 * 2.0 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use cloze_test_values::random;
 
     /// The sums of `rows` rows with one panel, block by block and `k_blocks` K-blocks at once.
     fn sums_of(

@@ -8,7 +8,7 @@ use crate::isa::{Isa, for_each_isa};
 use crate::layout::NR;
 use crate::math::ln_1p;
 
-/// The operation that pools values `v` to one. NaN and +infinity stay, whatever the other values are.
+/// The operation that pools values `v` to one. NaN and +infinity stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// The largest `max(v, 0)`.

@@ -6,8 +6,8 @@ use crate::layout::{AMX_MR, KLayout, Line, RowBlocks};
 
 /// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
 const PANELS_BYTES_MAX: usize = 512 * 1024;
-/// Up to so many rows, weights are used for all of them as they arrive from memory: as long as the second-level cache
-/// keeps most of the rows while panels pass.
+/// Most rows for which weights are used as they arrive from memory: the second-level cache keeps most of the rows while
+/// panels pass.
 const STREAMING_ROWS_MAX: usize = 144;
 
 /// The same for AMX, whose products keep up with memory at about twice that.

@@ -1,18 +1,7 @@
 //! Dense layers whose outputs are pooled, against the stored outputs.
 
 use cloze_kernels::{Context, Isa, Linear, Pool, PooledRows, Pooling, Precision};
-
-/// Values in -1..1 (xorshift).
-fn random(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+use cloze_test_values::random;
 
 /// The outputs of the layer, then the pooling in f64.
 fn plain(y: &[f32], outputs: usize, pools: &[PooledRows], pooled: &mut [f64]) {

@@ -1,5 +1,5 @@
 //! Every public function on every instruction set of the CPU, over odd sizes, with one and several threads, against
-//! plain loops in f64. Small and without dependencies, so that sanitizers can run it. The tests of the CPU backend
+//! plain loops in f64. Small, so that sanitizers can run it. The tests of the CPU backend
 //! compare with Burn.
 
 use cloze_kernels::{
@@ -7,19 +7,7 @@ use cloze_kernels::{
     PooledRows, Pooling, Precision, RotaryPositions, Rotation, SelfAttention, Sequence, TailNorms, add, attention,
     attention_by_distance, layer_norm, multiply, summarize_logits,
 };
-
-/// Numbers between -1 and 1.
-fn random(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    let mut next = || {
-        // Marsaglia's xorshift.
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0
-    };
-    (0..count).map(|_| next() as f32).collect()
-}
+use cloze_test_values::random;
 
 fn pools() -> [Pool; 2] {
     [1, 3].map(|threads| Pool::new(threads).unwrap())

@@ -1,6 +1,7 @@
 //! Dense layers through AMX, or through its emulator, against f64 and exact integers over odd sizes.
 
 use cloze_amx_emulator as emulator;
+use cloze_test_values::random;
 
 use super::amx::{Configured, TileSums, multiply};
 use crate::context::Context;
@@ -25,17 +26,6 @@ fn require_amx() {
         emulator::install(Isa::assume_amx);
     }
     assert_eq!(Isa::detected(), Isa::Amx, "AMX or AVX-512 with bf16 is required");
-}
-
-/// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
-fn random(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    })
-    .take(count)
-    .collect()
 }
 
 fn rounded(values: &[f32]) -> Vec<f32> {

@@ -18,7 +18,7 @@ pub struct F32;
 pub struct Bf16;
 pub struct Int8;
 
-/// Weights are prefetched so many K-steps ahead within a panel.
+/// Prefetch distance of weights within a panel, in K-steps.
 const PREFETCH_STEPS: usize = 12;
 /// Lanes of a register.
 const LANES: usize = 8;

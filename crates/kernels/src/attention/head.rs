@@ -1,66 +1,17 @@
-//! Softmax attention within each sequence. A task is one head of one sequence, computed with the micro-kernels of the
-//! dense layers.
-//!
-//! Scores are computed with the queries as columns: a tile has the scores of some keys for 32 queries, so the softmax
-//! runs over whole registers. The second product takes the same columns as its rows and the values as its columns, both
-//! without rearranging them.
+//! One head of one sequence.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::context::Context;
-use crate::disjoint::{Disjoint, OutputTile};
+use super::distance::{InSequence, QueryBlock, add_bias, exclude};
+use super::pack::{pack_scores_bf16, pack_values_bf16, pack_values_f32, transpose};
+use super::softmax::{Online, accumulate, softmax, softmax_online};
+use crate::disjoint::OutputTile;
 use crate::epilogue::{Epilogue, store};
 use crate::gemm::Gemm;
-use crate::isa::{Isa, for_each_isa};
+use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
 use crate::layout::{K_BLOCK, KLayout, Line, MR, NR, Precision, RowBlocks, ZERO_LINE, f32_rows_mut, rows_mut};
-use crate::math::exp;
-use crate::rounding::{bf16_bits, bf16_bits_of_number};
 use crate::scratch::grow_to;
-
-/// The rows of a sequence in a packed batch.
-#[derive(Clone, Debug)]
-pub struct Sequence {
-    /// Among the queries.
-    pub queries: Range<usize>,
-    /// Among the keys and values.
-    pub tokens: Range<usize>,
-}
-
-/// The heads of an attention, side by side.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    pub count: usize,
-    /// Columns of all heads together.
-    pub hidden: usize,
-    /// Below f32, products are of bf16 on CPUs that have them, otherwise of f32.
-    pub precision: Precision,
-}
-
-/// The influence of the distance between query and key.
-#[derive(Clone, Copy, Debug)]
-pub struct ByDistance<'a> {
-    /// For each query row the row of the same token among the keys, ascending within a sequence.
-    pub query_tokens: &'a [u32],
-    /// The largest distance of a key that a query attends to; `None` for all keys.
-    pub window: Option<usize>,
-    pub bias: Option<DistanceBias<'a>>,
-}
-
-/// Values that are added to the scaled scores.
-#[derive(Clone, Copy, Debug)]
-pub struct DistanceBias<'a> {
-    /// `[heads, 2 * span - 1]`: at column `span - 1 + query - key` the value of that distance.
-    pub values: &'a [f32],
-    /// More than the largest distance. With [`BLOCK`](Self::BLOCK) more, every block of queries is read as a whole.
-    pub span: usize,
-}
-
-impl DistanceBias<'_> {
-    /// Queries whose scores are computed at once.
-    pub const BLOCK: usize = NR;
-}
 
 /// Keys whose scores for a block of queries exist at once. The scores of more would leave the second-level cache;
 /// further keys are added with the online softmax: <https://arxiv.org/abs/1805.02867>.
@@ -85,16 +36,6 @@ pub struct Scratch {
     mixed: Vec<Line>,
 }
 
-/// The softmax of 32 queries over the keys so far.
-struct Online {
-    max: [f32; NR],
-    sums: [f32; NR],
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
 /// The columns of a head in rows of `hidden` (queries) or `2 * hidden` values (keys, then values).
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
@@ -107,167 +48,6 @@ pub struct Head<'a> {
     pub tokens: usize,
     /// Without it every query attends to all keys by their content alone.
     pub distance: Option<InSequence<'a>>,
-}
-
-/// [`ByDistance`] for one head and one sequence.
-#[derive(Clone, Copy)]
-pub struct InSequence<'a> {
-    query_tokens: &'a [u32],
-    /// The first row of the sequence among the keys.
-    first: usize,
-    window: Option<usize>,
-    /// Distance 0 is in the middle.
-    bias: Option<&'a [f32]>,
-}
-
-impl<'a> ByDistance<'a> {
-    /// The part of a head and a sequence.
-    pub fn of(self, head: usize, sequence: &Sequence) -> InSequence<'a> {
-        InSequence {
-            query_tokens: &self.query_tokens[sequence.queries.clone()],
-            first: sequence.tokens.start,
-            window: self.window,
-            bias: self.bias.map(|bias| {
-                let columns = 2 * bias.span - 1;
-                &bias.values[head * columns..(head + 1) * columns]
-            }),
-        }
-    }
-
-    /// # Panics
-    /// If a query's token is not one of its sequence, or the biases do not cover a sequence.
-    pub fn check(self, heads: usize, sequences: &[Sequence]) {
-        for Sequence { queries, tokens } in sequences {
-            let of_sequence = &self.query_tokens[queries.clone()];
-            assert!(of_sequence.is_sorted() && of_sequence.iter().all(|&token| tokens.contains(&(token as usize))));
-            assert!(self.bias.is_none_or(|bias| bias.span >= tokens.len()));
-        }
-        let has_all = |bias: DistanceBias<'_>| bias.span > 0 && bias.values.len() == heads * (2 * bias.span - 1);
-        assert!(self.bias.is_none_or(has_all));
-    }
-}
-
-impl<'a> InSequence<'a> {
-    /// Up to 32 queries from `query` on.
-    fn block(self, query: usize, count: usize) -> QueryBlock<'a> {
-        let token = |column: usize| self.query_tokens[query + column.min(count - 1)] as i32 - self.first as i32;
-        let tokens: [i32; NR] = std::array::from_fn(token);
-        let bounds = self.window.map(|distance| {
-            let distance = distance.min(i32::MAX as usize / 2) as i32;
-            [
-                tokens.map(|token| token - distance),
-                tokens.map(|token| token.saturating_add(distance)),
-            ]
-        });
-        QueryBlock {
-            are_adjacent: tokens[..count].windows(2).all(|pair| pair[1] == pair[0] + 1),
-            tokens,
-            bounds,
-            bias: self.bias,
-        }
-    }
-}
-
-/// Up to 32 queries, as rows of their sequence. Columns without a query repeat the last one.
-struct QueryBlock<'a> {
-    tokens: [i32; NR],
-    are_adjacent: bool,
-    /// The first and the last key of each query.
-    bounds: Option<[[i32; NR]; 2]>,
-    bias: Option<&'a [f32]>,
-}
-
-/// `softmax(query · keyᵀ / √size) · value` for each head: `query` is `[query rows, hidden]`, `key_value`
-/// `[token rows, 2 * hidden]` with the keys first. Writes `[query rows, hidden]` to `output`.
-///
-/// # Panics
-/// If the sizes do not match, or if the queries of the sequences are not all rows, in order.
-pub fn attention(
-    context: Context<'_>,
-    heads: Heads,
-    query: &[f32],
-    key_value: &[f32],
-    sequences: &[Sequence],
-    output: &mut [f32],
-) {
-    attend_all(context, heads, None, query, key_value, sequences, output);
-}
-
-/// [`attention()`] with a window or a bias by distance. With a window its work grows with the window, not with the
-/// sequence.
-///
-/// # Panics
-/// As [`attention()`], if a query's token is not one of its sequence, or if the biases do not cover a sequence.
-pub fn attention_by_distance(
-    context: Context<'_>,
-    heads: Heads,
-    distance: ByDistance<'_>,
-    query: &[f32],
-    key_value: &[f32],
-    sequences: &[Sequence],
-    output: &mut [f32],
-) {
-    distance.check(heads.count, sequences);
-    attend_all(context, heads, Some(distance), query, key_value, sequences, output);
-}
-
-fn attend_all(
-    context: Context<'_>,
-    heads: Heads,
-    distance: Option<ByDistance<'_>>,
-    query: &[f32],
-    key_value: &[f32],
-    sequences: &[Sequence],
-    output: &mut [f32],
-) {
-    let Heads {
-        count,
-        hidden,
-        precision,
-    } = heads;
-    assert!(hidden.is_multiple_of(count) && query.len().is_multiple_of(hidden) && output.len() == query.len());
-    // Each row is written by one sequence.
-    let mut written = 0;
-    for Sequence { queries, .. } in sequences {
-        assert!(written == queries.start && queries.start <= queries.end);
-        written = queries.end;
-    }
-    assert!(written == query.len() / hidden);
-    let size = hidden / count;
-    let gemm = attention_gemm(context.isa, precision);
-    let with_queries: Vec<&Sequence> = sequences
-        .iter()
-        .filter(|sequence| !sequence.queries.is_empty())
-        .collect();
-    let shared = Disjoint::new(output);
-    context.pool.run(with_queries.len() * count, |task| {
-        let sequence = with_queries[task / count];
-        let head = Head {
-            hidden,
-            start: task % count * size,
-            size,
-            tokens: sequence.tokens.len(),
-            distance: distance.map(|distance| distance.of(task % count, sequence)),
-        };
-        let key_value = &key_value[sequence.tokens.start * 2 * hidden..sequence.tokens.end * 2 * hidden];
-        let query = &query[sequence.queries.start * hidden..sequence.queries.end * hidden];
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.attend(context.isa, gemm, head, query, key_value, |row, dimension, columns| {
-                let start = (sequence.queries.start + row) * hidden + head.start + dimension;
-                // SAFETY: each task has its own columns of the rows of its sequence, which no other sequence has.
-                unsafe { OutputTile::shared(&shared, start, hidden, columns) }
-            });
-        });
-    });
-}
-
-/// The products of an attention in this precision: bf16 below f32 if the CPU has them, otherwise f32.
-pub fn attention_gemm(isa: Isa, precision: Precision) -> Gemm {
-    let precision = match precision {
-        Precision::Bf16 | Precision::Int8 if isa >= Isa::Avx512Bf16 => Precision::Bf16,
-        _ => Precision::F32,
-    };
-    Gemm::new(isa, precision)
 }
 
 impl Scratch {
@@ -398,10 +178,7 @@ impl Scratch {
                 );
             });
         }
-        let mut online = Online {
-            max: [f32::NEG_INFINITY; NR],
-            sums: [0.0; NR],
-        };
+        let mut online = Online::START;
         let mut mixed = std::mem::take(&mut self.mixed);
         let sums = grow_to(&mut mixed, size.div_ceil(NR) * NR * 2, ZERO_LINE);
         // Not left to the first correction, which is zero: zero times NaN is NaN.
@@ -532,205 +309,12 @@ fn row_elements(layout: KLayout) -> usize {
     layout.k_blocks * layout.row_elements
 }
 
-/// Transposes a K-block of rows, `[32][16]`, to columns, `[16][32]`.
-#[inline(always)]
-fn transpose_body(rows: &[u32], columns: &mut [[u32; NR]]) {
-    for (lane, row) in rows.chunks_exact(K_BLOCK).enumerate() {
-        for (column, element) in columns.iter_mut().zip(row) {
-            column[lane] = *element;
-        }
-    }
-}
-
-/// Packs values as a panel of f32: `columns` of each row of `x`, from `start` on.
-#[inline(always)]
-fn pack_values_f32_body(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) {
-    for (row, lines) in x.chunks_exact(stride).zip(f32_rows_mut(lines)) {
-        let row = &row[start..start + columns];
-        match <&[f32; NR]>::try_from(row) {
-            Ok(whole) => *lines = *whole,
-            Err(_) => lines[..columns].copy_from_slice(row),
-        }
-    }
-}
-
-/// Packs values as a panel of bf16, two rows a K-step; zeros take the place of a missing second row.
-#[inline(always)]
-fn pack_values_bf16_body(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) {
-    let mut steps = rows_mut(lines).iter_mut();
-    for rows in x.chunks(2 * stride) {
-        let step = steps.next().expect("a K-step for two rows");
-        let mut pair = [[0.0; NR]; 2];
-        for (values, row) in pair.iter_mut().zip(rows.chunks_exact(stride)) {
-            let row = &row[start..start + columns];
-            match <&[f32; NR]>::try_from(row) {
-                Ok(whole) => *values = *whole,
-                Err(_) => values[..columns].copy_from_slice(row),
-            }
-        }
-        for n in 0..NR {
-            step[n] = bf16_bits(pair[0][n]) | bf16_bits(pair[1][n]) << 16;
-        }
-    }
-}
-
-/// Packs rows of non-negative f32 as a panel of bf16, two rows a K-step.
-#[inline(always)]
-fn pack_scores_bf16_body(rows: &[[f32; NR]], lines: &mut [Line]) {
-    for (rows, step) in rows.chunks(2).zip(rows_mut(lines)) {
-        let second = rows.get(1).unwrap_or(&[0.0; NR]);
-        for n in 0..NR {
-            step[n] = bf16_bits_of_number(rows[0][n]) | bf16_bits_of_number(second[n]) << 16;
-        }
-    }
-}
-
-/// Replaces scores of keys out of `bounds` by −∞; row 0 is the key `first`.
-#[inline(always)]
-fn exclude_body(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) {
-    for (key, row) in (first..).zip(scores) {
-        for n in 0..NR {
-            let is_near = bounds[0][n] <= key && key <= bounds[1][n];
-            row[n] = if is_near { row[n] } else { f32::NEG_INFINITY };
-        }
-    }
-}
-
-/// Adds `factor` times the biases of the distances from the queries `tokens` to the keys; row 0 is the key `first`. The
-/// flag says that the queries are adjacent.
-#[inline(always)]
-fn add_bias_body(
-    scores: &mut [[f32; NR]],
-    first: i32,
-    (tokens, are_adjacent): (&[i32; NR], bool),
-    bias: &[f32],
-    factor: f32,
-) {
-    let middle = (bias.len() / 2) as i32;
-    for (key, row) in (first..).zip(scores) {
-        let at = |token: i32| (middle + token - key) as usize;
-        let together = bias.get(at(tokens[0])..).and_then(|from| from.first_chunk::<NR>());
-        match together {
-            Some(together) if are_adjacent => {
-                for n in 0..NR {
-                    row[n] += factor * together[n];
-                }
-            }
-            _ => {
-                for n in 0..NR {
-                    row[n] += factor * bias[at(tokens[n])];
-                }
-            }
-        }
-    }
-}
-
-/// Replaces scores by `e^(scale · (score - max))`, the maximum being that of the column; `factors` receives the
-/// reciprocal of each column's sum.
-#[inline(always)]
-fn softmax_body<const FMA: bool>(scores: &mut [[f32; NR]], scale: f32, factors: &mut [f32; NR]) {
-    let mut max = [f32::NEG_INFINITY; NR];
-    for row in scores.iter() {
-        for n in 0..NR {
-            max[n] = if row[n] > max[n] { row[n] } else { max[n] };
-        }
-    }
-    let mut sums = [0.0; NR];
-    for row in scores {
-        for n in 0..NR {
-            row[n] = exp::<FMA>((row[n] - max[n]) * scale);
-            sums[n] += row[n];
-        }
-    }
-    *factors = sums.map(|sum| 1.0 / sum);
-}
-
-/// [`softmax`] of some keys after others: `corrections` receives the factors of the sums so far.
-#[inline(always)]
-fn softmax_online_body<const FMA: bool>(
-    scores: &mut [[f32; NR]],
-    scale: f32,
-    online: &mut Online,
-    corrections: &mut [f32; NR],
-) {
-    let mut max = online.max;
-    for row in scores.iter() {
-        for n in 0..NR {
-            max[n] = if row[n] > max[n] { row[n] } else { max[n] };
-        }
-    }
-    // Where every key so far is out of the window, any maximum gives zeros.
-    let from = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
-    for n in 0..NR {
-        corrections[n] = exp::<FMA>((online.max[n] - from[n]) * scale);
-    }
-    let mut sums = [0.0; NR];
-    for row in scores {
-        for n in 0..NR {
-            row[n] = exp::<FMA>((row[n] - from[n]) * scale);
-            sums[n] += row[n];
-        }
-    }
-    for n in 0..NR {
-        online.sums[n] = online.sums[n] * corrections[n] + sums[n];
-    }
-    online.max = max;
-}
-
-/// Multiplies rows by their factors, then adds those of a tile that is there; all are bits of f32.
-#[inline(always)]
-fn accumulate_body(sums: &mut [[u32; NR]], tile: &[[u32; NR]], factors: &[f32]) {
-    for (index, (row, factor)) in sums.iter_mut().zip(factors).enumerate() {
-        let added = tile.get(index).unwrap_or(&[0; NR]);
-        for n in 0..NR {
-            row[n] = (f32::from_bits(row[n]) * factor + f32::from_bits(added[n])).to_bits();
-        }
-    }
-}
-
-for_each_isa! {
-    fn softmax_online(scores: &mut [[f32; NR]], scale: f32, online: &mut Online, corrections: &mut [f32; NR]) = fused softmax_online_body
-}
-for_each_isa! {
-    fn accumulate(sums: &mut [[u32; NR]], tile: &[[u32; NR]], factors: &[f32]) = accumulate_body
-}
-for_each_isa! {
-    fn transpose(rows: &[u32], columns: &mut [[u32; NR]]) = transpose_body
-}
-for_each_isa! {
-    fn pack_values_f32(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) = pack_values_f32_body
-}
-for_each_isa! {
-    fn pack_values_bf16(x: &[f32], stride: usize, start: usize, columns: usize, lines: &mut [Line]) = pack_values_bf16_body
-}
-for_each_isa! {
-    fn pack_scores_bf16(rows: &[[f32; NR]], lines: &mut [Line]) = pack_scores_bf16_body
-}
-for_each_isa! {
-    fn softmax(scores: &mut [[f32; NR]], scale: f32, factors: &mut [f32; NR]) = fused softmax_body
-}
-for_each_isa! {
-    fn add_bias(scores: &mut [[f32; NR]], first: i32, tokens: (&[i32; NR], bool), bias: &[f32], factor: f32) = add_bias_body
-}
-for_each_isa! {
-    fn exclude(scores: &mut [[f32; NR]], first: i32, bounds: &[[i32; NR]; 2]) = exclude_body
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Values in -1..1 (xorshift).
-    fn random(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as f32 / u32::MAX as f32 * 2.0 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::attention::{ByDistance, Sequence, attention_gemm};
+    use crate::disjoint::Disjoint;
+    use cloze_test_values::random;
 
     /// One head over one sequence.
     struct Case {
