@@ -7,7 +7,7 @@ use super::Error;
 use super::json::{JsonObject, json_error};
 
 /// Ids of one request.
-pub const IDS_MAX: usize = 1000;
+const IDS_MAX: usize = 1000;
 
 /// A question about tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]

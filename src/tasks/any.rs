@@ -35,12 +35,12 @@ pub enum AnyAnswer {
 
 /// The names of all tasks, for metrics.
 pub const TASKS: [&str; 6] = [
-    fill_mask::Plan::TASK,
-    words::Plan::TASK,
-    joint::Plan::TASK,
-    positions::Plan::TASK,
-    score::Plan::TASK,
-    sparse::Plan::TASK,
+    fill_mask::TASK,
+    words::TASK,
+    joint::TASK,
+    positions::TASK,
+    score::TASK,
+    sparse::TASK,
 ];
 
 /// Calls `$body` with the content of any variant.
@@ -99,8 +99,6 @@ impl Task for AnyRequest {
 
 impl Plan for AnyPlan {
     type Answer = AnyAnswer;
-
-    const TASK: &'static str = "any";
 
     fn task(&self) -> &'static str {
         each!(self, plan => plan.task())

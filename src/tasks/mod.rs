@@ -6,8 +6,8 @@
 //! | file | subject |
 //! |---|---|
 //! | `fill_mask/` | the most probable tokens for each mask, as transformers' pipeline |
-//! | `words` | targets of several tokens |
-//! | `joint` | several masks filled together |
+//! | `words/` | targets of several tokens |
+//! | `joint/` | several masks filled together |
 //! | `positions` | the distribution at tokens of the unmasked text |
 //! | `score` | the likelihood of a text |
 //! | `sparse` | sparse vectors of texts |
@@ -16,9 +16,11 @@
 //! | `tokens` | the tokens of a text, without the model |
 //! | `computation` | the cost of a request in the model, and its pieces |
 //! | `planning` | the part of planning that all tasks share |
+//! | `answer_size` | the limit on an answer |
 //! | `notes` | facts about an answer beside it |
 //! | `error` | refusals of a request |
 
+mod answer_size;
 mod any;
 mod computation;
 mod error;
@@ -59,11 +61,7 @@ pub trait Plan: Send + 'static {
     type Answer: Send + 'static;
 
     /// The name of the task in metrics.
-    const TASK: &'static str;
-
-    fn task(&self) -> &'static str {
-        Self::TASK
-    }
+    fn task(&self) -> &'static str;
 
     fn size(&self) -> Size;
 

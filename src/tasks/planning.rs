@@ -1,9 +1,16 @@
-//! The part of planning that all tasks share: the limits on texts and on tokenizing them, and the size of a request.
+//! The part of planning that all tasks share: the limits on texts, on the work of a request, on its computation and on
+//! its answer.
 
-use super::fill_mask::LOOKUPS_MAX;
+use super::answer_size::AnswerSize;
 use super::{Computation, InputError, Notes, TaskModel};
-use crate::text::{EncodeError, Encoded, LengthRule};
+use crate::text::{EncodeError, Encoded, LengthRule, Located};
 use crate::work::WorkBudget;
+
+/// Look-ups in the vocabulary for one request: about a second. A megabyte of English needs a tenth.
+pub const LOOKUPS_MAX: u64 = 10_000_000;
+
+/// A score is read, copied and sorted.
+const LOOKUPS_PER_SCORE: usize = 4;
 
 /// The size of a planned request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +30,8 @@ pub(super) struct Planning<'a> {
     texts: usize,
     truncated: usize,
     pub budget: WorkBudget,
-    pub size: Size,
+    answer_size: AnswerSize,
+    size: Size,
 }
 
 impl<'a> Planning<'a> {
@@ -53,6 +61,7 @@ impl<'a> Planning<'a> {
             texts: texts.len(),
             truncated: 0,
             budget: WorkBudget::new(LOOKUPS_MAX),
+            answer_size: AnswerSize::default(),
             size: Size::default(),
         })
     }
@@ -62,34 +71,91 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// An empty text, and those of tokenizing.
     pub async fn encode(&mut self, text: &str) -> Result<Encoded, InputError> {
-        if text.trim().is_empty() {
-            return Err(InputError::NoTokens);
-        }
-        let encoded = self
-            .model
-            .tokenizer
-            .encode_within(text, self.length, &mut self.budget)
-            .await?;
-        self.add_text(encoded.token_ids.len(), encoded.truncated);
+        refuse_empty(text)?;
+        let tokenizer = &self.model.tokenizer;
+        let encoded = tokenizer.encode_within(text, self.length, &mut self.budget).await?;
+        self.add_text(&encoded);
         Ok(encoded)
     }
 
-    /// Tokenizes the next text; returns its tokens and the positions of its masks.
+    /// [`encode`](Self::encode) with the place of each token in the text.
+    ///
+    /// # Errors
+    /// As of [`encode`](Self::encode).
+    pub async fn encode_located(&mut self, text: &str) -> Result<Located, InputError> {
+        refuse_empty(text)?;
+        let tokenizer = &self.model.tokenizer;
+        let located = tokenizer.encode_located(text, self.length, &mut self.budget).await?;
+        self.add_text(&located.encoded);
+        Ok(located)
+    }
+
+    /// Tokenizes the next text; returns its tokens and the positions of its masks, at least one, ascending.
     ///
     /// # Errors
     /// A text without a mask, and those of tokenizing.
     pub async fn encode_masked(&mut self, text: &str) -> Result<(Vec<u32>, Vec<usize>), InputError> {
-        let read = self.model.tokens_and_masks(text, self.length, &mut self.budget);
-        let (token_ids, masks, truncated) = read.await?;
-        self.add_text(token_ids.len(), truncated);
-        Ok((token_ids, masks))
+        let model = self.model;
+        let mask_token = || model.mask_token().to_owned();
+        if text.trim().is_empty() {
+            return Err(InputError::Empty {
+                mask_token: mask_token(),
+            });
+        }
+        let encoded = self.encode(text).await?;
+        let mask_id = model.tokenizer.mask_id();
+        let masks = encoded.token_ids.iter().enumerate().filter(|(_, id)| **id == mask_id);
+        let masks: Vec<usize> = masks.map(|(position, _)| position).collect();
+        match masks.is_empty() {
+            true => Err(InputError::NoMask {
+                mask_token: mask_token(),
+            }),
+            false => Ok((encoded.token_ids, masks)),
+        }
     }
 
-    /// Counts a text of which `truncated` tokens were removed.
-    pub fn add_text(&mut self, tokens: usize, truncated: usize) {
+    fn add_text(&mut self, encoded: &Encoded) {
         self.size.texts += 1;
-        self.size.tokens += tokens;
-        self.truncated += truncated;
+        self.size.tokens += encoded.token_ids.len();
+        self.truncated += encoded.truncated;
+    }
+
+    /// Counts `sequences` sequences of `tokens` tokens for the model, each with `readouts` readout positions.
+    ///
+    /// # Errors
+    /// Too much computation.
+    pub fn add_sequences(&mut self, sequences: usize, tokens: usize, readouts: usize) -> Result<(), InputError> {
+        self.size.computation.add(sequences, tokens, readouts)
+    }
+
+    /// Counts predictions in the answer, each with a text of `tokens` tokens.
+    ///
+    /// # Errors
+    /// An answer that is too large.
+    pub fn add_predictions(&mut self, predictions: usize, tokens: usize) -> Result<(), InputError> {
+        self.answer_size.add(predictions, tokens)
+    }
+
+    /// Counts the work on scores that the model returns, of which the answer has some.
+    ///
+    /// # Errors
+    /// Too much work.
+    pub fn add_scores(&mut self, scores: usize) -> Result<(), InputError> {
+        self.add_work(scores.saturating_mul(LOOKUPS_PER_SCORE))
+    }
+
+    /// Counts work in look-ups.
+    ///
+    /// # Errors
+    /// Too much work.
+    pub fn add_work(&mut self, lookups: usize) -> Result<(), InputError> {
+        self.budget.spend(lookups as u64).map_err(EncodeError::from)?;
+        Ok(())
+    }
+
+    /// The size of the texts so far.
+    pub fn size(&self) -> Size {
+        self.size
     }
 
     /// The error of the text at `index`, which it names if there are several.
@@ -109,5 +175,12 @@ impl<'a> Planning<'a> {
             truncated_tokens: self.length.truncates().then_some(self.truncated),
             ..Notes::default()
         }
+    }
+}
+
+fn refuse_empty(text: &str) -> Result<(), InputError> {
+    match text.trim().is_empty() {
+        true => Err(InputError::NoTokens),
+        false => Ok(()),
     }
 }

@@ -2,11 +2,11 @@
 
 use super::computation::Piece;
 pub use super::fill_mask::Which;
-use super::fill_mask::{AnswerSize, LOOKUPS_PER_SCORE, Parameters, Prediction, sort_scores};
+use super::fill_mask::{Parameters, Prediction, sort_scores};
 use super::score::ascending;
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Sequence, TokenScore};
-use crate::text::{DecodeError, EncodeError, Located};
+use crate::text::{DecodeError, Located};
 use crate::work;
 
 /// A request of fill-mask that reads tokens instead of masks.
@@ -61,6 +61,9 @@ pub struct Row {
     pub score: f32,
 }
 
+/// The name of the task in metrics.
+pub const TASK: &str = "positions";
+
 impl Task for Request {
     type Plan = Plan;
 
@@ -77,29 +80,17 @@ impl Task for Request {
             Which::All => None,
             Which::List(indices) => Some(ascending(indices)),
         };
-        let mut answer_size = AnswerSize::default();
         let mut planned = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let located = match text.trim().is_empty() {
-                true => Err(InputError::NoTokens),
-                false => {
-                    let located = model
-                        .tokenizer
-                        .encode_located(text, parameters.length, &mut planning.budget)
-                        .await;
-                    located.map_err(InputError::from)
-                }
-            };
-            let read = located.and_then(|located| {
+            let read = planning.encode_located(text).await.and_then(|located| {
                 let positions = readout_positions(&located, list.as_deref())?;
                 Ok((located, positions))
             });
             let (located, positions) = read.map_err(|error| planning.error_at(index, error))?;
             let encoded = located.encoded;
             let tokens = encoded.token_ids.len();
-            planning.add_text(tokens, encoded.truncated);
-            answer_size.add(positions.len() * scoring.top_k, tokens)?;
-            planning.size.computation.add(1, tokens, positions.len())?;
+            planning.add_predictions(positions.len() * scoring.top_k, tokens)?;
+            planning.add_sequences(1, tokens, positions.len())?;
             let own = encoded.word_ids.iter().enumerate().filter(|(_, word)| word.is_some());
             let own: Vec<usize> = own.map(|(position, _)| position).collect();
             let places = positions.iter().map(|&index| (index, located.offsets[own[index]]));
@@ -115,10 +106,7 @@ impl Task for Request {
                     .with_own(),
                 ),
             };
-            let scored = planning
-                .budget
-                .spend(text.sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
-            scored.map_err(EncodeError::from)?;
+            planning.add_scores(text.sequence.readout.scores())?;
             planned.push(text);
             work::checkpoint().await;
         }
@@ -132,7 +120,7 @@ impl Task for Request {
             },
             scores: Vec::new(),
             texts: planned,
-            size: planning.size,
+            size: planning.size(),
             next: 0,
         })
     }
@@ -153,7 +141,9 @@ fn readout_positions(located: &Located, list: Option<&[usize]>) -> Result<Vec<us
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "positions";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         self.size

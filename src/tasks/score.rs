@@ -92,6 +92,9 @@ pub struct ScoredToken {
     pub log_prob: f32,
 }
 
+/// The name of the task in metrics.
+pub const TASK: &str = "score";
+
 impl Task for Request {
     type Plan = Plan;
 
@@ -107,8 +110,7 @@ impl Task for Request {
         for (index, text) in texts.iter().enumerate() {
             let read = text_to_score(text, only.as_deref(), model, &mut planning).await;
             let text = read.map_err(|error| planning.error_at(index, error))?;
-            let computation = &mut planning.size.computation;
-            computation.add(text.positions.len(), text.token_ids.len(), 1)?;
+            planning.add_sequences(text.positions.len(), text.token_ids.len(), 1)?;
             planned.push(text);
             work::checkpoint().await;
         }
@@ -118,7 +120,7 @@ impl Task for Request {
             per_token: parameters.per_token.unwrap_or(false),
             is_list: *is_list,
             texts: planned,
-            size: planning.size,
+            size: planning.size(),
             next: (0, 0),
             receiving: 0,
         })
@@ -198,7 +200,9 @@ impl Text {
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "score";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         self.size

@@ -45,6 +45,9 @@ pub struct Entry {
     pub value: f32,
 }
 
+/// The name of the task in metrics.
+pub const TASK: &str = "sparse";
+
 impl Task for Request {
     type Plan = Plan;
 
@@ -55,7 +58,7 @@ impl Task for Request {
         for (index, text) in texts.iter().enumerate() {
             let encoded = planning.encode(text).await;
             let token_ids = encoded.map_err(|error| planning.error_at(index, error))?.token_ids;
-            planning.size.computation.add(1, token_ids.len(), token_ids.len())?;
+            planning.add_sequences(1, token_ids.len(), token_ids.len())?;
             let positions: Vec<usize> = (0..token_ids.len()).collect();
             waiting.push_back(Arc::new(Sequence::new(
                 token_ids,
@@ -66,7 +69,7 @@ impl Task for Request {
         }
         Ok(Plan {
             vocab_size: model.vocab_size,
-            size: planning.size,
+            size: planning.size(),
             notes: planning.notes(),
             waiting,
             vectors: Vec::with_capacity(texts.len()),
@@ -77,7 +80,9 @@ impl Task for Request {
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "sparse";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         self.size

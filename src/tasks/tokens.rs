@@ -1,6 +1,6 @@
 //! The tokens of a text, without the model.
 
-use super::fill_mask::LOOKUPS_MAX;
+use super::planning::LOOKUPS_MAX;
 use super::{InputError, TaskModel};
 use crate::text::{EncodeError, LengthRule, Truncation, TruncationError};
 use crate::work::WorkBudget;

@@ -5,7 +5,6 @@
 //! all, or one by one.
 
 mod answer;
-mod answer_size;
 mod mode;
 mod plan;
 mod scoring;
@@ -18,12 +17,10 @@ use crate::text::LengthRule;
 pub use super::InputError;
 pub(super) use answer::sort_scores;
 pub use answer::{Answer, Index, Prediction, TextAnswer};
-pub(super) use answer_size::AnswerSize;
-pub use answer_size::{ANSWER_TOKENS_MAX, PREDICTIONS_MAX};
 pub use mode::{JointOptions, Mode, Order, Which, WordMethod};
-pub(super) use plan::LOOKUPS_PER_SCORE;
-pub use plan::{LOOKUPS_MAX, Plan};
+pub use plan::Plan;
 pub use scoring::{TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
+pub use task::TASK;
 
 /// Texts with masks, and how to answer them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

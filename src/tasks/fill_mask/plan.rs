@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::answer_size::AnswerSize;
 use super::{InputError, Mode, Request};
 use crate::lm::{Scores, Sequence, TokenScore};
 use crate::tasks::{Notes, Planning, TaskModel};
-use crate::text::{EncodeError, Encoded, LengthRule};
-use crate::work::{self, WorkBudget};
+use crate::work;
 
 /// A checked and tokenized request.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,12 +44,6 @@ impl Plan {
     }
 }
 
-/// Look-ups in the vocabulary for one request: about a second. A megabyte of English needs a tenth.
-pub const LOOKUPS_MAX: u64 = 10_000_000;
-
-/// A score is read, copied and sorted.
-pub const LOOKUPS_PER_SCORE: u64 = 4;
-
 impl TaskModel {
     /// Checks the parameters and tokenizes the texts, `texts_max` of them at most.
     ///
@@ -75,18 +67,13 @@ impl TaskModel {
         let targets = parameters.targets.as_deref().unwrap_or_default();
         let mut planning = Planning::begin(self, texts, targets, parameters.length, texts_max).await?;
         let scoring = self.scoring(parameters, &mut planning.budget).await?;
-        let mut answer_size = AnswerSize::default();
         let mut sequences = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             let read = planning.encode_masked(text).await;
             let (token_ids, positions) = read.map_err(|error| planning.error_at(index, error))?;
-            answer_size.add(positions.len() * scoring.top_k, token_ids.len())?;
+            planning.add_predictions(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
-            // The model returns a score for each target at each mask, of which top_k are kept.
-            let scored = planning
-                .budget
-                .spend(sequence.readout.scores() as u64 * LOOKUPS_PER_SCORE);
-            scored.map_err(EncodeError::from)?;
+            planning.add_scores(sequence.readout.scores())?;
             sequences.push(Arc::new(sequence));
             work::checkpoint().await;
         }
@@ -100,41 +87,5 @@ impl TaskModel {
             },
             scores: None,
         })
-    }
-
-    /// Token ids, the positions of the masks, and the number of tokens that truncation removed.
-    pub(in crate::tasks) async fn tokens_and_masks(
-        &self,
-        text: &str,
-        length: LengthRule,
-        budget: &mut WorkBudget,
-    ) -> Result<(Vec<u32>, Vec<usize>, usize), InputError> {
-        let Encoded {
-            token_ids, truncated, ..
-        } = self.encode(text, length, budget).await?;
-        let positions = self.mask_positions(&token_ids)?;
-        Ok((token_ids, positions, truncated))
-    }
-
-    async fn encode(&self, text: &str, length: LengthRule, budget: &mut WorkBudget) -> Result<Encoded, InputError> {
-        match text.trim().is_empty() {
-            true => Err(InputError::Empty {
-                mask_token: self.mask_token().to_owned(),
-            }),
-            false => Ok(self.tokenizer.encode_within(text, length, budget).await?),
-        }
-    }
-
-    /// Ascending, at least one.
-    fn mask_positions(&self, token_ids: &[u32]) -> Result<Vec<usize>, InputError> {
-        let mask_id = self.tokenizer.mask_id();
-        let masks = token_ids.iter().enumerate().filter(|(_, id)| **id == mask_id);
-        let positions: Vec<usize> = masks.map(|(position, _)| position).collect();
-        match positions.is_empty() {
-            true => Err(InputError::NoMask {
-                mask_token: self.mask_token().to_owned(),
-            }),
-            false => Ok(positions),
-        }
     }
 }

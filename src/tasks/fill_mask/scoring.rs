@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::plan::LOOKUPS_MAX;
 use super::{InputError, Parameters};
 use crate::lm::Select;
+use crate::tasks::planning::LOOKUPS_MAX;
 use crate::tasks::{ReplacedTargets, TaskModel};
 use crate::work::{self, WorkBudget};
 

@@ -4,6 +4,9 @@ use super::{Answer, InputError, Plan, Request};
 use crate::lm::Scores;
 use crate::tasks::{Computation, Notes, Piece, Plan as TaskPlan, Size, Task, TaskModel};
 
+/// The name of the task in metrics.
+pub const TASK: &str = "fill_mask";
+
 impl Task for Request {
     type Plan = Plan;
 
@@ -15,7 +18,9 @@ impl Task for Request {
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "fill_mask";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         let readouts = self.sequences.iter().map(|sequence| sequence.readout.positions.len());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::lm::{PretrainedModel, Select, TokenScore};
 use crate::tasks::TaskModel;
+use crate::tasks::planning::LOOKUPS_MAX;
 use crate::text::{EncodeError, Truncation, TruncationError};
 use crate::work::{self, WorkBudget};
 

@@ -14,9 +14,9 @@ mod beam;
 #[cfg(test)]
 mod tests;
 
-use super::computation::{Computation, PIECE_BYTES, Piece};
-use super::fill_mask::{AnswerSize, Parameters, TOP_K_DEFAULT};
+use super::computation::{PIECE_BYTES, Piece};
 pub use super::fill_mask::{JointOptions as Options, Order};
+use super::fill_mask::{Parameters, TOP_K_DEFAULT};
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence, TokenScore};
 use crate::work;
@@ -24,10 +24,10 @@ pub use answer::{Answer, Filling};
 use beam::{Extensions, Hypothesis, best_fillings, next_beam};
 
 /// The widest beam.
-pub const BEAM_MAX: usize = 64;
+const BEAM_MAX: usize = 64;
 
 /// The most fillings of one text.
-pub const FILLINGS_MAX: usize = 1_000;
+const FILLINGS_MAX: usize = 1_000;
 
 /// A request of fill-mask whose masks are filled together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,9 @@ struct Text {
     fillings: Vec<Hypothesis>,
 }
 
+/// The name of the task in metrics.
+pub const TASK: &str = "joint";
+
 impl Task for Request {
     type Plan = Plan;
 
@@ -91,13 +94,12 @@ impl Task for Request {
             });
         }
         let mut planning = Planning::begin(model, texts, &[], parameters.length, texts_max).await?;
-        let mut answer_size = AnswerSize::default();
         let mut planned = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             let read = planning.encode_masked(text).await;
             let (token_ids, masks) = read.map_err(|error| planning.error_at(index, error))?;
-            answer_size.add(top_k, token_ids.len())?;
-            options.count(masks.len(), token_ids.len(), &mut planning.size.computation)?;
+            planning.add_predictions(top_k, token_ids.len())?;
+            options.count(masks.len(), token_ids.len(), &mut planning)?;
             planned.push(Text {
                 beam: vec![Hypothesis {
                     tokens: vec![None; masks.len()],
@@ -117,7 +119,7 @@ impl Task for Request {
             notes: planning.notes(),
             round: (0..planned.len()).map(|text| (text, 0)).collect(),
             texts: planned,
-            size: planning.size,
+            size: planning.size(),
             submitted: 0,
             extensions: Vec::new(),
         })
@@ -126,13 +128,13 @@ impl Task for Request {
 
 impl Options {
     /// Counts the most sequences for a text with `masks` masks: one, then a beam of them for each further mask.
-    fn count(self, masks: usize, tokens: usize, computation: &mut Computation) -> Result<(), InputError> {
+    fn count(self, masks: usize, tokens: usize, planning: &mut Planning<'_>) -> Result<(), InputError> {
         let readouts = |left: usize| match self.order {
             Order::LeftToRight => 1,
             Order::MostCertainFirst => left,
         };
-        computation.add(1, tokens, readouts(masks))?;
-        (1..masks).try_for_each(|filled| computation.add(self.beam, tokens, readouts(masks - filled)))
+        planning.add_sequences(1, tokens, readouts(masks))?;
+        (1..masks).try_for_each(|filled| planning.add_sequences(self.beam, tokens, readouts(masks - filled)))
     }
 }
 
@@ -184,7 +186,9 @@ impl Plan {
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "joint";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         self.size

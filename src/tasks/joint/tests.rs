@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::lm::{PretrainedModel, TokenScore};
-use crate::tasks::Computation;
-use crate::work::WorkBudget;
 
 const VOCABULARY: u32 = 16;
 
@@ -73,14 +71,17 @@ fn model() -> TaskModel {
     TaskModel::new(model.tokenizer, &model.info, 64)
 }
 
+fn planning(model: &TaskModel) -> Planning<'_> {
+    work::run_to_end(Planning::begin(model, &[], &[], Default::default(), 1)).unwrap()
+}
+
 #[test]
 fn a_beam_as_wide_as_the_vocabulary_finds_what_an_exhaustive_search_finds() {
     let model = model();
     let text = "The [MASK] is in the [MASK].";
     let (found, sequences) = search(&model, text, VOCABULARY as usize, Order::LeftToRight, 5);
     assert_eq!(sequences, 1 + VOCABULARY as usize);
-    let (token_ids, masks, _) =
-        work::run_to_end(model.tokens_and_masks(text, Default::default(), &mut WorkBudget::new(1000))).unwrap();
+    let (token_ids, masks) = work::run_to_end(planning(&model).encode_masked(text)).unwrap();
     let first = log_probs(&token_ids, masks[0]);
     let mut all = Vec::new();
     for a in 0..VOCABULARY {
@@ -127,14 +128,14 @@ fn one_mask_is_filled_with_its_best_tokens_however_narrow_the_beam() {
 
 #[test]
 fn the_widest_beam_over_very_many_masks_is_refused_with_the_numbers() {
-    let mut computation = Computation::default();
+    let model = model();
     let widest = Options {
         beam: BEAM_MAX,
         order: Order::LeftToRight,
     };
-    let error = widest.count(500, 512, &mut computation).unwrap_err();
+    let error = widest.count(500, 512, &mut planning(&model)).unwrap_err();
     assert!(matches!(error, InputError::TooMuchComputation { .. }), "{error}");
-    let mut computation = Computation::default();
-    Options::default().count(5, 100, &mut computation).unwrap();
-    assert_eq!(computation.sequences, 1 + 4 * 8);
+    let mut planning = planning(&model);
+    Options::default().count(5, 100, &mut planning).unwrap();
+    assert_eq!(planning.size().computation.sequences, 1 + 4 * 8);
 }

@@ -1,22 +1,27 @@
 //! Whole words as targets: a word of several tokens is scored with as many masks in place of the mask.
 //!
 //! The sequences do not depend on scores. Words of one length with the same tokens before a mask share a sequence.
+//! `answer` has the words that were found.
+
+mod answer;
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::computation::{PIECE_BYTES, Piece};
 pub use super::fill_mask::WordMethod as Method;
-use super::fill_mask::{AnswerSize, LOOKUPS_PER_SCORE, Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
+use super::fill_mask::{Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence};
-use crate::text::{DecodeError, EncodeError};
+use crate::text::EncodeError;
 use crate::work::{self, WorkBudget};
+pub use answer::{Answer, WordPrediction};
+use answer::{Ranked, rank};
 
 /// Tokens of one target.
-pub const WORD_TOKENS_MAX: usize = 32;
+const WORD_TOKENS_MAX: usize = 32;
 
 /// Tokens of all targets of a request.
-pub const WORDS_TOKENS_MAX: usize = 20_000;
+const WORDS_TOKENS_MAX: usize = 20_000;
 
 /// A request of fill-mask whose targets are whole words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,39 +68,8 @@ struct Text {
     masks: usize,
 }
 
-/// The answer to a request, before its strings are decoded.
-pub struct Answer {
-    method: Method,
-    pad_id: Option<u32>,
-    words: Vec<Vec<u32>>,
-    texts: Vec<Text>,
-    /// Text and position of each mask.
-    masks: Vec<(usize, usize)>,
-    /// The first mask of each text, and at the end the number of masks.
-    first_masks: Vec<usize>,
-    /// For each mask the best words.
-    ranked: Vec<Vec<Ranked>>,
-}
-
-struct Ranked {
-    word: u32,
-    log_prob: f64,
-    score: f32,
-}
-
-/// One word for one mask.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WordPrediction {
-    /// The probability of the word by `method`, or its share of the targets.
-    pub score: f32,
-    pub token_str: String,
-    /// The text with the word in place of this mask.
-    pub sequence: String,
-    pub tokens: Vec<u32>,
-    /// The sum over the tokens, a natural logarithm.
-    pub log_prob: f64,
-    pub method: Method,
-}
+/// The name of the task in metrics.
+pub const TASK: &str = "words";
 
 impl Task for Request {
     type Plan = Plan;
@@ -126,7 +100,6 @@ impl Task for Request {
         let scores_of_mask = steps.iter().map(|step| step.tokens.len()).sum::<usize>();
         let filled = steps.iter().map(|step| step.filled.len()).sum::<usize>();
 
-        let mut answer_size = AnswerSize::default();
         let mut plan = Plan {
             method: *method,
             top_k,
@@ -151,14 +124,10 @@ impl Task for Request {
                 let error = InputError::Encode(EncodeError::TooManyTokens { tokens, max });
                 return Err(planning.error_at(index, error));
             }
-            answer_size.add(positions.len() * top_k, tokens)?;
-            let sequences = positions.len() * plan.steps.len();
-            planning.size.computation.add(sequences, tokens, 1)?;
-            let scored = positions
-                .len()
-                .saturating_mul(filled + scores_of_mask * LOOKUPS_PER_SCORE as usize);
-            let scored = planning.budget.spend(scored as u64);
-            scored.map_err(EncodeError::from)?;
+            planning.add_predictions(positions.len() * top_k, tokens)?;
+            planning.add_sequences(positions.len() * plan.steps.len(), tokens, 1)?;
+            planning.add_work(positions.len().saturating_mul(filled))?;
+            planning.add_scores(positions.len().saturating_mul(scores_of_mask))?;
             let text = plan.texts.len();
             plan.texts.push(Text {
                 token_ids,
@@ -168,7 +137,7 @@ impl Task for Request {
                 .extend(positions.into_iter().map(|position| (text, position)));
             work::checkpoint().await;
         }
-        plan.size = planning.size;
+        plan.size = planning.size();
         plan.notes = planning.notes();
         Ok(plan)
     }
@@ -249,7 +218,9 @@ fn replaced(token_ids: &[u32], position: usize, filled: &[u32]) -> Vec<u32> {
 impl TaskPlan for Plan {
     type Answer = Answer;
 
-    const TASK: &'static str = "words";
+    fn task(&self) -> &'static str {
+        TASK
+    }
 
     fn size(&self) -> Size {
         self.size
@@ -329,78 +300,5 @@ impl TaskPlan for Plan {
 
     fn notes(&self) -> Notes {
         self.notes.clone()
-    }
-}
-
-/// The best words, best first.
-fn rank(sums: &[f64], top_k: usize, renormalize: bool) -> Vec<Ranked> {
-    let largest = sums.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let log_sum = match renormalize && largest > f64::NEG_INFINITY {
-        true => largest + sums.iter().map(|sum| (sum - largest).exp()).sum::<f64>().ln(),
-        false => 0.0,
-    };
-    let mut best: Vec<u32> = (0..sums.len() as u32).collect();
-    best.sort_by(|&a, &b| sums[b as usize].total_cmp(&sums[a as usize]));
-    best.truncate(top_k);
-    let ranked = best.into_iter().map(|word| {
-        let log_prob = sums[word as usize];
-        Ranked {
-            word,
-            log_prob,
-            score: (log_prob - log_sum).exp() as f32,
-        }
-    });
-    ranked.collect()
-}
-
-impl Answer {
-    pub fn texts(&self) -> usize {
-        self.texts.len()
-    }
-
-    /// The number of masks of a text.
-    pub fn masks(&self, text: usize) -> usize {
-        self.texts[text].masks
-    }
-
-    /// The number of words for a mask.
-    pub fn predictions(&self, text: usize, mask: usize) -> usize {
-        self.ranked[self.first_masks[text] + mask].len()
-    }
-
-    /// About as many bytes as the answer has in JSON, mostly more.
-    pub fn bytes_estimate(&self) -> usize {
-        let of_masks = self.masks.iter().zip(&self.ranked);
-        let of_masks =
-            of_masks.map(|(&(text, _), ranked)| ranked.len() * (256 + 16 * self.texts[text].token_ids.len()));
-        of_masks.sum()
-    }
-
-    /// Decodes one prediction.
-    ///
-    /// # Errors
-    /// When the tokenizer's decoder fails.
-    pub fn prediction(
-        &self,
-        model: &TaskModel,
-        text: usize,
-        mask: usize,
-        rank: usize,
-    ) -> Result<WordPrediction, DecodeError> {
-        let mask = self.first_masks[text] + mask;
-        let &Ranked { word, log_prob, score } = &self.ranked[mask][rank];
-        let word = &self.words[word as usize];
-        let Text { token_ids, masks } = &self.texts[text];
-        let mut shown = replaced(token_ids, self.masks[mask].1, word);
-        shown.retain(|&id| Some(id) != self.pad_id);
-        Ok(WordPrediction {
-            score,
-            token_str: model.tokenizer.decode(word, false)?,
-            // As in fill-mask: special tokens stay if other masks are among them.
-            sequence: model.tokenizer.decode(&shown, *masks == 1)?,
-            tokens: word.clone(),
-            log_prob,
-            method: self.method,
-        })
     }
 }

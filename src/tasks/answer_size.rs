@@ -3,10 +3,10 @@
 use super::InputError;
 
 /// Predictions in the answer to one request, over all texts and masks.
-pub const PREDICTIONS_MAX: usize = 50_000;
+const PREDICTIONS_MAX: usize = 50_000;
 
 /// Tokens in the answer to one request: the length of its text for each prediction. Some 20 megabytes of English.
-pub const ANSWER_TOKENS_MAX: usize = 4_000_000;
+const ANSWER_TOKENS_MAX: usize = 4_000_000;
 
 /// The size of the answer to the texts counted so far.
 #[derive(Debug, Default)]
