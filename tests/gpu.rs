@@ -23,8 +23,8 @@ harness::main! {
         adapters_are_listed_with_their_properties,
         an_answer_does_not_wait_for_the_next_batch,
         an_idle_server_takes_no_processor_time,
+        full_rows_of_a_large_batch_are_those_of_small_ones,
         no_request_compiles_a_kernel_after_warm_up,
-        overlapping_batches_get_the_scores_of_separate_ones,
         weights_beyond_the_memory_are_refused_before_they_are_read,
     ],
     failpoints().and(adapter()) => [
@@ -373,27 +373,26 @@ fn no_request_compiles_a_kernel_after_warm_up() {
     }
 }
 
-fn overlapping_batches_get_the_scores_of_separate_ones() {
+fn full_rows_of_a_large_batch_are_those_of_small_ones() {
     let mut checkpoint = PretrainedModel::open(Path::new(&golden("uncased-tied"))).unwrap();
     let mut loaded = checkpoint.load(&Placement::new(BackendKind::Gpu, 1)).unwrap();
-    let model = &mut loaded.workers[0];
-    let batch = |texts: u32, select: Select| {
+    let mut scores = |texts: std::ops::Range<u32>| {
         let mut batch = Batch::default();
-        for text in 0..texts {
-            let input_ids: Vec<u32> = (0..7).map(|i| (text * 31 + i * 7) % 100).collect();
-            batch.push(&Sequence::new(input_ids, [1, 4], select.clone()));
+        for text in texts {
+            let token_ids: Vec<u32> = (0..7).map(|i| (text * 31 + i * 7) % 100).collect();
+            // More than the device finds, so that whole rows are read.
+            batch.push(&Sequence::new(token_ids, [1, 4], Select::TopK(90)));
         }
-        batch
+        loaded.workers[0].predict(batch).unwrap()
     };
-    // The second batch reads whole rows of logits, more than fit one read.
-    let batches = [
-        batch(3, Select::TopK(5)),
-        batch(40, Select::TopK(90)),
-        batch(9, Select::Tokens([3, 90].into())),
-    ];
-    let alone = batches.each_ref().map(|batch| model.predict(batch.clone()).unwrap());
-    let pending = batches.map(|batch| model.submit(batch).unwrap());
-    for (pending, alone) in pending.into_iter().zip(alone) {
-        assert_eq!(pending.wait().unwrap(), alone);
+    // 80 rows, more than are read at once.
+    let large = scores(0..40);
+    let small = (0..40).step_by(10).flat_map(|first| scores(first..first + 10));
+    for (large, small) in large.into_iter().flatten().zip(small.flatten()) {
+        assert_eq!(large.len(), 90);
+        let small: std::collections::BTreeMap<u32, f32> = small.iter().map(|s| (s.token, s.log_prob)).collect();
+        for score in &large[..80] {
+            assert!((score.log_prob - small[&score.token]).abs() < 1e-4, "{score:?}");
+        }
     }
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use cloze::engine::{Engine, EngineError, Limits};
 use cloze::lm::{
-    BackendKind, Batch, LoadError, MaskedLm, ModelError, PendingBatch, Placement, PretrainedModel, Scores, Select,
-    Sequence,
+    BackendKind, Batch, LoadError, MaskedLm, ModelError, Placement, PretrainedModel, Scores, Select, Sequence,
 };
 use tokio::time::Instant;
 
@@ -86,11 +85,11 @@ async fn two_workers_give_the_scores_of_one() {
 struct Faulty(Box<dyn MaskedLm>);
 
 impl MaskedLm for Faulty {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         let is_poisoned = batch.token_ids().contains(&POISON);
-        let pending = self.0.submit(batch);
+        let scores = self.0.predict(batch);
         assert!(!is_poisoned, "an injected panic");
-        pending
+        scores
     }
 }
 

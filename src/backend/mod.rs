@@ -236,14 +236,11 @@ pub trait EncoderBackend: Backend {
     /// A prepared dense layer.
     type Linear: LinearOp<Self>;
     /// The index inputs of a batch as this backend reads them; it keeps the host's copy.
-    type Inputs: AsRef<ForwardInputs> + 'static;
+    type Inputs: AsRef<ForwardInputs>;
 
     /// Rows that [`LinearOp::forward_pooled`] gets at once. Where it stores the outputs of all rows, this bounds their
     /// memory.
     const POOLED_ROWS_MAX: usize = 64;
-
-    /// True if the device computes while the host goes on.
-    const IS_ASYNC: bool = false;
 
     /// Precisions that [`LinearOp::prepare`] accepts; a device may lack some of them.
     const PRECISIONS: &'static [Precision] = &[Precision::F32];

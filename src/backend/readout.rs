@@ -21,12 +21,8 @@ pub const fn row_len(top_k: usize) -> usize {
 
 impl ReadoutSpec {
     /// Numbers of the readout, without the rows that are read in full.
-    pub fn len(&self) -> usize {
+    pub fn numbers(&self) -> usize {
         self.rows * row_len(self.top_k) + self.token_ids.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -49,7 +45,7 @@ impl<'a> LogitsRow<'a> {
     pub fn new(numbers: &'a [f32], spec: &ReadoutSpec, row: usize) -> Self {
         let len = row_len(spec.top_k);
         let (statistics, top) = numbers[row * len..(row + 1) * len].split_at(STATISTICS);
-        let (readout, full_rows) = numbers.split_at(spec.len());
+        let (readout, full_rows) = numbers.split_at(spec.numbers());
         let token_logits = &readout[spec.rows * len..];
         let tokens = spec.row_offsets[row] as usize..spec.row_offsets[row + 1] as usize;
         let full = spec.full_rows.binary_search(&(row as u32)).ok();
@@ -129,7 +125,7 @@ mod tests {
         let (spec, ln3) = (spec(2, &[2]), 3.0f32.ln());
         // Of the logits 0, ln 3, 0; the sum is 1 + 2/3, in two parts.
         let numbers = [ln3, 1.5, 1.0 / 6.0, 0.0, ln3, 1.0, 0.0, 0.0, 0.0];
-        assert_eq!(numbers.len(), spec.len());
+        assert_eq!(numbers.len(), spec.numbers());
         let row = LogitsRow::new(&numbers, &spec, 0);
         let top: Vec<(u32, f32)> = row.top().collect();
         assert_eq!(top, [(1, ln3), (0, 0.0)]);

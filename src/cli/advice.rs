@@ -213,7 +213,7 @@ mod tests {
             ),
             (
                 GpuError::NoSuchAdapter {
-                    wanted: "T4".to_owned(),
+                    requested: "T4".to_owned(),
                     matches: 0,
                     found: "0: llvmpipe".to_owned(),
                 },

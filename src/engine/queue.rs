@@ -17,7 +17,7 @@ pub type Reply = Result<(Scores, Timing), EngineError>;
 
 /// One sequence in the queue.
 pub struct Entry {
-    /// Tells the sequences of one request from those of others.
+    /// The id of the request, the same for all its sequences.
     pub request: u64,
     /// For a sequence beyond the first of its request.
     pub place: Option<ListPlace>,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch_timer::{BatchTimer, RunningGuard};
+use super::batch_timer::BatchTimer;
 use super::queue::{Entry, Queue, Reply};
 use super::spans::BatchSpans;
 use super::state::EngineState;
 use super::{EngineError, Timing};
-use crate::lm::{Batch, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence};
+use crate::lm::{Batch, MaskedLm, ModelError, Scores, Select, Sequence};
 use crate::sys::panics;
 
 /// A worker counts as failing after this many failed batches in a row.
@@ -57,7 +57,7 @@ pub async fn run(queue: &Queue, state: &EngineState, model: Box<dyn MaskedLm>) {
             tokio::time::timeout(PROBE_INTERVAL, queue.next_batch()).await.ok()
         };
         match next {
-            Some(Some(batch)) => worker.run_batches(batch),
+            Some(Some(batch)) => worker.run_batch(batch),
             Some(None) => return,
             None => worker.probe(),
         }
@@ -97,20 +97,11 @@ impl From<&ModelError> for Failure {
     }
 }
 
-/// A forward pass that is submitted to the model.
-struct RunningBatch {
-    pending: Result<PendingBatch, Failure>,
-    started_at: Instant,
-    spans: BatchSpans,
-    _running: RunningGuard,
-}
-
 /// The result of one forward pass.
 struct CompletedBatch {
     /// One for each entry, in order.
     scores: Vec<Scores>,
     started_at: Instant,
-    /// On a device that computes one batch after the other, this includes the rest of the batch before it.
     inference: Duration,
 }
 
@@ -150,31 +141,11 @@ impl Worker<'_> {
         }
     }
 
-    /// Runs a batch. While an asynchronous device computes it, the next is submitted if it is full already (one that is
-    /// not may still grow), and so on, so that the device never waits.
-    fn run_batches(&mut self, first: Vec<Entry>) {
-        let mut next = Some(self.submit_batch(first));
-        while let Some((batch, running)) = next {
-            let works = running.pending.is_ok() && !self.is_failing() && self.state.broken().get().is_none();
-            let full = match works && self.model.is_async() {
-                true => self.queue.full_batch(),
-                false => None,
-            };
-            next = full.map(|batch| self.submit_batch(batch));
-            self.complete_batch(batch, running);
-        }
-    }
-
-    fn submit_batch(&mut self, mut batch: Vec<Entry>) -> (Vec<Entry>, RunningBatch) {
+    /// Runs a batch. If it fails, each entry that is still wanted is tried by itself, so that the culprit alone fails.
+    /// Health is updated before a reply is sent, so that a client with an answer sees the health after it.
+    fn run_batch(&mut self, mut batch: Vec<Entry>) {
         batch.iter_mut().for_each(|entry| entry.spans.leave_queue());
-        let running = self.submit(&batch);
-        (batch, running)
-    }
-
-    /// Completes a forward pass. If it failed, each entry that is still wanted is tried by itself, so that the culprit
-    /// alone fails. Health is updated before a reply is sent, so that a client with an answer sees the health after it.
-    fn complete_batch(&mut self, batch: Vec<Entry>, running: RunningBatch) {
-        let mut failure = match complete(running, &batch) {
+        let mut failure = match self.compute(&batch) {
             Ok(completed) => return self.answer(batch, completed),
             Err(Failure::Cancelled) => return self.queue.stats.abandoned.add(batch.len() as u64),
             Err(failure) => failure,
@@ -194,8 +165,7 @@ impl Worker<'_> {
                 continue;
             }
             if retry {
-                let alone = std::slice::from_ref(&entry);
-                match complete(self.submit(alone), alone) {
+                match self.compute(std::slice::from_ref(&entry)) {
                     Ok(completed) => {
                         self.answer(vec![entry], completed);
                         continue;
@@ -239,10 +209,7 @@ impl Worker<'_> {
     fn probe(&mut self) {
         let mut batch = Batch::default();
         batch.push(&Sequence::new([0], [0], Select::TopK(1)));
-        let running = self.timer.start();
-        let probed = guarded(|| self.model.predict(batch));
-        drop(running);
-        match probed {
+        match self.predict(batch) {
             Ok(_) => {
                 tracing::info!("the model answers again");
                 self.count_batch(true);
@@ -251,7 +218,8 @@ impl Worker<'_> {
         }
     }
 
-    fn submit(&mut self, entries: &[Entry]) -> RunningBatch {
+    /// One forward pass, with scores for each of `entries`.
+    fn compute(&mut self, entries: &[Entry]) -> Result<CompletedBatch, Failure> {
         let mut batch = Batch::default();
         for entry in entries {
             batch.push(&entry.sequence);
@@ -263,52 +231,37 @@ impl Worker<'_> {
         stats.batch_tokens.observe(tokens as u64);
         let spans = BatchSpans::open(entries.iter().map(|entry| &entry.spans), entries.len(), tokens);
         let started_at = Instant::now();
-        let running = self.timer.start();
-        let pending = {
+        let scores = {
             let _entered = spans.enter();
-            guarded(|| self.model.submit(batch))
+            self.predict(batch)?
         };
-        RunningBatch {
-            pending,
-            started_at,
-            spans,
-            _running: running,
+        let inference = started_at.elapsed();
+        // Otherwise one text could get the answer of another.
+        let returned = scores.iter().map(Vec::len);
+        let expected = entries.iter().map(|entry| entry.sequence.readout.rows());
+        if !returned.clone().eq(expected.clone()) {
+            let (returned, expected) = (returned.sum::<usize>(), expected.sum::<usize>());
+            return Err(Failure::Batch(format!(
+                "the model returned scores for {returned} positions of {expected}"
+            )));
         }
+        Ok(CompletedBatch {
+            scores,
+            started_at,
+            inference,
+        })
     }
-}
 
-/// Waits for the end of a forward pass and shares its scores out to `entries`.
-fn complete(running: RunningBatch, entries: &[Entry]) -> Result<CompletedBatch, Failure> {
-    let pending = running.pending?;
-    let scores = {
-        let _entered = running.spans.enter();
-        guarded(|| pending.wait())?
-    };
-    let inference = running.started_at.elapsed();
-    // Otherwise one text could get the answer of another.
-    let returned = scores.iter().map(Vec::len);
-    let expected = entries.iter().map(|entry| entry.sequence.readout.rows());
-    if !returned.clone().eq(expected.clone()) {
-        let (returned, expected) = (returned.sum::<usize>(), expected.sum::<usize>());
-        return Err(Failure::Batch(format!(
-            "the model returned scores for {returned} positions of {expected}"
-        )));
-    }
-    Ok(CompletedBatch {
-        scores,
-        started_at: running.started_at,
-        inference,
-    })
-}
-
-/// Catches panics. The model is used again afterwards: it holds no state from one batch to the next.
-fn guarded<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, Failure> {
-    match panics::catch(compute) {
-        Ok(Ok(computed)) => Ok(computed),
-        Ok(Err(error)) => Err(Failure::from(&error)),
-        Err(panic) => {
-            let message = panic.message().unwrap_or("without a message");
-            Err(Failure::Batch(format!("panic: {message}")))
+    /// Catches panics. The model is used again afterwards: it holds no state from one batch to the next.
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, Failure> {
+        let _running = self.timer.start();
+        match panics::catch(|| self.model.predict(batch)) {
+            Ok(Ok(scores)) => Ok(scores),
+            Ok(Err(error)) => Err(Failure::from(&error)),
+            Err(panic) => {
+                let message = panic.message().unwrap_or("without a message");
+                Err(Failure::Batch(format!("panic: {message}")))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::encoder::PositionRule;
 /// entries are 7.8 MB.
 pub(super) const HEAD_ROWS_MAX: usize = 64;
 
-/// One tokenized text, and what the model tells of it.
+/// One tokenized text, and the positions that the model scores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     /// Special tokens included.
@@ -202,12 +202,8 @@ impl Batch {
     }
 
     /// The number of sequences.
-    pub fn len(&self) -> usize {
+    pub fn sequences(&self) -> usize {
         self.selects.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.selects.is_empty()
     }
 
     /// The selection of each readout row, in order.
@@ -329,7 +325,7 @@ mod tests {
             (&[2, 4, 3], &[1], Select::TopK(5)),
             (&[2, 4, 9, 4, 3], &[1, 3], Select::TopK(1)),
         ]);
-        assert_eq!(batch.len(), 2);
+        assert_eq!(batch.sequences(), 2);
         assert_eq!(batch.token_ids(), [2, 4, 3, 2, 4, 9, 4, 3]);
         assert_eq!(batch.readout_rows(), [1, 4, 6]);
         let inputs = batch.padded(64, PositionRule::Index, |rows| rows);

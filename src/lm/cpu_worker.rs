@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Batch, EncoderModel, MaskedLm, ModelError, PendingBatch};
+use super::{Batch, EncoderModel, MaskedLm, ModelError, Scores};
 use crate::backend::cpu::{Compute, Cpu};
 
 /// A worker's share: the weights, which all workers share, and the threads that compute for this worker alone.
@@ -22,8 +22,7 @@ impl MaskedLm for CpuWorkerModel {
         self.model.tokens_per_readout()
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
-        let scores = self.threads.run(|| self.model.start(batch)?.wait())?;
-        Ok(PendingBatch::ready(scores))
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
+        self.threads.run(|| self.model.compute(batch))
     }
 }

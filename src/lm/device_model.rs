@@ -1,24 +1,20 @@
-//! A model on a device that computes beside the host, may fail, and may rest.
+//! A model on a device that may fail and may rest.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Batch, MaskedLm, ModelError, PendingBatch};
+use super::{Batch, MaskedLm, ModelError, Scores};
 use crate::sys::panics;
 
 /// CubeCL's threads take 8 % of a core until then.
 const REST_AFTER: Duration = Duration::from_millis(100);
 
 /// A device beside the host. No method waits for a computation.
-pub trait AsyncDevice: Send + Sync {
+pub trait Device: Send + Sync {
     /// Ends a rest.
     fn wake(&self) {}
 
     /// Lets an idle device stop its threads.
     fn rest(&self) {}
-
-    /// Sends what was launched to the device, and gives its first fault, if there was one.
-    fn submit(&self) -> Option<String>;
 
     /// The first fault that is known so far.
     fn fault(&self) -> Option<String>;
@@ -30,38 +26,17 @@ pub trait AsyncDevice: Send + Sync {
 /// batches are refused.
 pub struct DeviceModel<M, D> {
     model: M,
-    device: Arc<D>,
+    device: D,
 }
 
-impl<M, D: AsyncDevice> DeviceModel<M, D> {
+impl<M, D: Device> DeviceModel<M, D> {
     /// `model` computes on `device`.
     pub fn new(model: M, device: D) -> Self {
-        Self {
-            model,
-            device: Arc::new(device),
-        }
+        Self { model, device }
     }
 }
 
-/// The result of `compute`, unless there is a `fault` by then: it is the cause of any error or panic.
-fn checked<T>(
-    compute: impl FnOnce() -> Result<T, ModelError>,
-    fault: impl FnOnce() -> Option<String>,
-) -> Result<T, ModelError> {
-    let outcome = panics::catch(compute);
-    match fault() {
-        Some(fault) => Err(ModelError::Device(fault)),
-        None => outcome.unwrap_or_else(|panic| panic.resume()),
-    }
-}
-
-impl<M: MaskedLm, D: AsyncDevice + 'static> MaskedLm for DeviceModel<M, D> {
-    /// False: wgpu 29 blocks each submission while a thread of CubeCL waits for the one before it, so that nothing would
-    /// overlap, and the answers of a batch would wait for the next batch.
-    fn is_async(&self) -> bool {
-        false
-    }
-
+impl<M: MaskedLm, D: Device> MaskedLm for DeviceModel<M, D> {
     fn rest_after(&self) -> Option<Duration> {
         Some(REST_AFTER)
     }
@@ -74,15 +49,17 @@ impl<M: MaskedLm, D: AsyncDevice + 'static> MaskedLm for DeviceModel<M, D> {
         self.device.rest();
     }
 
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         self.device.wake();
         if let Some(fault) = self.device.fault() {
             return Err(ModelError::Device(fault));
         }
-        let pending = checked(|| self.model.submit(batch), || self.device.submit())?;
-        let device = Arc::clone(&self.device);
-        // Only this batch is waited for: a later one may be computing.
-        Ok(PendingBatch::new(move || checked(|| pending.wait(), || device.fault())))
+        let outcome = panics::catch(|| self.model.predict(batch));
+        // A fault is the cause of any error or panic.
+        match self.device.fault() {
+            Some(fault) => Err(ModelError::Device(fault)),
+            None => outcome.unwrap_or_else(|panic| panic.resume()),
+        }
     }
 }
 
@@ -95,52 +72,33 @@ mod tests {
 
     struct Model {
         calls: Arc<AtomicUsize>,
-        breaks: Device,
+        breaks: FakeDevice,
         panics: bool,
     }
 
     #[derive(Clone, Default)]
-    struct Device(Arc<Mutex<Option<String>>>);
+    struct FakeDevice(Arc<Mutex<Option<String>>>);
 
-    impl AsyncDevice for Device {
-        fn submit(&self) -> Option<String> {
-            self.fault()
-        }
-
+    impl Device for FakeDevice {
         fn fault(&self) -> Option<String> {
             self.0.lock().unwrap().clone()
         }
     }
 
     impl MaskedLm for Model {
-        fn submit(&mut self, _: Batch) -> Result<PendingBatch, ModelError> {
+        fn predict(&mut self, _: Batch) -> Result<Vec<Scores>, ModelError> {
             if self.calls.fetch_add(1, Ordering::Relaxed) == 1 {
                 *self.breaks.0.lock().unwrap() = Some("the GPU was lost".to_owned());
                 assert!(!self.panics, "a consequence of it");
             }
-            Ok(PendingBatch::ready(Vec::new()))
+            Ok(Vec::new())
         }
-    }
-
-    #[test]
-    fn a_fault_fails_all_submitted_batches() {
-        let device = Device::default();
-        let model = Model {
-            calls: Arc::default(),
-            breaks: device.clone(),
-            panics: false,
-        };
-        let mut checked = DeviceModel::new(model, device);
-        let first = checked.submit(Batch::default()).unwrap();
-        let lost = ModelError::Device("the GPU was lost".to_owned());
-        assert_eq!(checked.submit(Batch::default()).err(), Some(lost.clone()));
-        assert_eq!(first.wait(), Err(lost));
     }
 
     #[test]
     fn a_fault_during_a_batch_is_its_error_and_the_last_thing_computed() {
         for panics in [false, true] {
-            let (calls, device) = (Arc::new(AtomicUsize::new(0)), Device::default());
+            let (calls, device) = (Arc::new(AtomicUsize::new(0)), FakeDevice::default());
             let model = Model {
                 calls: Arc::clone(&calls),
                 breaks: device.clone(),

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `batch` | sequences, readouts, scores; packing |
 //! | `demand` | lets a model see that no request waits for a batch |
-//! | `encoder_model` | an encoder on any backend as a `MaskedLm`: forward pass, readout, read-back |
+//! | `encoder_model` | an encoder on any backend as a `MaskedLm` |
+//! | `reading` | reads from the device, and the scores of a forward pass |
 //! | `pooled` | readouts that are pooled over a sequence |
 //! | `cpu_worker` | one model shared by several workers, each with threads of its own |
 //! | `device_model` | a model on a device of its own: no answer after a fault, no work while idle |
@@ -29,6 +30,7 @@ pub mod inspect;
 mod load;
 mod pooled;
 mod pretrained;
+mod reading;
 mod warm_up;
 
 use std::time::Duration;
@@ -45,12 +47,6 @@ pub use warm_up::{WarmUp, WarmUpError};
 
 /// A masked language model with its weights on a device.
 pub trait MaskedLm: Send {
-    /// True if the model runs asynchronously on a device of its own, so that the next batch may be submitted before the
-    /// previous one has completed.
-    fn is_async(&self) -> bool {
-        false
-    }
-
     /// Cost of one readout position as a number of tokens.
     fn tokens_per_readout(&self) -> f32 {
         0.0
@@ -64,42 +60,11 @@ pub trait MaskedLm: Send {
     /// Lets an idle device stop its threads. The next batch ends the rest.
     fn rest(&mut self) {}
 
-    /// Starts a batch. Batches complete in the order in which they were submitted.
-    ///
-    /// # Errors
-    /// As of [`PendingBatch::wait`].
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError>;
-
     /// Computes a batch: the scores of each sequence, in order.
     ///
     /// # Errors
-    /// As of [`PendingBatch::wait`].
-    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
-        self.submit(batch)?.wait()
-    }
-}
-
-/// A batch that was submitted and may still be computing.
-pub struct PendingBatch(Box<dyn FnOnce() -> Result<Vec<Scores>, ModelError>>);
-
-impl PendingBatch {
-    /// `wait` blocks until the batch has completed and gives its scores.
-    pub fn new(wait: impl FnOnce() -> Result<Vec<Scores>, ModelError> + 'static) -> Self {
-        Self(Box::new(wait))
-    }
-
-    /// A batch that has completed.
-    pub fn ready(scores: Vec<Scores>) -> Self {
-        Self::new(move || Ok(scores))
-    }
-
-    /// Blocks until the batch has completed: the scores of each sequence, in order.
-    ///
-    /// # Errors
     /// [`ModelError`] if the model's output cannot be trusted.
-    pub fn wait(self) -> Result<Vec<Scores>, ModelError> {
-        (self.0)()
-    }
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError>;
 }
 
 /// Reason why a batch has no scores.

@@ -96,7 +96,7 @@ fn predict(model: &mut dyn MaskedLm, batch: Batch) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lm::{ModelError, PendingBatch};
+    use crate::lm::{ModelError, Scores};
 
     fn warm_up(batch_tokens_max: usize, sequence_tokens_max: usize) -> WarmUp {
         WarmUp {
@@ -123,11 +123,11 @@ mod tests {
     }
 
     impl MaskedLm for Model {
-        fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
             let fits = batch.token_ids().len() <= self.tokens_max;
             assert!(fits || !self.panics, "on purpose");
             match fits {
-                true => Ok(PendingBatch::ready(Vec::new())),
+                true => Ok(Vec::new()),
                 false => Err(ModelError::NotFinite),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use super::*;
 use crate::backend::Precision;
 use crate::engine::Limits;
-use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PendingBatch, PretrainedModel, TokenScore};
+use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PretrainedModel, Scores, TokenScore};
 use crate::tasks::fill_mask::{InputError, Parameters, Request};
 use crate::tasks::score;
 use crate::{Builder, Cloze, WarmUpExtent};
@@ -17,14 +17,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct FakeModel<F>(F);
 
 impl<F: FnMut(&Batch) -> Result<(), ModelError> + Send> MaskedLm for FakeModel<F> {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         (self.0)(&batch)?;
         let score = TokenScore {
             token: 5,
             log_prob: 0.5_f32.ln(),
         };
         let scores = batch.readouts().map(|(rows, _)| vec![vec![score]; rows.len()]);
-        Ok(PendingBatch::ready(scores.collect()))
+        Ok(scores.collect())
     }
 }
 

@@ -28,7 +28,7 @@ pub trait Environment: Sized + 'static {
 pub trait Entry: Send {
     type Instant;
 
-    /// Tells the sequences of one request from those of others.
+    /// The id of the request, the same for all its sequences.
     fn request(&self) -> u64;
 
     fn tokens(&self) -> usize;

@@ -287,14 +287,6 @@ impl<E: Environment> Queue<E> {
         }
     }
 
-    /// The next batch if it is full already.
-    pub fn full_batch(&self) -> Option<Vec<E::Entry>> {
-        if !self.state().fills_a_batch(&self.limits) {
-            return None;
-        }
-        Some(self.take_batch()).filter(|batch| !batch.is_empty())
-    }
-
     fn take_batch(&self) -> Vec<E::Entry> {
         let mut state = self.state();
         self.stats.abandoned(state.sweep());

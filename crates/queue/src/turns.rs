@@ -29,7 +29,7 @@ pub struct Turns<E> {
 struct Turn {
     /// Its end in virtual time.
     end: u64,
-    /// Tells turns of the same end apart: first come, first served.
+    /// Orders turns of the same end: first come, first served.
     number: u64,
 }
 

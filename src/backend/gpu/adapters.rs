@@ -6,7 +6,7 @@ use super::GpuError;
 use super::memory::{self, AdapterMemory};
 
 /// The interfaces through which adapters are found.
-pub const APIS: &str = "Vulkan, Metal and DX12";
+const APIS: &str = "Vulkan, Metal and DX12";
 
 /// Properties of an adapter, known before it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,25 +109,25 @@ pub(super) fn enumerate() -> (wgpu::Instance, Vec<(wgpu::Adapter, Adapter)>) {
     (instance, described)
 }
 
-/// The place in `found` of the adapter that `wanted` means: a number from 0 on, or a part of a name in any case.
-pub(super) fn choose(found: &[Adapter], wanted: Option<&str>) -> Result<usize, GpuError> {
+/// The place in `found` of the adapter that `requested` names: a number from 0 on, or a part of a name in any case.
+pub(super) fn choose(found: &[Adapter], requested: Option<&str>) -> Result<usize, GpuError> {
     if found.is_empty() {
         return Err(GpuError::NoAdapter { apis: APIS.to_owned() });
     }
-    let Some(wanted) = wanted else {
+    let Some(requested) = requested else {
         return Ok(0);
     };
-    let chosen: Vec<usize> = match wanted.parse::<usize>() {
+    let chosen: Vec<usize> = match requested.parse::<usize>() {
         Ok(index) => (index..found.len()).take(1).collect(),
         Err(_) => {
-            let is_meant = |adapter: &Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
+            let is_meant = |adapter: &Adapter| adapter.name.to_lowercase().contains(&requested.to_lowercase());
             (0..found.len()).filter(|&index| is_meant(&found[index])).collect()
         }
     };
     match chosen[..] {
         [index] => Ok(index),
         _ => Err(GpuError::NoSuchAdapter {
-            wanted: wanted.to_owned(),
+            requested: requested.to_owned(),
             matches: chosen.len(),
             found: list(found),
         }),
@@ -161,25 +161,25 @@ mod tests {
     #[test]
     fn an_adapter_is_chosen_by_index_or_by_part_of_its_name() {
         let found = [adapter("NVIDIA H100"), adapter("AMD Radeon"), adapter("NVIDIA T4")];
-        for (wanted, index) in [
+        for (requested, index) in [
             (None, 0),
             (Some("0"), 0),
             (Some("2"), 2),
             (Some("radeon"), 1),
             (Some("T4"), 2),
         ] {
-            assert_eq!(choose(&found, wanted).unwrap(), index, "{wanted:?}");
+            assert_eq!(choose(&found, requested).unwrap(), index, "{requested:?}");
         }
     }
 
     #[test]
     fn an_unknown_or_ambiguous_adapter_is_an_error_that_lists_them() {
         let found = [adapter("NVIDIA H100"), adapter("NVIDIA T4")];
-        for (wanted, said) in [("2", "no adapter"), ("intel", "no adapter"), ("nvidia", "2 adapters")] {
-            let error = choose(&found, Some(wanted)).unwrap_err().to_string();
+        for (requested, said) in [("2", "no adapter"), ("intel", "no adapter"), ("nvidia", "2 adapters")] {
+            let error = choose(&found, Some(requested)).unwrap_err().to_string();
             assert!(
                 error.contains(said) && error.contains("1: NVIDIA T4"),
-                "{wanted}: {error}"
+                "{requested}: {error}"
             );
         }
         assert!(matches!(choose(&[], Some("0")), Err(GpuError::NoAdapter { .. })));

@@ -48,13 +48,13 @@ pub enum GpuError {
     /// No adapter can compute.
     #[error("no GPU adapter was found through {apis}")]
     NoAdapter {
-        /// The interfaces that were asked.
+        /// The graphics APIs that were searched.
         apis: String,
     },
     /// None of the adapters matches the request, or several do.
-    #[error("the GPU \"{wanted}\" matches {} of {found}", count(*.matches))]
+    #[error("the GPU \"{requested}\" matches {} of {found}", count(*.matches))]
     NoSuchAdapter {
-        wanted: String,
+        requested: String,
         matches: usize,
         /// All adapters.
         found: String,
@@ -179,7 +179,7 @@ impl GpuDevice {
             let scope = self.raw.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
             buffers.push(self.raw.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("cloze: is there memory?"),
-                // wgpu wants multiples of four.
+                // wgpu requires multiples of four.
                 size: size.next_multiple_of(4),
                 usage: wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
@@ -207,9 +207,9 @@ impl GpuDevice {
         self.thread.rest();
     }
 
-    /// Sends what was launched to the device, without waiting for it, and gives the device's first fault, if there was one.
-    /// Errors of Burn, such as a kernel that cannot be launched, are reported by no read but only here.
-    pub fn submit(&self) -> Option<String> {
+    /// The device's first fault that is known so far, if there was one. Errors of Burn, such as a kernel that cannot be
+    /// launched, are reported by no read but only here.
+    pub fn fault(&self) -> Option<String> {
         if self.known_fault().is_none() {
             match caught(|| WgpuRuntime::client(&self.device).flush()) {
                 Ok(Ok(())) => {}
@@ -217,11 +217,6 @@ impl GpuDevice {
                 Err(panic) => self.faults.record(format!("the GPU failed: {panic}")),
             }
         }
-        self.known_fault()
-    }
-
-    /// The first fault that is known when a batch was read.
-    pub fn fault(&self) -> Option<String> {
         #[cfg(feature = "failpoints")]
         if self.known_fault().is_none() {
             failpoints::after_batch(&self.raw, &self.faults);
@@ -278,15 +273,15 @@ fn choose_precision(requested: Option<Precision>, has_f16: bool) -> Option<Preci
     }
 }
 
-/// Sets up the adapter that `wanted` means, a number or a part of a name; without it the best there is: discrete
+/// Sets up the adapter that `requested` names, by a number or a part of its name; without it the best one: discrete
 /// before integrated before virtual before software.
 ///
 /// # Errors
 /// [`GpuError`] with what was found.
-pub fn open(wanted: Option<&str>) -> Result<GpuDevice, GpuError> {
+pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
     let (instance, mut found) = adapters::enumerate();
     let known: Vec<Adapter> = found.iter().map(|(_, adapter)| adapter.clone()).collect();
-    let (raw, adapter) = found.swap_remove(adapters::choose(&known, wanted)?);
+    let (raw, adapter) = found.swap_remove(adapters::choose(&known, requested)?);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("cloze"),
         // Mappable primary buffers slow every buffer down on discrete GPUs; Burn leaves them out too. Experimental

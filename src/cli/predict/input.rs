@@ -93,10 +93,10 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<(u64, Option<Vec<u8
         };
         let line_end = ahead.iter().position(|&byte| byte == b'\n');
         let piece = &ahead[..line_end.unwrap_or(ahead.len())];
-        // What goes beyond the limit is counted and let go.
+        // Bytes beyond the limit are counted and dropped.
         if content.len() <= LINE_BYTES_MAX {
-            let room = LINE_BYTES_MAX + 1 - content.len();
-            content.extend_from_slice(&piece[..piece.len().min(room)]);
+            let free = LINE_BYTES_MAX + 1 - content.len();
+            content.extend_from_slice(&piece[..piece.len().min(free)]);
         }
         let taken = piece.len() + usize::from(line_end.is_some());
         bytes += taken as u64;

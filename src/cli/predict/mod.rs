@@ -215,7 +215,7 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
         let interrupted = interrupted()?;
         tokio::select! {
             biased;
-            // What is not written yet has no answers, only the same error on every line.
+            // The lines that are not written yet have no answers, only the same error each.
             reason = pipeline.engine().broken() => {
                 abort_after(CLEAN_UP_TIMEOUT);
                 let lines = lines_written.load(Ordering::Relaxed);
@@ -355,7 +355,7 @@ async fn submit(pipeline: &Pipeline, plan: AnyPlan) -> Result<AnyAnswer, pipelin
     Ok(submitted.plan.finish())
 }
 
-/// Completes with the number of the signal that asks for an end.
+/// Completes with the number of the stop signal.
 fn interrupted() -> std::io::Result<impl Future<Output = u8>> {
     #[cfg(unix)]
     {

@@ -54,10 +54,10 @@ async fn a_model_that_answers_too_few_masks_gives_nobody_anothers_answer() {
     /// Forgets the last readout position of a batch.
     struct Forgetful(Echo);
     impl MaskedLm for Forgetful {
-        fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+        fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
             let mut scores = self.0.predict(batch)?;
             scores.last_mut().map(Vec::pop);
-            Ok(PendingBatch::ready(scores))
+            Ok(scores)
         }
     }
     let (queue, state) = parts(limits());

@@ -76,14 +76,13 @@ async fn the_time_of_each_batch_is_counted_by_itself() {
     let watching = watchdog::watch(&queue, &state, LIMIT);
     let working = async {
         let almost = LIMIT - Duration::from_secs(1);
-        // Two after a pause, the second of which has begun before the first ends.
+        // Two after a pause.
         tokio::time::sleep(almost).await;
-        let first = timer.start();
-        tokio::time::sleep(almost).await;
-        let second = timer.start();
-        drop(first);
-        tokio::time::sleep(almost).await;
-        drop(second);
+        for _ in 0..2 {
+            let running = timer.start();
+            tokio::time::sleep(almost).await;
+            drop(running);
+        }
         tokio::time::sleep(5 * LIMIT).await;
         // And one that does not end.
         let last = timer.start();

@@ -11,11 +11,10 @@ use super::queue::{Entry, Queue, Reply};
 use super::spans::RequestSpans;
 use super::state::EngineState;
 use super::{Engine, EngineError, Health, Limits, watchdog, worker};
-use crate::lm::{Batch, DemandGuard, MaskedLm, ModelError, PendingBatch, Scores, Select, Sequence, TokenScore};
+use crate::lm::{Batch, DemandGuard, MaskedLm, ModelError, Scores, Select, Sequence, TokenScore};
 
 mod failures;
 mod hanging;
-mod overlap;
 mod queue;
 mod waiting;
 mod workers;
@@ -57,7 +56,7 @@ fn batches(queue: &Queue) -> u64 {
     queue.stats.batch_sequences.snapshot().count()
 }
 
-/// A sequence of `tokens` tokens with one mask, the first token, whose id tells it from others.
+/// A sequence of `tokens` tokens with one mask, the first token, with an id of its own.
 fn sequence(id: u32, tokens: usize) -> Arc<Sequence> {
     let mut token_ids = vec![0; tokens];
     token_ids[0] = id;
@@ -76,11 +75,11 @@ fn certain(token: u32) -> Vec<Vec<TokenScore>> {
 }
 
 /// Scores without a token, for as many sequences with one readout position.
-fn no_tokens(sequences: usize) -> PendingBatch {
-    PendingBatch::ready(vec![vec![vec![]]; sequences])
+fn no_tokens(sequences: usize) -> Vec<Scores> {
+    vec![vec![vec![]]; sequences]
 }
 
-/// Answers each text with its own id; panics or fails on the ids it is told to.
+/// Answers each text with its own id; panics or fails on the given ids.
 #[derive(Clone, Default)]
 struct Echo {
     /// The first ids of each batch's texts.
@@ -90,14 +89,14 @@ struct Echo {
 }
 
 impl MaskedLm for Echo {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         let ids = ids_of(&batch);
         self.batches.lock().unwrap().push(ids.clone());
-        assert!(!ids.iter().any(|&id| Some(id) == self.panics_on), "told to panic");
+        assert!(!ids.iter().any(|&id| Some(id) == self.panics_on), "on purpose");
         if ids.iter().any(|&id| Some(id) == self.fails_on) {
             return Err(ModelError::NotFinite);
         }
-        Ok(PendingBatch::ready(ids.into_iter().map(certain).collect()))
+        Ok(ids.into_iter().map(certain).collect())
     }
 }
 
@@ -137,7 +136,7 @@ fn many(count: u32) -> (Vec<Entry>, Vec<tokio::sync::oneshot::Receiver<Reply>>) 
 struct Scripted<F>(F);
 
 impl<F: FnMut(&[u32]) -> Result<(), ModelError> + Send> MaskedLm for Scripted<F> {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         let ids = ids_of(&batch);
         (self.0)(&ids)?;
         Ok(no_tokens(ids.len()))
@@ -152,10 +151,10 @@ struct Gated {
 }
 
 impl MaskedLm for Gated {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         self.passes.fetch_add(1, Ordering::SeqCst);
         self.begun.send(()).unwrap();
         self.may_end.recv().unwrap();
-        Ok(no_tokens(batch.len()))
+        Ok(no_tokens(batch.sequences()))
     }
 }

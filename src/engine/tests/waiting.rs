@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// An engine whose first batch is running and does not end before it is told to.
+/// An engine whose first batch is running and does not end before the test says so.
 struct Busy {
     engine: Arc<Engine>,
     may_end: Sender<()>,
@@ -78,7 +78,7 @@ async fn a_client_that_goes_away_costs_no_forward_pass() {
 struct Endless(Sender<()>);
 
 impl MaskedLm for Endless {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         self.0.send(()).unwrap();
         while batch.is_needed() {
             std::thread::yield_now();
@@ -112,9 +112,9 @@ async fn a_batch_costs_what_its_readout_positions_cost() {
             3.4
         }
 
-        fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
-            self.0.send(batch.len()).unwrap();
-            Ok(no_tokens(batch.len()))
+        fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
+            self.0.send(batch.sequences()).unwrap();
+            Ok(no_tokens(batch.sequences()))
         }
     }
     let (sent, sizes) = channel();

@@ -28,7 +28,7 @@ async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
     let (theirs, counted) = (Arc::clone(&works), Arc::clone(&tries));
     let bad = Scripted(move |_: &[u32]| {
         counted.fetch_add(1, Ordering::SeqCst);
-        assert!(theirs.load(Ordering::SeqCst), "told to panic");
+        assert!(theirs.load(Ordering::SeqCst), "on purpose");
         Ok(())
     });
     let (queue, state, mut workers) = start_workers(vec![Box::new(bad), Box::new(Scripted(|_: &[u32]| Ok(())))]);

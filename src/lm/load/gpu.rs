@@ -6,7 +6,7 @@ use crate::backend::gpu::{self, Gpu, GpuDevice};
 use crate::checkpoint::TensorSource;
 use crate::encoder::{Architecture, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
 use crate::lm::EncoderModel;
-use crate::lm::device_model::{AsyncDevice, DeviceModel};
+use crate::lm::device_model::{Device, DeviceModel};
 
 pub fn load(
     architecture: &Architecture,
@@ -38,17 +38,13 @@ pub fn load(
     })
 }
 
-impl AsyncDevice for GpuDevice {
+impl Device for GpuDevice {
     fn wake(&self) {
         self.wake();
     }
 
     fn rest(&self) {
         self.rest();
-    }
-
-    fn submit(&self) -> Option<String> {
-        self.submit()
     }
 
     fn fault(&self) -> Option<String> {

@@ -18,14 +18,14 @@ use super::{App, Settings, service};
 use crate::api::ErrorBody;
 use crate::backend::Precision;
 use crate::engine::Limits;
-use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PendingBatch, PretrainedModel, Select, TokenScore};
+use crate::lm::{Batch, LoadedModel, MaskedLm, ModelError, PretrainedModel, Scores, Select, TokenScore};
 use crate::{Cloze, WarmUpExtent};
 
 /// Calls a function of the test for each batch, then gives every token the same score.
 struct FakeModel<F>(F);
 
 impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
-    fn submit(&mut self, batch: Batch) -> Result<PendingBatch, ModelError> {
+    fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         (self.0)(&batch);
         let score = |token| TokenScore {
             token,
@@ -42,7 +42,7 @@ impl<F: FnMut(&Batch) + Send> MaskedLm for FakeModel<F> {
             };
             vec![of_row; rows.len()]
         });
-        Ok(PendingBatch::ready(scores.collect()))
+        Ok(scores.collect())
     }
 }
 

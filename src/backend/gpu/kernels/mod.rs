@@ -1,6 +1,6 @@
 //! CubeCL kernels: one launch each where plain Burn takes several.
 //!
-//! Sums, softmax and error function are f32 whatever the tensors hold. Each kernel is tested against its plain form in
+//! Sums, softmax and error function are f32 for tensors of every type. Each kernel is tested against its plain form in
 //! [`reference`](mod@crate::backend::reference).
 //!
 //! | file | subject |

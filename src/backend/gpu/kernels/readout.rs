@@ -15,7 +15,7 @@ pub const TOP_K_MAX: usize = 64;
 /// are the lists of `spec` on the device.
 pub fn read_logits(logits: Primitive, spec: &ReadoutSpec, token_ids: Primitive, row_offsets: Primitive) -> Primitive {
     let columns = logits.meta.shape()[1];
-    let output = empty(&logits, Shape::new([spec.len()]), DType::F32);
+    let output = empty(&logits, Shape::new([spec.numbers()]), DType::F32);
     let dtype = logits.dtype;
     readout_kernel::launch(
         &logits.client.clone(),

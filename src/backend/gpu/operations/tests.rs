@@ -1,28 +1,25 @@
 //! The kernels against their reference in plain Burn, over odd sizes, on the best adapter.
 
 use burn::tensor::{Int, TensorData};
+use cloze_test_values::random;
 
+use super::linear::rounded;
 use super::*;
-use crate::backend::gpu::Gpu;
+use crate::backend::gpu::kernels::attention::TILE_FIELDS;
+use crate::backend::gpu::kernels::pooling::pool_logits;
+use crate::backend::gpu::kernels::split_f16;
 use crate::backend::gpu::{GpuDevice, open};
 use crate::backend::pooling::pool_logits as pool_plainly;
 use crate::backend::readout::{STATISTICS, row_len};
-use crate::backend::{NormKind, Pooling, ReadoutSpec, reference};
+use crate::backend::{Activation, NormKind, PooledRows, Pooling, ReadoutSpec, SequenceOffsets, reference};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
 }
 
-/// Repeatable values in -1..1 (a linear congruential generator, Numerical Recipes' constants).
 fn matrix(gpu: &GpuDevice, rows: usize, columns: usize, seed: u32) -> Tensor<Gpu, 2> {
-    let mut state = seed;
-    let values: Vec<f32> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    })
-    .take(rows * columns)
-    .collect();
-    Tensor::from_data(TensorData::new(values, [rows, columns]), &gpu.device)
+    let data = TensorData::new(random(rows * columns, seed), [rows, columns]);
+    Tensor::from_data(data, &gpu.device)
 }
 
 fn vector(gpu: &GpuDevice, size: usize, seed: u32) -> Tensor<Gpu, 1> {
@@ -126,10 +123,10 @@ fn every_list_lies_in_its_place() {
         let ids = Tensor::<Gpu, 1, Int>::from_primitive(rows.clone());
         ids.into_data().iter::<u32>().collect::<Vec<_>>()
     };
-    assert_eq!(read(&inputs.token_ids), [7, 5, 6]);
-    assert_eq!(read(&inputs.position_ids), [0]);
-    assert_eq!(read(&inputs.readout_rows), [2]);
-    let [all, readout_only] = &inputs.tiles;
+    assert_eq!(read(inputs.indices(IndexList::TokenIds)), [7, 5, 6]);
+    assert_eq!(read(inputs.indices(IndexList::PositionIds)), [0]);
+    assert_eq!(read(inputs.indices(IndexList::ReadoutRows)), [2]);
+    let (all, readout_only) = (inputs.tiles(QueryRows::All), inputs.tiles(QueryRows::ReadoutOnly));
     let fields = |tiles: &Tiles| -> Vec<u32> {
         let tiles = read(&tiles.tiles);
         tiles.chunks(TILE_FIELDS).flat_map(|tile| tile[..4].to_vec()).collect()
@@ -529,7 +526,7 @@ fn rotation_is_that_of_the_reference() {
         for pairing in [RotaryPairing::Halves, RotaryPairing::Neighbours] {
             let rotary = rotary(&gpu, size, pairing);
             for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
-                let positions = inputs.host.positions(rows);
+                let positions = inputs.as_ref().positions(rows);
                 let x = matrix(&gpu, positions.len(), columns, 3);
                 let expected = reference::rotate(x.clone(), &rotary, heads, &positions);
                 let fast = Gpu::rotate(x, &rotary, heads, &inputs, rows);
@@ -558,14 +555,14 @@ fn attention_by_distance_is_that_of_the_reference() {
         (Some(33), Some(&bias)),
     ] {
         for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
-            let query = matrix(&gpu, inputs.host.query_rows(rows).len(), hidden, 4) * 3.0;
+            let query = matrix(&gpu, inputs.as_ref().query_rows(rows).len(), hidden, 4) * 3.0;
             let key_value = matrix(&gpu, 73, 2 * hidden, 5);
             let options = AttentionOptions {
                 window,
                 ..AttentionOptions::new(heads, Precision::F32)
             };
             let (q, kv) = (query.clone(), key_value.clone());
-            let expected = reference::sequence_attention(q, kv, &inputs.host, rows, options, bias);
+            let expected = reference::sequence_attention(q, kv, inputs.as_ref(), rows, options, bias);
             let fast = Gpu::sequence_attention(query, key_value, &inputs, rows, options, bias);
             let case = format!("window {window:?}, bias {}, {rows:?}", bias.is_some());
             assert_close(&gpu, fast, expected, &case);
@@ -601,19 +598,19 @@ fn rotated_and_biased_self_attention_is_that_of_the_reference() {
             };
             let states = matrix(&gpu, 73, width, 5);
             for rows in [QueryRows::All, QueryRows::ReadoutOnly] {
-                let queries = reference::select_rows(&states, &inputs.host.query_rows(rows));
+                let queries = reference::select_rows(&states, &inputs.as_ref().query_rows(rows));
                 let dense = |x: &Tensor<Gpu, 2>, outputs: usize, seeds: (u32, u32), rows| {
                     let y = x.clone().matmul(weights(outputs, seeds.0).transpose());
                     let y = y + vector(&gpu, outputs, seeds.1).unsqueeze();
                     match &layer.rotary {
-                        Some(rotary) => reference::rotate(y, rotary, heads, &inputs.host.positions(rows)),
+                        Some(rotary) => reference::rotate(y, rotary, heads, &inputs.as_ref().positions(rows)),
                         None => y,
                     }
                 };
                 let expected = reference::sequence_attention(
                     dense(&queries, width, (1, 3), rows),
                     dense(&states, 2 * width, (2, 4), QueryRows::All),
-                    &inputs.host,
+                    inputs.as_ref(),
                     rows,
                     layer.options,
                     layer.bias.as_ref(),
