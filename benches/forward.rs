@@ -1,8 +1,8 @@
 //! Texts and tokens a second of the forward pass, by backend, `--dtype`, batch and length.
 //!
 //! The demo model is measured as it is; the sizes of bert-base and ModernBERT-base with random weights, since speed
-//! does not depend on their values. GFLOP/s count two for each multiply-add of the products that are asked for,
-//! attention included, with the last layer and the head at the masks alone and of a local layer the keys in the window;
+//! does not depend on their values. GFLOP/s count two for each multiply-add of the requested products, attention
+//! included, with the last layer and the head at the masks alone and of a local layer the keys in the window;
 //! the limit is the rate of a dense layer whose operands stay in cache. `CLOZE_CPU_FEATURES` measures a lesser CPU.
 //! `cargo bench --bench forward -- --test` runs everything once, random weights only at the smallest shape.
 
@@ -143,7 +143,7 @@ fn measure(criterion: &mut Criterion, subject: &mut Subject<'_>) {
     }
 }
 
-/// Tells which backend it is, or why there is none.
+/// Prints the device, or the reason why the backend cannot run here.
 fn announce(name: &str, loaded: Result<LoadedModel, LoadError>) -> Option<LoadedModel> {
     match loaded {
         Ok(loaded) => {

@@ -1,7 +1,7 @@
-//! Cloze's side of `gpu/side_by_side.py` and `cpu/side_by_side.py`: passes of one checkpoint, timed as they are asked
-//! for.
+//! Cloze's side of `gpu/side_by_side.py` and `cpu/side_by_side.py`: passes of one checkpoint, timed on
+//! request.
 //!
-//! Arguments are a model's folder, `gpu` or `cpu`, and where they are wanted `--gpu-device` and `--dtype` as the server
+//! Arguments are a model's folder, `gpu` or `cpu`, and optionally `--gpu-device` and `--dtype` as the server
 //! takes them. A request is a line of JSON on standard input, `{"texts": [[ids]], "masks": [[positions]], "rounds":
 //! n}`; its answer is one on standard output, with the seconds of each round and the likeliest token of each mask.
 
@@ -34,7 +34,7 @@ struct Answer {
     scores: Vec<f32>,
 }
 
-/// As many as a pipeline tells unless it is asked otherwise.
+/// The default of transformers' pipeline.
 const TOP_K: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {

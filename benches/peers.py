@@ -43,7 +43,7 @@ def head_of(model):
 def make_checkpoint(folder, config):
     torch.manual_seed(1)
     model = AutoModelForMaskedLM.from_config(config)
-    # Otherwise all tokens would have almost the same score, whatever was computed.
+    # Otherwise all tokens would have almost the same score for any computation.
     for name, parameter in head_of(model).named_parameters():
         if "norm" in name.lower() and name.endswith("weight"):
             parameter.data *= 8

@@ -1,4 +1,4 @@
-//! Serves the demo model over HTTP on a port of its own choice, asks it once, and stops.
+//! Serves the demo model over HTTP on a free port, sends it one request, and stops.
 //!
 //! ```sh
 //! cargo run --example serve

@@ -130,7 +130,7 @@ fn bad_lines_are_reported_and_do_not_stop_the_rest() {
     let too_many_tokens = "the ".repeat(2000);
     let cases: Vec<(&[u8], &str)> = vec![
         (b"a [MASK]", ""),
-        (b"no blank", "no_mask"),
+        (b"nothing to fill", "no_mask"),
         (b"", "empty"),
         (b"\xff [MASK]", "not_utf8"),
         (long.as_bytes(), "line_too_long"),
@@ -206,10 +206,10 @@ fn each_typed_line_is_answered_at_once() {
     let mut child = command(&[]).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
-    for text in ["a [MASK]", "the [MASK]", "no blank"] {
+    for text in ["a [MASK]", "the [MASK]", "nothing to fill"] {
         writeln!(stdin, "{text}").unwrap();
         let answer = answers.next().unwrap().unwrap();
-        assert_eq!(answer.contains("no_mask"), text == "no blank", "{answer}");
+        assert_eq!(answer.contains("no_mask"), text == "nothing to fill", "{answer}");
     }
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(3));

@@ -246,7 +246,7 @@ fn a_request_is_a_part_of_its_clients_trace() {
     let (endpoint, received) = collector(None);
     let server = Server::start(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
-        ("OTEL_SERVICE_NAME", "blanks"),
+        ("OTEL_SERVICE_NAME", "masks"),
     ]);
     let head = format!("POST /v1/fill-mask HTTP/1.1\r\ntraceparent: 00-{TRACE}-{CALLER}-01\r\nx-request-id: id-7\r\n");
     let answer = server.ask(&head, "test [MASK]");
@@ -284,7 +284,7 @@ fn a_request_is_a_part_of_its_clients_trace() {
     assert_eq!((request.trace.as_str(), request.parent.as_str()), (TRACE, CALLER));
     assert_eq!(
         (request.kind, request.status, request.service.as_str()),
-        (2, 0, "blanks")
+        (2, 0, "masks")
     );
     for (key, value) in [
         ("http.request.method", "POST"),

@@ -1,7 +1,7 @@
-"""Cloze beside PyTorch on the same card, in one run.
+"""Cloze beside PyTorch on the same GPU, in one run.
 
 Both load one checkpoint of bert-base's sizes with random weights, since speed does not depend on their values, and are
-timed in turn, a few passes each, so that whatever disturbs one disturbs all. A pass takes token ids on the host and ends
+timed in turn, a few passes each, so that a disturbance reaches all. A pass takes token ids on the host and ends
 with the five likeliest tokens of each mask on the host. PyTorch pads to the longest text, as transformers does; Cloze packs.
 """
 
@@ -125,21 +125,21 @@ def main():
     parser.add_argument("--compile-mode", default="default", help="of torch.compile")
     parser.add_argument("--rounds", type=int, default=20, help="of three passes each")
     parser.add_argument("--out", type=Path, help="file for the figures as JSON")
-    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on whatever there is, to see that it runs")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on any device, to see that it runs")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
 
     if not arguments.dry_run and not torch.cuda.is_available():
-        sys.exit("PyTorch sees no CUDA device; --dry-run tries everything but the card")
+        sys.exit("PyTorch sees no CUDA device; --dry-run tries everything but the GPU")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     small = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=1000)
     config = BertConfig(**(small if arguments.dry_run else {}))
     rounds = 2 if arguments.dry_run else arguments.rounds
-    card = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
-    print(f"pytorch    {torch.__version__} on {card}, {str(dtype).removeprefix('torch.')}, sdpa, eager and compiled")
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    print(f"pytorch    {torch.__version__} on {gpu}, {str(dtype).removeprefix('torch.')}, sdpa, eager and compiled")
     rate = matmul_rate(device, dtype, 512 if arguments.dry_run else 8192)
-    print(f"products   {rate / 1e12:.3g} TFLOP/s, as PyTorch multiplies large matrices on {card}")
+    print(f"products   {rate / 1e12:.3g} TFLOP/s, as PyTorch multiplies large matrices on {gpu}")
     if arguments.dry_run:
         print("           A DRY RUN: the sizes are tiny and the figures say nothing")
 
@@ -178,7 +178,7 @@ def main():
                     print(f"    {name:20} {count:4} launches {of_name * 1e3:9.3f} ms {of_name / seconds:6.1%}")
                 results[index]["kernels"] = {name: {"launches": of[0], "seconds": of[1]} for name, of in found.items()}
     if arguments.out:
-        figures = {"card": card, "torch": torch.__version__, "matmul_flops": rate, "dry_run": arguments.dry_run, "results": results}
+        figures = {"gpu": gpu, "torch": torch.__version__, "matmul_flops": rate, "dry_run": arguments.dry_run, "results": results}
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use cloze::backend::Precision;
 use cloze_kernels::{Context, Isa, Linear, Pool};
 
-/// The best of so many measurements counts.
+/// Measurements, of which the best counts.
 const TRIES: usize = 10;
 
 pub struct Machine {

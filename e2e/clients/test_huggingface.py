@@ -34,6 +34,6 @@ def test_several_masks(url):
 
 def test_an_error_is_a_sentence(url):
     with pytest.raises(HfHubHTTPError) as error:
-        InferenceClient(model=url).fill_mask("no blank here")
+        InferenceClient(model=url).fill_mask("no mask here")
     assert error.value.response.status_code == 400
     assert "The text has no mask" in error.value.response.json()["error"]

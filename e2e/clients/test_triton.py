@@ -70,7 +70,7 @@ def test_scheduling_parameters_are_ignored(client):
 
 
 @pytest.mark.parametrize("texts, status, says", [
-    (["no blank"], "400", "no mask"),
+    (["nothing to fill"], "400", "no mask"),
     (["word " * 300 + "[MASK]"], "422", "tokens long"),
 ])  # fmt: skip
 def test_errors_are_sentences(client, texts, status, says):

@@ -115,7 +115,7 @@ impl Drop for Reservation {
         let used = used.load(Ordering::Relaxed);
         if used < GIVE_BACK_BYTES_MIN / 8 && peak.load(Ordering::Relaxed) >= GIVE_BACK_BYTES_MIN {
             peak.store(used, Ordering::Relaxed);
-            // What the reservation stood for is freed in this moment or has been already.
+            // The memory of the reservation is freed in this moment, or was before.
             pool.run_when_idle(memory::give_back);
         }
     }

@@ -41,7 +41,7 @@ fn json_over_http() {
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(answer[0].as_array().unwrap().len(), 2);
     assert_eq!(answer[1][1].as_array().unwrap().len(), 2);
-    for (body, expected) in [("no blank", 400), (&"a".repeat(1001), 413)] {
+    for (body, expected) in [("no mask", 400), (&"a".repeat(1001), 413)] {
         let (status, body) = server.post("text/plain", body);
         assert_eq!(status, expected, "{body}");
         let error: Value = serde_json::from_str(&body).unwrap();

@@ -64,7 +64,7 @@ pub struct Outcome {
     /// The `error_type` of the answer.
     pub error_type: Option<&'static str>,
     pub total: Duration,
-    /// Of an answered request of a task.
+    /// `None` unless a task was answered.
     pub cost: Option<Cost>,
 }
 

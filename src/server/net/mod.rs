@@ -12,7 +12,7 @@
 //! | `deadlines` | the state of a connection and its deadline |
 //! | `held` | what an answer holds until it is sent |
 //! | `slots` | connection slots, and which idle connection gives its slot up |
-//! | `socket` | a TCP stream that tells whether its client has left |
+//! | `socket` | a TCP stream with a check for the departure of its client |
 //! | `options` | limits and TLS |
 //! | `refusal` | answers to heads that never reach the service |
 //! | `tls` | certificate and key |

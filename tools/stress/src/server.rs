@@ -93,7 +93,7 @@ impl Server {
 
     /// Sends SIGTERM; an error if the process does not end with exit code 0 within `limit`.
     pub async fn stop(mut self, limit: Duration) -> Result<()> {
-        let pid = self.child.id().ok_or("the server ended before it was told to")?;
+        let pid = self.child.id().ok_or("the server ended before the signal")?;
         Command::new("kill").arg(pid.to_string()).status().await?;
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(status) if status.as_ref().is_ok_and(|status| status.success()) => Ok(()),
@@ -117,7 +117,7 @@ pub fn cpu_time(pid: &str) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Times in user and in kernel mode are the 14th and 15th field; the second, a name in parentheses, may hold
     // spaces.
-    let (_, fields) = stat.rsplit_once(") ").ok_or("the system tells no times")?;
+    let (_, fields) = stat.rsplit_once(") ").ok_or("the system gives no times")?;
     let ticks: Vec<u64> = fields
         .split(' ')
         .skip(11)
@@ -130,7 +130,7 @@ pub fn cpu_time(pid: &str) -> Result<Duration> {
 /// CPU time of all processes of this machine since its start, over all cores.
 pub fn machine_time() -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().ok_or("the system tells no times")?;
+    let line = stat.lines().next().ok_or("the system gives no times")?;
     let ticks: Vec<u64> = line
         .split_whitespace()
         .skip(1)
