@@ -33,16 +33,6 @@ pub enum AnyAnswer {
     Sparse(sparse::Answer),
 }
 
-/// The names of all tasks, for metrics.
-pub const TASKS: [&str; 6] = [
-    fill_mask::TASK,
-    words::TASK,
-    joint::TASK,
-    positions::TASK,
-    score::TASK,
-    sparse::TASK,
-];
-
 /// Calls `$body` with the content of any variant.
 macro_rules! each {
     ($any:expr, $of:ident => $body:expr) => {

@@ -37,7 +37,7 @@ pub mod words;
 
 use crate::lm::Scores;
 
-pub use any::{AnyAnswer, AnyPlan, AnyRequest, TASKS};
+pub use any::{AnyAnswer, AnyPlan, AnyRequest};
 pub use computation::{COMPUTED_TOKENS_MAX, Computation, Piece, SEQUENCES_MAX};
 pub use error::InputError;
 pub use model::TaskModel;

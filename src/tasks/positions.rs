@@ -61,9 +61,6 @@ pub struct Row {
     pub score: f32,
 }
 
-/// The name of the task in metrics.
-pub const TASK: &str = "positions";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -142,7 +139,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "positions"
     }
 
     fn size(&self) -> Size {

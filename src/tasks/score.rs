@@ -92,9 +92,6 @@ pub struct ScoredToken {
     pub log_prob: f32,
 }
 
-/// The name of the task in metrics.
-pub const TASK: &str = "score";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -201,7 +198,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "score"
     }
 
     fn size(&self) -> Size {

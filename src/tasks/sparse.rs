@@ -45,9 +45,6 @@ pub struct Entry {
     pub value: f32,
 }
 
-/// The name of the task in metrics.
-pub const TASK: &str = "sparse";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -81,7 +78,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "sparse"
     }
 
     fn size(&self) -> Size {

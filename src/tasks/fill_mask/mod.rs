@@ -20,7 +20,6 @@ pub use answer::{Answer, Index, Prediction, TextAnswer};
 pub use mode::{JointOptions, Mode, Order, Which, WordMethod};
 pub use plan::Plan;
 pub use scoring::{TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
-pub use task::TASK;
 
 /// Texts with masks, and how to answer them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,6 @@ use super::{Answer, InputError, Plan, Request};
 use crate::lm::Scores;
 use crate::tasks::{Computation, Notes, Piece, Plan as TaskPlan, Size, Task, TaskModel};
 
-/// The name of the task in metrics.
-pub const TASK: &str = "fill_mask";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -19,7 +16,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "fill_mask"
     }
 
     fn size(&self) -> Size {

@@ -63,9 +63,6 @@ struct Text {
     fillings: Vec<Hypothesis>,
 }
 
-/// The name of the task in metrics.
-pub const TASK: &str = "joint";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -187,7 +184,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "joint"
     }
 
     fn size(&self) -> Size {

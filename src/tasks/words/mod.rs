@@ -68,9 +68,6 @@ struct Text {
     masks: usize,
 }
 
-/// The name of the task in metrics.
-pub const TASK: &str = "words";
-
 impl Task for Request {
     type Plan = Plan;
 
@@ -219,7 +216,7 @@ impl TaskPlan for Plan {
     type Answer = Answer;
 
     fn task(&self) -> &'static str {
-        TASK
+        "words"
     }
 
     fn size(&self) -> Size {
