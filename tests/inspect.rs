@@ -119,8 +119,10 @@ fn completions_and_manual_pages_are_printed() {
         "{page}"
     );
     let folder = tempfile::tempdir().unwrap();
-    assert!(cloze(&["man", folder.path().to_str().unwrap()]).status.success());
-    let page = std::fs::read_to_string(folder.path().join("cloze-predict.1")).unwrap();
+    // It is created.
+    let folder = folder.path().join("share/man1");
+    assert!(cloze(&["man", folder.to_str().unwrap()]).status.success());
+    let page = std::fs::read_to_string(folder.join("cloze-predict.1")).unwrap();
     assert!(page.contains("top\\-k"), "{page}");
 }
 

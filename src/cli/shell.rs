@@ -61,6 +61,8 @@ pub fn man(arguments: &ManArguments) -> Result<(), Box<dyn Error>> {
     command.build();
     match &arguments.directory {
         Some(directory) => {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| format!("{}: the folder cannot be created: {error}", directory.display()))?;
             let pages = std::iter::once(&command).chain(command.get_subcommands());
             for page in pages {
                 let path = directory.join(file_name(page));

@@ -33,7 +33,12 @@ pub fn manual_page(command: &Command) -> std::io::Result<Vec<u8>> {
     section(&mut page, "EXIT STATUS", extras.exit.iter().copied());
     section(&mut page, "FILES", FILES.into_iter().filter(|_| opens_models));
     section(&mut page, "EXAMPLES", extras.examples.iter().copied());
-    section(&mut page, "SEE ALSO", [("cloze(1)", "All commands")].into_iter());
+    let others = [("cloze(1)", "All commands")];
+    section(
+        &mut page,
+        "SEE ALSO",
+        others.into_iter().filter(|_| !command.has_subcommands()),
+    );
     Ok(page)
 }
 
