@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline;
+use crate::pipeline::{self, MemoryError, limit_in_words};
 use crate::tasks::InputError;
 use crate::text::{EncodeError, TruncationError};
 
@@ -70,7 +70,10 @@ impl From<pipeline::Error> for Error {
                 "The server is busy: its queue is full. Try again in a second.",
                 Duration::from_secs(1),
             ),
-            pipeline::Error::MemoryFull(_) => Self::unavailable(
+            pipeline::Error::Memory(error @ MemoryError::TooLarge { .. }) => {
+                Self::new(422, "answer_too_large", error.to_string())
+            }
+            pipeline::Error::Memory(MemoryError::Full) => Self::unavailable(
                 "memory_full",
                 "The server is busy: the memory for requests and answers is used up. Try again in a second.",
                 Duration::from_secs(1),
@@ -84,8 +87,8 @@ impl From<pipeline::Error> for Error {
                 504,
                 "timeout",
                 format!(
-                    "No answer was ready within {} ms; try again later.",
-                    timeout.as_millis()
+                    "No answer was ready within {}; try again later.",
+                    limit_in_words(timeout)
                 ),
             ),
             pipeline::Error::Internal(_) => Self::new(500, "internal", "The request failed inside the server."),
@@ -137,11 +140,12 @@ mod tests {
         let timeout = pipeline::Error::Timeout(Duration::from_millis(20));
         for (error, status, error_type, retry_after) in [
             (pipeline::Error::Overloaded, 503, "overloaded", Some(1)),
+            (pipeline::Error::Memory(MemoryError::Full), 503, "memory_full", Some(1)),
             (
-                pipeline::Error::MemoryFull(pipeline::MemoryFull),
-                503,
-                "memory_full",
-                Some(1),
+                pipeline::Error::Memory(MemoryError::TooLarge { max: 100 }),
+                422,
+                "answer_too_large",
+                None,
             ),
             (pipeline::Error::Stopped, 503, "shutting_down", Some(5)),
             (timeout, 504, "timeout", None),

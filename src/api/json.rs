@@ -103,6 +103,23 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Name<T> {
     }
 }
 
+/// Strings of one list. A short string takes ten times as much memory as in JSON, so that a longer list is not read to
+/// its end; no request may have as many texts.
+const STRINGS_MAX: usize = 1 << 20;
+
+/// Appends a string of a list.
+///
+/// # Errors
+/// When the list is too long.
+pub fn push_string<E: de::Error>(strings: &mut Vec<String>, string: String) -> Result<(), E> {
+    if strings.len() == STRINGS_MAX {
+        let message = format_args!("a list has more than {STRINGS_MAX} strings");
+        return Err(E::custom(message));
+    }
+    strings.push(string);
+    Ok(())
+}
+
 /// A string, or a list of strings.
 pub struct OneOrMany {
     pub strings: Vec<String>,
@@ -129,7 +146,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
                 let mut texts = Vec::new();
                 while let Some(text) = list.next_element()? {
-                    texts.push(text);
+                    push_string(&mut texts, text)?;
                 }
                 Ok(OneOrMany {
                     strings: texts,
@@ -197,4 +214,23 @@ pub fn json_error(error: &serde_json::Error, expected: &str, hint: &str) -> Erro
         error_type,
         format!("{problem}: {}. {hint}.", excerpt::sentence(&error.to_string())),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_too_many_strings_is_not_read_to_its_end() {
+        let list = |strings: usize| format!("[{}\"\"]", "\"\",".repeat(strings - 1));
+        let longest: OneOrMany = serde_json::from_str(&list(STRINGS_MAX)).unwrap();
+        assert_eq!(longest.strings.len(), STRINGS_MAX);
+        let error = serde_json::from_str::<OneOrMany>(&list(STRINGS_MAX + 1000))
+            .err()
+            .unwrap();
+        assert!(
+            error.to_string().starts_with("a list has more than 1048576 strings"),
+            "{error}"
+        );
+    }
 }

@@ -12,7 +12,7 @@ mod tokens;
 mod truncation;
 
 pub use error::{Error, ErrorBody};
-pub(crate) use json::{Count, JsonObject, WholeNumber, json_error};
+pub(crate) use json::{Count, JsonObject, WholeNumber, json_error, push_string};
 pub(crate) use request::parse_top_k;
 pub use request::{Format, TaskKind, without_bom};
 pub use response::AnswerJson;

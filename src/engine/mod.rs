@@ -7,6 +7,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `queue` | entries, limits and counters for the queue of `crates/queue` |
+//! | `list_places` | places in the queue for sequences of lists |
 //! | `worker` | runs batches; a failing sequence does not fail the others of its batch |
 //! | `watchdog` | marks the engine broken when a batch runs longer than the batch timeout |
 //! | `batch_timer` | how long each worker has waited for its model |
@@ -16,6 +17,7 @@
 
 mod batch_timer;
 mod error;
+mod list_places;
 mod queue;
 mod spans;
 mod state;
@@ -29,13 +31,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::lm::{DemandGuard, MaskedLm, Scores, Sequence};
 
 pub use cloze_queue::SLOW_BODY;
 pub use error::EngineError;
+use list_places::{ListPlaces, Places};
 pub use queue::Admission;
 use queue::{Entry, Queue};
 use spans::RequestSpans;
@@ -61,7 +64,7 @@ pub struct Limits {
 impl Limits {
     /// Places for sequences beyond the first of their request.
     fn list_places(&self) -> usize {
-        (self.queue_size / 2).clamp(1, Semaphore::MAX_PERMITS)
+        (self.queue_size / 2).max(1)
     }
 }
 
@@ -113,9 +116,6 @@ pub enum Health {
     Broken(String),
 }
 
-/// The right of a sequence beyond the first of its request to be in the queue.
-type ListPlace = OwnedSemaphorePermit;
-
 /// Scores whose selection and read-back take about as long as a token's layers: with the demo model on Zen 3, 64 sequences of 6
 /// tokens take 50 ms with 5 scores each and 200 ms with 700.
 const SCORES_PER_TOKEN: usize = 64;
@@ -123,8 +123,7 @@ const SCORES_PER_TOKEN: usize = 64;
 /// A handle on queue and workers. The workers run until [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
-    /// First come, first served.
-    list_places: Arc<Semaphore>,
+    list_places: ListPlaces,
     /// Cost of a readout position, in tokens.
     tokens_per_readout: f32,
     requests: AtomicU64,
@@ -139,7 +138,7 @@ impl Engine {
     /// When the system starts too few threads.
     pub fn start(models: Vec<Box<dyn MaskedLm>>, limits: Limits) -> std::io::Result<Self> {
         let engine = Self {
-            list_places: Arc::new(Semaphore::new(limits.list_places())),
+            list_places: ListPlaces::new(limits.list_places()),
             tokens_per_readout: models.first().map_or(0.0, |model| model.tokens_per_readout()),
             requests: AtomicU64::new(0),
             queue: Arc::new(Queue::new(limits)),
@@ -223,12 +222,12 @@ impl Engine {
         let queued_at = Instant::now();
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let spans = RequestSpans::enter_queue();
-        let mut receivers = Vec::with_capacity(sequences.len());
+        let mut replies = Vec::with_capacity(sequences.len());
         // Ends with this future.
         let demand = DemandGuard::default();
-        let mut entry = |sequence: &Arc<Sequence>, place| {
+        let entry = |replies: &mut Vec<_>, sequence: &Arc<Sequence>, place| {
             let (reply, receiver) = oneshot::channel();
-            receivers.push(receiver);
+            replies.push(receiver);
             Entry {
                 request,
                 place,
@@ -242,37 +241,42 @@ impl Engine {
             }
         };
         let mut waiting = sequences.iter();
+        let mut placed = Vec::new();
         // At once what has places, so that the first batch is full.
         let admission = admission.into();
-        let first = match &admission {
-            Some(_) => waiting.next().map(|sequence| entry(sequence, None)),
-            None => None,
-        };
-        let placed = std::iter::from_fn(|| {
-            let place = (waiting.len() > 0).then(|| Arc::clone(&self.list_places).try_acquire_owned())?;
-            let place = place.ok()?;
-            waiting.next().map(|sequence| entry(sequence, Some(place)))
-        });
-        let placed: Vec<Entry> = first.into_iter().chain(placed).collect();
+        if admission.is_some() {
+            placed.extend(waiting.next().map(|sequence| entry(&mut replies, sequence, None)));
+        }
+        let mut places = self.list_places.take_free(waiting.len());
+        while let Some(place) = places.split_one()
+            && let Some(sequence) = waiting.next()
+        {
+            placed.push(entry(&mut replies, sequence, Some(place)));
+        }
         match admission {
             Some(admission) => admission.0.push(placed)?,
             None if placed.is_empty() => {}
             None => self.queue.push(placed)?,
         }
         while waiting.len() > 0 {
-            let mut places = self.places(waiting.len(), deadline).await?;
-            let placed = std::iter::from_fn(|| {
-                let place = places.split(1)?;
-                waiting.next().map(|sequence| entry(sequence, Some(place)))
-            });
-            self.queue.push(placed.collect())?;
+            let places = self.places(request, waiting.as_slice(), deadline).await;
+            let is_answered = |reply: &mut oneshot::Receiver<queue::Reply>| matches!(reply.try_recv(), Ok(Ok(_)));
+            let mut places = places.map_err(|error| error.of_part(|| replies.iter_mut().any(is_answered)))?;
+            let mut placed = Vec::new();
+            while let Some(place) = places.split_one()
+                && let Some(sequence) = waiting.next()
+            {
+                placed.push(entry(&mut replies, sequence, Some(place)));
+            }
+            self.queue.push(placed)?;
         }
         // From here on the entries alone hold the spans.
         drop(spans);
-        let mut scores = Vec::with_capacity(receivers.len());
+        let mut scores = Vec::with_capacity(sequences.len());
         let mut timing = Timing::default();
-        for receiver in receivers {
-            let (of_one, its_timing) = self.reply(receiver, deadline).await?;
+        for receiver in replies {
+            let reply = self.reply(receiver, deadline).await;
+            let (of_one, its_timing) = reply.map_err(|error| error.of_part(|| !scores.is_empty()))?;
             scores.push(of_one);
             timing = timing.max(its_timing);
         }
@@ -284,17 +288,22 @@ impl Engine {
         sequence.tokens() + readouts.round() as usize + sequence.readout.scores() / SCORES_PER_TOKEN
     }
 
-    /// Waits for the list places of the next of `sequences` sequences: for as many as a batch takes.
-    async fn places(&self, sequences: usize, deadline: Instant) -> Result<ListPlace, EngineError> {
+    /// Waits for list places for the next of `sequences`: for as many as a batch takes.
+    async fn places(
+        &self,
+        request: u64,
+        sequences: &[Arc<Sequence>],
+        deadline: Instant,
+    ) -> Result<Places, EngineError> {
         let limits = &self.queue.limits;
-        let count = sequences.min(limits.batch_size_max).min(limits.list_places());
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let places = Arc::clone(&self.list_places).acquire_many_owned(count);
+        let count = sequences.len().min(limits.batch_size_max).min(limits.list_places());
+        let cost = sequences[..count].iter().map(|sequence| self.cost(sequence)).sum();
+        let places = self.list_places.take(request, cost, count);
         match tokio::time::timeout_at(deadline, places).await {
-            Ok(places) => Ok(places.expect("this semaphore is never closed")),
+            Ok(places) => Ok(places),
             Err(_) => {
                 self.queue.stats.expired.add(1);
-                Err(EngineError::Deadline)
+                Err(EngineError::Deadline { in_part: false })
             }
         }
     }
@@ -308,13 +317,13 @@ impl Engine {
             reason = self.state.hung().wait() => return Err(EngineError::Model(reason.clone())),
         };
         let reply = match replied {
-            Err(_) => Err(EngineError::Deadline),
+            Err(_) => Err(EngineError::Deadline { in_part: false }),
             // The queue drops expired entries without a reply.
-            Ok(Err(_)) if deadline <= Instant::now() => Err(EngineError::Deadline),
+            Ok(Err(_)) if deadline <= Instant::now() => Err(EngineError::Deadline { in_part: false }),
             Ok(Err(_)) => Err(EngineError::Stopped),
             Ok(Ok(reply)) => reply,
         };
-        if matches!(reply, Err(EngineError::Deadline)) {
+        if matches!(reply, Err(EngineError::Deadline { .. })) {
             self.queue.stats.expired.add(1);
         }
         reply

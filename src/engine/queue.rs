@@ -8,7 +8,8 @@ use cloze_queue::{Counters, Environment, Refusal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{EngineError, Limits, ListPlace, RequestSpans, Scores, Sequence, Stats, Timing};
+use super::list_places::Places;
+use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
 use crate::lm::Demand;
 
 pub type Queue = cloze_queue::Queue<EngineQueue>;
@@ -20,7 +21,7 @@ pub struct Entry {
     /// The id of the request, the same for all its sequences.
     pub request: u64,
     /// For a sequence beyond the first of its request.
-    pub place: Option<ListPlace>,
+    pub place: Option<Places>,
     pub sequence: Arc<Sequence>,
     /// Share of a batch, in tokens that cost as much.
     pub cost: usize,
@@ -40,19 +41,21 @@ impl Entry {
     }
 }
 
-impl cloze_queue::Entry for Entry {
-    type Instant = Instant;
-
+impl cloze_queue::Share for Entry {
     fn request(&self) -> u64 {
         self.request
     }
 
-    fn tokens(&self) -> usize {
-        self.sequence.token_ids.len()
-    }
-
     fn cost(&self) -> usize {
         self.cost
+    }
+}
+
+impl cloze_queue::Entry for Entry {
+    type Instant = Instant;
+
+    fn tokens(&self) -> usize {
+        self.sequence.token_ids.len()
     }
 
     fn queued_at(&self) -> Instant {

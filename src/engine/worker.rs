@@ -82,7 +82,7 @@ impl Failure {
     fn to_error(&self) -> EngineError {
         match self {
             Self::Batch(reason) | Self::Model(reason) => EngineError::Model(reason.clone()),
-            Self::Cancelled => EngineError::Deadline,
+            Self::Cancelled => EngineError::Deadline { in_part: false },
         }
     }
 }

@@ -42,6 +42,14 @@ impl Deadline {
     }
 }
 
+/// A time limit in words: in milliseconds, or in microseconds below one.
+pub fn limit_in_words(limit: Duration) -> String {
+    match limit.as_millis() {
+        0 => format!("{} µs", limit.as_micros()),
+        milliseconds => format!("{milliseconds} ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +66,12 @@ mod tests {
             let same = deadline.within(longer);
             assert_eq!((same.at, same.timeout), (deadline.at, minute));
         }
+    }
+
+    #[test]
+    fn a_limit_below_a_millisecond_is_not_zero() {
+        assert_eq!(limit_in_words(Duration::from_micros(999)), "999 µs");
+        assert_eq!(limit_in_words(Duration::from_micros(1999)), "1 ms");
+        assert_eq!(limit_in_words(Duration::from_secs(30)), "30000 ms");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::MemoryFull;
+use super::{MemoryError, limit_in_words};
 use crate::engine::EngineError;
 use crate::tasks::InputError;
 use crate::text::DecodeError;
@@ -16,14 +16,14 @@ pub enum Error {
     /// The queue is full.
     #[error("the queue is full")]
     Overloaded,
-    /// The memory for bodies and answers is used up.
+    /// The memory for bodies and answers does not suffice.
     #[error(transparent)]
-    MemoryFull(#[from] MemoryFull),
+    Memory(#[from] MemoryError),
     /// The engine takes no more requests.
     #[error("the engine has stopped")]
     Stopped,
     /// The deadline passed; `0` is the time limit.
-    #[error("no answer was ready within {} ms", .0.as_millis())]
+    #[error("no answer was ready within {}", limit_in_words(*.0))]
     Timeout(Duration),
     /// The model, the tokenizer or a worker failed. The reason is for the log, not for the client.
     #[error("{0}")]
@@ -36,7 +36,7 @@ impl Error {
         match error {
             EngineError::QueueFull => Self::Overloaded,
             EngineError::Stopped => Self::Stopped,
-            EngineError::Deadline => Self::Timeout(timeout),
+            EngineError::Deadline { .. } => Self::Timeout(timeout),
             EngineError::Model(_) => Self::Internal(error.to_string()),
         }
     }

@@ -28,10 +28,18 @@ struct Shared {
     pool: Arc<WorkPool>,
 }
 
-/// The limit is reached; another request may free memory at any time.
+/// Why bytes are not reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the memory for bodies and answers is used up")]
-pub struct MemoryFull;
+pub enum MemoryError {
+    /// The limit is reached; another request may free memory at any time.
+    #[error("the memory for bodies and answers is used up")]
+    Full,
+    /// One request would exceed the limit by itself.
+    #[error(
+        "The request and its answer take more than the {max} bytes that one request may hold in memory; lower top_k, or send fewer or shorter texts."
+    )]
+    TooLarge { max: usize },
+}
 
 /// Bytes that count towards the limit until this is dropped.
 pub struct Reservation {
@@ -64,7 +72,7 @@ impl MemoryLimit {
     ///
     /// # Errors
     /// As of [`Reservation::grow`].
-    pub fn reserve(&self, bytes: usize) -> Result<Reservation, MemoryFull> {
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, MemoryError> {
         let mut reservation = Reservation {
             limit: self.clone(),
             bytes: 0,
@@ -84,17 +92,21 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// [`MemoryFull`] if that exceeds the limit, or the part of it for a reservation of this size; what was reserved
+    /// [`MemoryError`] if that exceeds the limit, or the part of it for a reservation of this size; what was reserved
     /// stays reserved.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), MemoryFull> {
+    pub fn grow(&mut self, bytes: usize) -> Result<(), MemoryError> {
         let Shared { max, used, peak, .. } = &*self.limit.0;
-        let max = match self.bytes.saturating_add(bytes) <= SMALL_BYTES {
+        let sum = self.bytes.saturating_add(bytes);
+        let max = match sum <= SMALL_BYTES {
             true => *max,
             false => max - max / SMALL_SHARE,
         };
+        if sum > max {
+            return Err(MemoryError::TooLarge { max });
+        }
         let add = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= max);
         let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        let before = before.map_err(|_| MemoryFull)?;
+        let before = before.map_err(|_| MemoryError::Full)?;
         peak.fetch_max(before + bytes, Ordering::Relaxed);
         self.bytes += bytes;
         Ok(())
@@ -133,9 +145,9 @@ mod tests {
     fn reservations_share_the_limit_and_give_it_back() {
         let limit = limit(100);
         let mut first = limit.reserve(60).unwrap();
-        assert_eq!(limit.reserve(41).unwrap_err(), MemoryFull);
+        assert_eq!(limit.reserve(41).unwrap_err(), MemoryError::Full);
         let second = limit.reserve(40).unwrap();
-        assert_eq!(first.grow(1), Err(MemoryFull));
+        assert_eq!(first.grow(1), Err(MemoryError::Full));
         assert_eq!(limit.used(), 100);
         drop(second);
         first.grow(10).unwrap();
@@ -152,10 +164,10 @@ mod tests {
     fn large_reservations_leave_a_part_to_small_ones() {
         let limit = limit(16 * SMALL_BYTES);
         let mut large = limit.reserve(12 * SMALL_BYTES).unwrap();
-        assert_eq!(large.grow(1), Err(MemoryFull));
-        assert_eq!(limit.reserve(SMALL_BYTES + 1).unwrap_err(), MemoryFull);
+        assert_eq!(large.grow(1), Err(MemoryError::TooLarge { max: 12 * SMALL_BYTES }));
+        assert_eq!(limit.reserve(SMALL_BYTES + 1).unwrap_err(), MemoryError::Full);
         let mut small: Vec<_> = (0..4).map(|_| limit.reserve(SMALL_BYTES).unwrap()).collect();
-        assert_eq!(limit.reserve(1).unwrap_err(), MemoryFull);
+        assert_eq!(limit.reserve(1).unwrap_err(), MemoryError::Full);
         small[0].shrink_to(0);
         drop(large);
         small[1].grow(8 * SMALL_BYTES).unwrap();
@@ -165,6 +177,6 @@ mod tests {
     fn a_number_of_bytes_that_overflows_is_refused() {
         let limit = limit(100);
         let _some = limit.reserve(1).unwrap();
-        assert_eq!(limit.reserve(usize::MAX).unwrap_err(), MemoryFull);
+        assert!(matches!(limit.reserve(usize::MAX), Err(MemoryError::TooLarge { .. })));
     }
 }

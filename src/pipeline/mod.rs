@@ -31,12 +31,12 @@ use tracing::{Instrument, Span, debug_span};
 
 pub use admission::Admission;
 use admission::PlanningMemory;
-pub use deadline::Deadline;
+pub use deadline::{Deadline, limit_in_words};
 pub use error::Error;
-pub use memory::{MemoryFull, MemoryLimit, Reservation};
+pub use memory::{MemoryError, MemoryLimit, Reservation};
 use progress::Progress;
 
-use crate::engine::{Engine, Timing};
+use crate::engine::{Engine, EngineError, Timing};
 use crate::tasks::fill_mask::{self, TextAnswer};
 use crate::tasks::{Computation, Notes, Piece, Plan, Task, TaskModel};
 use crate::work::{self, WorkPool};
@@ -310,7 +310,7 @@ impl Pipeline {
     }
 
     /// Has the model score the sequences of a plan, piece by piece. Calls `hold` with the bytes that the plan
-    /// [holds](Plan::held) after each.
+    /// [holds](Plan::held) after each, and when the deadline passes after a part of one was computed.
     ///
     /// # Errors
     /// The deadline, failures of the engine, and errors of `hold`; never a full queue.
@@ -335,6 +335,9 @@ impl Pipeline {
                 .engine
                 .submit(admission.take(), &piece.sequences, deadline.at)
                 .await;
+            if let Err(EngineError::Deadline { in_part: true }) = submitted {
+                hold(plan.held())?;
+            }
             let (scores, of_piece) = submitted.map_err(|error| Error::from_engine(error, deadline.timeout))?;
             timing = timing.then(of_piece);
             plan.take(scores);

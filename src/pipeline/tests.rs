@@ -278,7 +278,7 @@ async fn the_memory_of_answers_is_limited_over_all_requests() {
     let used = pipeline.memory().used();
     assert!((20..150).contains(&used), "{used}");
     let refused = run(&pipeline, &["the [MASK]"; 3], Deadline::never()).await;
-    assert_eq!(refused.unwrap_err(), Error::MemoryFull(MemoryFull));
+    assert_eq!(refused.unwrap_err(), Error::Memory(MemoryError::Full));
     assert_eq!(pipeline.memory().used(), used);
     drop(first);
     assert_eq!(pipeline.memory().used(), 0);
@@ -442,6 +442,27 @@ async fn tasks_that_are_too_long_for_their_deadline_do_not_make_the_server_unrea
     }
     let _waiting = pipeline.admit().unwrap();
     assert!(pipeline.is_ready());
+    assert_eq!(pipeline.progress.timeouts(), 0);
+}
+
+#[tokio::test]
+async fn lists_of_which_a_part_is_computed_do_not_make_the_server_unready() {
+    let slow = |_: &Batch| {
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    };
+    let pipeline = pipeline(slow, 400);
+    let text = format!("{}[MASK]", "the ".repeat(60));
+    let lists = [vec![text.as_str(); 150], vec![text.as_str(); 300]];
+    // The texts of the second wait for places in the queue.
+    for list in lists {
+        let error = run(&pipeline, &list, Deadline::after(Duration::from_millis(700))).await;
+        assert!(
+            matches!(error.as_ref().err(), Some(Error::Timeout(_))),
+            "{:?}",
+            error.err()
+        );
+    }
     assert_eq!(pipeline.progress.timeouts(), 0);
 }
 

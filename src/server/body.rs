@@ -7,7 +7,7 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::app::App;
 use super::error::ApiError;
 use crate::engine::SLOW_BODY;
-use crate::pipeline::{self, Admission, Deadline, MemoryFull, Reservation};
+use crate::pipeline::{self, Admission, Deadline, MemoryError, Reservation, limit_in_words};
 use crate::sys::excerpt;
 
 /// Each chunk takes about a microsecond, also from a client that has left, while its bytes are in the system's buffers.
@@ -80,7 +80,7 @@ async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) 
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
-            format!("The body did not arrive within {} ms.", deadline.timeout.as_millis()),
+            format!("The body did not arrive within {}.", limit_in_words(deadline.timeout)),
         )),
     }
 }
@@ -116,7 +116,7 @@ async fn read_all(app: &App, body: Body) -> Result<ReadBody, ApiError> {
 
 impl ReadBody {
     /// Appends a part. The buffer at least doubles when it grows, up to `bytes_max`, and is reserved before.
-    fn append(&mut self, part: &[u8], bytes_max: usize) -> Result<(), MemoryFull> {
+    fn append(&mut self, part: &[u8], bytes_max: usize) -> Result<(), MemoryError> {
         let (capacity, needed) = (self.bytes.capacity(), self.bytes.len() + part.len());
         if needed > capacity {
             let grown = (2 * capacity).min(bytes_max).max(needed);

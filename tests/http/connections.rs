@@ -281,6 +281,17 @@ fn the_accept_loop_recovers_without_spinning_when_descriptors_run_out() {
 }
 
 #[test]
+fn idle_connections_end_when_descriptors_run_out() {
+    let server = start_with_files("ulimit -n 40");
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        let mut stream = connect(&server);
+        assert_eq!(ask(&mut stream, LIVE).0, 200);
+        idle.push(stream);
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn the_limit_on_descriptors_is_raised_to_the_hard_limit() {
     let server = start_with_files("ulimit -Sn 64 && ulimit -Hn 512");

@@ -205,6 +205,30 @@ fn a_log_that_is_not_read_stops_neither_requests_nor_the_end() {
     assert!(server.wait().success());
 }
 
+/// The system ends a process that writes beyond the limit, unless the process ignores the signal.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_limit_on_the_size_of_the_log_file_ends_no_server() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 0 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_cloze"))
+        .args([
+            "--port",
+            "0",
+            "--model",
+            &crate::common::fixtures::golden("uncased-tied"),
+        ])
+        .stderr(log.reopen().unwrap());
+    let mut server = Server::spawn(&mut command);
+    answer_many(&server, 3);
+    assert_eq!(server.post("text/plain", "a [MASK]").0, 200);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    assert_eq!(log.as_file().metadata().unwrap().len(), 0);
+}
+
 #[test]
 #[cfg(unix)]
 fn dropped_log_lines_are_counted() {

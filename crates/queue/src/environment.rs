@@ -24,19 +24,20 @@ pub trait Environment: Sized + 'static {
     ) -> impl Future<Output = bool> + Send;
 }
 
-/// One sequence in the queue.
-pub trait Entry: Send {
-    type Instant;
-
-    /// The id of the request, the same for all its sequences.
+/// A part of a request that takes its turn.
+pub trait Share {
+    /// The id of the request, the same for all its parts.
     fn request(&self) -> u64;
 
-    fn tokens(&self) -> usize;
+    /// Its share of the model's time, in tokens that cost as much.
+    fn cost(&self) -> usize;
+}
 
-    /// Its share of a batch, in tokens that cost as much.
-    fn cost(&self) -> usize {
-        self.tokens()
-    }
+/// One sequence in the queue.
+pub trait Entry: Share + Send {
+    type Instant;
+
+    fn tokens(&self) -> usize;
 
     fn queued_at(&self) -> Self::Instant;
 

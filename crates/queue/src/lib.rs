@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use admission::Admission;
-pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify};
-use turns::Turns;
+pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify, Share};
+pub use turns::Turns;
 
 /// A request whose body takes longer than this may lose its place to another.
 pub const SLOW_BODY: Duration = Duration::from_millis(250);
@@ -101,7 +101,7 @@ impl<E: Environment> State<E> {
     /// Counts sequences and their cost again.
     fn count(&mut self) {
         self.sequences = self.requests.entries().count();
-        self.cost = self.requests.entries().map(E::Entry::cost).sum();
+        self.cost = self.requests.entries().map(Share::cost).sum();
     }
 
     /// Takes the place of the request that has been arriving longest, if that is as long as `patience`.
@@ -119,7 +119,7 @@ impl<E: Environment> State<E> {
 
     fn push(&mut self, entries: Vec<E::Entry>) {
         self.sequences += entries.len();
-        self.cost += entries.iter().map(E::Entry::cost).sum::<usize>();
+        self.cost += entries.iter().map(Share::cost).sum::<usize>();
         self.requests.push(entries);
     }
 

@@ -8,10 +8,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Entry;
+use super::Share;
 
-/// Sequences of up to this many tokens cost alike, so that ordinary texts keep the order of their arrival.
-const SHARE_TOKENS: usize = 256;
+/// Sequences of up to this many tokens cost alike, so that short texts keep the order of their arrival.
+const SHARE_TOKENS: usize = 32;
 
 /// Parts of a share in which virtual time is counted.
 const PARTS: u64 = 1024;
@@ -43,7 +43,7 @@ impl<E> Default for Turns<E> {
     }
 }
 
-impl<E: Entry> Turns<E> {
+impl<E: Share> Turns<E> {
     /// Adds sequences of one request, behind those of the same request that wait.
     pub fn push(&mut self, entries: Vec<E>) {
         let Some(first) = entries.first() else { return };
@@ -98,7 +98,7 @@ impl<E: Entry> Turns<E> {
     }
 }
 
-fn cost(entry: &impl Entry) -> u64 {
+fn cost(entry: &impl Share) -> u64 {
     entry.cost().div_ceil(SHARE_TOKENS) as u64 * PARTS
 }
 
@@ -112,23 +112,13 @@ mod tests {
         cost: usize,
     }
 
-    impl Entry for Sequence {
-        type Instant = u64;
-
+    impl Share for Sequence {
         fn request(&self) -> u64 {
             self.request
         }
 
-        fn tokens(&self) -> usize {
+        fn cost(&self) -> usize {
             self.cost
-        }
-
-        fn queued_at(&self) -> u64 {
-            0
-        }
-
-        fn is_wanted(&self, _: u64) -> bool {
-            true
         }
     }
 
@@ -152,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_texts_keep_the_order_of_their_arrival() {
+    fn short_texts_keep_the_order_of_their_arrival() {
         let mut turns = Turns::default();
-        for (request, cost) in [(0, 200), (1, 3), (2, 256), (3, 257), (4, 1)] {
+        for (request, cost) in [(0, 20), (1, 3), (2, 32), (3, 33), (4, 1)] {
             turns.push(list(request, &[cost]));
         }
         let order: Vec<u64> = (0..5).map(|_| next(&mut turns)).collect();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn batches_keep_both_limits_and_the_order() {
+async fn batches_keep_both_limits_and_the_order_of_turns() {
     let queue = queue(limits());
     let mut receivers = Vec::new();
     for (id, tokens) in [(1, 60), (2, 40), (3, 1), (4, 99), (5, 1), (6, 1), (7, 1), (8, 1)] {
@@ -12,7 +12,7 @@ async fn batches_keep_both_limits_and_the_order() {
         receivers.push(receiver);
     }
     let started_at = Instant::now();
-    for expected in [vec![1, 2], vec![3, 4], vec![5, 6, 7, 8]] {
+    for expected in [vec![3, 5, 6, 7], vec![8, 1], vec![2], vec![4]] {
         assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
     }
     assert_eq!(Instant::now(), started_at, "nothing waits for company by default");
@@ -200,7 +200,7 @@ async fn a_batch_is_bounded_by_cost() {
         .unzip();
     entries.into_iter().for_each(|entry| push(&queue, vec![entry]).unwrap());
     assert_eq!(queue.waiting(), (5, 5));
-    for expected in [&[0, 1][..], &[2], &[3], &[4]] {
+    for expected in [&[2, 4, 0][..], &[1], &[3]] {
         assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
     }
 }
@@ -299,11 +299,11 @@ async fn a_list_that_waits_for_places_keeps_its_deadline_and_leaves_no_trace() {
     // The first and four with list places, of which the first batch takes three; eight wait for places.
     let deadline = Instant::now() + Duration::from_millis(200);
     let error = submit(&engine, vec![sequence(1, 1); 16], deadline).await;
-    assert_eq!(error, Err(EngineError::Deadline));
+    assert_eq!(error, Err(EngineError::Deadline { in_part: false }));
     begins.recv().unwrap();
     assert_eq!(batches(&engine.queue), 1);
     assert_eq!(engine.waiting(), (0, 0));
-    assert_eq!(engine.list_places.available_permits(), 4);
+    assert_eq!(engine.list_places.free(), 4);
     assert_eq!(engine.stats().expired.get(), 1);
     end.send(()).unwrap();
 }
@@ -317,7 +317,7 @@ async fn a_sequence_beyond_the_limit_of_a_batch_is_a_batch_by_itself() {
         // Kept open.
         std::mem::forget(receiver);
     }
-    for expected in [[1], [2], [3]] {
+    for expected in [&[1, 3][..], &[2]] {
         assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
     }
 }
@@ -489,7 +489,7 @@ async fn a_batch_that_becomes_full_leaves_in_that_moment() {
 }
 
 /// Random arrivals at a worker that is free: no text waits longer than the delay, none leaves sooner but with
-/// a full batch, and all leave in order.
+/// a full batch, and all leave in order, since texts of up to 32 tokens cost alike.
 #[tokio::test(start_paused = true)]
 async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
     let delay = Duration::from_millis(10);
@@ -509,7 +509,7 @@ async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
             ..limits()
         };
         let queue = queue(limits.clone());
-        let arrivals: Vec<(u64, usize)> = (0..30).map(|_| (dice(6), 1 + dice(50) as usize)).collect();
+        let arrivals: Vec<(u64, usize)> = (0..30).map(|_| (dice(6), 1 + dice(32) as usize)).collect();
         let theirs = Arc::clone(&queue);
         let pushing = tokio::spawn(async move {
             let mut receivers = Vec::new();

@@ -41,7 +41,7 @@ async fn a_deadline_in_the_queue_costs_no_forward_pass() {
     busy.begun.recv().unwrap();
     let deadline = Instant::now() + Duration::from_millis(20);
     let error = submit(&busy.engine, vec![sequence(2, 1)], deadline).await.unwrap_err();
-    assert_eq!(error, EngineError::Deadline);
+    assert_eq!(error, EngineError::Deadline { in_part: false });
     assert_eq!(busy.engine.stats().expired.get(), 1);
     busy.may_end.send(()).unwrap();
     assert_eq!(busy.first.await.unwrap(), Ok(1));

@@ -132,7 +132,10 @@ pub fn refuse(state: &State, reason: BadHead, peer: SocketAddr) -> http::Respons
         ),
         BadHead::Host => ("bad_request", "An HTTP/1.1 request needs exactly one Host header."),
         BadHead::UriTooLong => ("uri_too_long", "The path of the request is too long."),
-        BadHead::TooLarge => ("head_too_large", "The headers of the request are too many or too long."),
+        BadHead::TooLarge => (
+            "head_too_large",
+            "The headers of the request are too many or too long, or its Content-Length is too large a number.",
+        ),
     };
     let id = unique_id();
     state.metrics.observe(&Outcome {

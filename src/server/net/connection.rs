@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use super::deadline_io::DeadlineIo;
 use super::deadlines::{Awaited, ConnectionDeadlines, SharedDeadlines};
 use super::held::Held;
+use super::linger::linger;
 use super::options::ConnectionOptions;
 use super::refusal::{BadHead, RefusalIo, Refuse};
 use super::slots::ConnectionSlots;
@@ -39,6 +40,19 @@ const BUFFER_BYTES_MAX: usize = 32 * 1024;
 
 /// While a request is computed, its connection looks for the departure of its client at this interval.
 const DEPARTURE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Until a request that has arrived is read, its connection looks at this interval.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The end of a connection with the server.
+#[derive(PartialEq)]
+enum Drain {
+    No,
+    /// Once bytes that have arrived are read: hyper would discard a request among them.
+    Soon,
+    /// After the present request.
+    Now,
+}
 
 /// A connection before it is served, with everything that it shares with others.
 pub struct Connection<E> {
@@ -153,21 +167,25 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut stopping = self.stopping.clone();
-        let mut draining = false;
+        let mut drain = Drain::No;
         let mut expiry = pin!(tokio::time::sleep_until(Instant::now()));
         let mut slot_request = pin!(None::<Notified<'_>>);
         let mut idle = pin!(tokio::time::sleep_until(Instant::now()));
         let mut departure = pin!(tokio::time::sleep_until(Instant::now()));
         let end = loop {
+            if drain == Drain::Soon && !(deadlines.get().is_idle() && socket.has_unread()) {
+                drain = Drain::Now;
+                connection.as_mut().graceful_shutdown();
+            }
             tokio::select! {
                 biased;
                 result = &mut connection => break result.map_err(EarlyEnd::Http),
-                // After the connection, so that a request that has arrived is answered. Fails if the accept loop has ended,
-                // which means the same.
-                _ = stopping.wait_for(|stopping| *stopping), if !draining => {
-                    draining = true;
-                    connection.as_mut().graceful_shutdown();
+                // Fails if the accept loop has ended, which means the same.
+                _ = stopping.wait_for(|stopping| *stopping), if drain == Drain::No => {
+                    drain = Drain::Soon;
+                    deadlines.get().drain();
                 }
+                () = tokio::time::sleep(DRAIN_INTERVAL), if drain == Drain::Soon => {}
                 () = poll_fn(|context| poll_departure(&socket, departure.as_mut(), &deadlines, context)) => {
                     break Err(EarlyEnd::ClientLeft);
                 }
@@ -187,9 +205,18 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             // hyper closed the connection without an answer, as it does for HTTP/2. This logs and counts it.
             drop((self.refuse)(BadHead::Malformed, self.remote));
         }
-        if let Err(reason) = end {
-            self.options.counters.ended_early(reason.label());
-            tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
+        match end {
+            Ok(()) if deadlines.get().may_send_more() => {
+                tokio::select! {
+                    () = linger(&socket) => {}
+                    () = self.slots.requested_and_wanted() => {}
+                }
+            }
+            Ok(()) => {}
+            Err(reason) => {
+                self.options.counters.ended_early(reason.label());
+                tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
+            }
         }
     }
 
@@ -203,6 +230,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
     ) -> Result<HttpResponse<NotifyOnDropBody>, Infallible> {
         // Otherwise a client that sends many requests at once would hold the thread until all are answered.
         tokio::task::yield_now().await;
+        let has_body = !request.body().is_end_stream();
         let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = match BadHead::check(&request) {
             Ok(()) => {
                 let addresses = (LocalAddr(local.into()), RemoteAddr(self.remote.into()));
@@ -218,7 +246,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             answer.headers_mut().insert(header::CONNECTION, close);
         }
         let held = answer.extensions_mut().remove::<Held>();
-        deadlines.get().answer_started(held);
+        let may_send_more = has_body && !answer.status().is_success();
+        deadlines.get().answer_started(held, may_send_more);
         Ok(answer.map(|body| NotifyOnDropBody { body, deadlines }))
     }
 }

@@ -15,6 +15,9 @@ const ANSWER_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 /// A connection whose head takes longer than this counts as idle while others wait for slots.
 const SLOW_HEAD: Duration = Duration::from_secs(2);
 
+/// While the server drains, a head must be complete after this time.
+const DRAIN_HEAD: Duration = Duration::from_millis(250);
+
 /// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
@@ -73,6 +76,7 @@ pub struct ConnectionDeadlines {
     held: Vec<Held>,
     /// When the current answer must be sent at the lowest rate of reading.
     rate_deadline: Instant,
+    may_send_more: bool,
 }
 
 impl ConnectionDeadlines {
@@ -86,6 +90,7 @@ impl ConnectionDeadlines {
             head_since: accepted_at,
             rate_deadline: accepted_at,
             held: Vec::new(),
+            may_send_more: false,
         }
     }
 
@@ -102,6 +107,11 @@ impl ConnectionDeadlines {
             Phase::Request => Awaited::Answer,
             Phase::Answer { .. } | Phase::Refused => Awaited::Reader,
         }
+    }
+
+    /// True while no byte of a request has been read.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
     }
 
     /// True from the head of a request until its answer was sent.
@@ -142,9 +152,11 @@ impl ConnectionDeadlines {
         self.request_since = Instant::now();
     }
 
-    /// The head of an answer is ready to be sent. `held` is kept until the whole answer was sent.
-    pub fn answer_started(&mut self, held: Option<Held>) {
+    /// The head of an answer is ready to be sent. `held` is kept until the whole answer was sent. `may_send_more` is true
+    /// if the request's body may not have arrived whole.
+    pub fn answer_started(&mut self, held: Option<Held>, may_send_more: bool) {
         self.held.extend(held);
+        self.may_send_more = may_send_more;
         self.phase = Phase::Answer { taken: false };
         self.rate_deadline = Instant::now() + self.limits.write_timeout;
         self.deadline = Some(self.rate_deadline);
@@ -154,6 +166,20 @@ impl ConnectionDeadlines {
     pub fn head_refused(&mut self) {
         self.phase = Phase::Refused;
         self.deadline = Some(Instant::now() + self.limits.write_timeout);
+    }
+
+    /// True if the client may not have sent all of the last request.
+    pub fn may_send_more(&self) -> bool {
+        self.may_send_more || self.is_refused()
+    }
+
+    /// The server ends: heads that do not arrive must not hold it up.
+    pub fn drain(&mut self) {
+        self.limits.head_timeout = self.limits.head_timeout.min(DRAIN_HEAD);
+        if self.phase == Phase::Head {
+            let end = Instant::now() + self.limits.head_timeout;
+            self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.min(end)));
+        }
     }
 
     pub fn is_refused(&self) -> bool {
@@ -240,7 +266,7 @@ mod tests {
         deadlines.bytes_received();
         assert_eq!(left(&deadlines), None, "a body has the deadline of its request");
         assert_eq!(idle_in(&deadlines), None);
-        deadlines.answer_started(None);
+        deadlines.answer_started(None, false);
         assert_eq!(left(&deadlines), Some(30));
         deadlines.bytes_sent(100 * ANSWER_BYTES_PER_SECOND_MIN);
         assert_eq!(left(&deadlines), Some(30), "the system's buffers give no time");
@@ -275,7 +301,7 @@ mod tests {
     async fn a_connection_with_a_pipelined_request_is_not_idle() {
         let mut deadlines = new();
         deadlines.request_started();
-        deadlines.answer_started(None);
+        deadlines.answer_started(None, false);
         deadlines.answer_taken();
         deadlines.request_started();
         deadlines.flushed();
@@ -287,14 +313,14 @@ mod tests {
         let mut deadlines = new();
         let value = Arc::new(());
         deadlines.request_started();
-        deadlines.answer_started(Some(Held::new(Arc::clone(&value))));
+        deadlines.answer_started(Some(Held::new(Arc::clone(&value))), false);
         deadlines.flushed();
         deadlines.answer_taken();
         assert_eq!(Arc::strong_count(&value), 2);
         deadlines.flushed();
         assert_eq!(Arc::strong_count(&value), 1);
         deadlines.request_started();
-        deadlines.answer_started(Some(Held::new(Arc::clone(&value))));
+        deadlines.answer_started(Some(Held::new(Arc::clone(&value))), false);
         drop(deadlines);
         assert_eq!(Arc::strong_count(&value), 1);
     }

@@ -11,6 +11,7 @@
 //! | `deadline_io` | a socket that reports its traffic to the connection's deadlines |
 //! | `deadlines` | the state of a connection and its deadline |
 //! | `held` | what an answer holds until it is sent |
+//! | `linger` | the end of a connection whose client may still be sending |
 //! | `slots` | connection slots, and which idle connection gives its slot up |
 //! | `socket` | a TCP stream with a check for the departure of its client |
 //! | `options` | limits and TLS |
@@ -22,6 +23,7 @@ mod connection;
 mod deadline_io;
 mod deadlines;
 mod held;
+mod linger;
 mod options;
 mod refusal;
 mod slots;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{IoSlice, Result};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -39,6 +40,14 @@ impl Socket {
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         }
+    }
+
+    /// True if bytes have arrived that were not read.
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        socket2::SockRef::from(&*self.0)
+            .peek(&mut byte)
+            .is_ok_and(|count| count > 0)
     }
 
     /// Calls `io` when the socket is ready, until it does not fail for lack of readiness.

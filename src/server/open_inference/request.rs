@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::tensor::Output;
-use crate::api::{Count, Error, JsonObject, WholeNumber, json_error, parse_top_k, without_bom};
+use crate::api::{Count, Error, JsonObject, WholeNumber, json_error, parse_top_k, push_string, without_bom};
 use crate::sys::excerpt;
 use crate::tasks::fill_mask::{Parameters, Request};
 
@@ -164,8 +164,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        self.0.push(text.to_owned());
-        Ok(())
+        push_string(self.0, text.to_owned())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {

@@ -38,12 +38,18 @@ pub struct Entry {
     pub reply: oneshot::Sender<u32>,
 }
 
-impl cloze_queue::Entry for Entry {
-    type Instant = Instant;
-
+impl cloze_queue::Share for Entry {
     fn request(&self) -> u64 {
         self.id.into()
     }
+
+    fn cost(&self) -> usize {
+        1
+    }
+}
+
+impl cloze_queue::Entry for Entry {
+    type Instant = Instant;
 
     fn tokens(&self) -> usize {
         1
