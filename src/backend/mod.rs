@@ -7,6 +7,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `reference` | the operations in plain Burn, and a backend that runs them as they are |
+//! | `activation` | activation functions |
 //! | `inputs` | index inputs of a forward pass: token ids, offsets, readout |
 //! | `readout` | statistics and scores that are read back from the logits |
 //! | `pooling` | pooling of logits over the rows of a sequence |
@@ -15,6 +16,7 @@
 //! | `cpu/` | ndarray, with kernels over slices |
 //! | `gpu/` | wgpu: adapters, device set-up, CubeCL kernels |
 
+mod activation;
 pub mod buckets;
 #[cfg(feature = "cpu")]
 pub mod cpu;
@@ -26,25 +28,13 @@ mod precision;
 pub mod readout;
 pub mod reference;
 
+pub use activation::{Activation, RareActivation};
 pub use inputs::{ForwardInputs, IndexList, QueryRows, ReadoutSpec, SequenceOffsets};
 pub use pooling::{PooledRows, Pooling};
 pub use precision::{Precision, UnsupportedPrecision, list as list_precisions};
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-
-/// The activation of a feed-forward block or of the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x · Φ(x)` with the error function: <https://arxiv.org/abs/1606.08415>, equation 1.
-    Gelu,
-    /// The tanh form of GELU, `gelu_new` and `gelu_pytorch_tanh` in config files: the same paper, section 2.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// `x · sigmoid(x)`, also called swish.
-    Silu,
-}
 
 /// Statistics that a normalization divides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +162,22 @@ pub enum TailNorms<B: EncoderBackend> {
 }
 
 impl<B: EncoderBackend> EncoderTail<B> {
+    /// The default body of [`EncoderBackend::encoder_tail`].
+    pub fn apply(&self, attended: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.norms {
+            TailNorms::Post { attention, output } => {
+                let x = self.attention_output.forward_normalized(attended, residual, attention);
+                let inner = self.inner(x.clone());
+                self.down.forward_normalized(inner, x, output)
+            }
+            TailNorms::Pre(norm) => {
+                let x = B::add(self.attention_output.forward(attended, None), residual);
+                let inner = self.inner(B::residual_layer_norm(x.clone(), None, norm));
+                B::add(self.down.forward(inner, None), x)
+            }
+        }
+    }
+
     /// The input of `down`.
     fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.gate {
@@ -318,18 +324,7 @@ pub trait EncoderBackend: Backend {
         residual: Tensor<Self, 2>,
         layer: &EncoderTail<Self>,
     ) -> Tensor<Self, 2> {
-        match &layer.norms {
-            TailNorms::Post { attention, output } => {
-                let x = layer.attention_output.forward_normalized(attended, residual, attention);
-                let inner = layer.inner(x.clone());
-                layer.down.forward_normalized(inner, x, output)
-            }
-            TailNorms::Pre(norm) => {
-                let x = Self::add(layer.attention_output.forward(attended, None), residual);
-                let inner = layer.inner(Self::residual_layer_norm(x.clone(), None, norm));
-                Self::add(layer.down.forward(inner, None), x)
-            }
-        }
+        layer.apply(attended, residual)
     }
 
     /// Normalization of `x`, or of `x + residual`; both are `[rows, hidden]`.

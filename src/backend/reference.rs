@@ -45,7 +45,7 @@ impl<B: EncoderBackend> LinearOp<B> for ReferenceLinear<B> {
     fn forward(&self, x: Tensor<B, 2>, activation: Option<Activation>) -> Tensor<B, 2> {
         let y = x.matmul(self.weight.clone().transpose()) + self.bias.clone();
         match activation {
-            Some(activation) => activate(y, activation),
+            Some(activation) => activation.apply(y),
             None => y,
         }
     }
@@ -61,20 +61,6 @@ pub fn select_rows<B: Backend>(table: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2
     let count = ids.len();
     let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), &table.device());
     table.clone().select(0, ids)
-}
-
-/// Applies `kind` element by element.
-pub fn activate<B: Backend, const D: usize>(x: Tensor<B, D>, kind: Activation) -> Tensor<B, D> {
-    match kind {
-        Activation::Gelu => activation::gelu(x),
-        Activation::GeluTanh => {
-            // 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
-            let inner = (x.clone() * x.clone() * x.clone() * 0.044715 + x.clone()) * std::f64::consts::FRAC_2_PI.sqrt();
-            x * (inner.tanh() + 1.0) * 0.5
-        }
-        Activation::Relu => activation::relu(x),
-        Activation::Silu => activation::silu(x),
-    }
 }
 
 /// The default body of [`EncoderBackend::self_attention`].

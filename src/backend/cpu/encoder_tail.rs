@@ -15,6 +15,9 @@ pub fn encoder_tail(
     residual: Tensor<Cpu, 2>,
     layer: &EncoderTail<Cpu>,
 ) -> Tensor<Cpu, 2> {
+    let Some(activation) = kernel_activation(layer.activation) else {
+        return layer.apply(attended, residual);
+    };
     let [rows, hidden] = residual.dims();
     let (mut attended, residual) = (owned(values(attended)), values(residual));
     let (first, second) = match &layer.norms {
@@ -25,7 +28,7 @@ pub fn encoder_tail(
         output: &layer.attention_output.0,
         gate: layer.gate.as_ref().map(|gate| &gate.0),
         up: &layer.up.0,
-        activation: Some(kernel_activation(layer.activation)),
+        activation: Some(activation),
         down: &layer.down.0,
         norms: match &second {
             Some(second) => cloze_kernels::TailNorms::Post {

@@ -33,10 +33,14 @@ impl LinearOp<Cpu> for CpuLinear {
         let rows = x.dims()[0];
         let x = values(x);
         let mut y = buffers::take(rows * self.0.outputs());
-        let activation = activation.map(kernel_activation);
-        with_context(|context| self.0.apply(context, slice(&x), rows, activation, &mut y));
+        let kernel = activation.and_then(kernel_activation);
+        with_context(|context| self.0.apply(context, slice(&x), rows, kernel, &mut y));
         buffers::give_back(x);
-        tensor(y, rows, self.0.outputs())
+        let y = tensor(y, rows, self.0.outputs());
+        match activation {
+            Some(activation @ Activation::Rare(_)) => activation.apply(y),
+            _ => y,
+        }
     }
 
     fn forward_pooled(&self, x: Tensor<Cpu, 2>, pools: &[PooledRows], pooled: Tensor<Cpu, 2>) -> Tensor<Cpu, 2> {
@@ -67,11 +71,13 @@ impl LinearOp<Cpu> for CpuLinear {
     }
 }
 
-pub fn kernel_activation(activation: Activation) -> cloze_kernels::Activation {
-    match activation {
+/// `None` for an activation without a kernel.
+pub fn kernel_activation(activation: Activation) -> Option<cloze_kernels::Activation> {
+    Some(match activation {
         Activation::Gelu => cloze_kernels::Activation::Gelu,
         Activation::GeluTanh => cloze_kernels::Activation::GeluTanh,
         Activation::Relu => cloze_kernels::Activation::Relu,
         Activation::Silu => cloze_kernels::Activation::Silu,
-    }
+        Activation::Rare(_) => return None,
+    })
 }

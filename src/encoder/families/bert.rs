@@ -86,7 +86,7 @@ mod tests {
         for (changes, named) in [
             (r#"{"model_type": "gpt2"}"#, "model_type is \"gpt2\""),
             (r#"{"position_embedding_type": "relative_key"}"#, "\"relative_key\""),
-            (r#"{"hidden_act": "quick_gelu"}"#, "hidden_act is \"quick_gelu\""),
+            (r#"{"hidden_act": "prelu"}"#, "hidden_act is \"prelu\""),
             (r#"{"is_decoder": true}"#, "is_decoder"),
             (
                 r#"{"num_attention_heads": 7}"#,

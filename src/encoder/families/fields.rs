@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{ConfigError, refuse};
-use crate::backend::Activation;
+use crate::backend::{Activation, RareActivation};
 use crate::checkpoint::json;
 
 /// Larger sizes are a broken file: they bound the memory that a hostile one makes us allocate.
@@ -122,17 +122,16 @@ impl Fields {
 
     /// An activation by transformers' name, `default` if it is absent.
     pub fn activation_or(&self, name: &str, default: &str) -> Result<Activation, ConfigError> {
-        match self.text_or(name, default)? {
-            "gelu" | "gelu_python" => Ok(Activation::Gelu),
-            // The same function, written in five ways.
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
-                Ok(Activation::GeluTanh)
+        let function = self.text_or(name, default)?;
+        match Activation::named(function) {
+            Some(activation) => Ok(activation),
+            None => {
+                let rare = RareActivation::NAMES.map(|(name, _)| name).join(", ");
+                refuse(format!(
+                    "{name} is \"{function}\"; supported are gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, \
+                     {rare}"
+                ))
             }
-            "relu" => Ok(Activation::Relu),
-            "silu" | "swish" => Ok(Activation::Silu),
-            other => refuse(format!(
-                "{name} is \"{other}\"; supported are gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu and silu"
-            )),
         }
     }
 

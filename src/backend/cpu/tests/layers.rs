@@ -12,14 +12,19 @@ fn encoder_tail() {
                 continue;
             }
             for is_gated in [false, true] {
-                check_tails(&pools, rows, hidden, inner, is_gated);
+                check_tails(&pools, rows, hidden, inner, is_gated, Activation::Gelu);
             }
         }
+    }
+    // Without a kernel.
+    for is_gated in [false, true] {
+        let activation = Activation::Rare(RareActivation::QuickGelu);
+        check_tails(&pools, 13, 33, 70, is_gated, activation);
     }
 }
 
 /// Compares post-norm and pre-norm layers, with both kinds of normalization, with their layers in plain Burn.
-fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gated: bool) {
+fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gated: bool, activation: Activation) {
     let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
     // So that sums stay around one, as in a model.
     let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
@@ -30,7 +35,6 @@ fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gate
     let plain = |(weight, bias): &(Tensor<Cpu, 2>, Tensor<Cpu, 1>), x: Tensor<Cpu, 2>, activation| {
         reference_linear(weight.clone(), bias.clone()).forward(x, activation)
     };
-    let activation = Activation::Gelu;
     let plain_inner = |x: Tensor<Cpu, 2>| match is_gated {
         true => plain(&gate, x.clone(), Some(activation)) * plain(&up, x, None),
         false => plain(&up, x, Some(activation)),

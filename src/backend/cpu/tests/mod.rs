@@ -21,8 +21,8 @@ use crate::backend::readout::{LogitsRow, STATISTICS, row_len};
 use crate::backend::reference::{self, ReferenceLinear};
 use crate::backend::{
     Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
-    PooledRows, Pooling, Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention,
-    SequenceOffsets, TailNorms,
+    PooledRows, Pooling, Precision, QueryRows, RareActivation, ReadoutSpec, RelativeBias, Rotary, RotaryPairing,
+    SelfAttention, SequenceOffsets, TailNorms,
 };
 
 fn matrix(rows: usize, columns: usize, seed: u32) -> Tensor<Cpu, 2> {

@@ -72,6 +72,11 @@ impl LinearOp<Gpu> for GpuLinear {
     }
 
     fn forward(&self, x: Tensor<Gpu, 2>, activation: Option<Activation>) -> Tensor<Gpu, 2> {
+        if let Some(activation @ Activation::Rare(_)) = activation {
+            let y = self.forward(x, None);
+            let dtype = y.dtype();
+            return rounded(activation.apply(rounded(y, DType::F32)), dtype);
+        }
         let (x, bias) = (primitive(x), primitive(self.bias.clone()));
         if !self.splits(&x) {
             let dtype = x.dtype;

@@ -11,7 +11,9 @@ use crate::backend::gpu::kernels::split_f16;
 use crate::backend::gpu::{GpuDevice, open};
 use crate::backend::pooling::pool_logits as pool_plainly;
 use crate::backend::readout::{STATISTICS, row_len};
-use crate::backend::{Activation, NormKind, PooledRows, Pooling, ReadoutSpec, SequenceOffsets, reference};
+use crate::backend::{
+    Activation, NormKind, PooledRows, Pooling, RareActivation, ReadoutSpec, SequenceOffsets, reference,
+};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
@@ -440,6 +442,8 @@ fn dense_layers_are_those_of_the_reference() {
         Some(Activation::GeluTanh),
         Some(Activation::Relu),
         Some(Activation::Silu),
+        Some(Activation::Rare(RareActivation::QuickGelu)),
+        Some(Activation::Rare(RareActivation::Mish)),
     ];
     for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 70)] {
         let bias = vector(&gpu, outputs, 8);
@@ -463,7 +467,7 @@ fn dense_layers_are_those_of_the_reference() {
                 );
                 let product = plain_x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
                 let expected = match activation {
-                    Some(activation) => reference::activate(product, activation),
+                    Some(activation) => activation.apply(product),
                     None => product,
                 };
                 let y = fast.forward(x.clone(), activation);
