@@ -122,7 +122,12 @@ fn describe_architecture(of: &ArchitectureSummary, lines: &mut Vec<String>) {
         "  architecture  {}, {} layers, hidden size {}, {} heads, feed-forward size {}, activation {}",
         of.family, of.layers, of.hidden_size, of.heads, of.intermediate_size, of.activation
     ));
-    let decoder = if of.tied { "tied to the embeddings" } else { "untied" };
+    let decoder = match (of.tied, of.decoder_bias) {
+        (true, true) => "tied to the embeddings",
+        (true, false) => "tied to the embeddings, without a bias",
+        (false, true) => "untied",
+        (false, false) => "untied, without a bias",
+    };
     lines.push(format!(
         "  sizes         vocabulary size {}, texts up to {} tokens, {} parameters, decoder {decoder}",
         of.vocab_size, of.max_tokens, of.parameters
@@ -184,6 +189,7 @@ struct ArchitectureReport {
     parameters: usize,
     weights_bytes: usize,
     tied: bool,
+    decoder_bias: bool,
 }
 
 #[derive(Serialize)]
@@ -235,6 +241,7 @@ impl ArchitectureReport {
             parameters: of.parameters,
             weights_bytes: of.weights_bytes,
             tied: of.tied,
+            decoder_bias: of.decoder_bias,
         }
     }
 }

@@ -71,7 +71,15 @@ impl<B: EncoderBackend> Encoder<B> {
         precision: Precision,
     ) -> Result<Self, EncoderError> {
         UnsupportedPrecision::check(precision, B::PRECISIONS)?;
+        let had_bias = architecture.spec.biases.decoder;
         let architecture = architecture.clone().with_stored_decoder(source)?;
+        if had_bias && !architecture.spec.biases.decoder {
+            tracing::warn!(
+                "the decoder is not tied to the embeddings and has no bias of its own: as in transformers 5 its bias is \
+                 zero; transformers 4 used {}",
+                architecture.stored_name(Parameter::DecoderBias, source)
+            );
+        }
         let policy = PrecisionPolicy::new(precision);
         let mut weights = WeightLoader::new(&architecture, source, device, policy);
         let embeddings = Embeddings::load(&mut weights)?;

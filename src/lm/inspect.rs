@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::pretrained::{architecture, check_head};
 use super::{LoadError, MemoryNeed};
-use crate::backend::{Activation, Precision};
+use crate::backend::Precision;
 use crate::checkpoint::{CheckpointError, Source, WeightFiles};
 use crate::encoder::Architecture;
 
@@ -42,6 +42,8 @@ pub struct ArchitectureSummary {
     pub weights_bytes: usize,
     /// True if the decoder's weight is the word embeddings.
     pub tied: bool,
+    /// False if the decoder has no bias, or the weights have none for a decoder that is not tied.
+    pub decoder_bias: bool,
 }
 
 /// Properties of the tokenizer.
@@ -123,6 +125,9 @@ impl Inspection {
         if let Some(error) = memory.and_then(|need: MemoryNeed| need.check(Precision::F32).err()) {
             errors.push(error);
         }
+        // The word embeddings are read as the decoder too.
+        let mut shown = HashSet::new();
+        errors.retain(|error: &LoadError| shown.insert(error.to_string()));
         Self {
             name: source.name,
             memory,
@@ -149,17 +154,13 @@ impl ArchitectureSummary {
             hidden_size: spec.hidden_size,
             heads: spec.heads,
             intermediate_size: spec.intermediate_size,
-            activation: match spec.activation {
-                Activation::Gelu => "gelu",
-                Activation::GeluTanh => "gelu_new",
-                Activation::Relu => "relu",
-                Activation::Silu => "silu",
-            },
+            activation: spec.activation.name(),
             vocab_size: spec.vocab_size,
             max_tokens: spec.max_tokens(),
             parameters,
             weights_bytes: parameters * size_of::<f32>(),
             tied: spec.head.tied_decoder,
+            decoder_bias: spec.biases.decoder,
         }
     }
 }

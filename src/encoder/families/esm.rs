@@ -78,6 +78,7 @@ fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
     match parameter {
         Parameter::EmbeddingNorm(part) => vec![format!("esm.embeddings.layer_norm.{part}")],
         Parameter::FinalNorm(part) => vec![format!("esm.encoder.emb_layer_norm_after.{part}")],
+        Parameter::DecoderBias => vec!["lm_head.bias".to_owned()],
         other => encoder_names_with(other, "esm", module).unwrap_or_else(|| lm_head_names(other)),
     }
 }

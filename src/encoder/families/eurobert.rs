@@ -48,7 +48,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             feed_forward_down: fields.flag_or("mlp_bias", false)?,
             norm: false,
             head: false,
-            decoder: false,
+            decoder: fields.flag_or("mlp_bias", false)?,
         },
         key_value_heads,
         activation: fields.activation_or("hidden_act", "silu")?,

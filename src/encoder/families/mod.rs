@@ -179,11 +179,16 @@ impl Architecture {
     }
 
     /// The same, with `tied_decoder` as the checkpoint has it: some store a decoder of their own beside a config that
-    /// says it is tied. As in transformers 5 a stored decoder counts, unless it equals the word embeddings.
+    /// says it is tied. As in transformers 5 a stored decoder counts, unless it equals the word embeddings. A decoder
+    /// that the config says is not tied has the bias that is stored as its own, and none if there is no such bias.
     ///
     /// # Errors
     /// A tensor that is stored and cannot be read.
     pub fn with_stored_decoder(mut self, source: &mut dyn TensorSource) -> Result<Self, TensorError> {
+        if !self.spec.head.tied_decoder && self.shares_bias() {
+            let bias = self.stored_name(Parameter::DecoderBias, source);
+            self.spec.biases.decoder = is_of_decoder(&bias);
+        }
         let decoder = self.stored_name(Parameter::Decoder, source);
         if self.spec.head.tied_decoder && source.contains(&decoder) {
             let shape = self.spec.shape(Parameter::Decoder);
@@ -191,6 +196,12 @@ impl Architecture {
             self.spec.head.tied_decoder = is_same;
         }
         Ok(self)
+    }
+
+    /// True if the head and its decoder have a bias each, of which transformers ties one to the other.
+    fn shares_bias(&self) -> bool {
+        let names = (self.family.names)(&self.spec, Parameter::DecoderBias);
+        names.len() > 1 && names.iter().any(|name| is_of_decoder(name))
     }
 
     /// The name under which `source` has a parameter, or the usual name if it has it under none.
@@ -263,6 +274,10 @@ impl Architecture {
             },
         )
     }
+}
+
+fn is_of_decoder(bias: &str) -> bool {
+    bias.ends_with("decoder.bias")
 }
 
 /// Longer tables of rotations are a broken file: each is made at load.
@@ -355,6 +370,49 @@ mod tests {
             spellings("cls.predictions.bias".to_owned(), true),
             ["cls.predictions.bias"]
         );
+    }
+
+    /// Names without values.
+    struct Stored<'a>(&'a [&'a str]);
+
+    impl TensorSource for Stored<'_> {
+        fn tensor(&mut self, name: &str, _: &[usize]) -> Result<Vec<f32>, TensorError> {
+            Err(TensorError(name.to_owned()))
+        }
+        fn contains(&self, name: &str) -> bool {
+            self.0.contains(&name)
+        }
+    }
+
+    #[test]
+    fn a_decoder_that_is_not_tied_has_its_own_bias_or_none() {
+        for (model_type, own, shared) in [
+            ("bert", "cls.predictions.decoder.bias", "cls.predictions.bias"),
+            ("roberta", "lm_head.decoder.bias", "lm_head.bias"),
+            ("albert", "predictions.decoder.bias", "predictions.bias"),
+        ] {
+            for (is_tied, stored, expected) in [
+                (true, &[shared][..], Some(shared)),
+                (true, &[own, shared], Some(own)),
+                (false, &[own, shared], Some(own)),
+                (false, &[own], Some(own)),
+                (false, &[shared], None),
+                // Refused by its usual name.
+                (false, &[], Some(own)),
+            ] {
+                let config = serde_json::json!({
+                    "model_type": model_type, "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1,
+                    "num_attention_heads": 2, "intermediate_size": 8, "embedding_size": 16,
+                    "tie_word_embeddings": is_tied,
+                });
+                let architecture = Architecture::parse(config.to_string().as_bytes()).unwrap();
+                let mut source = Stored(stored);
+                let architecture = architecture.with_stored_decoder(&mut source).unwrap();
+                let has_bias = architecture.spec.parameters().contains(&Parameter::DecoderBias);
+                let name = has_bias.then(|| architecture.stored_name(Parameter::DecoderBias, &source));
+                assert_eq!(name.as_deref(), expected, "{model_type} {is_tied} {stored:?}");
+            }
+        }
     }
 
     /// As in files of the encoder without its head, and in TensorFlow's names.
