@@ -145,6 +145,30 @@ fn shards_and_vocabularies_are_downloaded_too() {
 }
 
 #[test]
+fn shards_in_a_folder_are_downloaded_too() {
+    let mut files = files_of("sharded");
+    let index = "model.safetensors.index.json";
+    let shards: Vec<String> = files
+        .keys()
+        .filter(|name| name.ends_with(".safetensors"))
+        .cloned()
+        .collect();
+    let mut text = String::from_utf8(files[index].clone()).unwrap();
+    for shard in shards {
+        let content = files.remove(&shard).unwrap();
+        let moved = format!("weights/{shard}");
+        text = text.replace(&shard, &moved);
+        files.insert(moved, content);
+    }
+    files.insert(index.to_owned(), text.into_bytes());
+    let (hub, cache) = (FakeHub::start(files), TempDir::new().unwrap());
+    assert_loads(open(&hub, &cache).unwrap().0);
+    hub.seen();
+    open(&hub, &cache).unwrap();
+    assert!(hub.seen().is_empty());
+}
+
+#[test]
 fn the_pooling_of_sparse_vectors_is_downloaded_too() {
     let mut files = files_of("uncased-tied");
     let config = br#"{"pooling_strategy": "sum"}"#;

@@ -300,15 +300,23 @@ fn quantized(files: &Files) -> String {
     format!("; by quantization_config{method} in {CONFIG} the weights are quantized, which is not supported")
 }
 
-/// The names of the weight files that an index lists, each once.
+/// The names of the weight files that an index lists, each once. A name may have folders, as in transformers, but no
+/// part that leads out of the checkpoint's folder.
 pub fn shards(files: &Files, index: &str) -> Result<Vec<String>, CheckpointError> {
     let broken = |reason: String| weights_error(format!("{}: {reason}", files.path(index)));
     let index: Index = json::parse(&files.read(index)?).map_err(|e| broken(e.to_string()))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();
-    match names.iter().find(|name| name.contains(['/', '\\'])) {
-        Some(name) => Err(broken(format!("\"{name}\" is not the name of a file beside it"))),
+    let is_inside = |name: &str| {
+        let mut parts = name.split('/');
+        !name.contains(['\\', ':', '\0']) && parts.all(|part| !matches!(part, "" | ".."))
+    };
+    match names.iter().find(|name| !is_inside(name)) {
+        Some(name) => Err(broken(format!(
+            "\"{}\" is not the name of a file in its folder",
+            excerpt::name(name)
+        ))),
         None => Ok(names),
     }
 }

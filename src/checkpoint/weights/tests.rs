@@ -220,3 +220,41 @@ fn prefixes_of_wrappers_are_removed_if_all_tensors_have_them() {
     let (_, files) = names(&["net.bert.a", "cls.b"]);
     assert_eq!(files.unknown_prefix("bert.a"), None);
 }
+
+#[test]
+fn an_index_may_name_files_in_folders_and_none_outside() {
+    let stored = one_tensor("x", "F32", 1, &1.5f32.to_le_bytes());
+    let bytes = std::fs::read(stored.path().join(WEIGHTS)).unwrap();
+    let outer = tempfile::tempdir().unwrap();
+    let model = outer.path().join("model");
+    for path in [
+        "part.safetensors",
+        "model/part.safetensors",
+        "model/a/b/part.safetensors",
+    ] {
+        let path = outer.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, &bytes).unwrap();
+    }
+    let absolute = outer.path().join("part.safetensors").display().to_string();
+    for (name, is_read) in [
+        ("part.safetensors", true),
+        ("a/b/part.safetensors", true),
+        ("./a/b/part.safetensors", true),
+        ("../part.safetensors", false),
+        ("a/../../part.safetensors", false),
+        ("a\\b\\part.safetensors", false),
+        (&absolute, false),
+        ("", false),
+    ] {
+        let index = serde_json::json!({"weight_map": {"x": name}});
+        std::fs::write(model.join(WEIGHTS_INDEX), index.to_string()).unwrap();
+        match tensors(&model) {
+            Ok(read) => assert!(is_read && read == [("x".to_owned(), vec![1.5])], "{name}"),
+            Err(error) => assert!(
+                !is_read && error.contains(WEIGHTS_INDEX) && error.contains("is not the name of a file in its folder"),
+                "{name}: {error}"
+            ),
+        }
+    }
+}
