@@ -10,16 +10,18 @@ pub const SPARSE_POOLING: &str = "1_SpladePooling/config.json";
 pub const VOCAB: &str = "vocab.txt";
 pub const VOCAB_JSON: &str = "vocab.json";
 pub const MERGES: &str = "merges.txt";
-/// SentencePiece models: of XLM-RoBERTa and CamemBERT, of ALBERT, of RemBERT.
+/// SentencePiece models: of each class that has one, of XLM-RoBERTa and CamemBERT, of ALBERT, of RemBERT.
+pub const TOKENIZER_MODEL: &str = "tokenizer.model";
 pub const SENTENCEPIECE_BPE: &str = "sentencepiece.bpe.model";
 pub const SPIECE: &str = "spiece.model";
 pub const SENTENCEPIECE: &str = "sentencepiece.model";
 /// Files that a tokenizer may be built from.
-pub const TOKENIZER_SOURCES: [&str; 7] = [
+pub const TOKENIZER_SOURCES: [&str; 8] = [
     TOKENIZER,
     VOCAB,
     VOCAB_JSON,
     MERGES,
+    TOKENIZER_MODEL,
     SENTENCEPIECE_BPE,
     SPIECE,
     SENTENCEPIECE,

@@ -1,6 +1,8 @@
 //! The tokenizer classes of transformers: which one a model has, its files, and the defaults of its special tokens.
 
-use crate::checkpoint::names::{MERGES, SENTENCEPIECE, SENTENCEPIECE_BPE, SPIECE, TOKENIZER, VOCAB, VOCAB_JSON};
+use crate::checkpoint::names::{
+    MERGES, SENTENCEPIECE, SENTENCEPIECE_BPE, SPIECE, TOKENIZER, TOKENIZER_MODEL, VOCAB, VOCAB_JSON,
+};
 
 /// Rules by which the tokenizer is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +25,16 @@ pub enum Class {
     Esm,
     /// WordPiece or characters of Japanese words.
     BertJapanese,
-    /// `tokenizer.json` as it is.
+    /// `tokenizer.json` as it is: transformers' `TokenizersBackend`, which has no special tokens of its own.
     Generic,
+    /// Another class, of which `tokenizer.json` counts as it is.
+    Other,
 }
 
-/// Classes of transformers, without `Fast`. Those that are not listed are [`Class::Generic`].
+/// Names of [`Class::Generic`], without `Fast`.
+const GENERIC_NAMES: [&str; 3] = ["PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
+
+/// Classes of transformers, without `Fast`. Those that are not listed are [`Class::Other`].
 const NAMES: &[(&str, Class)] = &[
     ("BertTokenizer", Class::Bert),
     ("ConvBertTokenizer", Class::ConvBert),
@@ -187,11 +194,12 @@ impl Class {
         }
         let named = |names: &[(&str, Self)], name: &str| {
             let found = names.iter().find(|(known, _)| *known == name);
-            found.map_or(Self::Generic, |(_, class)| *class)
+            found.map(|(_, class)| *class)
         };
         Ok(match (class, model_type) {
-            (Some(class), _) => named(NAMES, class),
-            (None, Some(model_type)) => named(MODEL_TYPES, model_type),
+            (Some(class), _) if GENERIC_NAMES.contains(&class) => Self::Generic,
+            (Some(class), _) => named(NAMES, class).unwrap_or(Self::Other),
+            (None, Some(model_type)) => named(MODEL_TYPES, model_type).unwrap_or(Self::Generic),
             (None, None) => Self::Bert,
         })
     }
@@ -203,10 +211,10 @@ impl Class {
             Self::Bert | Self::MpNet | Self::ConvBert => &[&[TOKENIZER], &[VOCAB]],
             Self::Roberta | Self::Herbert => &[&[TOKENIZER], &[VOCAB_JSON, MERGES]],
             Self::Esm | Self::BertJapanese => &[&[VOCAB]],
-            Self::XlmRoberta | Self::Camembert => &[&[TOKENIZER], &[SENTENCEPIECE_BPE]],
-            Self::Albert => &[&[TOKENIZER], &[SPIECE]],
-            Self::RemBert => &[&[TOKENIZER], &[SENTENCEPIECE]],
-            Self::Generic => &[&[TOKENIZER]],
+            Self::XlmRoberta | Self::Camembert => &[&[TOKENIZER], &[TOKENIZER_MODEL], &[SENTENCEPIECE_BPE]],
+            Self::Albert => &[&[TOKENIZER], &[TOKENIZER_MODEL], &[SPIECE]],
+            Self::RemBert => &[&[TOKENIZER], &[TOKENIZER_MODEL], &[SENTENCEPIECE]],
+            Self::Generic | Self::Other => &[&[TOKENIZER]],
         };
         let mut sources = sources.iter().copied();
         sources.find(|files| files.iter().all(|file| has(file)))
@@ -225,7 +233,7 @@ impl Class {
                 "add_eos_token",
             ],
             Self::BertJapanese => &["do_lower_case", "do_word_tokenize", "do_subword_tokenize"],
-            Self::Herbert | Self::Esm | Self::Generic => &[],
+            Self::Herbert | Self::Esm | Self::Generic | Self::Other => &[],
         };
         settings.contains(&setting)
     }
@@ -245,7 +253,9 @@ impl Class {
 
     pub fn special_tokens(self) -> Defaults {
         match self {
-            Self::Bert | Self::ConvBert | Self::BertJapanese | Self::Generic => BERT_TOKENS,
+            Self::Bert | Self::ConvBert | Self::BertJapanese | Self::Other => BERT_TOKENS,
+            // For files that name no mask token.
+            Self::Generic => [None, None, None, None, None, None, Some("[MASK]")],
             Self::MpNet => {
                 let mut tokens = ROBERTA_TOKENS;
                 tokens[2] = Some("[UNK]");

@@ -19,6 +19,8 @@ mod settings;
 mod tests;
 mod unigram;
 
+use std::collections::HashSet;
+
 use ahash::AHashMap;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::ModelWrapper;
@@ -90,7 +92,7 @@ fn sources_of(
 
 /// Reads `tokenizer.json` or vocabulary files, and the files with settings.
 pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
-    let settings = Settings::read(files)?;
+    let mut settings = Settings::read(files)?;
     let sources = sources_of(&settings, files, |file| files.has(file))?;
     let Some(&[name, ref others @ ..]) = sources else {
         return Err(CheckpointError::Missing {
@@ -103,7 +105,7 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     let others = others.iter().map(|other| files.read(other));
     let others = others.collect::<Result<Vec<_>, _>>()?;
     let built = catch(|| match (name, settings.class, others.as_slice()) {
-        (TOKENIZER, _, _) => from_json(&bytes, &settings),
+        (TOKENIZER, _, _) => from_json(&bytes, &mut settings),
         (_, Class::Esm, _) => letters::build(&bytes, &settings),
         (_, Class::BertJapanese, _) => japanese::build(&bytes, &settings),
         (_, class @ (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert), _) => {
@@ -132,9 +134,19 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         invalid(files, settings.mask_file, reason)
     })?;
     let mask_token = mask.content.clone();
+    if mask_token.is_empty() {
+        let reason = "mask_token is empty; without a mask token there is nothing to predict";
+        return Err(invalid(files, settings.mask_file, reason));
+    }
     // Added tokens are part of the vocabulary.
     let mask_id = tokenizer.token_to_id(&mask_token).ok_or_else(|| {
-        let reason = format!("the mask token {mask_token} is not in the vocabulary");
+        let no_row = match settings.vocab_size {
+            Some(size) if settings.is_appended(&mask_token) => {
+                format!(", and the model has no embedding for one more token (vocab_size is {size})")
+            }
+            _ => String::new(),
+        };
+        let reason = format!("the mask token {mask_token} is not in the vocabulary{no_row}");
         invalid(files, name, reason)
     })?;
     catch(|| growth::check(&tokenizer)).map_err(|reason| invalid(files, name, reason))?;
@@ -179,9 +191,13 @@ impl TokenizerFiles {
 }
 
 /// `tokenizer.json`. For most classes only its vocabulary and its added tokens count, as in transformers.
-fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
+fn from_json(json: &[u8], settings: &mut Settings) -> Result<Tokenizer, String> {
     growth::check_normalizer(json)?;
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+    if let Some(padding) = tokenizer.get_padding() {
+        settings.set_padding(&padding.pad_token);
+    }
+    let settings = &*settings;
     let mut added = settings.added_tokens();
     if !settings.added_is_complete {
         let mut own: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
@@ -203,7 +219,7 @@ fn from_json(json: &[u8], settings: &Settings) -> Result<Tokenizer, String> {
         (Class::XlmRoberta | Class::Camembert | Class::Albert | Class::RemBert, _) => {
             Err("its model is not Unigram, which its tokenizer_class needs".to_owned())
         }
-        (Class::Generic | Class::Esm | Class::BertJapanese, _) => {
+        (Class::Generic | Class::Other | Class::Esm | Class::BertJapanese, _) => {
             add_tokens(&mut tokenizer, added, settings)?;
             Ok(tokenizer)
         }
@@ -244,10 +260,25 @@ fn word_piece(vocab: AHashMap<String, u32>, added: Vec<AddedToken>, settings: &S
     with_bert_processing(tokenizer, settings)
 }
 
-/// Puts the class token before a text and the separator after it.
+/// Puts the class token before a text and the separator after it. transformers has fixed ids for those that are null.
 fn with_bert_processing(mut tokenizer: Tokenizer, settings: &Settings) -> Result<Tokenizer, String> {
-    let sep = special_id(&tokenizer, settings, "sep_token")?;
-    let cls = special_id(&tokenizer, settings, "cls_token")?;
+    let (cls_id, sep_id) = match settings.class {
+        Class::MpNet => (0, 2),
+        // Of two tokens with one name, the second counts.
+        _ if settings
+            .special("cls_token")
+            .or(settings.special("sep_token"))
+            .is_none() =>
+        {
+            (3, 3)
+        }
+        _ => (2, 3),
+    };
+    let token = |name: &str, id: u32| match settings.special(name) {
+        Some(_) => special_id(&tokenizer, settings, name),
+        None => Ok((tokenizer.id_to_token(id).unwrap_or_default(), id)),
+    };
+    let (cls, sep) = (token("cls_token", cls_id)?, token("sep_token", sep_id)?);
     tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
     Ok(tokenizer)
 }
@@ -272,16 +303,34 @@ fn add_tokens(tokenizer: &mut Tokenizer, added: Vec<AddedToken>, settings: &Sett
         token.special |= is_named(&token);
         tokens.push(token);
     }
-    let known = tokenizer.get_added_tokens_decoder();
-    let known = |content: &str| known.values().any(|token| token.content == content);
+    tokenizer.add_tokens(tokens).map_err(|e| e.to_string())?;
+    let mut known: HashSet<String> = tokenizer
+        .get_added_tokens_decoder()
+        .into_values()
+        .map(|token| token.content)
+        .collect();
+    let mut tokens = Vec::new();
+    let mut next_id = next_id(tokenizer);
     for token in settings.special_tokens() {
-        let is_there = tokens.iter().any(|other| other.content == token.content) || known(&token.content);
-        // A token that the vocabulary lacks would get an id without an embedding.
-        if !is_there && tokenizer.token_to_id(&token.content).is_some() {
+        if !known.insert(token.content.clone()) {
+            continue;
+        }
+        let has_id = tokenizer.token_to_id(&token.content).is_some();
+        // An id without an embedding would fail in every text that has the token.
+        let has_row = settings.vocab_size.is_some_and(|size| next_id < size);
+        if has_id || (has_row && settings.is_appended(&token.content)) {
+            next_id += u32::from(!has_id);
             tokens.push(token.clone());
         }
     }
     tokenizer.add_tokens(tokens).map_err(|e| e.to_string()).map(drop)
+}
+
+/// The id that the library gives to the next token that is not in the vocabulary.
+fn next_id(tokenizer: &Tokenizer) -> u32 {
+    let size = tokenizer.get_model().get_vocab_size() as u32;
+    let added = tokenizer.get_added_tokens_decoder().into_keys().max();
+    added.map_or(size, |id| size.max(id.saturating_add(1)))
 }
 
 /// Encodes and decodes the mask token, alone and in a text, and the pieces of that text. A tokenizer that fails here

@@ -11,6 +11,7 @@ use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::files::Files;
 use crate::checkpoint::json;
 use crate::checkpoint::names::{ADDED_TOKENS, CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG};
+use crate::sys::excerpt;
 
 /// The merged settings.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Settings {
     /// True if `truncation_side` is `left`; `None` if it is absent.
     pub truncates_left: Option<bool>,
     pub japanese: Japanese,
+    /// `vocab_size` of `config.json`: an id from there on has no embedding.
+    pub vocab_size: Option<u32>,
     /// The file that states the mask token, for messages.
     pub mask_file: &'static str,
     special: SpecialTokens,
@@ -111,6 +114,13 @@ impl Settings {
             let reason = "split_special_tokens is true; a mask token that is split cannot be found in a text";
             return Err(invalid(TOKENIZER_CONFIG, reason.to_owned()));
         }
+        if let Some(file) = versioned_tokenizer(&config) {
+            let reason = format!(
+                "fast_tokenizer_files names {}, which transformers reads in place of {TOKENIZER}; it is not supported",
+                excerpt::name(file)
+            );
+            return Err(invalid(TOKENIZER_CONFIG, reason));
+        }
         let text = |name: &str| match config.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(value)) => Ok(Some(value.clone())),
@@ -142,6 +152,9 @@ impl Settings {
                 .and_then(Value::as_str)
                 .map(|side| side == "left"),
             clean_up_spaces: config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)),
+            vocab_size: model
+                .as_ref()
+                .and_then(|model| u32::try_from(model.get("vocab_size")?.as_u64()?).ok()),
             mask_file,
             special,
             added,
@@ -156,7 +169,7 @@ impl Settings {
     pub fn sources(&self, has: impl Fn(&str) -> bool) -> Result<Option<&'static [&'static str]>, String> {
         let sources = self.class.files(has);
         match (sources, &self.class_name, self.class) {
-            (None, Some(name), Class::Generic) => Err(format!(
+            (None, Some(name), Class::Generic | Class::Other) => Err(format!(
                 "tokenizer_class is \"{name}\", which is not supported without tokenizer.json"
             )),
             _ => Ok(sources),
@@ -179,11 +192,29 @@ impl Settings {
         self.special.all()
     }
 
+    /// False for the mask token that stands in for one that no file states: transformers has none.
+    pub fn is_appended(&self, content: &str) -> bool {
+        let is_default = |name: &str| SPECIAL_TOKENS.contains(&name) && !self.is_stated(name);
+        let mut named = self.special.named.iter();
+        self.class != Class::Generic || !named.any(|(name, token)| token.content == content && is_default(name))
+    }
+
+    fn is_stated(&self, name: &str) -> bool {
+        self.special.stated.contains(&name)
+    }
+
+    /// Takes the padding token of `tokenizer.json` where no file states one.
+    pub fn set_padding(&mut self, content: &str) {
+        if self.class == Class::Generic && !self.is_stated("pad_token") {
+            let token = AddedToken::from(content, true);
+            self.special.named.push(("pad_token".to_owned(), token));
+        }
+    }
+
     /// True for a special token that no file gives a name, or that is one of `extra_special_tokens`.
     pub fn is_unnamed(&self, content: &str) -> bool {
-        let is_stated = |name: &String| self.special.stated.iter().any(|stated| stated == name);
         let mut named = self.special.named.iter();
-        named.any(|(name, token)| token.content == content && !is_stated(name))
+        named.any(|(name, token)| token.content == content && !self.is_stated(name))
             || self.special.extra.iter().any(|token| token.content == content)
     }
 
@@ -270,6 +301,22 @@ impl SpecialTokens {
     fn all(&self) -> impl Iterator<Item = &AddedToken> {
         self.named.iter().map(|(_, token)| token).chain(&self.extra)
     }
+}
+
+/// The file of `fast_tokenizer_files` for an older version of transformers on, such as `tokenizer.4.0.0.json`.
+fn versioned_tokenizer(config: &Map<String, Value>) -> Option<&str> {
+    let mut files = config
+        .get("fast_tokenizer_files")?
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str);
+    files.find(|file| {
+        let version = file
+            .strip_prefix("tokenizer.")
+            .and_then(|rest| rest.strip_suffix(".json"));
+        let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+        major.is_some_and(|major: u32| major <= 5)
+    })
 }
 
 const EXTRA: &str = "extra_special_tokens";
