@@ -3,6 +3,7 @@
 #
 #   fuzz/run.sh                       one hour, all targets
 #   fuzz/run.sh SECONDS [TARGET...]   another time, these targets
+#   fuzz/run.sh minimize [TARGET...]  fewer inputs that reach the same code; those with a name of their own stay
 #
 # Needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler for libFuzzer. The stable toolchain works, with
 # RUSTC_BOOTSTRAP set. A panic, an allocation of more than 256 MB, more than 1 GB in all, or a minute for one input is a
@@ -23,6 +24,22 @@ triple=$(rustc -vV | sed -n 's/^host: //p')
 cargo fuzz build --target-dir "$build"
 
 work="$build/fuzz-work"
+if [ "$seconds" = minimize ]; then
+    for target in "${targets[@]}"; do
+        rm -rf "$work/named" "$work/found"
+        mkdir -p "$work/named" "$work/found"
+        cp "corpus/$target"/* "$work/named"
+        # Inputs that were found have a hash as their name.
+        find "$work/named" -regextype posix-extended -regex '.*/[0-9a-f]{40}' -exec mv -t "$work/found" {} +
+        # The fewest of them that reach the same edges.
+        "$build/$triple/release/$target" -set_cover_merge=1 -use_counters=0 -max_len=1048576 "$work/named" "$work/found" \
+            >"$work/$target.log" 2>&1
+        echo "$target: $(find "corpus/$target" -type f | wc -l) inputs, then $(find "$work/named" -type f | wc -l)"
+        rm -r "corpus/$target"
+        mv "$work/named" "corpus/$target"
+    done
+    exit
+fi
 pids=()
 for target in "${targets[@]}"; do
     mkdir -p "$work/$target" "artifacts/$target"
