@@ -1,5 +1,5 @@
-//! Sets the configuration `demo_model` if the weights of the demo model are there. The package for crates.io leaves them out:
-//! they are larger than the 10 MiB that it allows.
+//! Sets the configuration `demo_model` if the weights of the demo model are there. The package for crates.io leaves them
+//! out: they are larger than the 10 MiB that it allows.
 
 use std::path::Path;
 

@@ -130,7 +130,6 @@ pub struct WarmUpProgress {
 }
 
 const SIZES: &str = "compiling GPU kernels {bar:30} {pos} of {len} batch sizes, {elapsed}, {eta} left";
-/// Interval between log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl WarmUpProgress {

@@ -12,16 +12,12 @@ pub const BATCH_DELAY_MS_MAX: u64 = 60_000;
 pub const THREADS_MAX: u64 = 1024;
 /// The most tokens of a batch or a text.
 pub const TOKENS_MAX: u64 = 1 << 20;
-/// The most texts of a batch.
 pub const BATCH_SIZE_MAX: u64 = 65_536;
-/// The most texts in the queue.
+/// In texts.
 pub const QUEUE_SIZE_MAX: u64 = 1 << 20;
-/// The largest request body.
 pub const BODY_BYTES_MAX: u64 = 1 << 30;
-/// The most open connections.
 pub const CONNECTIONS_MAX: u64 = 1 << 20;
 
-/// The largest port.
 pub const PORT_MAX: u64 = u16::MAX as u64;
 
 /// Parser of a number in `range`.

@@ -360,7 +360,6 @@ impl Engine {
         self.queue.waiting()
     }
 
-    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.state.workers()
     }

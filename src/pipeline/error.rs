@@ -13,7 +13,6 @@ pub enum Error {
     /// The request itself is refused.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The queue is full.
     #[error("the queue is full")]
     Overloaded,
     /// The memory for bodies and answers does not suffice.

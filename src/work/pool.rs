@@ -119,7 +119,6 @@ impl WorkPool {
         }
     }
 
-    /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads
     }

@@ -43,7 +43,6 @@ pub const ZERO_TILE: Tile = [[0; NR]; BLOCK_ROWS_MAX];
 /// Storage and multiplication precision of a dense layer. Sums are f32, or exact i32 for 8-bit products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// f32.
     F32,
     /// Weights and activations rounded to bf16.
     Bf16,

@@ -25,7 +25,8 @@ const KERNEL_SOURCES: [&str; 9] = [
     include_str!("kernels/split_f16.rs"),
 ];
 
-/// Sets CubeCL's cache folder for `adapter`; the first call of the process counts. Without a writable folder nothing is kept.
+/// Sets CubeCL's cache folder for `adapter`; the first call of the process counts. Without a writable folder nothing is
+/// kept.
 pub fn keep(adapter: &Adapter) {
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
@@ -57,8 +58,8 @@ fn check_writable(folder: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&probe)
 }
 
-/// A folder for this adapter, this version of its driver, and these kernels: CubeCL itself identifies devices by number only, and
-/// the fastest kernel differs between GPUs.
+/// A folder for this adapter, this version of its driver, and these kernels: CubeCL itself identifies devices by number
+/// only, and the fastest kernel differs between GPUs.
 fn of_build(all: &Path, adapter: &Adapter) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     KERNEL_SOURCES.hash(&mut hasher);

@@ -1,4 +1,5 @@
-//! Parks CubeCL's device thread while there is no work. Otherwise it polls its queue every 150 µs, which takes 8 % of a core.
+//! Parks CubeCL's device thread while there is no work. Otherwise it polls its queue every 150 µs, which takes 8 % of a
+//! core.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -45,7 +45,6 @@ pub type Gpu = Wgpu<f32>;
 /// Reason why no device could be opened, or no model loaded onto it.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
-    /// No adapter can compute.
     #[error("no GPU adapter was found through {apis}")]
     NoAdapter {
         /// The graphics APIs that were searched.

@@ -128,7 +128,6 @@ impl DeviceInfo {
         }
     }
 
-    /// The compute precision.
     pub fn precision(&self) -> Precision {
         match self {
             Self::Cpu { precision, .. } | Self::Gpu { precision, .. } | Self::Custom { precision, .. } => *precision,

@@ -18,7 +18,7 @@ use crate::server::{Program, Sample, Server, cpu_time, machine_time};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How long the overload lasts
+    /// Seconds of overload
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 

@@ -21,7 +21,7 @@ use crate::server::{Program, Sample, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How long it lasts
+    /// Seconds of the test
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(5..=86_400))]
     seconds: u64,
 

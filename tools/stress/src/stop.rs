@@ -11,7 +11,7 @@ use crate::server::{Program, Server};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How long the load lasts before the signal
+    /// Seconds of load before the signal
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 
