@@ -58,16 +58,19 @@ pub struct EncoderSpec {
     pub layer_norm_eps: f64,
 }
 
+/// Storing a logit, its exponential and the selection take about as long as so many multiplications (demo model, Zen 3).
+const MULTIPLICATIONS_PER_LOGIT: usize = 256;
+
 impl EncoderSpec {
-    /// Multiplications of the head for one readout position, as a number of tokens for which the layers take as many;
-    /// attention between tokens is left out.
+    /// Multiplications of the head for one readout position, and the time for its logits, as a number of tokens for
+    /// which the layers take as long; attention between tokens is left out.
     pub fn tokens_per_readout(&self) -> f32 {
         let key_value_size = self.hidden_size / self.heads * self.key_value_heads;
         let attention = 2 * self.hidden_size + 2 * key_value_size;
         let feed_forward = (2 + usize::from(self.gated)) * self.intermediate_size;
         let layers = self.hidden_size * (attention + feed_forward) * self.layer_order.len();
         let dense = usize::from(self.head.has_dense) * self.hidden_size;
-        let head = self.head.size * (dense + self.vocab_size);
+        let head = self.head.size * (dense + self.vocab_size) + MULTIPLICATIONS_PER_LOGIT * self.vocab_size;
         head as f32 / layers as f32
     }
 }

@@ -205,6 +205,21 @@ fn a_log_that_is_not_read_stops_neither_requests_nor_the_end() {
     assert!(server.wait().success());
 }
 
+/// A program inherits the blocked signals of the one that starts it.
+#[test]
+#[cfg(target_os = "linux")]
+fn signals_that_the_parent_has_blocked_stop_the_server() {
+    let mut command = std::process::Command::new("env");
+    command
+        .args(["--block-signal=TERM,INT,HUP"])
+        .arg(env!("CARGO_BIN_EXE_cloze"))
+        .args(["--port", "0", "--model", &crate::common::fixtures::golden("uncased-tied")])
+        .stderr(Stdio::null());
+    let mut server = Server::spawn(&mut command);
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}
+
 /// The system ends a process that writes beyond the limit, unless the process ignores the signal.
 #[test]
 #[cfg(target_os = "linux")]

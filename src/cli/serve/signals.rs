@@ -100,7 +100,11 @@ pub struct StopSignals {
 impl StopSignals {
     /// Must be called in a runtime.
     pub fn new() -> std::io::Result<Self> {
+        use nix::sys::signal::{SigSet, Signal};
         use tokio::signal::unix::{SignalKind, signal};
+        // A program that starts this one may have blocked them, which a new program inherits. One thread that does not
+        // block them is enough.
+        SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_unblock()?;
         // A log that exceeds the limit on the size of files would kill the process; with a handler the write fails.
         #[cfg(target_os = "linux")]
         drop(signal(SignalKind::from_raw(SIGXFSZ))?);
