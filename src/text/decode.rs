@@ -1,6 +1,8 @@
 //! Token ids back to text, as transformers' fast tokenizers decode them.
 
-use super::Tokenizer;
+use tokenizers::DecoderWrapper;
+
+use super::{Tokenizer, word_piece};
 use crate::checkpoint;
 
 /// The tokenizer's decoder failed on ids that the tokenizer has: `tokenizer.json` is broken.
@@ -15,8 +17,14 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DecodeError> {
-        let text = checkpoint::decode(&self.tokenizer, ids, skip_special_tokens);
-        let text = text.map_err(|e| DecodeError(e.to_string()))?;
+        let text = match self.tokenizer.get_decoder() {
+            Some(DecoderWrapper::WordPiece(decoder)) => {
+                word_piece::decode(&self.tokenizer, decoder, ids, skip_special_tokens)
+            }
+            _ => {
+                checkpoint::decode(&self.tokenizer, ids, skip_special_tokens).map_err(|e| DecodeError(e.to_string()))?
+            }
+        };
         Ok(match self.clean_up_spaces {
             true => clean_up_spaces(&text),
             false => text,

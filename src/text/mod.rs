@@ -5,6 +5,7 @@ mod encode;
 mod request_cost;
 mod truncate;
 mod word_cost;
+mod word_piece;
 
 pub use decode::DecodeError;
 pub use encode::{EncodeError, Encoded, Located};

@@ -213,7 +213,12 @@ fn signals_that_the_parent_has_blocked_stop_the_server() {
     command
         .args(["--block-signal=TERM,INT,HUP"])
         .arg(env!("CARGO_BIN_EXE_cloze"))
-        .args(["--port", "0", "--model", &crate::common::fixtures::golden("uncased-tied")])
+        .args([
+            "--port",
+            "0",
+            "--model",
+            &crate::common::fixtures::golden("uncased-tied"),
+        ])
         .stderr(Stdio::null());
     let mut server = Server::spawn(&mut command);
     server.signal("-TERM");
