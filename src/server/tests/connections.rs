@@ -250,12 +250,7 @@ async fn a_client_with_unread_bytes_leaves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_reaches_a_client_that_sends_everything_first() {
-    let app = app(|_| {}, 4, MINUTE);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = serve(listener, app, async { drop(stopped.await) }, MINUTE);
-    let clients = async {
+    Server::run_app(&app(|_| {}, 4, MINUTE), MINUTE, async |server: Server| {
         let body = vec![b'a'; 8 << 20];
         let chunk = [b"100000\r\n".as_slice(), &body[..1 << 20], b"\r\n"].concat();
         let length = format!("content-length: {}", body.len());
@@ -264,40 +259,28 @@ async fn a_refusal_reaches_a_client_that_sends_everything_first() {
             ("/", "transfer-encoding: chunked", &chunk.repeat(8), "413"),
             ("/nothing", length.as_str(), &body, "404"),
         ] {
-            let mut client = TcpStream::connect(address).await.unwrap();
             let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
-            client.write_all(head.as_bytes()).await.unwrap();
-            client.write_all(body).await.unwrap();
+            let mut client = server.send(&[head.as_bytes(), body]).await;
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
             assert_eq!(String::from_utf8_lossy(&answer)[9..12], *status, "{path} {framing}");
         }
-        stop.send(()).unwrap();
-    };
-    tokio::join!(async { server.await.unwrap() }, clients);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_arrive_does_not_hold_up_the_stop() {
-    let app = app(|_| {}, 4, MINUTE);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = serve(listener, app, async { drop(stopped.await) }, MINUTE);
-    let clients = async {
-        let mut half = TcpStream::connect(address).await.unwrap();
-        half.write_all(b"GET /health HTTP/1.1\r\nho").await.unwrap();
+    Server::run_app(&app(|_| {}, 4, MINUTE), MINUTE, async |server: Server| {
+        let mut half = server.send(&[b"GET /health HTTP/1.1\r\nho"]).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        stop.send(()).unwrap();
+        drop(server);
         let stopped_at = Instant::now();
-        let _ = half.read_to_end(&mut Vec::new()).await;
-        assert!(
-            stopped_at.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            stopped_at.elapsed()
-        );
-    };
-    tokio::join!(async { server.await.unwrap() }, clients);
+        rest_of(&mut half).await;
+        let elapsed = stopped_at.elapsed();
+        assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+    })
+    .await;
 }
 
 /// On one thread, so that the server sees the stop before it sees the bytes.
