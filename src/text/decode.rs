@@ -17,12 +17,14 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DecodeError> {
+        let unknown = self.unknown.as_deref();
         let text = match self.tokenizer.get_decoder() {
-            Some(DecoderWrapper::WordPiece(decoder)) => {
+            Some(DecoderWrapper::WordPiece(decoder)) if unknown.is_none() => {
                 word_piece::decode(&self.tokenizer, decoder, ids, skip_special_tokens)
             }
             _ => {
-                checkpoint::decode(&self.tokenizer, ids, skip_special_tokens).map_err(|e| DecodeError(e.to_string()))?
+                let text = checkpoint::decode(&self.tokenizer, ids, skip_special_tokens, unknown);
+                text.map_err(|e| DecodeError(e.to_string()))?
             }
         };
         Ok(match self.clean_up_spaces {

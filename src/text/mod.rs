@@ -20,6 +20,7 @@ pub struct Tokenizer {
     mask_token: String,
     mask_id: u32,
     pad_id: Option<u32>,
+    unknown: Option<String>,
     clean_up_spaces: bool,
     word_cost: WordCost,
     tokens_max: usize,
@@ -53,6 +54,7 @@ impl Tokenizer {
             mask_token: files.mask_token,
             mask_id: files.mask_id,
             pad_id: files.pad_id,
+            unknown: files.unknown,
             clean_up_spaces: files.clean_up_spaces,
             tokens_max,
         }

@@ -28,7 +28,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Model, Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, Decoder, Model, Tokenizer, TruncationDirection};
 
 use super::CheckpointError;
 use super::error::Part;
@@ -47,6 +47,8 @@ pub struct TokenizerFiles {
     pub mask_id: u32,
     /// Id of the padding token. Decoded text omits it.
     pub pad_id: Option<u32>,
+    /// The text of an id without a token, for classes that transformers has in Python; the others leave it out.
+    pub unknown: Option<String>,
     /// `clean_up_tokenization_spaces`: decoded text has no spaces before punctuation, beyond what the tokenizer's
     /// decoder removes.
     pub clean_up_spaces: bool,
@@ -160,6 +162,10 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
         mask_token,
         mask_id,
         pad_id,
+        unknown: match settings.class {
+            Class::Esm | Class::BertJapanese => settings.special("unk_token").map(|token| token.content.clone()),
+            _ => None,
+        },
         // transformers ignores the setting for BPE.
         clean_up_spaces: settings.clean_up_spaces && !is_bpe,
         length_max: settings.length_max,
@@ -349,27 +355,35 @@ fn try_out(tokenizer: &Tokenizer, mask_token: &str, mask_id: u32) -> Result<(), 
                 "the post-processor adds token {id}, which is not in the vocabulary"
             ));
         }
-        decode(tokenizer, ids, true).map_err(|e| e.to_string())?;
+        decode(tokenizer, ids, true, None).map_err(|e| e.to_string())?;
         for &id in ids {
-            decode(tokenizer, &[id], false).map_err(|e| e.to_string())?;
+            decode(tokenizer, &[id], false, None).map_err(|e| e.to_string())?;
         }
     }
     Ok(())
 }
 
-/// The text of `ids`. A decoder of the library (`BPEDecoder`) fails if no token is left.
+/// The text of `ids`, with `unknown` for an id without a token. A decoder of the library (`BPEDecoder`) fails if no
+/// token is left.
 ///
 /// # Errors
 /// When the tokenizer's decoder fails.
-pub fn decode(tokenizer: &Tokenizer, ids: &[u32], skip_special_tokens: bool) -> Result<String, tokenizers::Error> {
+pub fn decode(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    skip_special_tokens: bool,
+    unknown: Option<&str>,
+) -> Result<String, tokenizers::Error> {
     let added = tokenizer.get_added_vocabulary();
-    let is_left = |&id: &u32| {
-        let token = tokenizer.id_to_token(id);
-        token.is_some_and(|token| !skip_special_tokens || !added.is_special_token(&token))
-    };
-    match ids.iter().any(is_left) {
-        true => tokenizer.decode(ids, skip_special_tokens),
-        false => Ok(String::new()),
+    let tokens = ids.iter().filter_map(|&id| match tokenizer.id_to_token(id) {
+        Some(token) => (!skip_special_tokens || !added.is_special_token(&token)).then_some(token),
+        None => unknown.map(str::to_owned),
+    });
+    let tokens: Vec<String> = tokens.collect();
+    match tokenizer.get_decoder() {
+        _ if tokens.is_empty() => Ok(String::new()),
+        Some(decoder) => decoder.decode(tokens),
+        None => Ok(tokens.join(" ")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Settings of a tokenizer, merged from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` with
 //! the precedence of transformers 5.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
@@ -60,7 +60,7 @@ pub struct Japanese {
 impl Settings {
     /// Reads the files that are present.
     pub fn read(files: &Files) -> Result<Self, CheckpointError> {
-        let mut config = read_object(files, TOKENIZER_CONFIG)?.unwrap_or_default();
+        let (mut config, mut order) = read_object(files, TOKENIZER_CONFIG)?.unwrap_or_default();
         let model = match files.has(CONFIG) {
             // Its own errors are reported where it is read as a whole.
             true => files.read(CONFIG).ok().and_then(|json| json::parse(&json).ok()),
@@ -83,7 +83,9 @@ impl Settings {
         let added_is_complete = decoder.is_some();
         use_additional_as_extra(&mut config);
         let mut mask_file = TOKENIZER_CONFIG;
-        if !added_is_complete && let Some(map) = read_object(files, SPECIAL_TOKENS_MAP)? {
+        if !added_is_complete && let Some((map, of_map)) = read_object(files, SPECIAL_TOKENS_MAP)? {
+            // transformers adds its tokens first.
+            order.splice(..0, of_map);
             if map.contains_key("mask_token") {
                 mask_file = SPECIAL_TOKENS_MAP;
             }
@@ -92,12 +94,16 @@ impl Settings {
         let class_name = class.map(|class| class.strip_suffix("Fast").unwrap_or(&class).to_owned());
         let model_type = model.as_ref().and_then(|model| model.get("model_type")?.as_str());
         let class = Class::of(class_name.as_deref(), model_type).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
-        let special = SpecialTokens::of(&config, class).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
+        let special = SpecialTokens::of(&config, &order, class).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
         let mut added = BTreeMap::new();
         if let Some(decoder) = decoder {
             added = added_tokens_decoder(&decoder).map_err(|reason| invalid(TOKENIZER_CONFIG, reason))?;
-        } else if let Some(map) = read_object(files, ADDED_TOKENS)? {
-            for (content, id) in map {
+        } else if let Some((map, order)) = read_object(files, ADDED_TOKENS)? {
+            // Of tokens with one id, the last counts.
+            let places = places(&order);
+            let mut tokens: Vec<_> = map.into_iter().collect();
+            tokens.sort_by_key(|(content, _)| places.get(content.as_str()).copied());
+            for (content, id) in tokens {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
                 let id = id.ok_or_else(|| invalid(ADDED_TOKENS, format!("the id of \"{content}\" is not a number")))?;
                 let is_special = special.is_listed(&content);
@@ -237,7 +243,8 @@ struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    fn of(config: &Map<String, Value>, class: Class) -> Result<Self, String> {
+    /// `order` has the keys of the files in order.
+    fn of(config: &Map<String, Value>, order: &[String], class: Class) -> Result<Self, String> {
         let mut named = Vec::new();
         for (name, default) in SPECIAL_TOKENS.into_iter().zip(class.special_tokens()) {
             let takes_space = name == "mask_token" && class.mask_takes_space();
@@ -255,7 +262,10 @@ impl SpecialTokens {
             name.ends_with("_token") && is_token && !SPECIAL_TOKENS.contains(&name.as_str())
         });
         let by_name = config.get(EXTRA).and_then(Value::as_object);
-        for (name, value) in of_model.chain(by_name.into_iter().flatten()) {
+        let mut of_model: Vec<_> = of_model.chain(by_name.into_iter().flatten()).collect();
+        let places = places(order);
+        of_model.sort_by_key(|(name, _)| places.get(name.as_str()).copied());
+        for (name, value) in of_model {
             let token = token(value, true).map_err(|reason| format!("{name} {reason}"))?;
             named.extend(token.map(|token| (name.clone(), token)));
         }
@@ -387,13 +397,26 @@ fn added_tokens_decoder(value: &Value) -> Result<BTreeMap<u32, AddedToken>, Stri
     Ok(added)
 }
 
-fn read_object(files: &Files, name: &str) -> Result<Option<Map<String, Value>>, CheckpointError> {
+/// An object, and the keys of the file in order.
+type Ordered = (Map<String, Value>, Vec<String>);
+
+fn read_object(files: &Files, name: &str) -> Result<Option<Ordered>, CheckpointError> {
     if !files.has(name) {
         return Ok(None);
     }
-    let object = json::parse(&files.read(name)?);
-    object.map(Some).map_err(|error| CheckpointError::Tokenizer {
-        file: files.path(name),
-        reason: error.to_string(),
-    })
+    let bytes = files.read(name)?;
+    match json::parse(&bytes) {
+        Ok(object) => Ok(Some((object, json::keys(&bytes)))),
+        Err(error) => Err(CheckpointError::Tokenizer {
+            file: files.path(name),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// The place of each key in the order of the file.
+fn places(order: &[String]) -> HashMap<&str, usize> {
+    // The first place of a key counts.
+    let places = order.iter().enumerate().rev();
+    places.map(|(place, key)| (key.as_str(), place)).collect()
 }

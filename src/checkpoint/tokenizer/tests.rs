@@ -190,6 +190,31 @@ fn japanese_words_without_a_dictionary() {
     }
 }
 
+/// As transformers: its classes in Python have a text for an id of a padded vocabulary, the others have none.
+#[test]
+fn an_id_without_a_token_is_unknown_to_classes_in_python() {
+    for (config, expected) in [
+        (json!({"tokenizer_class": "BertJapaneseTokenizer"}), "cat [UNK] the"),
+        (
+            json!({"tokenizer_class": "BertJapaneseTokenizer", "unk_token": "cafe"}),
+            "cat cafe the",
+        ),
+        (
+            json!({"tokenizer_class": "EsmTokenizer", "unk_token": "[UNK]", "cls_token": "[CLS]", "eos_token": "[SEP]",
+                "mask_token": "[MASK]"}),
+            "cat [UNK] the",
+        ),
+        (json!({"tokenizer_class": "BertTokenizer"}), "cat the"),
+    ] {
+        let tokenizer = open(&folder(false, &[(TOKENIZER_CONFIG, config.clone())])).unwrap();
+        let unknown = tokenizer.unknown.as_deref();
+        for skip_special_tokens in [false, true] {
+            let text = decode(&tokenizer.tokenizer, &[6, 999, 5], skip_special_tokens, unknown);
+            assert_eq!(text.unwrap(), expected, "{config}");
+        }
+    }
+}
+
 #[test]
 fn added_tokens_come_from_either_file() {
     let zork = |normalized: bool| json!({"12": {"content": "zork", "normalized": normalized, "special": false}});

@@ -100,3 +100,25 @@ fn name_of(module: LayerModule) -> &'static str {
         LayerModule::OutputNorm => "post_attention_layernorm",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::Architecture;
+
+    #[test]
+    fn each_option_of_biases_is_that_of_its_layers() {
+        for (option, attention, others) in [("attention_bias", true, false), ("mlp_bias", false, true)] {
+            let config = serde_json::json!({
+                "model_type": "eurobert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "intermediate_size": 4, option: true,
+            });
+            let biases = Architecture::parse(config.to_string().as_bytes()).unwrap().spec.biases;
+            assert_eq!(biases.attention, attention, "{option}");
+            // transformers' decoder has the option of the feed-forward layers.
+            for bias in [biases.feed_forward, biases.feed_forward_down, biases.decoder] {
+                assert_eq!(bias, others, "{option}");
+            }
+        }
+    }
+}
