@@ -275,8 +275,11 @@ impl SpecialTokens {
             .or_else(|| config.get(ADDITIONAL).filter(|list| !list.is_null()))
         {
             Some(Value::Array(tokens)) => {
+                // transformers takes an object's own word for it, but for those of `special_tokens_map.json`.
+                let has_options = config.contains_key(EXTRA) && class != Class::RemBert;
                 for value in tokens {
-                    let token = token(value, true).map_err(|reason| format!("{EXTRA}: a token {reason}"))?;
+                    let is_special = !has_options || value.is_string();
+                    let token = token(value, is_special).map_err(|reason| format!("{EXTRA}: a token {reason}"))?;
                     extra.extend(token.filter(|token| !extra.contains(token)));
                 }
             }
@@ -352,7 +355,10 @@ fn merge_special_tokens_map(config: &mut Map<String, Value>, map: Map<String, Va
     for (name, value) in map {
         match (config.get_mut(&name), value) {
             (Some(Value::Array(tokens)), Value::Array(more)) if name == EXTRA => {
-                for token in more {
+                for mut token in more {
+                    if let Some(object) = token.as_object_mut() {
+                        object.insert("special".to_owned(), Value::Bool(true));
+                    }
                     if !tokens.contains(&token) {
                         tokens.push(token);
                     }

@@ -263,7 +263,10 @@ impl WeightFile {
                 return Err(" holds a value that is not a finite number; the file is damaged".to_owned());
             }
         }
-        Ok(values)
+        match OUTPUT_BIASES.contains(&name) && !values.is_empty() && values.iter().all(|&value| value == EXCLUDED) {
+            true => Err(" excludes every token: all of its values are -inf".to_owned()),
+            false => Ok(values),
+        }
     }
 }
 

@@ -178,12 +178,16 @@ fn minus_infinity_is_accepted_in_the_bias_of_the_logits_only() {
         (f32::INFINITY, "cls.predictions.bias", false),
         (f32::NAN, "cls.predictions.bias", false),
     ] {
-        let folder = one_tensor(name, "F32", 1, &value.to_le_bytes());
+        let bytes = [value.to_le_bytes(), 0.5f32.to_le_bytes()].concat();
+        let folder = one_tensor(name, "F32", 2, &bytes);
         match tensors(folder.path()) {
-            Ok(read) => assert!(is_accepted && read[0].1 == [EXCLUDED], "{name}: {value}"),
+            Ok(read) => assert!(is_accepted && read[0].1 == [EXCLUDED, 0.5], "{name}: {value}"),
             Err(error) => assert!(!is_accepted && error.contains("not a finite number"), "{name}: {error}"),
         }
     }
+    let bytes = [f32::NEG_INFINITY.to_le_bytes(); 2].concat();
+    let error = tensors(one_tensor("lm_head.bias", "F32", 2, &bytes).path()).unwrap_err();
+    assert!(error.contains("tensor lm_head.bias excludes every token"), "{error}");
 }
 
 #[test]
