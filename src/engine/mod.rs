@@ -7,7 +7,6 @@
 //! | file | subject |
 //! |---|---|
 //! | `queue` | entries, limits and counters for the queue of `crates/queue` |
-//! | `list_places` | places in the queue for sequences of lists |
 //! | `worker` | runs batches; a failing sequence does not fail the others of its batch |
 //! | `watchdog` | marks the engine broken when a batch runs longer than the batch timeout |
 //! | `batch_timer` | how long each worker has waited for its model |
@@ -17,7 +16,6 @@
 
 mod batch_timer;
 mod error;
-mod list_places;
 mod queue;
 mod spans;
 mod state;
@@ -31,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloze_queue::{FairSemaphore, Permits};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -38,7 +37,6 @@ use crate::lm::{DemandGuard, MaskedLm, Scores, Sequence};
 
 pub use cloze_queue::SLOW_BODY;
 pub use error::EngineError;
-use list_places::{ListPlaces, Places};
 pub use queue::Admission;
 use queue::{Entry, Queue};
 use spans::RequestSpans;
@@ -123,7 +121,7 @@ const SCORES_PER_TOKEN: usize = 64;
 /// A handle on queue and workers. The workers run until [`stop`](Engine::stop).
 pub struct Engine {
     queue: Arc<Queue>,
-    list_places: ListPlaces,
+    list_places: FairSemaphore,
     /// Cost of a readout position, in tokens.
     tokens_per_readout: f32,
     requests: AtomicU64,
@@ -138,7 +136,7 @@ impl Engine {
     /// When the system starts too few threads.
     pub fn start(models: Vec<Box<dyn MaskedLm>>, limits: Limits) -> std::io::Result<Self> {
         let engine = Self {
-            list_places: ListPlaces::new(limits.list_places()),
+            list_places: FairSemaphore::new(limits.list_places()),
             tokens_per_readout: models.first().map_or(0.0, |model| model.tokens_per_readout()),
             requests: AtomicU64::new(0),
             queue: Arc::new(Queue::new(limits)),
@@ -259,7 +257,7 @@ impl Engine {
             None => self.queue.push(placed)?,
         }
         while waiting.len() > 0 {
-            let places = self.places(request, waiting.as_slice(), deadline).await;
+            let places = self.places(waiting.as_slice(), deadline).await;
             let is_answered = |reply: &mut oneshot::Receiver<queue::Reply>| matches!(reply.try_recv(), Ok(Ok(_)));
             let mut places = places.map_err(|error| error.of_part(|| replies.iter_mut().any(is_answered)))?;
             let mut placed = Vec::new();
@@ -289,16 +287,11 @@ impl Engine {
     }
 
     /// Waits for list places for the next of `sequences`: for as many as a batch takes.
-    async fn places(
-        &self,
-        request: u64,
-        sequences: &[Arc<Sequence>],
-        deadline: Instant,
-    ) -> Result<Places, EngineError> {
+    async fn places(&self, sequences: &[Arc<Sequence>], deadline: Instant) -> Result<Permits, EngineError> {
         let limits = &self.queue.limits;
         let count = sequences.len().min(limits.batch_size_max).min(limits.list_places());
         let cost = sequences[..count].iter().map(|sequence| self.cost(sequence)).sum();
-        let places = self.list_places.take(request, cost, count);
+        let places = self.list_places.take(count, cost);
         match tokio::time::timeout_at(deadline, places).await {
             Ok(places) => Ok(places),
             Err(_) => {

@@ -4,11 +4,10 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloze_queue::{Counters, Environment, Refusal};
+use cloze_queue::{Counters, Environment, Permits, Refusal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::list_places::Places;
 use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
 use crate::lm::Demand;
 
@@ -21,7 +20,7 @@ pub struct Entry {
     /// The id of the request, the same for all its sequences.
     pub request: u64,
     /// For a sequence beyond the first of its request.
-    pub place: Option<Places>,
+    pub place: Option<Permits>,
     pub sequence: Arc<Sequence>,
     /// Share of a batch, in tokens that cost as much.
     pub cost: usize,

@@ -1,8 +1,6 @@
 //! The place of a request, and its share of the memory for parsing and tokenizing.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use cloze_queue::{FairSemaphore, Permits};
 
 use super::Error;
 use crate::engine;
@@ -27,7 +25,7 @@ const UNIT: usize = 1024;
 pub struct Admission {
     pub(super) place: engine::Admission,
     /// Given back when the request is planned.
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Permits>,
 }
 
 impl Admission {
@@ -49,10 +47,10 @@ impl Admission {
     }
 }
 
-/// Limits the memory of all requests that are parsed and tokenized at a time. Large ones wait for each other, first
-/// come, first served; small ones do not.
+/// Limits the memory of all requests that are parsed and tokenized at a time. Large ones wait for each other and take
+/// turns by their size; small ones do not wait.
 pub struct PlanningMemory {
-    free: Arc<Semaphore>,
+    free: FairSemaphore,
     units: usize,
     text_bytes_max: usize,
 }
@@ -62,7 +60,7 @@ impl PlanningMemory {
     pub fn new(cores: usize, text_bytes_max: usize) -> Self {
         let units = cores.clamp(1, CORES_MAX) * BYTES_PER_CORE / UNIT;
         Self {
-            free: Arc::new(Semaphore::new(units)),
+            free: FairSemaphore::new(units),
             units,
             text_bytes_max,
         }
@@ -74,15 +72,19 @@ impl PlanningMemory {
             return;
         }
         let units = self.units_of(bytes);
-        let share = Arc::clone(&self.free).acquire_many_owned(units).await;
-        admission.share = Some(share.expect("this semaphore is never closed"));
+        admission.share = Some(self.free.take(units, units).await);
     }
 
-    fn units_of(&self, bytes: usize) -> u32 {
+    /// The share of a request with a body of `bytes` bytes, 0 to 1.
+    #[cfg(test)]
+    pub fn share_of(&self, bytes: usize) -> f32 {
+        self.units_of(bytes) as f32 / self.units as f32
+    }
+
+    fn units_of(&self, bytes: usize) -> usize {
         let parsed = bytes.saturating_mul(PARSED_BYTES_PER_BYTE);
         let words = bytes.min(self.text_bytes_max) * WORDS_BYTES_PER_BYTE;
-        let units = (parsed.saturating_add(words) / UNIT).min(self.units);
-        u32::try_from(units).unwrap_or(u32::MAX)
+        (parsed.saturating_add(words) / UNIT).min(self.units)
     }
 }
 

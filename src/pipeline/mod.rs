@@ -200,6 +200,7 @@ impl Pipeline {
         let reserved = tokio::time::timeout_at(deadline.at, self.planning.take(admission, bytes)).await;
         reserved.map_err(|_| {
             self.engine.stats().expired.add(1);
+            self.progress.planned(true, deadline);
             Error::Timeout(deadline.timeout)
         })
     }
@@ -214,23 +215,33 @@ impl Pipeline {
         request: T,
         deadline: Deadline,
     ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
+        let started_at = Instant::now();
+        let planned = self.plan_on_pool(admission, request, deadline).await;
+        match &planned {
+            Ok(_) | Err(Error::Input(_)) => self.progress.planned(false, deadline),
+            Err(Error::Timeout(_)) => self.progress.planned(true, deadline),
+            Err(_) => {}
+        }
+        let (plan, admission) = planned?;
         let in_part = AtomicBool::new(false);
-        let scored = self.plan_and_submit(admission, request, deadline, &in_part).await;
+        let tokenizing = started_at.elapsed();
+        let scored = self
+            .submit_and_finish(admission, plan, tokenizing, deadline, &in_part)
+            .await;
         // A request of which the model has computed a part gets through, also if all of it takes too long.
         let error = scored.as_ref().err().filter(|_| !in_part.load(Ordering::Relaxed));
-        self.progress.note(error, deadline);
+        self.progress.answered(error, deadline);
         scored
     }
 
-    async fn plan_and_submit<T: Task>(
+    /// Checks and tokenizes a request on the pool.
+    async fn plan_on_pool<T: Task>(
         self: &Arc<Self>,
         mut admission: Admission,
         request: T,
         deadline: Deadline,
-        in_part: &AtomicBool,
-    ) -> Result<Scored<<T::Plan as Plan>::Answer>, Error> {
+    ) -> Result<(T::Plan, Admission), Error> {
         admission.settle()?;
-        let started_at = Instant::now();
         let pipeline = Arc::clone(self);
         let span = debug_span!("tokenize", texts = Empty, tokens = Empty);
         // The admission comes along, so that the place is taken while the work goes on.
@@ -239,13 +250,21 @@ impl Pipeline {
             let size = plan.size();
             Span::current().record("texts", size.texts);
             Span::current().record("tokens", size.tokens);
-            Ok::<_, Error>((plan, admission))
+            // Without the share of the memory.
+            Ok((plan, Admission::new(admission.place)))
         };
-        let (plan, admission) = self.compute(deadline, plan.instrument(span)).await??;
-        let admission = Admission::new(admission.place);
-        let mut memory = self.memory.reserve(plan.bytes())?;
-        let tokenizing = started_at.elapsed();
+        self.compute(deadline, plan.instrument(span)).await?
+    }
 
+    async fn submit_and_finish<P: Plan>(
+        &self,
+        admission: Admission,
+        plan: P,
+        tokenizing: Duration,
+        deadline: Deadline,
+        in_part: &AtomicBool,
+    ) -> Result<Scored<P::Answer>, Error> {
+        let mut memory = self.memory.reserve(plan.bytes())?;
         let mut reserved = 0;
         let hold = |held: usize| {
             in_part.store(true, Ordering::Relaxed);

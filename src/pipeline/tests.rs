@@ -485,3 +485,29 @@ async fn large_requests_are_planned_one_after_the_other_and_small_ones_at_once()
     pipeline.reserve_planning(&mut second, 100_000, never).await.unwrap();
     drop(scored);
 }
+
+#[tokio::test]
+async fn a_paragraph_does_not_wait_for_large_requests_that_wait_to_be_planned() {
+    let pipeline = pipeline(|_| Ok(()), 8);
+    let (mut first, mut second, mut paragraph) = (
+        pipeline.admit().unwrap(),
+        pipeline.admit().unwrap(),
+        pipeline.admit().unwrap(),
+    );
+    // The smallest body that takes more than half of the memory.
+    let half = (1..)
+        .map(|kibibytes: usize| kibibytes << 10)
+        .find(|&bytes| pipeline.planning.share_of(bytes) > 0.5);
+    let half = half.unwrap();
+    let soon = Deadline::after(Duration::from_secs(5));
+    pipeline.reserve_planning(&mut first, half, soon).await.unwrap();
+    let waiting = tokio::spawn({
+        let pipeline = Arc::clone(&pipeline);
+        async move { pipeline.reserve_planning(&mut second, half, Deadline::never()).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    pipeline.reserve_planning(&mut paragraph, 1100, soon).await.unwrap();
+    assert!(!waiting.is_finished());
+    drop(first);
+    waiting.await.unwrap().unwrap();
+}

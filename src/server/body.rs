@@ -72,7 +72,10 @@ async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) 
         tokio::select! {
             biased;
             read = read_all(app, body) => read,
-            () = admission.displaced() => Err(pipeline::Error::Overloaded.into()),
+            () = admission.displaced() => Err(match app.state.is_draining() {
+                true => pipeline::Error::Stopped.into(),
+                false => pipeline::Error::Overloaded.into(),
+            }),
         }
     };
     match tokio::time::timeout_at(deadline.at, read).await {

@@ -9,6 +9,7 @@
 
 mod admission;
 mod environment;
+mod fair_semaphore;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 pub use admission::Admission;
 pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify, Share};
-pub use turns::Turns;
+pub use fair_semaphore::{FairSemaphore, Permits};
+use turns::Turns;
 
 /// A request whose body takes longer than this may lose its place to another.
 pub const SLOW_BODY: Duration = Duration::from_millis(250);
@@ -26,6 +28,11 @@ pub const SLOW_BODY: Duration = Duration::from_millis(250);
 /// After a full queue was swept in vain it counts as full for this long per sequence in it: many times the cost of a
 /// sweep, so that a refusal costs the same however long the queue is.
 const FULL_PER_SEQUENCE: Duration = Duration::from_micros(1);
+
+/// A batch has no sequences that cost more than so many times the first, or than so many sequences of
+/// [`SHORT_TOKENS`].
+const LENGTHS_MAX: usize = 8;
+const SHORT_TOKENS: usize = 32;
 
 /// Reason why the queue does not take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,10 +299,13 @@ impl<E: Environment> Queue<E> {
         self.stats.abandoned(state.sweep());
         let mut batch = Vec::new();
         let mut cost = 0;
+        let mut longest = None;
         while let Some(next) = state.requests.front() {
             let more = cost + next.cost();
-            // A sequence beyond the limit is a batch by itself, so that it does not block the queue.
-            let fits = batch.is_empty() || more <= self.limits.batch_tokens_max();
+            // A sequence beyond the limit is a batch by itself, so that it does not block the queue. A short one does not
+            // wait for long ones in its batch.
+            let longest = *longest.get_or_insert(LENGTHS_MAX * next.cost().max(SHORT_TOKENS));
+            let fits = batch.is_empty() || (more <= self.limits.batch_tokens_max() && next.cost() <= longest);
             if batch.len() == self.limits.batch_size_max() || !fits {
                 break;
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use poem::{Endpoint, Response};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 
@@ -21,6 +21,8 @@ use crate::server::throttled_log::ThrottledLog;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Interval between two requests that end for one connection that waits for a slot.
 const SLOW_REQUEST_INTERVAL: Duration = Duration::from_millis(50);
+/// Requests with slow bodies that end in such an interval while the server drains.
+const SLOW_REQUESTS_PER_INTERVAL: usize = 64;
 /// Interval between log lines about the same problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,14 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     let (full, failing) = (ThrottledLog::new(LOG_INTERVAL), ThrottledLog::new(LOG_INTERVAL));
+    let connection = |remote| Connection {
+        endpoint: Arc::clone(&endpoint),
+        refuse: Arc::clone(&refuse),
+        options: options.clone(),
+        slots: Arc::clone(&slots),
+        stopping: stopping.clone(),
+        remote,
+    };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -66,21 +76,19 @@ pub async fn serve(
                                 "connection limit reached; further connections wait"
                             );
                         });
-                        tokio::select! {
+                        let slot = tokio::select! {
                             biased;
-                            () = &mut shutdown => break,
-                            slot = acquire(&slots, &options.end_slow_request) => slot,
-                        }
+                            () = &mut shutdown => None,
+                            slot = acquire(&slots, &options.end_slow_request) => Some(slot),
+                        };
+                        let Some(slot) = slot else {
+                            connections.spawn(connection(remote).run(stream));
+                            break;
+                        };
+                        slot
                     }
                 };
-                let connection = Connection {
-                    endpoint: Arc::clone(&endpoint),
-                    refuse: Arc::clone(&refuse),
-                    options: options.clone(),
-                    slots: Arc::clone(&slots),
-                    stopping: stopping.clone(),
-                    remote,
-                };
+                let connection = connection(remote);
                 connections.spawn(async move {
                     connection.run(stream).await;
                     drop(slot);
@@ -101,10 +109,31 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
     // Fails if there is no connection.
     let _ = stop.send(true);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
+    // Clients whose connections the system has accepted may have sent their requests.
+    let listener = listener.into_std()?;
+    while let Some(slot) = slots.try_acquire()
+        && let Ok((stream, remote)) = listener.accept()
+    {
+        stream.set_nonblocking(true)?;
+        let (connection, stream) = (connection(remote), TcpStream::from_std(stream)?);
+        connections.spawn(async move {
+            connection.run(stream).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let all_ended = async {
+        loop {
+            match tokio::time::timeout(SLOW_REQUEST_INTERVAL, connections.join_next()).await {
+                Ok(None) => return,
+                Ok(Some(_)) => {}
+                // A body that does not arrive is no accepted request.
+                Err(_) => (0..SLOW_REQUESTS_PER_INTERVAL).for_each(|_| (options.end_slow_request.0)()),
+            }
+        }
+    };
     if tokio::time::timeout(drain_timeout, all_ended).await.is_err() {
         let left = connections.len();
         tracing::warn!(

@@ -16,7 +16,7 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use poem::http::uri::Scheme;
-use poem::http::{HeaderValue, Request, Response as HttpResponse, header};
+use poem::http::{HeaderValue, Method, Request, Response as HttpResponse, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -205,17 +205,18 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             // hyper closed the connection without an answer, as it does for HTTP/2. This logs and counts it.
             drop((self.refuse)(BadHead::Malformed, self.remote));
         }
-        match end {
-            Ok(()) if deadlines.get().may_send_more() => {
-                tokio::select! {
-                    () = linger(&socket) => {}
-                    () = self.slots.requested_and_wanted() => {}
-                }
-            }
-            Ok(()) => {}
-            Err(reason) => {
-                self.options.counters.ended_early(reason.label());
-                tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
+        let is_closed_by_server = matches!(end, Ok(()) | Err(EarlyEnd::Http(_)));
+        if let Err(reason) = end {
+            self.options.counters.ended_early(reason.label());
+            tracing::debug!(remote = %self.remote, %reason, "a connection ended early");
+        }
+        if is_closed_by_server && deadlines.get().may_send_more() {
+            // It would keep the request for a slot from others.
+            slot_request.set(None);
+            tokio::select! {
+                () = linger(&socket) => {}
+                () = self.slots.requested_and_wanted() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
             }
         }
     }
@@ -230,6 +231,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
     ) -> Result<HttpResponse<NotifyOnDropBody>, Infallible> {
         // Otherwise a client that sends many requests at once would hold the thread until all are answered.
         tokio::task::yield_now().await;
+        let is_post = request.method() == Method::POST;
         let has_body = !request.body().is_end_stream();
         let mut answer: HttpResponse<BoxBody<Bytes, std::io::Error>> = match BadHead::check(&request) {
             Ok(()) => {
@@ -246,7 +248,8 @@ impl<E: Endpoint<Output = Response> + 'static> Connection<E> {
             answer.headers_mut().insert(header::CONNECTION, close);
         }
         let held = answer.extensions_mut().remove::<Held>();
-        let may_send_more = has_body && !answer.status().is_success();
+        // The body of a post with an answer was read.
+        let may_send_more = has_body && !(is_post && answer.status().is_success());
         deadlines.get().answer_started(held, may_send_more);
         Ok(answer.map(|body| NotifyOnDropBody { body, deadlines }))
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::socket::Socket;
@@ -20,6 +20,8 @@ const BYTES_MAX: usize = 64 << 20;
 /// Discards what the client sends, until it closes its side or a limit is reached.
 pub async fn linger(socket: &Socket) {
     let mut socket = socket.clone();
+    // After an error hyper has not done so. The client may have closed the connection.
+    let _ = socket.shutdown().await;
     let mut buffer = vec![0; 32 * 1024];
     let end = Instant::now() + LINGER_MAX;
     let mut discarded = 0;

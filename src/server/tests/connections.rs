@@ -258,6 +258,7 @@ async fn a_refusal_reaches_a_client_that_sends_everything_first() {
             ("/", length.as_str(), &body, "413"),
             ("/", "transfer-encoding: chunked", &chunk.repeat(8), "413"),
             ("/nothing", length.as_str(), &body, "404"),
+            ("/", "content-length: 5\r\ncontent-length: 6", &body, "400"),
         ] {
             let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
             let mut client = server.send(&[head.as_bytes(), body]).await;
@@ -305,4 +306,114 @@ async fn a_request_that_has_arrived_before_the_stop_is_answered() {
         String::from_utf8_lossy(&answer)
     );
     server.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_lingers_gives_up_its_slot() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let refused = make_sync(|request: poem::Request| match request.method().as_str() {
+        "POST" => Response::builder()
+            .status(poem::http::StatusCode::PAYLOAD_TOO_LARGE)
+            .finish(),
+        _ => Response::from("answer"),
+    });
+    let limits = ConnectionLimits {
+        connections_max: 1,
+        ..ConnectionLimits::default()
+    };
+    let options = ConnectionOptions {
+        limits,
+        tls: None,
+        end_slow_request: EndSlowRequest(Arc::new(|| {})),
+        counters: Arc::default(),
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let refuse = Arc::new(|_, _| unreachable!("the head is good"));
+    let shutdown = async { drop(stopped.await) };
+    let server = tokio::spawn(net::serve(
+        listener,
+        Arc::new(refused),
+        refuse,
+        options,
+        shutdown,
+        MINUTE,
+    ));
+    let mut lingers = TcpStream::connect(address).await.unwrap();
+    // Idle for a while, so that it waits for a request for its slot.
+    lingers.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(lingers.read(&mut [0; 4096]).await.unwrap() > 0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    lingers
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(lingers.read(&mut [0; 4096]).await.unwrap() > 0);
+    let trickle = tokio::spawn(async move {
+        while lingers.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let asked_at = Instant::now();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+    assert!(asked_at.elapsed() < Duration::from_secs(3), "{:?}", asked_at.elapsed());
+    trickle.await.unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive_does_not_hold_up_the_stop() {
+    let app = app(|_| {}, 4, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, Arc::clone(&app), async { drop(stopped.await) }, MINUTE));
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\na")
+        .await
+        .unwrap();
+    while !app.pipeline.engine().is_receiving() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stop.send(()).unwrap();
+    let stopped_at = Instant::now();
+    let mut answer = Vec::new();
+    half.read_to_end(&mut answer).await.unwrap();
+    assert!(
+        stopped_at.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        stopped_at.elapsed()
+    );
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("shutting_down"),
+        "{answer}"
+    );
+    server.await.unwrap().unwrap();
+}
+
+/// On one thread, so that the server sees the stop before it accepts the connection.
+#[tokio::test]
+async fn a_connection_in_the_backlog_at_the_stop_is_answered() {
+    use std::io::{Read, Write};
+
+    let app = app(|_| {}, 4, MINUTE);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, app, async { drop(stopped.await) }, MINUTE));
+    tokio::task::yield_now().await;
+    // Blocking, so that the server does not run meanwhile.
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    client
+        .write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -92,14 +92,15 @@ impl TaskModel {
                 max: TARGETS_MAX,
             });
         }
+        // Before the look-ups, which cost more.
+        if let Some(target) = targets.iter().find(|target| target.len() > TARGET_BYTES_MAX) {
+            return Err(InputError::LongTarget {
+                bytes: target.len(),
+                max: TARGET_BYTES_MAX,
+            });
+        }
         let mut token_ids = Vec::with_capacity(targets.len().min(self.vocab_size));
         for target in targets {
-            if target.len() > TARGET_BYTES_MAX {
-                return Err(InputError::LongTarget {
-                    bytes: target.len(),
-                    max: TARGET_BYTES_MAX,
-                });
-            }
             let id = self.tokenizer.first_token(target, budget).await?;
             if self.tokenizer.token_id(target).is_none() {
                 replaced.add(target, id.and_then(|id| self.tokenizer.token(id)));

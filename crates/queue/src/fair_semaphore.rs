@@ -1,73 +1,83 @@
-//! Places in the queue for sequences of lists.
+//! A semaphore whose waiting requests take turns by cost, as the sequences in the queue do.
 //!
-//! Lists that wait for places take turns by cost, as the sequences in the queue do. So a short list or a score does not
-//! wait for lists of hundreds of texts.
+//! A request that needs few permits does not wait for those that need many. Semaphores of tokio serve in the order of
+//! arrival.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cloze_queue::{Share, Turns};
 use tokio::sync::oneshot;
 
-/// A number of places, shared by all requests.
+use super::{Share, Turns};
+
+/// A number of permits, shared by all requests.
 #[derive(Clone)]
-pub struct ListPlaces(Arc<Mutex<State>>);
+pub struct FairSemaphore(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    requests: AtomicU64,
+}
 
 struct State {
     free: usize,
     waiting: Turns<Waiter>,
 }
 
-/// A request that waits for places.
+/// A request that waits for permits.
 struct Waiter {
     request: u64,
-    /// Of the sequences that will have the places.
     cost: usize,
-    places: usize,
-    granted: oneshot::Sender<Places>,
+    count: usize,
+    granted: oneshot::Sender<Permits>,
 }
 
-/// Places of one request; given back when dropped.
-pub struct Places {
-    owner: ListPlaces,
+/// Permits of one request; given back when dropped.
+pub struct Permits {
+    owner: FairSemaphore,
     count: usize,
 }
 
 /// Withdraws a request that no longer waits.
 struct Waiting<'a> {
-    places: &'a ListPlaces,
-    granted: oneshot::Receiver<Places>,
+    semaphore: &'a FairSemaphore,
+    granted: oneshot::Receiver<Permits>,
 }
 
-impl ListPlaces {
+impl FairSemaphore {
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            free: count,
-            waiting: Turns::default(),
-        })))
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                free: count,
+                waiting: Turns::default(),
+            }),
+            requests: AtomicU64::new(0),
+        }))
     }
 
-    /// Free places, `count` at most; none while requests wait for places.
-    pub fn take_free(&self, count: usize) -> Places {
+    /// Free permits, `count` at most; none while requests wait for permits.
+    pub fn take_free(&self, count: usize) -> Permits {
         let mut state = self.state();
         let count = match state.waiting.front() {
             Some(_) => 0,
             None => count.min(state.free),
         };
         state.free -= count;
-        self.places(count)
+        self.permits(count)
     }
 
-    /// Waits for `places` places, for sequences of `cost` in all.
-    pub async fn take(&self, request: u64, cost: usize, places: usize) -> Places {
+    /// Waits for `count` permits. `cost` decides on the turn: the cost of what the permits are for, in tokens or in
+    /// another unit that all requests use.
+    pub async fn take(&self, count: usize, cost: usize) -> Permits {
         let (granted, receiver) = oneshot::channel();
         let waiter = Waiter {
-            request,
+            request: self.0.requests.fetch_add(1, Ordering::Relaxed),
             cost,
-            places,
+            count,
             granted,
         };
         let mut waiting = Waiting {
-            places: self,
+            semaphore: self,
             granted: receiver,
         };
         self.change(|state| state.waiting.push(vec![waiter]));
@@ -75,8 +85,7 @@ impl ListPlaces {
         granted.expect("the waiter stays until it is granted or withdrawn")
     }
 
-    /// The number of free places.
-    #[cfg(test)]
+    /// The number of free permits.
     pub fn free(&self) -> usize {
         self.state().free
     }
@@ -87,40 +96,49 @@ impl ListPlaces {
         let mut state = self.state();
         change(&mut state);
         while let Some(next) = state.waiting.front()
-            && next.places <= state.free
+            && next.count <= state.free
             && let Some(next) = state.waiting.pop()
         {
-            state.free -= next.places;
+            state.free -= next.count;
             granted.push(next);
         }
         drop(state);
-        for Waiter { places, granted, .. } in granted {
+        for Waiter { count, granted, .. } in granted {
             // A request that has left gives them back at once.
-            let _ = granted.send(self.places(places));
+            let _ = granted.send(self.permits(count));
         }
     }
 
-    fn places(&self, count: usize) -> Places {
-        Places {
+    fn permits(&self, count: usize) -> Permits {
+        Permits {
             owner: self.clone(),
             count,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no thread panics while it holds the list places")
+        self.0
+            .state
+            .lock()
+            .expect("no thread panics while it holds the semaphore")
     }
 }
 
-impl Places {
-    /// One of the places, while there is any.
+impl std::fmt::Debug for Permits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Permits").field(&self.count).finish()
+    }
+}
+
+impl Permits {
+    /// One of the permits, while there is any.
     pub fn split_one(&mut self) -> Option<Self> {
         self.count = self.count.checked_sub(1)?;
-        Some(self.owner.places(1))
+        Some(self.owner.permits(1))
     }
 }
 
-impl Drop for Places {
+impl Drop for Permits {
     fn drop(&mut self) {
         if self.count > 0 {
             self.owner.change(|state| state.free += self.count);
@@ -131,7 +149,7 @@ impl Drop for Places {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.granted.close();
-        self.places
+        self.semaphore
             .change(|state| state.waiting.retain(|waiter| !waiter.granted.is_closed()));
     }
 }
@@ -158,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn a_short_list_does_not_wait_for_long_ones() {
-        let places = ListPlaces::new(8);
-        let mut running = places.take_free(100);
+    fn few_permits_do_not_wait_for_many() {
+        let semaphore = FairSemaphore::new(8);
+        let mut running = semaphore.take_free(100);
         assert_eq!(running.count, 8);
-        let mut first = pin!(places.take(1, 2000, 4));
-        let mut second = pin!(places.take(2, 2000, 4));
-        let mut short = pin!(places.take(3, 20, 2));
+        let mut first = pin!(semaphore.take(4, 2000));
+        let mut second = pin!(semaphore.take(4, 2000));
+        let mut short = pin!(semaphore.take(2, 20));
         assert!(poll(first.as_mut()).is_pending());
         assert!(poll(second.as_mut()).is_pending());
         assert!(poll(short.as_mut()).is_pending());
@@ -181,54 +199,54 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_not_starved_by_short_ones() {
-        let places = ListPlaces::new(1);
-        let mut running = places.take_free(1);
-        let mut long = pin!(places.take(0, 1000, 1));
+    fn expensive_requests_are_not_starved_by_cheap_ones() {
+        let semaphore = FairSemaphore::new(1);
+        let mut running = semaphore.take_free(1);
+        let mut long = pin!(semaphore.take(1, 1000));
         assert!(poll(long.as_mut()).is_pending());
-        for request in 1..100 {
-            let mut short = pin!(places.take(request, 10, 1));
+        for _ in 1..100 {
+            let mut short = pin!(semaphore.take(1, 10));
             assert!(poll(short.as_mut()).is_pending());
             drop(running);
             if poll(long.as_mut()).is_ready() {
                 return;
             }
             let Poll::Ready(granted) = poll(short.as_mut()) else {
-                panic!("a place is lost");
+                panic!("a permit is lost");
             };
             running = granted;
         }
-        panic!("the long list still waits");
+        panic!("the expensive request still waits");
     }
 
     #[test]
-    fn free_places_go_to_those_that_wait() {
-        let places = ListPlaces::new(4);
-        let running = places.take_free(3);
-        let mut waiting = pin!(places.take(1, 10, 2));
+    fn free_permits_go_to_those_that_wait() {
+        let semaphore = FairSemaphore::new(4);
+        let running = semaphore.take_free(3);
+        let mut waiting = pin!(semaphore.take(2, 10));
         assert!(poll(waiting.as_mut()).is_pending());
-        assert_eq!(places.take_free(1).count, 0);
+        assert_eq!(semaphore.take_free(1).count, 0);
         drop(running);
         assert!(poll(waiting.as_mut()).is_ready());
     }
 
     #[test]
     fn a_request_that_leaves_holds_up_no_other() {
-        let places = ListPlaces::new(2);
-        let running = places.take_free(1);
+        let semaphore = FairSemaphore::new(2);
+        let running = semaphore.take_free(1);
         {
-            let mut leaving = pin!(places.take(1, 1, 2));
+            let mut leaving = pin!(semaphore.take(2, 1));
             assert!(poll(leaving.as_mut()).is_pending());
-            let mut next = pin!(places.take(2, 1000, 1));
+            let mut next = pin!(semaphore.take(1, 1000));
             assert!(poll(next.as_mut()).is_pending());
-            leaving.set(places.take(1, 1, 2));
+            leaving.set(semaphore.take(2, 1));
             assert!(poll(next.as_mut()).is_ready());
         }
-        let mut leaving = Box::pin(places.take(3, 1, 2));
+        let mut leaving = Box::pin(semaphore.take(2, 1));
         assert!(poll(leaving.as_mut()).is_pending());
         drop(running);
-        // It leaves after the grant and before it takes the places.
+        // It leaves after the grant and before it takes the permits.
         drop(leaving);
-        assert_eq!(places.free(), 2);
+        assert_eq!(semaphore.free(), 2);
     }
 }
