@@ -103,7 +103,6 @@ fn name_of(module: LayerModule) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::encoder::Architecture;
 
     #[test]
