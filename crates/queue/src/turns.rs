@@ -214,7 +214,8 @@ mod tests {
             turns.push(list(request, &[cost]));
         }
         let order: Vec<u64> = (0..5).map(|_| next(&mut turns)).collect();
-        assert_eq!(order, [0, 1, 2, 4, 3]);
+        // The longer one has the model for itself when two short ones have had it.
+        assert_eq!(order, [0, 1, 3, 2, 4]);
     }
 
     #[test]
