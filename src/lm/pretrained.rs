@@ -26,7 +26,13 @@ impl PretrainedModel {
     pub fn read(source: Source) -> Result<Self, CheckpointError> {
         let architecture = architecture(&source)?;
         let tokenizer = source.tokenizer()?;
-        tokenizer.check_fits(architecture.spec.vocab_size)?;
+        let vocab_size = architecture.spec.vocab_size;
+        tokenizer.check_fits(vocab_size)?;
+        if let Some(tokens) = tokenizer.too_few_tokens(vocab_size) {
+            tracing::warn!(
+                "the tokenizer has {tokens} of the model's {vocab_size} tokens; predictions of the others have no text"
+            );
+        }
         let weights = source.weights()?;
         check_head(&source, &architecture, &weights)?;
         let pooling = match source.sums_sparse_vectors()? {

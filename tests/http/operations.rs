@@ -161,11 +161,13 @@ fn refusals_do_not_flood_the_log() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--shutdown-timeout-ms", "60000"]);
-    // Half a request: a stop waits for the rest.
+    // An answer of more than ten megabytes that is not read: a stop waits for it.
     let mut stream = TcpStream::connect(&server.address).unwrap();
-    stream
-        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
-        .unwrap();
+    let text = format!("\"{}[MASK]\"", "understanding ".repeat(50));
+    let texts = [text.as_str(); 4].join(",");
+    let body = format!(r#"{{"inputs": [{texts}], "parameters": {{"top_k": 12288}}}}"#);
+    let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).unwrap();
     assert_eq!(server.get("/health/ready").0, 200);
     server.signal("-TERM");
     std::thread::sleep(Duration::from_millis(300));

@@ -104,8 +104,6 @@ impl Isa {
     pub fn is_faster_than_f32(self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => false,
-            // Not measured with NEON, which the compiler makes of the portable loops.
-            Precision::Bf16 | Precision::Int8 if self == Self::Portable => cfg!(target_arch = "x86_64"),
             Precision::Bf16 => self == Self::Avx2 || self >= Self::Avx512Bf16,
             Precision::Int8 => self == Self::Avx2 || self >= Self::Avx512Vnni,
         }
@@ -185,7 +183,7 @@ mod tests {
     fn narrow_types_gain_where_there_are_instructions_for_them() {
         let gains = |precision: Precision| -> Vec<&str> {
             let faster = Isa::ALL.into_iter().filter(|isa| isa.is_faster_than_f32(precision));
-            faster.map(Isa::name).filter(|&name| name != "portable").collect()
+            faster.map(Isa::name).collect()
         };
         assert!(gains(Precision::F32).is_empty());
         assert_eq!(gains(Precision::Bf16), ["avx2", "avx512_bf16", "amx"]);

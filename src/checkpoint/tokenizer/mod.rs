@@ -180,6 +180,13 @@ impl TokenizerFiles {
         &self.file
     }
 
+    /// The number of tokens, if it is so much smaller than the model's that the tokenizer may be another model's.
+    /// Embeddings are often padded to a multiple of 64.
+    pub fn too_few_tokens(&self, vocab_size: usize) -> Option<usize> {
+        let tokens = self.tokenizer.get_vocab_size(true);
+        (tokens + 128 < vocab_size && tokens < vocab_size / 10 * 9).then_some(tokens)
+    }
+
     /// Checks that every token id has an embedding.
     pub fn check_fits(&self, vocab_size: usize) -> Result<(), CheckpointError> {
         let vocabulary = self.tokenizer.get_vocab(true);

@@ -56,7 +56,7 @@ pub fn authenticate(key: Option<&ApiKey>, request: &mut Request) {
 pub fn require_key(request: &Request) -> Result<(), ApiError> {
     match request.extensions().get::<Authenticated>() {
         Some(Authenticated) => Ok(()),
-        None => Err(unauthorized()),
+        None => Err(unauthorized(request.headers().contains_key(header::AUTHORIZATION))),
     }
 }
 
@@ -73,8 +73,11 @@ fn carries(headers: &HeaderMap, key: &ApiKey) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") & key.matches(credentials.trim_ascii())
 }
 
-fn unauthorized() -> ApiError {
-    let message = "This server requires an API key; send it as \"Authorization: Bearer KEY\".";
+fn unauthorized(has_header: bool) -> ApiError {
+    let message = match has_header {
+        true => "The API key is wrong, or not sent as \"Authorization: Bearer KEY\".",
+        false => "This server requires an API key; send it as \"Authorization: Bearer KEY\".",
+    };
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
