@@ -5,7 +5,7 @@ use std::fmt::{self, Debug, Display, Formatter, Write};
 /// Characters of a name or a value in a message.
 const NAME_CHARS_MAX: usize = 100;
 /// Characters of a sentence that another library wrote, which may repeat its input.
-const SENTENCE_CHARS_MAX: usize = 600;
+const SENTENCE_CHARS_MAX: usize = 300;
 /// Characters of a sentence that names files.
 const LONG_CHARS_MAX: usize = 1000;
 
@@ -22,7 +22,7 @@ pub fn name(text: &str) -> Excerpt<'_> {
     Excerpt::new(text, NAME_CHARS_MAX)
 }
 
-/// A sentence that may repeat input: 600 characters at most.
+/// A sentence that may repeat input: 300 characters at most.
 pub fn sentence(text: &str) -> Excerpt<'_> {
     Excerpt::new(text, SENTENCE_CHARS_MAX)
 }
