@@ -323,6 +323,23 @@ async fn a_sequence_beyond_the_limit_of_a_batch_is_a_batch_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_begins_with_a_short_sequence_has_no_long_ones() {
+    let queue = queue(Limits {
+        batch_tokens_max: 1000,
+        ..limits()
+    });
+    let mut receivers = Vec::new();
+    for (id, tokens) in [(1, 300), (2, 4), (3, 250)] {
+        let (entry, receiver) = entry(id, tokens, MINUTE);
+        push(&queue, vec![entry]).unwrap();
+        receivers.push(receiver);
+    }
+    for expected in [&[2, 3][..], &[1]] {
+        assert_eq!(ids(&queue.next_batch().await.unwrap()), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_is_looked_through_now_and_then() {
     let queue = queue(limits());
     let (entries, mut receivers) = many(8);
