@@ -9,6 +9,7 @@ mod http {
     mod command_line;
     mod connections;
     mod faults;
+    mod log;
     mod operations;
     mod tls;
     mod waiting;

@@ -4,6 +4,9 @@ mod common;
 
 mod hub {
     mod downloads;
+    mod failures;
     mod fake;
+    mod opening;
+    mod refusals;
     mod secure;
 }

@@ -121,28 +121,35 @@ fn completions_and_manual_pages_are_printed() {
     let folder = tempfile::tempdir().unwrap();
     // It is created.
     let folder = folder.path().join("share/man1");
-    assert!(cloze(&["man", folder.to_str().unwrap()]).status.success());
+    let output = cloze(&["man", folder.to_str().unwrap()]);
+    assert!(output.status.success());
+    let said = text(&output);
+    assert!(
+        said.contains("pages written to ") && said.contains("share/man1"),
+        "{said}"
+    );
     let page = std::fs::read_to_string(folder.join("cloze-predict.1")).unwrap();
     assert!(page.contains("top\\-k"), "{page}");
+    // The name of a command is no folder.
+    let printed = text(&cloze(&["man", "predict"]));
+    assert_eq!(printed.trim_end(), page.trim_end());
 }
 
-/// A model whose word embeddings have 12 million rows.
-#[cfg(target_os = "linux")]
-fn large_model() -> tempfile::TempDir {
+/// A model whose word embeddings have `rows` rows, all of them zeros.
+fn model_with_rows(rows: usize) -> tempfile::TempDir {
     use std::io::Write;
-    const ROWS: usize = 12_000_000;
     let folder = common::fixtures::golden_copy("uncased-tied");
     let config = folder.path().join("config.json");
     let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
-    fields["vocab_size"] = ROWS.into();
+    fields["vocab_size"] = rows.into();
     std::fs::write(&config, fields.to_string()).unwrap();
     let path = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     for (name, shape) in [
-        ("bert.embeddings.word_embeddings.weight", vec![ROWS, 32]),
-        ("cls.predictions.bias", vec![ROWS]),
+        ("bert.embeddings.word_embeddings.weight", vec![rows, 32]),
+        ("cls.predictions.bias", vec![rows]),
     ] {
         assert!(header[name].is_object(), "{name}");
         header[name]["shape"] = shape.into();
@@ -166,9 +173,48 @@ fn large_model() -> tempfile::TempDir {
 }
 
 #[test]
+fn a_tokenizer_with_few_of_the_models_tokens_is_warned_of() {
+    let model = model_with_rows(5_000);
+    let folder = model.path().to_str().unwrap();
+    let output = cloze(&["inspect", folder]);
+    let shown = text(&output);
+    assert!(output.status.success(), "{shown}");
+    let (_, warning) = shown.split_once("  warning       the tokenizer has ").expect(&shown);
+    assert!(
+        warning.contains(" of the model's 5000 tokens; predictions of the others have no text"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(" KiB for the weights in f32") && !shown.contains(" 0 MiB"),
+        "{shown}"
+    );
+    let report: Value = serde_json::from_slice(&cloze(&["inspect", folder, "--json"]).stdout).unwrap();
+    let warnings = report["warnings"].as_array().unwrap();
+    assert!(
+        warnings[0].as_str().unwrap().starts_with("the tokenizer has "),
+        "{report}"
+    );
+    let report: Value = serde_json::from_slice(&cloze(&["inspect", "--json"]).stdout).unwrap();
+    assert_eq!(report["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn the_advice_of_inspect_names_no_flag_that_it_lacks() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let (inspect, serve) = (cloze(&["inspect", file]), cloze(&["--model", file, "--port", "0"]));
+    let error = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(error(&inspect).ends_with("; pass the folder\n"), "{}", error(&inspect));
+    assert!(
+        error(&serve).ends_with("; pass the folder with --model\n"),
+        "{}",
+        error(&serve)
+    );
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_model_larger_than_memory_is_refused_before_it_is_loaded() {
-    let model = large_model();
+    let model = model_with_rows(12_000_000);
     let folder = model.path().to_str().unwrap();
     for limit in ["-v 1000000", "-v 2500000", "-d 2500000"] {
         for command in ["inspect", "serve --port 0 --model"] {

@@ -271,7 +271,7 @@ def test_axe_finds_nothing(browser, server, width, scheme):
     WebDriverWait(browser, 20).until(lambda _: page.all(".operation"))
     page.all(".operation > summary")[0].click()
     browser.execute_script(axe)
-    # One operation stands for all, which have the same parts.
+    # One operation is enough: all have the same parts.
     assert browser.execute_async_script(run, "header, nav, .operation[open], footer") == []
 
 

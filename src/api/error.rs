@@ -1,5 +1,6 @@
 //! Errors on the wire: `{"error": "a sentence", "error_type": "a_word"}`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,27 +26,40 @@ pub struct Error {
     pub status: u16,
     pub error_type: &'static str,
     /// A sentence.
-    pub message: String,
+    pub message: Cow<'static, str>,
+    /// True if the sentence repeats nothing of the request, so that it may be in a log.
+    pub is_loggable: bool,
     /// When another try may succeed.
     pub retry_after: Option<Duration>,
 }
 
 impl Error {
-    pub fn new(status: u16, error_type: &'static str, message: impl Into<String>) -> Self {
+    /// A constant sentence may be in a log; one that is made of parts may not.
+    pub fn new(status: u16, error_type: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
         Self {
             status,
             error_type,
-            message: message.into(),
+            is_loggable: matches!(message, Cow::Borrowed(_)),
+            message,
             retry_after: None,
         }
     }
 
-    pub fn bad_request(error_type: &'static str, message: impl Into<String>) -> Self {
+    pub fn bad_request(error_type: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, error_type, message)
     }
 
+    /// For a sentence of parts that repeats nothing of the request but numbers.
+    pub fn loggable(self) -> Self {
+        Self {
+            is_loggable: true,
+            ..self
+        }
+    }
+
     /// 503 with the time of another try.
-    pub fn unavailable(error_type: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+    pub fn unavailable(error_type: &'static str, message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(503, error_type, message)
@@ -54,7 +68,7 @@ impl Error {
 
     pub fn body(&self) -> ErrorBody {
         ErrorBody {
-            error: self.message.clone(),
+            error: self.message.clone().into_owned(),
             error_type: self.error_type.to_owned(),
         }
     }
@@ -71,7 +85,7 @@ impl From<pipeline::Error> for Error {
                 Duration::from_secs(1),
             ),
             pipeline::Error::Memory(error @ MemoryError::TooLarge { .. }) => {
-                Self::new(422, "answer_too_large", error.to_string())
+                Self::new(422, "answer_too_large", error.to_string()).loggable()
             }
             pipeline::Error::Memory(MemoryError::Full) => Self::unavailable(
                 "memory_full",
@@ -90,7 +104,8 @@ impl From<pipeline::Error> for Error {
                     "No answer was ready within {}; try again later.",
                     limit_in_words(timeout)
                 ),
-            ),
+            )
+            .loggable(),
             pipeline::Error::Internal(_) => Self::new(500, "internal", "The request failed inside the server."),
         }
     }
@@ -99,7 +114,11 @@ impl From<pipeline::Error> for Error {
 impl From<InputError> for Error {
     fn from(error: InputError) -> Self {
         let (status, error_type) = status(&error);
-        Self::new(status, error_type, error.to_string())
+        let is_loggable = !error.repeats_text();
+        Self {
+            is_loggable,
+            ..Self::new(status, error_type, error.to_string())
+        }
     }
 }
 
@@ -110,6 +129,7 @@ fn status(error: &InputError) -> (u16, &'static str) {
         InputError::Encode(EncodeError::TooManyTokens { .. } | EncodeError::TooManyBytes { .. }) => {
             (422, "too_many_tokens")
         }
+        InputError::WordBeyondLimit { .. } => (422, "too_many_tokens"),
         InputError::Encode(EncodeError::TooMuchWork { .. } | EncodeError::LongWord { .. }) => (422, "too_much_work"),
         InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
         InputError::Empty { .. } | InputError::NoTokens => (400, "empty"),
@@ -165,6 +185,23 @@ mod tests {
                 error.message.ends_with('.') && !error.message.contains("secret"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_sentence_with_a_part_of_the_request_is_not_for_the_log() {
+        assert!(Error::bad_request("empty", "inputs is an empty list.").is_loggable);
+        assert!(Error::from(InputError::NoTarget).is_loggable);
+        assert!(!Error::bad_request("bad_request", format!("unknown field `{}`", "a text")).is_loggable);
+        let failed = InputError::Encode(EncodeError::Failed("of a text".to_owned()));
+        for error in [
+            failed.clone(),
+            InputError::InList {
+                index: 0,
+                error: Box::new(failed),
+            },
+        ] {
+            assert!(!Error::from(error).is_loggable);
         }
     }
 }

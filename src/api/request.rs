@@ -11,6 +11,7 @@ use super::mode::{Joint, Positions, TargetMethod, TargetMode, mode};
 use super::score;
 use super::sparse;
 use super::truncation::{Direction, TokenizerKwargs, TruncationName, length_rule};
+use crate::pipeline;
 use crate::tasks::AnyRequest;
 use crate::tasks::fill_mask::{Parameters, Request};
 
@@ -47,6 +48,33 @@ pub enum TaskKind {
     FillMask,
     Score,
     Sparse,
+}
+
+impl TaskKind {
+    /// The error of a request for this task. Of a text over the limit it says which field of a body truncates it, if the
+    /// task has one.
+    pub fn error(self, error: pipeline::Error) -> Error {
+        let field = match &error {
+            pipeline::Error::Input(error) if error.is_over_limit() => self.truncation_field(),
+            _ => None,
+        };
+        let error = Error::from(error);
+        match field {
+            Some(name) => Error {
+                message: format!("{} Set {name} to cut it instead.", error.message).into(),
+                ..error
+            },
+            None => error,
+        }
+    }
+
+    fn truncation_field(self) -> Option<&'static str> {
+        match self {
+            Self::FillMask => Some("parameters.truncation"),
+            Self::Score => None,
+            Self::Sparse => Some("truncate"),
+        }
+    }
 }
 
 /// The format of a request body.
@@ -171,6 +199,7 @@ fn text(body: &[u8]) -> Result<String, Error> {
             "not_utf8",
             format!("The text is not valid UTF-8 at byte {at}; send it in UTF-8."),
         )
+        .loggable()
     })?;
     Ok(text.to_owned())
 }
@@ -219,8 +248,8 @@ pub fn parse_top_k(WholeNumber(top_k): WholeNumber) -> Result<usize, Error> {
 mod tests {
     use super::*;
     use crate::tasks::fill_mask::Mode;
-    use crate::tasks::{joint, positions, words};
-    use crate::text::{LengthRule, Truncation};
+    use crate::tasks::{InputError, joint, positions, words};
+    use crate::text::{EncodeError, LengthRule, Truncation};
 
     fn parse_as(content_type: Option<&str>, body: &str) -> Result<Request, String> {
         let format = Format::from_content_type(content_type).map_err(|e| e.to_string())?;
@@ -485,5 +514,36 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(parse_as(Some("application/json"), &deep).is_err());
+    }
+
+    #[test]
+    fn a_text_over_the_limit_is_refused_with_the_parameter_that_truncates_it() {
+        let long = || InputError::Encode(EncodeError::TooManyTokens { tokens: 70, max: 64 });
+        for (kind, named) in [
+            (TaskKind::FillMask, Some("parameters.truncation")),
+            (TaskKind::Sparse, Some("truncate")),
+            (TaskKind::Score, None),
+        ] {
+            for error in [
+                long(),
+                InputError::InList {
+                    index: 3,
+                    error: Box::new(long()),
+                },
+            ] {
+                let error = kind.error(error.into());
+                assert!(
+                    error.is_loggable && error.message.contains("shorten it or split it."),
+                    "{error}"
+                );
+                let named = named.map(|name| format!(" Set {name} to cut it instead."));
+                assert!(
+                    error.message.ends_with(named.as_deref().unwrap_or("split it.")),
+                    "{error}"
+                );
+            }
+        }
+        let other = TaskKind::FillMask.error(InputError::NoTarget.into());
+        assert!(!other.message.contains("Set "), "{other}");
     }
 }

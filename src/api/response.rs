@@ -16,7 +16,7 @@ use crate::work;
 /// Writes the answer to one request as JSON, piece by piece, so that a long answer is never in memory as a whole.
 ///
 /// An answer has texts, groups within a text (masks, or rows) and entries within a group (predictions). In fill-mask a
-/// list of one element stands without the list around it: the answer to a request of one text, and the predictions of a
+/// list of one element is written as that element: the answer to a request of one text, and the predictions of a
 /// text with one mask.
 pub struct AnswerJson {
     answer: AnyAnswer,

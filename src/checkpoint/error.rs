@@ -30,7 +30,7 @@ pub enum CheckpointError {
         other_weights: Option<&'static str>,
     },
     /// `config.json` is not valid, or describes a model that is not supported.
-    #[error("{CONFIG}: {}", excerpt::sentence(.0))]
+    #[error("{CONFIG}: {}", excerpt::list(.0))]
     Config(String),
     /// The tokenizer is not valid, or does not match the model.
     #[error("{file}: {}", excerpt::sentence(reason))]

@@ -27,7 +27,7 @@ pub use error::{CheckpointError, Part, TensorError};
 use files::Files;
 pub use files::HAS_DEMO_MODEL;
 use names::{CONFIG, SPARSE_POOLING};
-pub use tokenizer::{TokenizerFiles, decode};
+pub use tokenizer::{TokenizerFiles, TooFewTokens, decode};
 pub use weights::{ElementType, Tensor, TensorSource, WeightFiles};
 
 /// Refuses the text of a `config.json` that cannot be served.

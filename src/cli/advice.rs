@@ -95,11 +95,11 @@ fn for_hub(error: &HubError) -> Option<String> {
             "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or pass the model's folder with --model"
         }
         HubError::Tls(_) => {
-            "download the model on another machine (hf download ID --local-dir DIR) and pass --model DIR"
+            "download the model on another machine (hf download ID --local-dir DIR) and pass DIR with --model"
         }
         HubError::Unreachable { .. } => {
             "the cache does not have all of its files; download the model on another machine (hf download ID \
-             --local-dir DIR) and pass --model DIR, or set HF_ENDPOINT to a mirror"
+             --local-dir DIR) and pass DIR with --model, or set HF_ENDPOINT to a mirror"
         }
         HubError::NoModel { .. } => "check the spelling, or set HF_TOKEN if the model is private",
         HubError::BadToken { .. } => "set HF_TOKEN to a token that can read it",

@@ -102,11 +102,13 @@ fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec
         let verdict = if needed <= available { "fits" } else { "does not fit" };
         lines.push(format!(
             "  memory        {} for the weights in f32, {} at the peak, {} available: {verdict}",
-            mebibytes(weights),
-            mebibytes(needed),
-            mebibytes(available)
+            size(weights),
+            size(needed),
+            size(available)
         ));
     }
+    let warnings = inspection.warnings.iter();
+    lines.extend(warnings.map(|warning| format!("  warning       {warning}")));
     match inspection.errors.as_slice() {
         [] => lines.push("  verdict       Cloze serves it".to_owned()),
         errors => {
@@ -161,8 +163,12 @@ fn describe_weights(weights: &WeightsSummary, with_tensors: bool, lines: &mut Ve
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+/// In MiB, or in KiB if that is less than ten.
+fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0..10 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20)),
+    }
 }
 
 /// The output of `--json`.
@@ -172,6 +178,7 @@ struct Report<'a> {
     architecture: Option<ArchitectureReport>,
     tokenizer: Option<TokenizerReport<'a>>,
     weights: Option<WeightsReport<'a>>,
+    warnings: Vec<String>,
     refusals: Vec<String>,
     memory: Memory,
 }
@@ -221,6 +228,7 @@ impl<'a> Report<'a> {
             architecture: inspection.architecture.as_ref().map(ArchitectureReport::new),
             tokenizer: inspection.tokenizer.as_ref().map(TokenizerReport::new),
             weights: inspection.weights.as_ref().map(WeightsReport::new),
+            warnings: inspection.warnings.iter().map(ToString::to_string).collect(),
             refusals: inspection.errors.iter().map(|error| advice::message(error)).collect(),
             memory,
         }

@@ -88,12 +88,15 @@ impl LogArguments {
             filter.add_directive(directive.parse().expect("a valid directive"))
         });
         let writer = super::log_writer::stderr()?;
+        // The module of a line is of use to find a fault, for which the level is debug.
+        let shows_modules = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
         let log = tracing_subscriber::fmt::layer()
+            .with_target(shows_modules)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(move || writer.clone());
         let log = match self.log_format {
             LogFormat::Text => log.boxed(),
-            LogFormat::Json => log.json().flatten_event(true).boxed(),
+            LogFormat::Json => log.with_target(true).json().flatten_event(true).boxed(),
         };
         Ok(log.with_filter(filter))
     }

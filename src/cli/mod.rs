@@ -101,7 +101,7 @@ enum Command {
     Inspect(inspect::InspectArguments),
     /// Prints a completion script for a shell
     Completions(shell::CompletionsArguments),
-    /// Prints the manual page
+    /// Prints a manual page, or writes all of them into a folder
     Man(shell::ManArguments),
 }
 

@@ -1,7 +1,7 @@
 //! `cloze completions` and `cloze man`, generated from the flags.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, ValueHint};
 use clap_complete::Shell;
@@ -19,12 +19,15 @@ pub struct CompletionsArguments {
 /// `cloze man`.
 #[derive(Debug, Args)]
 pub struct ManArguments {
-    /// Folder for the pages of all commands (cloze.1, cloze-serve.1, ...); without it, the main page is printed
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    directory: Option<PathBuf>,
+    /// Command whose page is printed, or a folder for the pages of all commands (cloze.1, cloze-serve.1, ...); the
+    /// main page is printed without either
+    ///
+    /// A folder with the name of a command is written as ./predict.
+    #[arg(value_name = "COMMAND|DIR", value_hint = ValueHint::DirPath)]
+    target: Option<PathBuf>,
 
     /// Print all flags and variables as Markdown
-    #[arg(long, conflicts_with = "directory")]
+    #[arg(long, conflicts_with = "target")]
     markdown: bool,
 }
 
@@ -52,30 +55,38 @@ fn with_unfinished_flags(script: &str) -> String {
     )
 }
 
-/// Prints the main manual page, or writes the pages of all commands.
+/// Prints the main manual page or that of a command, or writes the pages of all commands.
 pub fn man(arguments: &ManArguments) -> Result<(), Box<dyn Error>> {
     if arguments.markdown {
         return Ok(print(&[reference::markdown().trim_end()])?);
     }
     let mut command = command().disable_help_subcommand(true);
     command.build();
-    match &arguments.directory {
-        Some(directory) => {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| format!("{}: the folder cannot be created: {error}", directory.display()))?;
-            let pages = std::iter::once(&command).chain(command.get_subcommands());
-            for page in pages {
-                let path = directory.join(file_name(page));
-                std::fs::write(&path, reference::manual_page(page)?)
-                    .map_err(|error| format!("{}: the page cannot be written: {error}", path.display()))?;
-            }
-        }
-        None => {
-            let page = reference::manual_page(&command)?;
-            print(&[String::from_utf8(page)?.trim_end()])?;
-        }
+    let Some(target) = &arguments.target else {
+        return print_page(&command);
+    };
+    match target.to_str().and_then(|name| command.find_subcommand(name)) {
+        Some(subcommand) => print_page(subcommand),
+        None => write_pages(&command, target),
     }
-    Ok(())
+}
+
+fn print_page(command: &Command) -> Result<(), Box<dyn Error>> {
+    let page = reference::manual_page(command)?;
+    Ok(print(&[String::from_utf8(page)?.trim_end()])?)
+}
+
+fn write_pages(command: &Command, directory: &Path) -> Result<(), Box<dyn Error>> {
+    let shown = directory.display();
+    std::fs::create_dir_all(directory).map_err(|error| format!("{shown}: the folder cannot be created: {error}"))?;
+    let mut count = 0;
+    for page in std::iter::once(command).chain(command.get_subcommands()) {
+        let path = directory.join(file_name(page));
+        std::fs::write(&path, reference::manual_page(page)?)
+            .map_err(|error| format!("{}: the page cannot be written: {error}", path.display()))?;
+        count += 1;
+    }
+    Ok(print(&[format!("{count} pages written to {shown}")])?)
 }
 
 fn file_name(command: &Command) -> String {

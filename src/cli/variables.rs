@@ -10,10 +10,19 @@ use clap::{ArgMatches, Command, Error, FromArgMatches};
 
 use super::{Arguments, command};
 
-/// A flag whose value came from a variable, such as `--port` and `CLOZE_PORT`.
-type Source = (String, String);
+/// The names of flags in messages to the user of the command that runs.
+#[derive(Default)]
+struct Names {
+    /// Flags whose values came from variables, each with the variable: `--port` and `CLOZE_PORT`.
+    variables: Vec<(String, String)>,
+    /// The model is an argument without a flag.
+    has_bare_model: bool,
+}
 
-static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+static NAMES: OnceLock<Names> = OnceLock::new();
+
+/// The words of a message that name the flag of the model, which a command with [`Names::has_bare_model`] lacks.
+const WITH_MODEL_FLAG: &str = " with --model";
 
 /// Parses the command line and the environment. Prints help, or an error with exit code 2, and ends the process.
 pub fn parse() -> Arguments {
@@ -21,10 +30,10 @@ pub fn parse() -> Arguments {
     let mut definitions = without_variables(command(), &|name| value(&name.to_string_lossy()).is_none());
     definitions.build();
     match parse_with(&definitions, &line) {
-        Ok((arguments, sources)) => {
-            let sources = SOURCES.get_or_init(|| sources);
+        Ok((arguments, names)) => {
+            let names = NAMES.get_or_init(|| names);
             if let Err(message) = arguments.check() {
-                let message = rename(&message, sources);
+                let message = rename(&message, names);
                 command().error(ErrorKind::ArgumentConflict, message).exit();
             }
             arguments
@@ -37,9 +46,12 @@ pub fn parse() -> Arguments {
     }
 }
 
-/// A message in which each flag whose value came from a variable is named by the variable.
+/// A message in which each flag whose value came from a variable is named by the variable, and which does not name the
+/// flag of the model to a command without it.
 pub fn named(message: &str) -> String {
-    rename(message, SOURCES.get().map_or(&[], Vec::as_slice))
+    NAMES
+        .get()
+        .map_or_else(|| message.to_owned(), |names| rename(message, names))
 }
 
 /// The value of a variable, unless it is unset or counts as unset.
@@ -52,12 +64,12 @@ fn is_unset(name: &str, value: &OsStr) -> bool {
     value.is_empty() || name == "CLOZE_PORT" && value.as_encoded_bytes().starts_with(b"tcp://")
 }
 
-fn parse_with(definitions: &Command, line: &[OsString]) -> Result<(Arguments, Vec<Source>), Error> {
+fn parse_with(definitions: &Command, line: &[OsString]) -> Result<(Arguments, Names), Error> {
     let mut command = definitions.clone();
     let matches = command.try_get_matches_from_mut(line);
     let matches = matches.map_err(|error| with_variable(error, definitions, line))?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    Ok((arguments, sources(definitions, &matches)))
+    Ok((arguments, names(definitions, &matches)))
 }
 
 /// Puts the variable in place of the flag in an error about a value that came from the variable.
@@ -102,12 +114,12 @@ fn without_variables(command: Command, is_removed: &dyn Fn(&OsStr) -> bool) -> C
         .mut_subcommands(|each| without_variables(each, is_removed))
 }
 
-/// The flags of the command that runs whose values came from variables.
-fn sources(command: &Command, matches: &ArgMatches) -> Vec<Source> {
+/// The names of the command that runs.
+fn names(command: &Command, matches: &ArgMatches) -> Names {
     if let Some((name, matches)) = matches.subcommand()
         && let Some(command) = command.find_subcommand(name)
     {
-        return sources(command, matches);
+        return names(command, matches);
     }
     let from_variable = |argument: &clap::Arg| {
         let (flag, variable) = (argument.get_long()?, argument.get_env()?);
@@ -115,17 +127,25 @@ fn sources(command: &Command, matches: &ArgMatches) -> Vec<Source> {
         let source_is_variable = source == Some(ValueSource::EnvVariable);
         source_is_variable.then(|| (format!("--{flag}"), variable.to_string_lossy().into_owned()))
     };
-    command.get_arguments().filter_map(from_variable).collect()
+    let is_bare_model = |argument: &clap::Arg| argument.get_id() == "model" && argument.is_positional();
+    Names {
+        variables: command.get_arguments().filter_map(from_variable).collect(),
+        has_bare_model: command.get_arguments().any(is_bare_model),
+    }
 }
 
-fn rename(message: &str, sources: &[Source]) -> String {
+fn rename(message: &str, names: &Names) -> String {
+    let message = match names.has_bare_model {
+        true => &message.replace(WITH_MODEL_FLAG, ""),
+        false => message,
+    };
     let is_of_flag = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let mut renamed = String::with_capacity(message.len());
     let mut rest = message;
     while let Some(begin) = rest.find("--") {
         let (before, flag) = rest.split_at(begin);
         let (flag, after) = flag.split_at(flag.find(|c| !is_of_flag(c)).unwrap_or(flag.len()));
-        let source = sources.iter().find(|(of, _)| of == flag);
+        let source = names.variables.iter().find(|(of, _)| of == flag);
         renamed += before;
         renamed += source.map_or(flag, |(_, variable)| variable);
         rest = after;
@@ -139,9 +159,30 @@ mod tests {
 
     #[test]
     fn a_flag_is_renamed_where_its_whole_name_is() {
-        let sources = [("--max-batch".to_owned(), "CLOZE_MAX_BATCH".to_owned())];
-        let renamed = rename("--max-batch-tokens and --max-batch: -- no", &sources);
-        assert_eq!(renamed, "--max-batch-tokens and CLOZE_MAX_BATCH: -- no");
+        let names = Names {
+            variables: vec![("--max-batch".to_owned(), "CLOZE_MAX_BATCH".to_owned())],
+            has_bare_model: false,
+        };
+        let renamed = rename(
+            "--max-batch-tokens and --max-batch: -- no; pass it with --model",
+            &names,
+        );
+        assert_eq!(
+            renamed,
+            "--max-batch-tokens and CLOZE_MAX_BATCH: -- no; pass it with --model"
+        );
+    }
+
+    #[test]
+    fn the_flag_of_the_model_is_not_named_where_the_model_has_none() {
+        let names = Names {
+            has_bare_model: true,
+            ..Names::default()
+        };
+        assert_eq!(
+            rename("pass DIR with --model, or --json", &names),
+            "pass DIR, or --json"
+        );
     }
 
     #[test]

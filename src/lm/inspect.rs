@@ -1,11 +1,12 @@
 //! Contents of a checkpoint, with every error in it, not only the first.
 
 use std::collections::HashSet;
+use std::fmt::{self, Display, Formatter};
 
 use super::pretrained::{architecture, check_head};
 use super::{LoadError, MemoryNeed};
 use crate::backend::Precision;
-use crate::checkpoint::{CheckpointError, Source, WeightFiles};
+use crate::checkpoint::{CheckpointError, Source, TooFewTokens, WeightFiles};
 use crate::encoder::Architecture;
 
 /// Contents of a checkpoint. A part that cannot be read is `None`, with the reason in `errors`.
@@ -18,8 +19,28 @@ pub struct Inspection {
     pub weights: Option<WeightsSummary>,
     /// On the CPU in f32.
     pub memory: Option<MemoryNeed>,
+    pub warnings: Vec<Warning>,
     /// The errors for which Cloze refuses the model.
     pub errors: Vec<LoadError>,
+}
+
+/// A property of a checkpoint with which Cloze serves it, but probably not as its user expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    TooFewTokens(TooFewTokens),
+    /// transformers 4 took another bias of the checkpoint; transformers 5 takes none.
+    NoDecoderBias,
+}
+
+impl Display for Warning {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooFewTokens(few) => few.fmt(f),
+            Self::NoDecoderBias => f.write_str(
+                "the decoder is not tied to the embeddings and has no bias of its own: as in transformers 5 its bias is zero",
+            ),
+        }
+    }
 }
 
 /// Sizes of the model.
@@ -80,14 +101,14 @@ impl Inspection {
     /// Reads all files, with the values of every tensor, one tensor at a time. Values for which there is too little
     /// memory are not read.
     pub fn of(source: Source) -> Self {
-        let mut errors = Vec::new();
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         let mut add = |error: CheckpointError| errors.push(error.into());
         let architecture = architecture(&source).map_err(&mut add).ok();
         let tokenizer = source.tokenizer().map_err(&mut add).ok();
-        if let (Some(tokenizer), Some(architecture)) = (&tokenizer, &architecture)
-            && let Err(error) = tokenizer.check_fits(architecture.spec.vocab_size)
-        {
-            add(error);
+        if let (Some(tokenizer), Some(architecture)) = (&tokenizer, &architecture) {
+            let vocab_size = architecture.spec.vocab_size;
+            warnings.extend(tokenizer.too_few_tokens(vocab_size).map(Warning::TooFewTokens));
+            let _ = tokenizer.check_fits(vocab_size).map_err(&mut add);
         }
         let mut weights = source.weights().map_err(&mut add).ok();
         let mut used = HashSet::new();
@@ -97,6 +118,8 @@ impl Inspection {
             if let Some(weights) = weights.as_mut().filter(|_| need.can_read()) {
                 match architecture.clone().with_stored_decoder(weights) {
                     Ok(stored) => {
+                        let lost_bias = architecture.spec.biases.decoder && !stored.spec.biases.decoder;
+                        warnings.extend(lost_bias.then_some(Warning::NoDecoderBias));
                         *need = MemoryNeed::new(&stored.spec, Precision::F32);
                         architecture = stored;
                     }
@@ -131,6 +154,7 @@ impl Inspection {
         Self {
             name: source.name,
             memory,
+            warnings,
             architecture,
             tokenizer: tokenizer.map(|tokenizer| TokenizerSummary {
                 file: tokenizer.file().to_owned(),

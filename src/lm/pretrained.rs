@@ -28,10 +28,8 @@ impl PretrainedModel {
         let tokenizer = source.tokenizer()?;
         let vocab_size = architecture.spec.vocab_size;
         tokenizer.check_fits(vocab_size)?;
-        if let Some(tokens) = tokenizer.too_few_tokens(vocab_size) {
-            tracing::warn!(
-                "the tokenizer has {tokens} of the model's {vocab_size} tokens; predictions of the others have no text"
-            );
+        if let Some(few) = tokenizer.too_few_tokens(vocab_size) {
+            tracing::warn!("{few}");
         }
         let weights = source.weights()?;
         check_head(&source, &architecture, &weights)?;
@@ -239,6 +237,22 @@ mod tests {
             let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
             let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
             assert_eq!(errors, [error]);
+        }
+    }
+
+    #[test]
+    fn the_refusal_of_a_model_type_has_the_whole_list_of_those_that_are_supported() {
+        for model_type in [
+            "gpt2",
+            "deberta-v2",
+            "flaubert",
+            "switch_transformers",
+            "bigbird_pegasus",
+        ] {
+            let config = format!(r#"{{"model_type": "{model_type}"}}"#);
+            let error = check_config(config.as_bytes()).unwrap_err().to_string();
+            let list = error.split("supported: ").nth(1).unwrap();
+            assert!(!error.contains('…') && list.split(", ").count() > 20, "{error}");
         }
     }
 

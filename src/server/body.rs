@@ -84,7 +84,8 @@ async fn read(app: &App, admission: &Admission, body: Body, deadline: Deadline) 
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             format!("The body did not arrive within {}.", limit_in_words(deadline.timeout)),
-        )),
+        )
+        .loggable()),
     }
 }
 
@@ -101,7 +102,8 @@ async fn read_all(app: &App, body: Body) -> Result<ReadBody, ApiError> {
             return Err(ApiError::bad_request(
                 "bad_body",
                 format!("The body comes in chunks of less than {PART_BYTES_MIN} bytes; send larger chunks."),
-            ));
+            )
+            .loggable());
         }
         let part =
             part.map_err(|error| ApiError::bad_request("bad_body", format!("The body cannot be read: {error}.")))?;
@@ -138,6 +140,7 @@ fn too_large(app: &App) -> ApiError {
         "body_too_large",
         format!("The body is larger than the {max} bytes that are allowed; send less text at once."),
     )
+    .loggable()
 }
 
 /// Bodies are not decompressed: a few kilobytes could exceed the memory of the machine.

@@ -25,6 +25,7 @@ pub fn deadline(app: &App, headers: &HeaderMap) -> Result<Deadline, ApiError> {
         _ => Err(ApiError::bad_request(
             "bad_timeout",
             format!("The header {REQUEST_TIMEOUT} is not a whole number of milliseconds above 0."),
-        )),
+        )
+        .loggable()),
     }
 }

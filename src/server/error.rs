@@ -1,5 +1,6 @@
 //! Errors as responses: every one is JSON with a sentence.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use poem::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -7,12 +8,17 @@ use poem::web::Json;
 use poem::{IntoResponse, Response};
 
 use super::unique_id::unique_id;
+use crate::api::TaskKind;
 use crate::sys::excerpt;
 use crate::{api, pipeline};
 
-/// In the extensions of a response: the `error_type` of its body, for log and metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct ErrorType(pub &'static str);
+/// In the extensions of a response: its error, for log and metrics.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub error_type: &'static str,
+    /// `None` if the sentence repeats a part of the request.
+    pub sentence: Option<Cow<'static, str>>,
+}
 
 /// An error for a client, with headers beside it.
 #[derive(Debug)]
@@ -22,12 +28,26 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, error_type: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, error_type: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         api::Error::new(status.as_u16(), error_type, message).into()
     }
 
-    pub(super) fn bad_request(error_type: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn bad_request(error_type: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         api::Error::bad_request(error_type, message).into()
+    }
+
+    /// As [`api::Error::loggable`].
+    pub(super) fn loggable(mut self) -> Self {
+        self.error.is_loggable = true;
+        self
+    }
+
+    /// As [`TaskKind::error`].
+    pub(super) fn of_task(kind: TaskKind, error: pipeline::Error) -> Self {
+        match error {
+            pipeline::Error::Internal(reason) => Self::internal(reason),
+            error => kind.error(error).into(),
+        }
     }
 
     pub(super) fn not_ready() -> Self {
@@ -40,13 +60,18 @@ impl ApiError {
         let id = unique_id();
         tracing::error!(%id, %reason, "a request failed");
         let message = format!("Something failed inside the server; its log says more under the id {id}.");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).loggable()
     }
 
     /// The path exists, but not for this method; `allow` lists its methods as the header of that name does.
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
-        let message = format!("This path takes the methods {allow} only.");
+        let methods = match allow.rsplit_once(", ") {
+            None => allow.to_owned(),
+            Some((others, last)) => format!("{others} or {last}"),
+        };
+        let message = format!("This path does not support the method of the request; use {methods}.");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            .loggable()
             .header(header::ALLOW, HeaderValue::from_static(allow))
     }
 
@@ -94,7 +119,10 @@ impl poem::error::ResponseError for ApiError {
 
     fn as_response(&self) -> Response {
         let mut response = Json(self.body()).with_status(self.status()).into_response();
-        response.extensions_mut().insert(ErrorType(self.error.error_type));
+        response.extensions_mut().insert(Refusal {
+            error_type: self.error.error_type,
+            sentence: self.error.is_loggable.then(|| self.error.message.clone()),
+        });
         let headers = response.headers_mut();
         if let Some(after) = self.error.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

@@ -6,6 +6,8 @@ use std::fmt::{self, Debug, Display, Formatter, Write};
 const NAME_CHARS_MAX: usize = 100;
 /// Characters of a sentence that another library wrote, which may repeat its input.
 const SENTENCE_CHARS_MAX: usize = 300;
+/// Characters of a sentence that may repeat input, and lists the model types or another set of names.
+const LIST_CHARS_MAX: usize = 480;
 /// Characters of a sentence that names files.
 const LONG_CHARS_MAX: usize = 1000;
 
@@ -25,6 +27,11 @@ pub fn name(text: &str) -> Excerpt<'_> {
 /// A sentence that may repeat input: 300 characters at most.
 pub fn sentence(text: &str) -> Excerpt<'_> {
     Excerpt::new(text, SENTENCE_CHARS_MAX)
+}
+
+/// A sentence that may repeat input before a list of names: 480 characters at most.
+pub fn list(text: &str) -> Excerpt<'_> {
+    Excerpt::new(text, LIST_CHARS_MAX)
 }
 
 /// A sentence that names files: 1,000 characters at most.

@@ -63,7 +63,30 @@ pub enum InputError {
         sequences_max: usize,
         tokens_max: usize,
     },
+    /// A text that fits the limit, but not with the longest target in place of a mask.
+    #[error(
+        "With the longest target in place of a mask the text is {tokens} tokens long and at most {max} are allowed; shorten the text."
+    )]
+    WordBeyondLimit { tokens: usize, max: usize },
     /// The tokenizer drops every target.
     #[error("None of the targets is a word that the model knows; name at least one word in targets, or leave it out.")]
     NoTarget,
+}
+
+impl InputError {
+    /// True for a text that truncation would cut to the limit.
+    pub fn is_over_limit(&self) -> bool {
+        match self {
+            Self::InList { error, .. } => error.is_over_limit(),
+            _ => matches!(self, Self::Encode(EncodeError::TooManyTokens { .. })),
+        }
+    }
+
+    /// True if the sentence may repeat a part of a text.
+    pub fn repeats_text(&self) -> bool {
+        match self {
+            Self::InList { error, .. } => error.repeats_text(),
+            _ => matches!(self, Self::Encode(EncodeError::Failed(_))),
+        }
+    }
 }

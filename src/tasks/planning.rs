@@ -4,7 +4,7 @@
 use super::answer_size::AnswerSize;
 use super::{Computation, InputError, Notes, TaskModel};
 use crate::text::{EncodeError, Encoded, LengthRule, Located};
-use crate::work::WorkBudget;
+use crate::work::{self, WorkBudget};
 
 /// Look-ups in the vocabulary for one request: about a second. A megabyte of English needs a tenth.
 pub const LOOKUPS_MAX: u64 = 10_000_000;
@@ -22,12 +22,14 @@ pub struct Size {
     pub computation: Computation,
 }
 
-/// A request that is being planned, text by text.
+/// A request that is being planned, text by text. Errors of a text name its index in the list.
 pub(super) struct Planning<'a> {
     model: &'a TaskModel,
     length: LengthRule,
     /// The texts of the whole request.
     texts: usize,
+    /// The texts that were begun.
+    begun: usize,
     truncated: usize,
     pub budget: WorkBudget,
     answer_size: AnswerSize,
@@ -59,6 +61,7 @@ impl<'a> Planning<'a> {
             model,
             length,
             texts: texts.len(),
+            begun: 0,
             truncated: 0,
             budget: WorkBudget::new(LOOKUPS_MAX),
             answer_size: AnswerSize::default(),
@@ -71,11 +74,8 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// An empty text, and those of tokenizing.
     pub async fn encode(&mut self, text: &str) -> Result<Encoded, InputError> {
-        refuse_empty(text)?;
-        let tokenizer = &self.model.tokenizer;
-        let encoded = tokenizer.encode_within(text, self.length, &mut self.budget).await?;
-        self.add_text(&encoded);
-        Ok(encoded)
+        self.begin_text(text, InputError::NoTokens).await?;
+        self.tokens_of(text).await
     }
 
     /// [`encode`](Self::encode) with the place of each token in the text.
@@ -83,9 +83,10 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// As of [`encode`](Self::encode).
     pub async fn encode_located(&mut self, text: &str) -> Result<Located, InputError> {
-        refuse_empty(text)?;
+        self.begin_text(text, InputError::NoTokens).await?;
         let tokenizer = &self.model.tokenizer;
-        let located = tokenizer.encode_located(text, self.length, &mut self.budget).await?;
+        let located = tokenizer.encode_located(text, self.length, &mut self.budget).await;
+        let located = located.map_err(|error| self.of_text(error.into()))?;
         self.add_text(&located.encoded);
         Ok(located)
     }
@@ -97,21 +98,38 @@ impl<'a> Planning<'a> {
     pub async fn encode_masked(&mut self, text: &str) -> Result<(Vec<u32>, Vec<usize>), InputError> {
         let model = self.model;
         let mask_token = || model.mask_token().to_owned();
-        if text.trim().is_empty() {
-            return Err(InputError::Empty {
-                mask_token: mask_token(),
-            });
-        }
-        let encoded = self.encode(text).await?;
+        let empty = InputError::Empty {
+            mask_token: mask_token(),
+        };
+        self.begin_text(text, empty).await?;
+        let encoded = self.tokens_of(text).await?;
         let mask_id = model.tokenizer.mask_id();
         let masks = encoded.token_ids.iter().enumerate().filter(|(_, id)| **id == mask_id);
         let masks: Vec<usize> = masks.map(|(position, _)| position).collect();
         match masks.is_empty() {
-            true => Err(InputError::NoMask {
+            true => Err(self.of_text(InputError::NoMask {
                 mask_token: mask_token(),
-            }),
+            })),
             false => Ok((encoded.token_ids, masks)),
         }
+    }
+
+    /// Begins the next text; its error is `empty` if it is white space alone.
+    async fn begin_text(&mut self, text: &str, empty: InputError) -> Result<(), InputError> {
+        work::checkpoint().await;
+        self.begun += 1;
+        match text.trim().is_empty() {
+            true => Err(self.of_text(empty)),
+            false => Ok(()),
+        }
+    }
+
+    async fn tokens_of(&mut self, text: &str) -> Result<Encoded, InputError> {
+        let tokenizer = &self.model.tokenizer;
+        let encoded = tokenizer.encode_within(text, self.length, &mut self.budget).await;
+        let encoded = encoded.map_err(|error| self.of_text(error.into()))?;
+        self.add_text(&encoded);
+        Ok(encoded)
     }
 
     fn add_text(&mut self, encoded: &Encoded) {
@@ -158,12 +176,12 @@ impl<'a> Planning<'a> {
         self.size
     }
 
-    /// The error of the text at `index`, which it names if there are several.
-    pub fn error_at(&self, index: usize, error: InputError) -> InputError {
+    /// An error of the text that was begun last, which it names if there are several.
+    pub fn of_text(&self, error: InputError) -> InputError {
         match self.texts {
             1 => error,
             _ => InputError::InList {
-                index,
+                index: self.begun - 1,
                 error: Box::new(error),
             },
         }
@@ -175,12 +193,5 @@ impl<'a> Planning<'a> {
             truncated_tokens: self.length.truncates().then_some(self.truncated),
             ..Notes::default()
         }
-    }
-}
-
-fn refuse_empty(text: &str) -> Result<(), InputError> {
-    match text.trim().is_empty() {
-        true => Err(InputError::NoTokens),
-        false => Ok(()),
     }
 }

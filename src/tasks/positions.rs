@@ -7,7 +7,6 @@ use super::score::ascending;
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Sequence, TokenScore};
 use crate::text::{DecodeError, Located};
-use crate::work;
 
 /// A request of fill-mask that reads tokens instead of masks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,12 +77,9 @@ impl Task for Request {
             Which::List(indices) => Some(ascending(indices)),
         };
         let mut planned = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let read = planning.encode_located(text).await.and_then(|located| {
-                let positions = readout_positions(&located, list.as_deref())?;
-                Ok((located, positions))
-            });
-            let (located, positions) = read.map_err(|error| planning.error_at(index, error))?;
+        for text in texts {
+            let located = planning.encode_located(text).await?;
+            let positions = readout_positions(&located, list.as_deref()).map_err(|error| planning.of_text(error))?;
             let encoded = located.encoded;
             let tokens = encoded.token_ids.len();
             planning.add_predictions(positions.len() * scoring.top_k, tokens)?;
@@ -105,7 +101,6 @@ impl Task for Request {
             };
             planning.add_scores(text.sequence.readout.scores())?;
             planned.push(text);
-            work::checkpoint().await;
         }
         Ok(Plan {
             top_k: scoring.top_k,

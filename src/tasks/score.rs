@@ -104,12 +104,11 @@ impl Task for Request {
         let mut planning = Planning::begin(model, texts, &[], LengthRule::default(), texts_max).await?;
         let only = parameters.only.as_deref().map(ascending);
         let mut planned = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let read = text_to_score(text, only.as_deref(), model, &mut planning).await;
-            let text = read.map_err(|error| planning.error_at(index, error))?;
+        for text in texts {
+            let encoded = planning.encode(text).await?;
+            let text = text_to_score(encoded, only.as_deref(), model).map_err(|error| planning.of_text(error))?;
             planning.add_sequences(text.positions.len(), text.token_ids.len(), 1)?;
             planned.push(text);
-            work::checkpoint().await;
         }
         Ok(Plan {
             mask_id: model.tokenizer.mask_id(),
@@ -132,13 +131,7 @@ pub(super) fn ascending(indices: &[usize]) -> Vec<usize> {
     indices
 }
 
-async fn text_to_score(
-    text: &str,
-    only: Option<&[usize]>,
-    model: &TaskModel,
-    planning: &mut Planning<'_>,
-) -> Result<Text, InputError> {
-    let encoded = planning.encode(text).await?;
+fn text_to_score(encoded: Encoded, only: Option<&[usize]>, model: &TaskModel) -> Result<Text, InputError> {
     let special = model.tokenizer.special_ids();
     let is_scored = |id: &u32| !special.contains(id);
     let Encoded {

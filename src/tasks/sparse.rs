@@ -10,7 +10,6 @@ use super::computation::Piece;
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence, TokenScore};
 use crate::text::LengthRule;
-use crate::work;
 
 /// Texts of one piece. A vector may have an entry for each token of the vocabulary until it is known.
 const PIECE_TEXTS: usize = 16;
@@ -52,9 +51,8 @@ impl Task for Request {
         let Self { texts, length } = self;
         let mut planning = Planning::begin(model, texts, &[], *length, texts_max).await?;
         let mut waiting = VecDeque::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let encoded = planning.encode(text).await;
-            let token_ids = encoded.map_err(|error| planning.error_at(index, error))?.token_ids;
+        for text in texts {
+            let token_ids = planning.encode(text).await?.token_ids;
             planning.add_sequences(1, token_ids.len(), token_ids.len())?;
             let positions: Vec<usize> = (0..token_ids.len()).collect();
             waiting.push_back(Arc::new(Sequence::new(
@@ -62,7 +60,6 @@ impl Task for Request {
                 positions,
                 Select::Pool(model.pooling),
             )));
-            work::checkpoint().await;
         }
         Ok(Plan {
             vocab_size: model.vocab_size,

@@ -241,7 +241,12 @@ fn help_has_groups() {
             .unwrap_or_else(|| panic!("{group}: {help}"))
     });
     assert!(places.is_sorted(), "{places:?}");
-    for part in ["-m, --model <DIR|NAME>", "[env: CLOZE_MODEL]", "-p, --port <PORT>"] {
+    for part in [
+        "-m, --model <DIR|NAME>",
+        "[env: CLOZE_MODEL]",
+        "-p, --port <PORT>",
+        "CLOZE_CPU_FEATURES",
+    ] {
         assert!(help.contains(part), "{part}: {help}");
     }
     // Help does not depend on the environment.

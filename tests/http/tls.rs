@@ -172,7 +172,7 @@ fn sighup_loads_a_new_certificate_and_keeps_the_old_one_if_it_is_broken() {
     assert_eq!(shown(&server), der("other.pem"), "the old certificate stays in use");
 }
 
-/// A named pipe stands for a file system that hangs: opening it blocks.
+/// A named pipe in place of a file system that hangs: opening it blocks.
 #[test]
 #[cfg(unix)]
 fn a_certificate_that_blocks_at_sighup_stops_neither_requests_nor_the_end() {

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::downloads::start;
 use super::fake::{FakeHub, NAME};
+use super::opening::start;
 use crate::common::fixtures::tls as file;
 
 /// A TLS proxy in front of `port` that runs as long as the process; returns its own port.
@@ -82,7 +82,7 @@ fn a_cpu_without_the_features_for_tls_is_refused() {
     let cache = TempDir::new().unwrap();
     let error = download(&[("GRAVIOLA_CPU_DISABLE_avx2", "1")], cache.path()).unwrap_err();
     assert!(
-        error.contains("this processor lacks") && error.contains("--model DIR"),
+        error.contains("this processor lacks") && error.contains("DIR with --model"),
         "{error}"
     );
     assert!(!error.contains("panicked"), "{error}");

@@ -20,6 +20,7 @@ mod tests;
 mod unigram;
 
 use std::collections::HashSet;
+use std::fmt::{self, Display, Formatter};
 
 use ahash::AHashMap;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
@@ -174,17 +175,36 @@ pub fn read(files: &Files) -> Result<TokenizerFiles, CheckpointError> {
     })
 }
 
+/// A tokenizer that has few of the model's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFewTokens {
+    pub tokens: usize,
+    /// The tokens of the model.
+    pub vocab_size: usize,
+}
+
+impl Display for TooFewTokens {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { tokens, vocab_size } = self;
+        write!(
+            f,
+            "the tokenizer has {tokens} of the model's {vocab_size} tokens; predictions of the others have no text"
+        )
+    }
+}
+
 impl TokenizerFiles {
     /// Path of the file that the tokenizer was built from.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// The number of tokens, if it is so much smaller than the model's that the tokenizer may be another model's.
+    /// The numbers of tokens, if this tokenizer has so many fewer than the model that it may be another model's.
     /// Embeddings are often padded to a multiple of 64.
-    pub fn too_few_tokens(&self, vocab_size: usize) -> Option<usize> {
+    pub fn too_few_tokens(&self, vocab_size: usize) -> Option<TooFewTokens> {
         let tokens = self.tokenizer.get_vocab_size(true);
-        (tokens + 128 < vocab_size && tokens < vocab_size / 10 * 9).then_some(tokens)
+        let are_few = tokens + 128 < vocab_size && tokens < vocab_size / 10 * 9;
+        are_few.then_some(TooFewTokens { tokens, vocab_size })
     }
 
     /// Checks that every token id has an embedding.

@@ -198,7 +198,7 @@ impl Settings {
         self.special.all()
     }
 
-    /// False for the mask token that stands in for one that no file states: transformers has none.
+    /// False for the default mask token, used if no file states one: transformers has none.
     pub fn is_appended(&self, content: &str) -> bool {
         let is_default = |name: &str| SPECIAL_TOKENS.contains(&name) && !self.is_stated(name);
         let mut named = self.special.named.iter();

@@ -49,6 +49,16 @@ pub enum TaskDefaults {
     Sparse(LengthRule),
 }
 
+impl TaskDefaults {
+    fn kind(&self) -> TaskKind {
+        match self {
+            Self::FillMask(_) => TaskKind::FillMask,
+            Self::Score(_) => TaskKind::Score,
+            Self::Sparse(_) => TaskKind::Sparse,
+        }
+    }
+}
+
 /// A line and its plan.
 pub struct Line {
     pub number: u64,
@@ -159,6 +169,7 @@ impl Planner<'_> {
 
     fn plan(&self, content: &[u8]) -> Result<AnyPlan, api::Error> {
         let format = self.format.unwrap_or(Lines::Text);
+        let kind = self.task.kind();
         let request = match &self.task {
             TaskDefaults::FillMask(defaults) => {
                 let mut request = format.parse_fill_mask(content)?;
@@ -168,7 +179,7 @@ impl Planner<'_> {
                 AnyRequest::from(request)
             }
             TaskDefaults::Score(defaults) => {
-                let mut request = format.parse(TaskKind::Score, content)?;
+                let mut request = format.parse(kind, content)?;
                 if let AnyRequest::Score(score::Request { parameters, .. }) = &mut request {
                     parameters.method = parameters.method.or(defaults.method);
                     parameters.per_token = parameters.per_token.or(defaults.per_token);
@@ -176,7 +187,7 @@ impl Planner<'_> {
                 request
             }
             TaskDefaults::Sparse(length) => {
-                let mut request = format.parse(TaskKind::Sparse, content)?;
+                let mut request = format.parse(kind, content)?;
                 if let AnyRequest::Sparse(request) = &mut request
                     && !request.length.truncates()
                 {
@@ -185,6 +196,7 @@ impl Planner<'_> {
                 request
             }
         };
-        Ok(self.pipeline.plan(&request)?)
+        let planned = self.pipeline.plan(&request);
+        planned.map_err(|error| kind.error(error))
     }
 }

@@ -120,6 +120,7 @@ const COMPLETIONS: Extras = Extras {
 const MAN: Extras = Extras {
     examples: &[
         ("cloze man | man -l -", "show the manual page"),
+        ("cloze man predict | man -l -", "show the page of a command"),
         (
             "cloze man /usr/local/share/man/man1",
             "install the pages of all commands",

@@ -15,12 +15,15 @@ pub fn manual_page(command: &Command) -> std::io::Result<Vec<u8>> {
         .clone()
         .override_usage(usage.trim_start_matches("Usage:").trim().to_owned())
         .after_long_help(None::<&'static str>);
-    let man = clap_mangen::Man::new(command.clone());
+    let man = clap_mangen::Man::new(command.clone()).source(format!("cloze {}", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
+    if let Some(description) = description(&command) {
+        let described = command.clone().long_about(description);
+        clap_mangen::Man::new(described).render_description_section(&mut page)?;
+    }
     man.render_options_section(&mut page)?;
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
@@ -40,6 +43,12 @@ pub fn manual_page(command: &Command) -> std::io::Result<Vec<u8>> {
         others.into_iter().filter(|_| !command.has_subcommands()),
     );
     Ok(page)
+}
+
+/// The long help of a command after its first paragraph, which is in the section NAME.
+fn description(command: &Command) -> Option<String> {
+    let text = command.get_long_about()?.to_string();
+    text.split_once("\n\n").map(|(_, rest)| rest.to_owned())
 }
 
 fn section<'a>(page: &mut Vec<u8>, title: &str, rows: impl Iterator<Item = (&'a str, &'a str)>) {
@@ -77,6 +86,19 @@ fn variables_of(command: &Command) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_description_of_a_page_does_not_repeat_its_name() {
+        let mut command = crate::cli::command();
+        command.build();
+        for (name, described) in [("predict", true), ("devices", false)] {
+            let command = command.find_subcommand(name).unwrap();
+            let page = String::from_utf8(manual_page(command).unwrap()).unwrap();
+            let about = roff(&command.get_about().unwrap().to_string());
+            assert_eq!(page.matches(&about).count(), 1, "{page}");
+            assert_eq!(page.contains(".SH DESCRIPTION"), described, "{page}");
+        }
+    }
 
     #[test]
     fn a_manual_page_escapes_its_text() {

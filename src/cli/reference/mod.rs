@@ -35,6 +35,10 @@ fn with_help(command: Command) -> Command {
     for (code, meaning) in extras.exit {
         let _ = writeln!(text, "  {code:width$}  {meaning}", width = width(extras.exit));
     }
+    if command.get_arguments().any(|argument| argument.get_id() == "model") {
+        text +=
+            "\nVariables without a flag, such as HF_TOKEN and CLOZE_CPU_FEATURES: section ENVIRONMENT of `cloze man`\n";
+    }
     command
         .after_long_help(text)
         // A key would be shown, and help would differ between machines.

@@ -47,7 +47,7 @@ pub struct ServeArguments {
     /// Address to listen on: an IP address, or a name that resolves to one
     ///
     /// Set it to 0.0.0.0 (or :: for IPv6) to accept connections from other machines; then set --api-key and TLS too, or
-    /// put a proxy in front.
+    /// put a proxy in front. Without a key a warning is logged.
     #[arg(long, env = "CLOZE_HOST", default_value = "127.0.0.1", value_name = "HOST", value_hint = ValueHint::Hostname,
           help_heading = HTTP)]
     pub host: String,

@@ -6,21 +6,25 @@ use cloze::Cloze;
 
 use super::ServeArguments;
 
-/// Asks for the key if the variable is not set, in any shell of the Bourne family.
-const KEY: &str = r#"${CLOZE_API_KEY:-$(printf 'API key: ' >&2; read -r key; echo "$key")}"#;
+/// Reads the key into the variable if it is not set, in any shell of the Bourne family.
+const READ_KEY: &str = r#"[ "$CLOZE_API_KEY" ] || read -r CLOZE_API_KEY; "#;
+const KEY_HEADER: &str = r#"-H "authorization: Bearer $CLOZE_API_KEY" "#;
 
 /// The lines of the block.
-pub fn banner(arguments: &ServeArguments, cloze: &Cloze, address: SocketAddr, model_name: &str) -> [String; 9] {
+pub fn banner(arguments: &ServeArguments, cloze: &Cloze, address: SocketAddr, model_name: &str) -> Vec<String> {
     let (task, limits) = (cloze.pipeline().model(), cloze.pipeline().engine().limits());
     let scheme = if arguments.http.has_tls() { "https" } else { "http" };
     let local = format!("{scheme}://{}", reachable(address));
-    [
+    let has_key = arguments.http.has_key();
+    let key = "  key      required; the line below takes it from CLOZE_API_KEY, or waits until you type it";
+    let lines = [
         format!("cloze {}", env!("CARGO_PKG_VERSION")),
         format!(
-            "  model    {}, vocabulary size {}, texts up to {} tokens",
+            "  model    {}, vocabulary size {}, texts up to {} tokens, mask {}",
             cloze.name(),
             task.vocab_size(),
-            task.tokens_max()
+            task.tokens_max(),
+            cloze.mask_token()
         ),
         format!("  backend  {}", cloze.device()),
         format!(
@@ -34,15 +38,11 @@ pub fn banner(arguments: &ServeArguments, cloze: &Cloze, address: SocketAddr, mo
         format!("  v2 name  {model_name}"),
         format!("  address  {scheme}://{address}"),
         format!("  page     {local}/ in a browser, the API at {local}/docs"),
-        format!(
-            "  try      {}",
-            request(
-                &text(cloze.info().family, task.tokens_max(), cloze.mask_token()),
-                &local,
-                arguments.http.has_key()
-            )
-        ),
-    ]
+    ];
+    let text = text(cloze.info().family, task.tokens_max(), cloze.mask_token());
+    let last = [format!("  try      {}", request(&text, &local, has_key))];
+    let key = has_key.then(|| key.to_owned());
+    lines.into_iter().chain(key).chain(last).collect()
 }
 
 /// An address that a client on this machine can connect to.
@@ -68,9 +68,9 @@ fn text(family: &str, tokens_max: usize, mask: &str) -> String {
 /// address.
 fn request(text: &str, url: &str, has_key: bool) -> String {
     let insecure = if url.starts_with("https") { "-k " } else { "" };
-    let header = match has_key {
-        true => format!("-H \"authorization: Bearer {KEY}\" "),
-        false => String::new(),
+    let (read, header) = match has_key {
+        true => (READ_KEY, KEY_HEADER),
+        false => ("", ""),
     };
     let text = text
         .replace('\\', "\\\\")
@@ -79,7 +79,7 @@ fn request(text: &str, url: &str, has_key: bool) -> String {
         .replace('`', "\\`");
     // Brackets are a pattern in zsh.
     let quote = if url.contains('[') { "\"" } else { "" };
-    format!("curl {insecure}{header}-d \"{text}\" {quote}{url}/{quote}")
+    format!("{read}curl {insecure}{header}-d \"{text}\" {quote}{url}/{quote}")
 }
 
 #[cfg(test)]
@@ -107,7 +107,11 @@ mod tests {
             (
                 "http://127.0.0.1:8000",
                 true,
-                format!(r#"curl -H "authorization: Bearer {KEY}" -d "a [MASK]" http://127.0.0.1:8000/"#),
+                [
+                    r#"[ "$CLOZE_API_KEY" ] || read -r CLOZE_API_KEY; "#,
+                    r#"curl -H "authorization: Bearer $CLOZE_API_KEY" -d "a [MASK]" http://127.0.0.1:8000/"#,
+                ]
+                .concat(),
             ),
         ] {
             assert_eq!(request("a [MASK]", address, has_key), expected);

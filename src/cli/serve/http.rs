@@ -54,10 +54,10 @@ pub struct HttpArguments {
     #[arg(long, env = "CLOZE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', help_heading = SECURITY)]
     allowed_host: Vec<String>,
 
-    /// Most open connections; a further one takes the slot of the connection that has been idle longest or of the
-    /// slowest body, or waits
+    /// Most open connections; a further one waits until one of them ends
     ///
-    /// Lower it where few file descriptors are allowed.
+    /// Lower it where few file descriptors are allowed. For a connection that waits, the server closes the one that has
+    /// been idle longest, or else one whose request arrives slowly.
     #[arg(long, env = "CLOZE_MAX_CONNECTIONS", default_value = "4096", value_name = "N",
           value_parser = within::<usize>(1..=CONNECTIONS_MAX), help_heading = HTTP)]
     pub max_connections: usize,

@@ -14,7 +14,7 @@ mod listener;
 mod signals;
 
 use std::error::Error;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let loaded = arguments.model.load(&mut model)?;
     let cloze = builder.start(model, loaded)?;
     let address = socket.address;
+    warn_without_key(&arguments, address.ip());
     let listener = socket.listen()?;
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
@@ -64,6 +65,14 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     if let Err(error) = announce(&banner(&arguments, &cloze, address, &model_name)) {
         tracing::warn!("the start-up block was not printed: {error}");
     }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        model = cloze.name(),
+        backend = cloze.device().backend(),
+        dtype = %cloze.device().precision(),
+        %address,
+        "started"
+    );
     let app = Arc::new(cloze.into_app(Settings {
         model_name: Some(model_name),
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
@@ -106,6 +115,17 @@ fn warn_of_batch_delay(arguments: &ServeArguments) {
         let warning = format!(
             "--batch-delay-ms {delay} is not below --request-timeout-ms {timeout}: a request that does not fill a batch \
              gets status 504"
+        );
+        tracing::warn!("{}", named(&warning));
+    }
+}
+
+/// Warns of a server that other machines can reach without a key.
+fn warn_without_key(arguments: &ServeArguments, ip: IpAddr) {
+    if !ip.to_canonical().is_loopback() && !arguments.http.has_key() {
+        let warning = format!(
+            "--host {} without --api-key: every machine that reaches this port can send requests",
+            arguments.host
         );
         tracing::warn!("{}", named(&warning));
     }

@@ -13,6 +13,7 @@ use super::state::EngineState;
 use super::{Engine, EngineError, Health, Limits, watchdog, worker};
 use crate::lm::{Batch, DemandGuard, MaskedLm, ModelError, Scores, Select, Sequence, TokenScore};
 
+mod batches;
 mod failures;
 mod hanging;
 mod queue;

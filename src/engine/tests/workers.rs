@@ -37,7 +37,7 @@ async fn a_worker_that_fails_leaves_the_texts_to_the_others() {
         failed += usize::from(!asked(&queue, id).await);
         assert!(state.is_healthy(), "one worker answers");
     }
-    assert_eq!(failed, 3, "after three failures it stands back");
+    assert_eq!(failed, 3, "after three failures it takes no more");
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(tries.load(Ordering::SeqCst), 5, "it is tried every five seconds");
     works.store(true, Ordering::SeqCst);

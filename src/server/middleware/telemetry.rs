@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::tracing_span;
 use crate::pipeline::Cost;
-use crate::server::error::{ApiError, ErrorType, respond};
+use crate::server::error::{ApiError, Refusal, respond};
 use crate::server::metrics::{CLIENT_LEFT, Outcome, UNMATCHED};
 use crate::server::net::BadHead;
 use crate::server::state::State;
@@ -53,17 +53,19 @@ pub async fn observe(state: &State, next: &impl Endpoint<Output = Response>, req
         response.data::<PathPattern>().is_none_or(|found| *found.0 == *route),
         "{route}"
     );
+    let refusal = response.extensions().get::<Refusal>().cloned();
     let outcome = Outcome {
         method,
         route,
         status: response.status(),
-        error_type: response.extensions().get::<ErrorType>().map(|error_type| error_type.0),
+        error_type: refusal.as_ref().map(|refusal| refusal.error_type),
         total: started_at.elapsed(),
         cost: response.extensions().get::<Cost>().copied(),
     };
     state.metrics.observe(&outcome);
     tracing_span::end(&span, method, route, outcome.status);
-    let log = || log(&outcome, peer, unknown_path.as_deref(), &id);
+    let sentence = refusal.and_then(|refusal| refusal.sentence);
+    let log = || log(&outcome, sentence.as_deref(), peer, unknown_path.as_deref(), &id);
     match outcome.status {
         StatusCode::SERVICE_UNAVAILABLE => state.refusals.log(|count| {
             log();
@@ -150,6 +152,7 @@ pub fn refuse(state: &State, reason: BadHead, peer: SocketAddr) -> http::Respons
         tracing::info!(
             status = status.as_u16(),
             error_type,
+            error = message,
             %peer,
             id,
             count,
@@ -166,8 +169,15 @@ pub fn refuse(state: &State, reason: BadHead, peer: SocketAddr) -> http::Respons
     answer.body(body).expect("headers from fixed characters")
 }
 
-/// One log line. It never contains a text, a key or a query; it contains a path only if no route matches it.
-fn log(outcome: &Outcome, peer: Option<SocketAddr>, unknown_path: Option<&str>, id: &HeaderValue) {
+/// One log line. It never contains a text, a key or a query; it contains a path only if no route matches it. `sentence`
+/// is that of a refusal.
+fn log(
+    outcome: &Outcome,
+    sentence: Option<&str>,
+    peer: Option<SocketAddr>,
+    unknown_path: Option<&str>,
+    id: &HeaderValue,
+) {
     let &Outcome {
         method,
         route,
@@ -203,6 +213,7 @@ fn log(outcome: &Outcome, peer: Option<SocketAddr>, unknown_path: Option<&str>, 
             path = unknown_path.map(|path| tracing::field::debug(excerpt::name(path))),
             status,
             error_type,
+            error = sentence,
             peer = peer.map(tracing::field::display),
             id,
             total_ms = ms(total),

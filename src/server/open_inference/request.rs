@@ -1,5 +1,6 @@
 //! The body of an inference request: JSON, with the tensor of texts in it or in binary after it.
 
+use std::borrow::Cow;
 use std::fmt::Formatter;
 use std::time::Duration;
 
@@ -336,7 +337,7 @@ fn requested(outputs: Option<Vec<JsonObject<BodyOutput>>>, all_binary: bool) -> 
     Ok(requested)
 }
 
-fn bad(message: impl Into<String>) -> Error {
+fn bad(message: impl Into<Cow<'static, str>>) -> Error {
     Error::bad_request("bad_request", message)
 }
 

@@ -41,6 +41,7 @@ async fn answer(app: &Arc<App>, request: &Request, body: Body, kind: TaskKind) -
 
     let (admission, ReadBody { bytes, memory: _memory }) = body::receive(app, body, deadline).await?;
     let parsed = pipeline.compute_bytes(bytes.len(), deadline, move || format.parse_task(kind, &bytes));
-    let scored = pipeline.run(admission, parsed.await??, deadline).await?;
+    let scored = pipeline.run(admission, parsed.await??, deadline).await;
+    let scored = scored.map_err(|error| ApiError::of_task(kind, error))?;
     answer_body::json(app, scored, deadline).await
 }

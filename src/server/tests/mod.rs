@@ -173,11 +173,15 @@ async fn a_body_is_bounded_with_and_without_a_length() {
 async fn unknown_paths_and_methods() {
     let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
     expect_error(client.get("/nothing").send().await, StatusCode::NOT_FOUND, "not_found").await;
-    for (path, allow) in [("/v1/fill-mask", "POST"), ("/health", "GET, HEAD")] {
+    for (path, allow, advice) in [
+        ("/v1/fill-mask", "POST", "; use POST."),
+        ("/health", "GET, HEAD", "; use GET or HEAD."),
+        ("/", "GET, HEAD, POST", "; use GET, HEAD or POST."),
+    ] {
         let response = client.put(path).send().await;
         response.assert_header("allow", allow);
         let error = expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
-        assert!(error.contains(allow), "{error}");
+        assert!(error.ends_with(advice), "{error}");
     }
     client.get("/health").send().await.assert_status_is_ok();
     client.head("/health").send().await.assert_status_is_ok();

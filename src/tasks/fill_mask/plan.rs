@@ -68,14 +68,12 @@ impl TaskModel {
         let mut planning = Planning::begin(self, texts, targets, parameters.length, texts_max).await?;
         let scoring = self.scoring(parameters, &mut planning.budget).await?;
         let mut sequences = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let read = planning.encode_masked(text).await;
-            let (token_ids, positions) = read.map_err(|error| planning.error_at(index, error))?;
+        for text in texts {
+            let (token_ids, positions) = planning.encode_masked(text).await?;
             planning.add_predictions(positions.len() * scoring.top_k, token_ids.len())?;
             let sequence = Sequence::new(token_ids, positions, scoring.select.clone());
             planning.add_scores(sequence.readout.scores())?;
             sequences.push(Arc::new(sequence));
-            work::checkpoint().await;
         }
         Ok(Plan {
             sequences,

@@ -92,9 +92,8 @@ impl Task for Request {
         }
         let mut planning = Planning::begin(model, texts, &[], parameters.length, texts_max).await?;
         let mut planned = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let read = planning.encode_masked(text).await;
-            let (token_ids, masks) = read.map_err(|error| planning.error_at(index, error))?;
+        for text in texts {
+            let (token_ids, masks) = planning.encode_masked(text).await?;
             planning.add_predictions(top_k, token_ids.len())?;
             options.count(masks.len(), token_ids.len(), &mut planning)?;
             planned.push(Text {
@@ -106,7 +105,6 @@ impl Task for Request {
                 masks,
                 fillings: Vec::new(),
             });
-            work::checkpoint().await;
         }
         Ok(Plan {
             options: *options,

@@ -12,7 +12,6 @@ pub use super::fill_mask::WordMethod as Method;
 use super::fill_mask::{Parameters, TARGET_BYTES_MAX, TARGETS_MAX, TOP_K_DEFAULT};
 use super::{InputError, Notes, Plan as TaskPlan, Planning, Size, Task, TaskModel};
 use crate::lm::{Scores, Select, Sequence};
-use crate::text::EncodeError;
 use crate::work::{self, WorkBudget};
 pub use answer::{Answer, WordPrediction};
 use answer::{Ranked, rank};
@@ -112,14 +111,12 @@ impl Task for Request {
             masks: Vec::new(),
             sums: Vec::new(),
         };
-        for (index, text) in texts.iter().enumerate() {
-            let read = planning.encode_masked(text).await;
-            let (token_ids, positions) = read.map_err(|error| planning.error_at(index, error))?;
+        for text in texts {
+            let (token_ids, positions) = planning.encode_masked(text).await?;
             let tokens = token_ids.len() + longest - 1;
-            if tokens > model.tokens_max() {
-                let max = model.tokens_max();
-                let error = InputError::Encode(EncodeError::TooManyTokens { tokens, max });
-                return Err(planning.error_at(index, error));
+            let max = model.tokens_max();
+            if tokens > max {
+                return Err(planning.of_text(InputError::WordBeyondLimit { tokens, max }));
             }
             planning.add_predictions(positions.len() * top_k, tokens)?;
             planning.add_sequences(positions.len() * plan.steps.len(), tokens, 1)?;
@@ -132,7 +129,6 @@ impl Task for Request {
             });
             plan.masks
                 .extend(positions.into_iter().map(|position| (text, position)));
-            work::checkpoint().await;
         }
         plan.size = planning.size();
         plan.notes = planning.notes();

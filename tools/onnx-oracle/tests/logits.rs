@@ -27,7 +27,7 @@ fn cloze_and_the_imported_model_agree() {
     let texts = golden_texts(positions);
     assert!(texts.len() > 50, "{} golden texts", texts.len());
 
-    // Each text alone, then all in one batch: what stands beside a text must not matter.
+    // Each text alone, then all in one batch: its neighbors in a batch must not matter.
     let mut batch = Batch::default();
     let (mut expected, mut alone) = (Vec::new(), Vec::new());
     for ids in &texts {

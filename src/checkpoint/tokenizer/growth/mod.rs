@@ -83,7 +83,7 @@ fn json(part: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(part).map_err(|error| error.to_string())
 }
 
-/// The factor of a rule, or the product of a sequence of rules, which stands under `field`.
+/// The factor of a rule, or the product of a sequence of rules, in `field`.
 fn chain(rule: &Value, field: &str, factor: &dyn Fn(&Value) -> f64) -> Result<f64, String> {
     let mut rules = Vec::new();
     flatten(rule, field, &mut rules);
