@@ -65,6 +65,14 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
 }
 
 impl LogArguments {
+    /// Checks the level.
+    ///
+    /// # Errors
+    /// It is no level and no filter.
+    pub fn check(&self) -> Result<(), String> {
+        filter(&self.log).map(drop)
+    }
+
     /// Starts logging. Call it once per process.
     pub fn start(&self) -> Result<(), Box<dyn Error>> {
         registry().with(self.layer()?).init();

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Error, FromArgMatches};
 
-use super::{Arguments, command};
+use super::{Arguments, command, complain};
 
 /// The names of flags in messages to the user of the command that runs.
 #[derive(Default)]
@@ -18,6 +18,9 @@ struct Names {
     /// The model is an argument without a flag.
     has_bare_model: bool,
 }
+
+/// The exit code of clap for flags that are not valid.
+const EXIT_USAGE: i32 = 2;
 
 static NAMES: OnceLock<Names> = OnceLock::new();
 
@@ -33,8 +36,8 @@ pub fn parse() -> Arguments {
         Ok((arguments, names)) => {
             let names = NAMES.get_or_init(|| names);
             if let Err(message) = arguments.check() {
-                let message = rename(&message, names);
-                command().error(ErrorKind::ArgumentConflict, message).exit();
+                complain(&rename(&message, names));
+                std::process::exit(EXIT_USAGE);
             }
             arguments
         }

@@ -133,6 +133,31 @@ fn flags_without_an_effect_are_refused() {
     }
 }
 
+/// Before anything is read or bound.
+#[test]
+fn values_that_are_not_valid_have_the_exit_code_2() {
+    for arguments in [
+        &["--log", "foo"][..],
+        &["predict", "--log", "foo"],
+        &["score", "--log", "foo"],
+        &["sparse", "--log", "foo"],
+        &["--api-key", "two words"],
+        &["--cors-origin", "here"],
+        &["--allowed-host", "http://a"],
+        &["--served-model-name", "a/b"],
+        &["--max-buffered-bytes", "1"],
+        &["--tls-key", "key.pem"],
+        &["--gpu-device", "0"],
+        &["--threads", "0"],
+    ] {
+        let output = run(arguments, &[("CLOZE_MODEL", "/does/not/exist")]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let error = text(&output.stderr);
+        let flag = arguments.iter().find(|argument| argument.starts_with("--")).unwrap();
+        assert!(error.lines().next().unwrap().contains(flag), "{error}");
+    }
+}
+
 #[test]
 fn a_mistake_in_the_name_of_a_folder_is_recognized() {
     for command in [&["--model", "my-finetuned-brt"][..], &["inspect", "my-finetuned-brt"]] {

@@ -125,24 +125,31 @@ enum ScoreMethod {
     PllWordL2r,
 }
 
+impl LineArguments {
+    fn check(&self) -> Result<(), String> {
+        self.log.check()?;
+        self.model.check()
+    }
+}
+
 impl PredictArguments {
-    /// As [`ModelArguments::check`].
+    /// As [`ModelArguments::check`], and the level of the log.
     pub fn check(&self) -> Result<(), String> {
-        self.lines.model.check()
+        self.lines.check()
     }
 }
 
 impl ScoreArguments {
-    /// As [`ModelArguments::check`].
+    /// As [`PredictArguments::check`].
     pub fn check(&self) -> Result<(), String> {
-        self.lines.model.check()
+        self.lines.check()
     }
 }
 
 impl SparseArguments {
-    /// As [`ModelArguments::check`].
+    /// As [`PredictArguments::check`].
     pub fn check(&self) -> Result<(), String> {
-        self.lines.model.check()
+        self.lines.check()
     }
 }
 

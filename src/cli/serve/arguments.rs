@@ -96,13 +96,19 @@ pub struct ServeArguments {
 }
 
 impl ServeArguments {
-    /// Checks flags that need each other.
+    /// Checks values, and flags that need each other.
     ///
     /// # Errors
-    /// A flag that would have no effect, or lacks another.
+    /// A value that is not valid, and a flag that would have no effect or lacks another.
     pub fn check(&self) -> Result<(), String> {
+        self.log.check()?;
         self.model.check()?;
-        self.http.check()
+        self.http.check()?;
+        self.memory_max()?;
+        match &self.served_model_name {
+            Some(name) => check_name(name),
+            None => Ok(()),
+        }
     }
 
     /// The limit on the bytes of bodies and responses in memory.
@@ -126,5 +132,18 @@ impl ServeArguments {
             queue_size: self.queue_size,
             ..Limits::default()
         }
+    }
+}
+
+/// Checks the name of a model in URLs.
+///
+/// # Errors
+/// A name that cannot be a part of a path.
+pub fn check_name(name: &str) -> Result<(), String> {
+    match name.is_empty() || name.contains(['/', '\\']) {
+        true => Err(format!(
+            "--served-model-name \"{name}\" cannot be part of a URL path; use letters, digits, - and _"
+        )),
+        false => Ok(()),
     }
 }

@@ -94,11 +94,14 @@ impl std::fmt::Debug for HttpArguments {
 }
 
 impl HttpArguments {
-    /// Checks that certificate and key are given together.
+    /// Checks the values, and that certificate and key are given together.
     ///
     /// # Errors
-    /// One of them is missing.
+    /// A value that is not valid, or one of the two files.
     pub fn check(&self) -> Result<(), String> {
+        self.api_key()?;
+        self.cors_origins()?;
+        self.allowed_hosts()?;
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => Err("--tls-cert needs --tls-key, the private key of the certificate".to_owned()),
             (None, Some(_)) => Err("--tls-key needs --tls-cert, the certificate of the key".to_owned()),
@@ -116,16 +119,28 @@ impl HttpArguments {
         self.api_key.is_some()
     }
 
+    fn api_key(&self) -> Result<Option<ApiKey>, String> {
+        let key = self.api_key.as_deref().map(ApiKey::new).transpose();
+        key.map_err(|error| format!("--api-key: {error}"))
+    }
+
+    fn cors_origins(&self) -> Result<Origins, String> {
+        Origins::new(&self.cors_origin).map_err(|error| cors_advice(&error))
+    }
+
+    fn allowed_hosts(&self) -> Result<AllowedHosts, String> {
+        AllowedHosts::new(&self.allowed_host).map_err(|error| host_advice(&error))
+    }
+
     /// The server's options.
     pub fn options(&self) -> Result<Options, String> {
         let tls = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
         let tls = tls.map(|(certificate, key)| Tls::read(certificate, key).map(Arc::new));
-        let api_key = self.api_key.as_deref().map(ApiKey::new).transpose();
         Ok(Options {
-            api_key: api_key.map_err(|error| format!("--api-key: {error}"))?,
+            api_key: self.api_key()?,
             metrics_without_key: self.metrics_without_key,
-            cors_origins: Origins::new(&self.cors_origin).map_err(|error| cors_advice(&error))?,
-            allowed_hosts: AllowedHosts::new(&self.allowed_host).map_err(|error| host_advice(&error))?,
+            cors_origins: self.cors_origins()?,
+            allowed_hosts: self.allowed_hosts()?,
             tls: tls.transpose().map_err(|error| tls_advice(&error))?,
             connections: ConnectionLimits {
                 connections_max: self.max_connections,

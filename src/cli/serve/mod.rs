@@ -31,6 +31,7 @@ use listener::BoundSocket;
 use signals::StopSignals;
 
 pub use arguments::ServeArguments;
+use arguments::check_name;
 
 /// File descriptors for other purposes than connections; more than the process needs.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -152,10 +153,6 @@ fn served_name(arguments: &ServeArguments, model: &str) -> Result<String, String
         Some(name) => name.as_str(),
         None => model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(model),
     };
-    match name.is_empty() || name.contains(['/', '\\']) {
-        true => Err(format!(
-            "--served-model-name \"{name}\" cannot be part of a URL path; use letters, digits, - and _"
-        )),
-        false => Ok(name.to_owned()),
-    }
+    check_name(name)?;
+    Ok(name.to_owned())
 }
