@@ -98,7 +98,11 @@ const INSPECT: Extras = Extras {
 };
 const DEVICES: Extras = Extras {
     examples: &[("cloze devices", "list the CPU and the GPUs")],
-    exit: &[("0", "listed"), ("1", "standard output cannot be written")],
+    exit: &[
+        ("0", "listed"),
+        ("1", "standard output cannot be written"),
+        ("2", "flags that are not valid"),
+    ],
 };
 const COMPLETIONS: Extras = Extras {
     examples: &[
@@ -130,7 +134,11 @@ const MAN: Extras = Extras {
             "write the reference of flags and variables",
         ),
     ],
-    exit: &[("0", "written"), ("1", "the pages cannot be written")],
+    exit: &[
+        ("0", "written"),
+        ("1", "the pages cannot be written"),
+        ("2", "flags that are not valid"),
+    ],
 };
 
 /// Variables that no flag has.
