@@ -1,7 +1,10 @@
 //! The engine's queue: entries, limits and counters for the queue of `crates/queue`, on std's locks and tokio's time.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::thread::Thread;
 use std::time::Duration;
 
 use cloze_queue::{Counters, Environment, Permits, Refusal};
@@ -12,6 +15,8 @@ use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
 use crate::lm::Demand;
 
 pub type Queue = cloze_queue::Queue<EngineQueue>;
+
+pub type Returning = cloze_queue::Returning<EngineQueue>;
 
 pub type Reply = Result<(Scores, Timing), EngineError>;
 
@@ -111,6 +116,30 @@ impl Environment for EngineQueue {
 
     async fn completes_by(deadline: Instant, event: impl Future<Output = ()> + Send) -> bool {
         tokio::time::timeout_at(deadline, event).await.is_ok()
+    }
+
+    /// Blocks the thread, since tokio's timers have steps of a millisecond.
+    async fn completes_soon(deadline: Instant, event: impl Future<Output = ()> + Send) -> bool {
+        let deadline = std::time::Instant::now() + deadline.saturating_duration_since(Instant::now());
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut event = pin!(event);
+        while event.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left);
+        }
+        true
+    }
+}
+
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -1,12 +1,13 @@
 //! Runs batches, one after the other, until the queue is closed and empty or the model is lost.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::batch_timer::BatchTimer;
-use super::queue::{Entry, Queue, Reply};
+use super::queue::{Entry, Queue, Reply, Returning};
 use super::spans::BatchSpans;
 use super::state::EngineState;
 use super::{EngineError, Timing};
@@ -42,6 +43,7 @@ pub async fn run(queue: &Queue, state: &EngineState, model: Box<dyn MaskedLm>) {
         state,
         timer: state.new_timer(),
         failures_in_a_row: 0,
+        returning: Returning::default(),
     };
     loop {
         let next = if !worker.is_failing() {
@@ -111,6 +113,7 @@ struct Worker<'a> {
     state: &'a EngineState,
     timer: Arc<BatchTimer>,
     failures_in_a_row: u64,
+    returning: Returning,
 }
 
 impl Worker<'_> {
@@ -118,12 +121,13 @@ impl Worker<'_> {
     async fn next_batch(&mut self) -> Option<Vec<Entry>> {
         if let Some(rest_after) = self.model.rest_after() {
             // A timeout loses nothing: a batch leaves the queue in the moment that it is returned.
-            if let Ok(batch) = tokio::time::timeout(rest_after, self.queue.next_batch()).await {
+            let next = self.queue.next_batch_after(&mut self.returning);
+            if let Ok(batch) = tokio::time::timeout(rest_after, next).await {
                 return batch;
             }
             self.model.rest();
         }
-        self.queue.next_batch().await
+        self.queue.next_batch_after(&mut self.returning).await
     }
 
     fn is_failing(&self) -> bool {
@@ -188,6 +192,9 @@ impl Worker<'_> {
 
     fn answer(&mut self, batch: Vec<Entry>, completed: CompletedBatch) {
         self.count_batch(true);
+        let requests: HashSet<u64> = batch.iter().map(|entry| entry.request).collect();
+        self.returning
+            .answering(self.queue, requests.len(), completed.inference);
         for (entry, scores) in batch.into_iter().zip(completed.scores) {
             let timing = Timing {
                 queue: completed.started_at - entry.queued_at,

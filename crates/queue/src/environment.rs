@@ -22,6 +22,12 @@ pub trait Environment: Sized + 'static {
         deadline: Self::Instant,
         event: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = bool> + Send;
+
+    /// The same for a wait of some milliseconds at most: more exact, and the thread may be blocked.
+    fn completes_soon(
+        deadline: Self::Instant,
+        event: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = bool> + Send;
 }
 
 /// A part of a request that takes its turn.

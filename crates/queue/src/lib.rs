@@ -10,6 +10,7 @@
 mod admission;
 mod environment;
 mod fair_semaphore;
+mod returning;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use admission::Admission;
 pub use environment::{Counters, Entry, Environment, Limits, Lock, Notify, Share};
 pub use fair_semaphore::{FairSemaphore, Permits};
+pub use returning::Returning;
 use turns::Turns;
 
 /// A request whose body takes longer than this may lose its place to another.
@@ -61,6 +63,8 @@ struct State<E: Environment> {
     /// Those of them that have not arrived whole yet, in the order of their admission.
     receiving: BTreeMap<u64, Receiving<E>>,
     admissions: u64,
+    /// Counts what has been queued: requests, or pieces of them.
+    pushes: u64,
     /// Until then a full queue counts as full without a sweep.
     full_until: Option<E::Instant>,
     closed: bool,
@@ -81,6 +85,7 @@ impl<E: Environment> Default for State<E> {
             admitted: 0,
             receiving: BTreeMap::new(),
             admissions: 0,
+            pushes: 0,
             full_until: None,
             closed: false,
         }
@@ -125,6 +130,7 @@ impl<E: Environment> State<E> {
     }
 
     fn push(&mut self, entries: Vec<E::Entry>) {
+        self.pushes += 1;
         self.sequences += entries.len();
         self.cost += entries.iter().map(Share::cost).sum::<usize>();
         self.requests.push(entries);
@@ -242,9 +248,16 @@ impl<E: Environment> Queue<E> {
     /// The next batch: at least one entry, within the limits, in the order of turns. `None` once the queue is closed
     /// and empty.
     pub async fn next_batch(&self) -> Option<Vec<E::Entry>> {
+        self.next_batch_after(&mut Returning::default()).await
+    }
+
+    /// The [next batch](Self::next_batch) of a worker, which waits a moment for clients that it has just answered.
+    pub async fn next_batch_after(&self, returning: &mut Returning<E>) -> Option<Vec<E::Entry>> {
         loop {
             let first_queued_at = self.first_queued_at().await?;
-            if !self.limits.batch_delay().is_zero() {
+            if self.limits.batch_delay().is_zero() {
+                self.wait_for_returning(returning).await;
+            } else {
                 self.wait_for_full_batch(first_queued_at + self.limits.batch_delay())
                     .await;
             }

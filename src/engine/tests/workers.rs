@@ -172,3 +172,38 @@ async fn workers_run_at_the_same_time_and_a_stop_drains_them_all() {
     }
     assert_eq!(passes.load(Ordering::SeqCst), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_return_at_once_share_batches() {
+    const REQUESTS: u32 = 60;
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let theirs = Arc::clone(&batches);
+    let slow = Scripted(move |ids: &[u32]| {
+        std::thread::sleep(Duration::from_millis(16));
+        theirs.lock().unwrap().push(ids.len());
+        Ok(())
+    });
+    let engine = Arc::new(Engine::start(vec![Box::new(slow)], limits()).unwrap());
+    let client = || {
+        let engine = Arc::clone(&engine);
+        tokio::spawn(async move {
+            for id in 0..REQUESTS {
+                // The way to the client and back.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                submit(&engine, vec![sequence(id, 1)], Instant::now() + MINUTE)
+                    .await
+                    .unwrap();
+            }
+        })
+    };
+    let clients = [client(), client()];
+    for client in clients {
+        client.await.unwrap();
+    }
+    // They would take turns without a wait: after each batch, the text of the other client is there already.
+    let shared = batches.lock().unwrap().iter().filter(|texts| **texts == 2).count();
+    assert!(
+        shared > REQUESTS as usize / 4,
+        "{shared} batches of two, of {REQUESTS} requests each"
+    );
+}
