@@ -15,8 +15,8 @@ use super::values::{BATCH_SIZE_MAX, TIME_LIMIT_MS_MAX, TOKENS_MAX, within};
 pub struct BatchArguments {
     /// Most tokens that are computed at once, and so the most tokens of one text
     ///
-    /// Raise it for models that take longer texts, and for throughput on a GPU; lower it to bound the time of a batch. A
-    /// mask adds to its text the number of tokens that take as much time.
+    /// Raise it for models that take longer texts, and for throughput on a GPU; lower it to bound the time of a batch. Each
+    /// mask counts as further tokens, as many as take the same time.
     #[arg(long, env = "CLOZE_MAX_BATCH_TOKENS", default_value = "2048", value_name = "TOKENS",
           value_parser = within::<usize>(1..=TOKENS_MAX), help_heading = BATCHING)]
     pub max_batch_tokens: usize,

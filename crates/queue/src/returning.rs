@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::Queue;
-use crate::environment::{Environment, Limits, Notify};
+use crate::environment::{Environment, Notify};
 
 /// A batch of this cost gains at most a tenth from more sequences (bert-base and the demo model, AVX2).
 const COST_MAX: usize = 64;
@@ -115,7 +115,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::{Counters, Entry, Refusal, Share};
+    use crate::{Counters, Entry, Limits, Refusal, Share};
 
     const BATCH: Duration = Duration::from_millis(8);
     const SOON: Duration = Duration::from_millis(1);

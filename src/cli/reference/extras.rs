@@ -107,11 +107,11 @@ const DEVICES: Extras = Extras {
 const COMPLETIONS: Extras = Extras {
     examples: &[
         (
-            "cloze completions bash > ~/.local/share/bash-completion/completions/cloze",
+            "d=~/.local/share/bash-completion/completions; mkdir -p $d && cloze completions bash > $d/cloze",
             "install completions for bash",
         ),
         (
-            "cloze completions fish > ~/.config/fish/completions/cloze.fish",
+            "d=~/.config/fish/completions; mkdir -p $d && cloze completions fish > $d/cloze.fish",
             "install completions for fish",
         ),
     ],
