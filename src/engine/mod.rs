@@ -13,6 +13,7 @@
 //! | `state` | life-cycle: workers' health, stopping, broken |
 //! | `stats` | counters for metrics |
 //! | `spans` | tracing of requests and batches |
+//! | `timing` | times of a request, in the queue and in the model |
 
 mod batch_timer;
 mod error;
@@ -22,6 +23,7 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod watchdog;
 mod worker;
 
@@ -42,6 +44,8 @@ use queue::{Entry, Queue};
 use spans::RequestSpans;
 use state::EngineState;
 pub use stats::{Counter, Histogram, HistogramSnapshot, Stats};
+use timing::BatchInterval;
+pub use timing::Timing;
 
 /// Sizes of queue and batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,32 +77,6 @@ impl Default for Limits {
             batch_size_max: 64,
             batch_delay: Duration::ZERO,
             queue_size: 512,
-        }
-    }
-}
-
-/// Times of one request, by stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timing {
-    /// From submission to the start of its last batch.
-    pub queue: Duration,
-    /// In the longest forward pass.
-    pub inference: Duration,
-}
-
-impl Timing {
-    fn max(self, other: Self) -> Self {
-        Self {
-            queue: self.queue.max(other.queue),
-            inference: self.inference.max(other.inference),
-        }
-    }
-
-    /// The times of two pieces, one after the other.
-    pub fn then(self, next: Self) -> Self {
-        Self {
-            queue: self.queue + next.queue,
-            inference: self.inference + next.inference,
         }
     }
 }
@@ -271,14 +249,14 @@ impl Engine {
         // From here on the entries alone hold the spans.
         drop(spans);
         let mut scores = Vec::with_capacity(sequences.len());
-        let mut timing = Timing::default();
+        let mut batches = Vec::with_capacity(sequences.len());
         for receiver in replies {
             let reply = self.reply(receiver, deadline).await;
-            let (of_one, its_timing) = reply.map_err(|error| error.of_part(|| !scores.is_empty()))?;
+            let (of_one, batch) = reply.map_err(|error| error.of_part(|| !scores.is_empty()))?;
             scores.push(of_one);
-            timing = timing.max(its_timing);
+            batches.push(batch);
         }
-        Ok((scores, timing))
+        Ok((scores, Timing::of(queued_at, batches)))
     }
 
     fn cost(&self, sequence: &Sequence) -> usize {

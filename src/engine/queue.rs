@@ -11,14 +11,14 @@ use cloze_queue::{Counters, Environment, Permits, Refusal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{EngineError, Limits, RequestSpans, Scores, Sequence, Stats, Timing};
+use super::{BatchInterval, EngineError, Limits, RequestSpans, Scores, Sequence, Stats};
 use crate::lm::Demand;
 
 pub type Queue = cloze_queue::Queue<EngineQueue>;
 
 pub type Returning = cloze_queue::Returning<EngineQueue>;
 
-pub type Reply = Result<(Scores, Timing), EngineError>;
+pub type Reply = Result<(Scores, BatchInterval), EngineError>;
 
 /// One sequence in the queue.
 pub struct Entry {

@@ -10,7 +10,7 @@ use super::batch_timer::BatchTimer;
 use super::queue::{Entry, Queue, Reply, Returning};
 use super::spans::BatchSpans;
 use super::state::EngineState;
-use super::{EngineError, Timing};
+use super::{BatchInterval, EngineError};
 use crate::lm::{Batch, MaskedLm, ModelError, Scores, Select, Sequence};
 use crate::sys::panics;
 
@@ -103,8 +103,7 @@ impl From<&ModelError> for Failure {
 struct CompletedBatch {
     /// One for each entry, in order.
     scores: Vec<Scores>,
-    started_at: Instant,
-    inference: Duration,
+    interval: BatchInterval,
 }
 
 struct Worker<'a> {
@@ -194,13 +193,9 @@ impl Worker<'_> {
         self.count_batch(true);
         let requests: HashSet<u64> = batch.iter().map(|entry| entry.request).collect();
         self.returning
-            .answering(self.queue, requests.len(), completed.inference);
+            .answering(self.queue, requests.len(), completed.interval.duration());
         for (entry, scores) in batch.into_iter().zip(completed.scores) {
-            let timing = Timing {
-                queue: completed.started_at - entry.queued_at,
-                inference: completed.inference,
-            };
-            reply(entry, Ok((scores, timing)));
+            reply(entry, Ok((scores, completed.interval)));
         }
     }
 
@@ -242,7 +237,10 @@ impl Worker<'_> {
             let _entered = spans.enter();
             self.predict(batch)?
         };
-        let inference = started_at.elapsed();
+        let interval = BatchInterval {
+            started_at,
+            ended_at: Instant::now(),
+        };
         // Otherwise one text could get the answer of another.
         let returned = scores.iter().map(Vec::len);
         let expected = entries.iter().map(|entry| entry.sequence.readout.rows());
@@ -252,11 +250,7 @@ impl Worker<'_> {
                 "the model returned scores for {returned} positions of {expected}"
             )));
         }
-        Ok(CompletedBatch {
-            scores,
-            started_at,
-            inference,
-        })
+        Ok(CompletedBatch { scores, interval })
     }
 
     /// Catches panics. The model is used again afterwards: it holds no state from one batch to the next.

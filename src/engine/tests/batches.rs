@@ -237,3 +237,27 @@ async fn random_arrivals_leave_with_the_delay_or_a_full_batch() {
     }
     assert!(full > 100 && late > 100, "{full} full, {late} late");
 }
+
+#[tokio::test]
+async fn batches_of_a_request_count_as_time_in_the_model() {
+    let pass = Duration::from_millis(20);
+    let model = Scripted(move |_: &[u32]| {
+        std::thread::sleep(pass);
+        Ok(())
+    });
+    // Six sequences are six batches.
+    let limits = Limits {
+        batch_size_max: 1,
+        ..limits()
+    };
+    let engine = Engine::start(vec![Box::new(model)], limits).unwrap();
+    let sequences: Vec<_> = (0..6).map(|id| sequence(id, 1)).collect();
+    let started_at = Instant::now();
+    let (_, timing) = engine
+        .submit(engine.admit().unwrap(), &sequences, started_at + MINUTE)
+        .await
+        .unwrap();
+    let total = started_at.elapsed();
+    assert!(timing.inference >= 6 * pass, "{timing:?}");
+    assert!(timing.queue + timing.inference <= total, "{timing:?} of {total:?}");
+}

@@ -56,9 +56,9 @@ definitions! {
     TOKENIZING_SECONDS = Histogram "cloze_tokenizing_seconds" ["task"]
         "Time from the body of a request to token ids, of answered requests";
     QUEUE_SECONDS = Histogram "cloze_queue_seconds" ["task"]
-        "Time in the queue, of answered requests";
+        "Time from submission to the last batch's end without the time in the model, of answered requests";
     INFERENCE_SECONDS = Histogram "cloze_inference_seconds" ["task"]
-        "Time of the batches in the model, of answered requests";
+        "Time during which the model computed a batch of the request, of answered requests";
     EXPIRED_REQUESTS = Counter "cloze_expired_requests_total" []
         "Requests whose deadline passed";
     REJECTED_REQUESTS = Counter "cloze_rejected_requests_total" []
