@@ -273,6 +273,33 @@ fn a_signal_ends_the_command_after_a_whole_line() {
     }
 }
 
+#[test]
+#[cfg(unix)]
+fn answers_are_written_while_the_input_goes_on() {
+    // With `score` a text of 60 tokens is as many sequences.
+    const LINES: usize = 800;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .arg("score")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = format!("{}\n", "the cat ".repeat(30)).repeat(LINES);
+    let feeding = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    stdout.read_line(&mut text).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    stdout.read_to_string(&mut text).unwrap();
+    let written = text.lines().count();
+    assert!((1..LINES / 2).contains(&written), "{written} lines");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let _ = feeding.join().unwrap();
+}
+
 /// Resident memory of a process, in MiB.
 #[cfg(target_os = "linux")]
 fn resident_mib(child: &Child) -> usize {

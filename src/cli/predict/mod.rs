@@ -1,8 +1,8 @@
 //! `cloze predict`, `cloze score` and `cloze sparse`: lines in, JSON Lines out, in the same order and through the same
 //! engine as the server.
 //!
-//! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, and this file
-//! submits the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not
+//! Three stages run side by side: `input` reads lines, `window` plans up to 1,024 of them at a time, about a second of
+//! work, and this file submits the plans and writes the answers. Each stage waits for the next when it is ahead, so that memory does not
 //! grow with the input.
 //!
 //! | file | subject |
@@ -10,11 +10,13 @@
 //! | `input` | lines, bounded in length |
 //! | `format` | plain text or JSON; detection of JSON lists and CSV |
 //! | `window` | lines that are answered together |
+//! | `pace` | tokens of a window, so that it takes about a second |
 //! | `output` | answers and errors as JSON Lines |
 
 mod format;
 mod input;
 mod output;
+mod pace;
 mod window;
 
 use std::collections::VecDeque;
@@ -24,7 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 use cloze::api::ErrorBody;
@@ -44,6 +46,7 @@ use super::values::{TOKENS_MAX, within};
 use super::{CLEAN_UP_TIMEOUT, abort_after, complain, runtime};
 use input::Source;
 use output::{Output, Written};
+use pace::Pace;
 use window::{Defaults, Line, LineFormat, TEXTS_MAX, TaskDefaults, Window};
 
 /// Some lines have an error in place of an answer. 1 is a failure to start or to go on, 2 a wrong flag.
@@ -210,10 +213,11 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
         format: arguments.format,
         task,
     };
-    let planner = Arc::clone(&pipeline);
+    let (planner, pace) = (Arc::clone(&pipeline), Pace::new());
+    let limit = pace.limit();
     let planning = std::thread::Builder::new()
         .name("cloze-plan".to_owned())
-        .spawn(move || window::plan(&planner, defaults, &lines, &sender))?;
+        .spawn(move || window::plan(&planner, defaults, &limit, &lines, &sender))?;
 
     let runtime = runtime::start()?;
     let lines_written = Arc::new(AtomicU64::new(0));
@@ -229,7 +233,7 @@ fn run(arguments: LineArguments, task: TaskDefaults) -> Result<ExitCode, Box<dyn
                 Err(format!("the model failed: {reason}; {lines} lines are written, the others have no answer").into())
             }
             code = interrupted => Ok(Err(code)),
-            ended = answer_all(&pipeline, windows, output, &progress) => ended.map(Ok),
+            ended = answer_all(&pipeline, windows, pace, output, &progress) => ended.map(Ok),
         }
     });
     runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
@@ -275,6 +279,10 @@ fn queue_limits() -> Limits {
 /// The lines of a window in their order.
 struct Scored {
     lines: Vec<ScoredLine>,
+    /// Tokens of all lines.
+    tokens: usize,
+    started_at: Instant,
+    ended_at: Instant,
 }
 
 struct ScoredLine {
@@ -292,6 +300,7 @@ enum LineError {
 async fn answer_all(
     pipeline: &Arc<Pipeline>,
     mut windows: mpsc::Receiver<std::io::Result<Window>>,
+    mut pace: Pace,
     mut output: Output,
     progress: &Arc<Lines>,
 ) -> Result<Option<Written>, Box<dyn Error>> {
@@ -302,6 +311,7 @@ async fn answer_all(
             Some(scored) = next(&mut flying) => {
                 flying.pop_front();
                 let scored = scored?;
+                pace.answered(scored.tokens, scored.started_at, scored.ended_at);
                 // Writing may block for as long as the reader of our output likes.
                 let (returned, result) = tokio::task::spawn_blocking(move || {
                     let result = output.write(scored);
@@ -334,6 +344,7 @@ async fn next(flying: &mut VecDeque<JoinHandle<Scored>>) -> Option<Result<Scored
 
 /// Submits a window to the engine, its lines sorted by length, so that batches hold texts of similar length.
 async fn score_window(pipeline: Arc<Pipeline>, window: Window, progress: Arc<Lines>) -> Scored {
+    let (tokens, started_at) = (window.lines.iter().map(Line::tokens).sum(), Instant::now());
     let mut lines: Vec<(usize, Line)> = window.lines.into_iter().enumerate().collect();
     lines.sort_by_key(|(_, line)| line.tokens());
     let submissions = lines.into_iter().map(|(index, line)| {
@@ -352,6 +363,9 @@ async fn score_window(pipeline: Arc<Pipeline>, window: Window, progress: Arc<Lin
     scored.sort_by_key(|(index, _)| *index);
     Scored {
         lines: scored.into_iter().map(|(_, line)| line).collect(),
+        tokens,
+        started_at,
+        ended_at: Instant::now(),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::format::Lines;
 use super::input::{LINE_BYTES_MAX, RawLine};
+use super::pace::TokenLimit;
 
 /// Texts of one window, and of one line at most.
 pub const TEXTS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -31,7 +32,7 @@ pub enum LineFormat {
     Auto,
     /// Every line is a text
     Text,
-    /// Every line is a request as the server takes it: {"inputs": ..., "parameters": ...}
+    /// Every line is a request as the server takes it: {"inputs": ...} and the parameters of the task
     Json,
 }
 
@@ -84,6 +85,7 @@ impl Line {
 pub fn plan(
     pipeline: &Pipeline,
     defaults: Defaults,
+    limit: &TokenLimit,
     lines: &Receiver<io::Result<RawLine>>,
     windows: &mpsc::Sender<io::Result<Window>>,
 ) {
@@ -99,7 +101,7 @@ pub fn plan(
     let mut next = lines.recv().ok();
     while let Some(first) = next.take() {
         let mut window = Window::default();
-        let (mut texts, mut bytes, mut predictions) = (0, 0, 0);
+        let (mut texts, mut tokens, mut bytes, mut predictions) = (0, 0, 0, 0);
         let mut incoming = Some(first);
         let mut failure = None;
         while let Some(line) = incoming.take() {
@@ -114,10 +116,14 @@ pub fn plan(
             let line = planner.line(line);
             if let Ok(plan) = &line.plan {
                 texts += plan.size().texts;
+                tokens += plan.size().tokens;
                 predictions += plan.entries();
             }
             window.lines.push(line);
-            if window.lines.len().max(texts) >= TEXTS_MAX.get() || bytes >= BYTES_MAX || predictions >= PREDICTIONS_MAX
+            if window.lines.len().max(texts) >= TEXTS_MAX.get()
+                || tokens >= limit.get()
+                || bytes >= BYTES_MAX
+                || predictions >= PREDICTIONS_MAX
             {
                 break;
             }
