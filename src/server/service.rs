@@ -156,7 +156,12 @@ pub async fn serve(
     let endpoint = Arc::new(service_on(Arc::clone(&app), is_loopback));
     let refusing = Arc::clone(&app);
     let refuse = Arc::new(move |reason, peer| telemetry::refuse(&refusing.state, reason, peer));
-    net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout).await?;
+    let serving = net::serve(listener, endpoint, refuse, connections, shutdown, drain_timeout);
+    tokio::select! {
+        served = serving => served?,
+        () = app.state.log_counts() => {}
+    }
+    app.state.log_last_counts();
     // All connections are closed, so no client waits: the engine stops after the running batch at the latest. It gets a
     // thread of its own, because those of the runtime may all be busy with requests.
     let (stopped, has_stopped) = tokio::sync::oneshot::channel();

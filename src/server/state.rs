@@ -26,9 +26,15 @@ impl Default for State {
     fn default() -> Self {
         Self {
             metrics: Metrics::default(),
-            refusals: ThrottledLog::new(REFUSALS_INTERVAL),
-            bad_heads: ThrottledLog::new(REFUSALS_INTERVAL),
-            departures: ThrottledLog::new(REFUSALS_INTERVAL),
+            refusals: ThrottledLog::new(REFUSALS_INTERVAL, |count| {
+                tracing::info!(count, "requests refused with 503 since the last such line");
+            }),
+            bad_heads: ThrottledLog::new(REFUSALS_INTERVAL, |count| {
+                tracing::info!(count, "requests refused before the service since the last such line");
+            }),
+            departures: ThrottledLog::new(REFUSALS_INTERVAL, |count| {
+                tracing::info!(count, "clients left before their answers since the last such line");
+            }),
             draining: AtomicBool::default(),
         }
     }
@@ -45,6 +51,22 @@ impl State {
         self.metrics.unread_answer();
         self.departures
             .log(|count| tracing::info!(count, "the connection ended before the client had read its answer"));
+    }
+
+    /// Logs the counts of events without a line of their own, whenever the interval is over.
+    pub(super) async fn log_counts(&self) {
+        tokio::join!(
+            self.refusals.log_counts(),
+            self.bad_heads.log_counts(),
+            self.departures.log_counts()
+        );
+    }
+
+    /// Logs the counts of events without a line of their own now.
+    pub(super) fn log_last_counts(&self) {
+        for log in [&self.refusals, &self.bad_heads, &self.departures] {
+            log.log_count();
+        }
     }
 
     pub fn is_draining(&self) -> bool {

@@ -79,6 +79,13 @@ fn refusals_do_not_flood_the_log() {
     let log = std::fs::read_to_string(log).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let logged = lines.iter().filter(|line| line["status"] == 503).count();
+    // The first has a line; every other is in a count or has the line of its count.
+    let counts = lines.iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("requests refused with 503 since")
+    });
+    let counted: u64 = counts.map(|line| line["count"].as_u64().unwrap()).sum();
+    assert!((99..=100).contains(&counted), "{counted} counted: {log}");
     assert!(
         (1..=lines_max).contains(&logged),
         "{logged} lines for a hundred refusals: {log}"

@@ -45,7 +45,15 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let (full, failing) = (ThrottledLog::new(LOG_INTERVAL), ThrottledLog::new(LOG_INTERVAL));
+    let full = ThrottledLog::new(LOG_INTERVAL, |count| {
+        tracing::warn!(
+            count,
+            "connections waited at the connection limit since the last such line"
+        );
+    });
+    let failing = ThrottledLog::new(LOG_INTERVAL, |count| {
+        tracing::error!(count, "failures to accept connections since the last such line");
+    });
     let connection = |remote| Connection {
         endpoint: Arc::clone(&endpoint),
         refuse: Arc::clone(&refuse),
@@ -59,6 +67,8 @@ pub async fn serve(
             biased;
             () = &mut shutdown => break,
             accepted = listener.accept() => accepted,
+            _ = full.log_counts() => continue,
+            _ = failing.log_counts() => continue,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
@@ -109,6 +119,8 @@ pub async fn serve(
             }
         }
     }
+    full.log_count();
+    failing.log_count();
     // Fails if there is no connection.
     let _ = stop.send(true);
     // Clients whose connections the system has accepted may have sent their requests.
