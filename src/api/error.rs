@@ -132,7 +132,7 @@ fn status(error: &InputError) -> (u16, &'static str) {
         InputError::WordBeyondLimit { .. } => (422, "too_many_tokens"),
         InputError::Encode(EncodeError::TooMuchWork { .. } | EncodeError::LongWord { .. }) => (422, "too_much_work"),
         InputError::Encode(EncodeError::Failed(_)) => (400, "bad_text"),
-        InputError::Empty { .. } | InputError::NoTokens => (400, "empty"),
+        InputError::Empty { .. } | InputError::EmptyText | InputError::NoTokens => (400, "empty"),
         InputError::NoMask { .. } | InputError::Encode(EncodeError::Truncation(TruncationError::NoMaskToKeep)) => {
             (400, "no_mask")
         }

@@ -12,6 +12,9 @@ pub enum InputError {
     Empty { mask_token: String },
     #[error("The text has no mask; write {mask_token} where a word is missing.")]
     NoMask { mask_token: String },
+    /// A text of white space alone, for a task without masks.
+    #[error("The text is empty; send a text with at least one word.")]
+    EmptyText,
     #[error("The text has no token that can be scored; send a text with at least one word.")]
     NoTokens,
     #[error(transparent)]

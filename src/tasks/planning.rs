@@ -74,7 +74,7 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// An empty text, and those of tokenizing.
     pub async fn encode(&mut self, text: &str) -> Result<Encoded, InputError> {
-        self.begin_text(text, InputError::NoTokens).await?;
+        self.begin_text(text, InputError::EmptyText).await?;
         self.tokens_of(text).await
     }
 
@@ -83,7 +83,7 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// As of [`encode`](Self::encode).
     pub async fn encode_located(&mut self, text: &str) -> Result<Located, InputError> {
-        self.begin_text(text, InputError::NoTokens).await?;
+        self.begin_text(text, InputError::EmptyText).await?;
         let tokenizer = &self.model.tokenizer;
         let located = tokenizer.encode_located(text, self.length, &mut self.budget).await;
         let located = located.map_err(|error| self.of_text(error.into()))?;

@@ -102,7 +102,12 @@ impl TaskModel {
         let mut token_ids = Vec::with_capacity(targets.len().min(self.vocab_size));
         for target in targets {
             let id = self.tokenizer.first_token(target, budget).await?;
-            if self.tokenizer.token_id(target).is_none() {
+            let is_token = || {
+                // Such as " text" for the token Ġtext.
+                let of_id = |id| self.tokenizer.decode(&[id], false).is_ok_and(|text| text == *target);
+                self.tokenizer.token_id(target).is_some() || id.is_some_and(of_id)
+            };
+            if !is_token() {
                 replaced.add(target, id.and_then(|id| self.tokenizer.token(id)));
             }
             token_ids.extend(id);

@@ -348,6 +348,17 @@ fn replaced_targets_are_noted() {
 }
 
 #[test]
+fn a_target_with_the_space_of_its_token_is_not_replaced() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/roberta");
+    let model = PretrainedModel::open(folder.as_ref()).unwrap();
+    let model = TaskModel::new(model.tokenizer, &model.info, TOKENS_MAX);
+    let request = request(&["a <mask>"], None, Some(&[" the", " unthinkableness"]));
+    let listed = model.plan(&request, TEXTS_MAX).unwrap().notes.replaced_targets.listed;
+    let listed: Vec<&str> = listed.iter().map(|(target, _)| target.as_str()).collect();
+    assert_eq!(listed, [" unthinkableness"]);
+}
+
+#[test]
 fn renormalized_scores_are_shares_of_the_targets() {
     let fill_mask = fill_mask();
     let mut request = request(&["the [MASK]."], Some(2), Some(&["paris", "london", "cat"]));
