@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             cli::complain(&cli::message(&*error));
-            ExitCode::FAILURE
+            cli::exit_code(&*error)
         }
     }
 }

@@ -36,10 +36,10 @@ harness::main! {
     failpoints().and(software_adapter()) => [exhausted_gpu_memory_ends_the_process_with_its_reason],
 }
 
-/// The reason of a start that failed, after checks: exit code 1, and one line that begins with `cloze: `.
-fn refused(output: &Output) -> String {
+/// The reason of a start that failed, after checks: the exit code, and one line that begins with `cloze: `.
+fn refused(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(output.stdout.is_empty(), "it started");
     let reason: Vec<&str> = stderr.lines().filter(|line| line.starts_with("cloze: ")).collect();
     assert_eq!(reason.len(), 1, "{stderr}");
@@ -164,7 +164,7 @@ fn a_device_lost_between_lines_ends_predict_with_one_sentence() {
     answers.read_to_string(&mut rest).unwrap();
     assert!(rest.is_empty(), "{rest}");
     let output = predict.wait_with_output().unwrap();
-    let reason = refused(&output);
+    let reason = refused(&output, 1);
     assert!(reason.contains("the model failed: the GPU was lost"), "{reason}");
 }
 
@@ -172,7 +172,7 @@ fn a_device_lost_during_loading_ends_the_start_with_one_sentence() {
     let mut command = command(&["--backend", "gpu", "--model", &golden("uncased-tied")]);
     // Any file that exists.
     command.env("CLOZE_TEST_LOSE_GPU", std::env::current_exe().unwrap());
-    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 1);
     assert!(
         reason.contains("the model could not be put onto") && reason.contains("the GPU was lost"),
         "{reason}"
@@ -198,7 +198,7 @@ fn weights_beyond_the_memory_are_refused_before_they_are_read() {
     std::fs::write(&config, sizes.to_string()).unwrap();
     let model = folder.path().to_str().unwrap();
     let mut command = command(&["--backend", "gpu", "--dtype", "f32", "--model", model]);
-    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 1);
     assert!(
         reason.contains("the model's weights take 39") && reason.contains("--gpu-device"),
         "{reason}"
@@ -207,7 +207,7 @@ fn weights_beyond_the_memory_are_refused_before_they_are_read() {
 
 fn several_workers_on_a_gpu_are_refused() {
     let mut command = command(&["--backend", "gpu", "--workers", "2"]);
-    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 2);
     assert!(reason.contains("2 workers are for the CPU"), "{reason}");
 }
 
@@ -218,7 +218,7 @@ fn an_unsupported_precision_is_refused_with_the_supported_ones() {
         ("gpu", "int8", "f32 and f16"),
     ] {
         let mut command = command(&["--backend", backend, "--dtype", dtype]);
-        let reason = refused(&command.stderr(Stdio::piped()).output().unwrap());
+        let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 2);
         let expected = format!(
             "the {backend} backend cannot compute in {dtype}; it supports {there_is}; choose one of them with --dtype"
         );

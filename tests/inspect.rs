@@ -91,6 +91,52 @@ fn all_faults_are_reported_at_once() {
 }
 
 #[test]
+fn tensors_are_not_called_unused_without_an_architecture() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        let from = std::path::Path::new(&golden("uncased-tied")).join(name);
+        std::fs::copy(from, folder.path().join(name)).unwrap();
+    }
+    for config in ["{", r#"{"model_type": "t5"}"#] {
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let path = folder.path().to_str().unwrap();
+        let shown = text(&cloze(&["inspect", path]));
+        assert!(!shown.contains("unused") && shown.contains("tensors"), "{shown}");
+        // The message has the folder.
+        assert!(shown.contains(&format!("    {path}/config.json: ")), "{shown}");
+        let report: Value = serde_json::from_slice(&cloze(&["inspect", path, "--json"]).stdout).unwrap();
+        assert!(report["weights"]["tensors"][0]["used"].is_null(), "{report}");
+    }
+}
+
+#[test]
+fn a_start_names_the_first_error_of_inspect_and_the_command_that_lists_all() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        let from = std::path::Path::new(&golden("uncased-tied")).join(name);
+        std::fs::copy(from, folder.path().join(name)).unwrap();
+    }
+    let weights = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    // Several tensors reach beyond the end.
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let shown = text(&cloze(&["inspect", path]));
+    let first = shown
+        .lines()
+        .find(|line| line.contains("reaches beyond the end"))
+        .unwrap();
+    for _ in 0..4 {
+        let output = cloze(&["predict", "--model", path, "Cargo.toml"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            error.trim_end(),
+            format!("cloze: {}; all errors: `cloze inspect {path}`", first.trim())
+        );
+    }
+}
+
+#[test]
 fn devices_are_listed() {
     let output = cloze(&["devices"]);
     assert!(output.status.success());

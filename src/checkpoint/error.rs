@@ -30,8 +30,8 @@ pub enum CheckpointError {
         other_weights: Option<&'static str>,
     },
     /// `config.json` is not valid, or describes a model that is not supported.
-    #[error("{CONFIG}: {}", excerpt::list(.0))]
-    Config(String),
+    #[error("{path}: {}", excerpt::list(reason))]
+    Config { path: String, reason: String },
     /// The tokenizer is not valid, or does not match the model.
     #[error("{file}: {}", excerpt::sentence(reason))]
     Tokenizer { file: String, reason: String },

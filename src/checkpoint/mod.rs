@@ -98,6 +98,11 @@ impl Source {
         self.files.read(CONFIG)
     }
 
+    /// The path of `config.json`.
+    pub fn config_path(&self) -> String {
+        self.files.path(CONFIG)
+    }
+
     /// `architectures` of `config.json`, separated by commas; `None` if the field is absent or not a list of names.
     pub fn architectures(&self) -> Option<String> {
         let fields: serde_json::Value = json::parse(&self.files.read(CONFIG).ok()?).ok()?;

@@ -98,8 +98,8 @@ fn for_hub(error: &HubError) -> Option<String> {
             "download the model on another machine (hf download ID --local-dir DIR) and pass DIR with --model"
         }
         HubError::Unreachable { .. } => {
-            "the cache does not have all of its files; download the model on another machine (hf download ID \
-             --local-dir DIR) and pass DIR with --model, or set HF_ENDPOINT to a mirror"
+            "download the model on another machine (hf download ID --local-dir DIR) and pass DIR with --model, or set \
+             HF_ENDPOINT to a mirror"
         }
         HubError::NoModel { .. } => "check the spelling, or set HF_TOKEN if the model is private",
         HubError::BadToken { .. } => "set HF_TOKEN to a token that can read it",
@@ -247,7 +247,10 @@ mod tests {
     #[test]
     fn other_errors_are_left_as_they_are() {
         assert_eq!(message(&*Box::<dyn Error>::from("a sentence")), "a sentence");
-        let missing = CheckpointError::Config("no".to_owned());
+        let missing = CheckpointError::Config {
+            path: "config.json".to_owned(),
+            reason: "no".to_owned(),
+        };
         assert_eq!(message(&missing), "config.json: no");
         let file = CheckpointError::NotAFolder { path: "x".to_owned() };
         assert!(message(&file).ends_with("; pass the folder with --model"));

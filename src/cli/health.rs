@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use ureq::Agent;
+use ureq::http::Uri;
 use ureq::tls::TlsConfig;
 
 use super::values::{PORT_MAX, TIME_LIMIT_MS_MAX, within};
@@ -40,6 +41,26 @@ pub struct HealthArguments {
 }
 
 impl HealthArguments {
+    /// Checks the URL.
+    ///
+    /// # Errors
+    /// It is not the address of a server.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(url) = &self.url else {
+            return Ok(());
+        };
+        let is_address = self.server().parse::<Uri>().is_ok_and(|server| {
+            let host = server.host().unwrap_or_default();
+            matches!(server.scheme_str(), Some("http" | "https")) && !host.is_empty()
+        });
+        match is_address {
+            true => Ok(()),
+            false => Err(format!(
+                "--url \"{url}\" is not the address of a server; write it as http://HOST:PORT or https://HOST:PORT"
+            )),
+        }
+    }
+
     /// Scheme, host and port.
     fn server(&self) -> String {
         match &self.url {
@@ -101,9 +122,6 @@ fn unreachable(url: &str, error: &ureq::Error) -> String {
         server.replacen(from, to, 1)
     };
     match error {
-        ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
-            format!("{url} is not an address; write it as http://HOST:PORT or https://HOST:PORT")
-        }
         ureq::Error::Protocol(_) if !is_tls => {
             format!(
                 "{url} does not answer in HTTP; for a server with TLS use --url {}",

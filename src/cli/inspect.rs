@@ -44,6 +44,9 @@ impl InspectArguments {
     }
 }
 
+/// Errors of the same kind in a description: the files of another model have one for each tensor.
+const ALIKE_ERRORS_MAX: usize = 5;
+
 /// Prints the inspection. Returns failure for a model with errors.
 pub fn run(arguments: &InspectArguments) -> Result<ExitCode, Box<dyn Error>> {
     let source = locate(arguments.model.as_deref(), arguments.revision.as_deref())?;
@@ -113,10 +116,46 @@ fn describe(inspection: &Inspection, memory: &Memory, with_tensors: bool) -> Vec
         [] => lines.push("  verdict       Cloze serves it".to_owned()),
         errors => {
             lines.push("  verdict       Cloze refuses it:".to_owned());
-            lines.extend(errors.iter().map(|error| format!("    {}", advice::message(error))));
+            let errors: Vec<String> = errors.iter().map(|error| advice::message(error)).collect();
+            describe_errors(&errors, &mut lines);
         }
     }
     lines
+}
+
+/// The errors; of many alike the first ones and their number.
+fn describe_errors(errors: &[String], lines: &mut Vec<String>) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for kind in errors.iter().filter_map(|error| kind_of_tensor_error(error)) {
+        *counts.entry(kind).or_default() += 1;
+    }
+    let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+    for error in errors {
+        let Some(kind) = kind_of_tensor_error(error) else {
+            lines.push(format!("    {error}"));
+            continue;
+        };
+        let (shown, all) = (shown.entry(kind).or_default(), counts[kind]);
+        *shown += 1;
+        // A line for one more would be as long as that error.
+        if *shown <= ALIKE_ERRORS_MAX || all == ALIKE_ERRORS_MAX + 1 {
+            lines.push(format!("    {error}"));
+        } else if *shown == ALIKE_ERRORS_MAX + 1 {
+            let more = all - ALIKE_ERRORS_MAX;
+            lines.push(format!("    and {more} more tensors with this error; --json lists all"));
+        }
+    }
+}
+
+/// The two words after the name of the tensor, such as `is missing` and `has shape`, if the error is about one.
+fn kind_of_tensor_error(error: &str) -> Option<&str> {
+    let (before, rest) = error.split_once("tensor ")?;
+    if !before.is_empty() && !before.ends_with(": ") {
+        return None;
+    }
+    let (_, rest) = rest.split_once(' ')?;
+    let end = rest.match_indices(' ').nth(1).map_or(rest.len(), |(at, _)| at);
+    Some(&rest[..end])
 }
 
 fn describe_architecture(of: &ArchitectureSummary, lines: &mut Vec<String>) {
@@ -152,7 +191,7 @@ fn describe_weights(weights: &WeightsSummary, with_tensors: bool, lines: &mut Ve
     let unused: Vec<&str> = weights
         .tensors
         .iter()
-        .filter(|tensor| !tensor.used)
+        .filter(|tensor| tensor.used == Some(false))
         .map(|tensor| tensor.name.as_str())
         .collect();
     if !unused.is_empty() {
@@ -218,7 +257,7 @@ struct TensorReport<'a> {
     name: &'a str,
     dtype: &'a str,
     shape: &'a [usize],
-    used: bool,
+    used: Option<bool>,
 }
 
 impl<'a> Report<'a> {
@@ -282,5 +321,26 @@ impl<'a> TensorReport<'a> {
             shape: &of.shape,
             used: of.used,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_errors_of_a_kind_are_counted() {
+        let missing = (0..70).map(|n| format!("tensor a.{n} is missing from model.safetensors"));
+        let shapes =
+            (0..6).map(|n| format!("m.safetensors: tensor b.{n} has shape [2, 2], but config.json asks for [2]"));
+        let other = "m/config.json: hidden_act is \"x\"".to_owned();
+        let errors: Vec<String> = missing.chain(shapes).chain([other.clone()]).collect();
+        let mut lines = Vec::new();
+        describe_errors(&errors, &mut lines);
+        let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+        assert_eq!(lines.len(), 5 + 1 + 6 + 1, "{lines:?}");
+        assert_eq!(lines[5], "and 65 more tensors with this error; --json lists all");
+        assert_eq!((lines[4], lines[6]), (errors[4].as_str(), errors[70].as_str()));
+        assert_eq!(lines[12], other);
     }
 }

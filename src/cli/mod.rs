@@ -11,6 +11,7 @@
 //! | `reference` | all flags and variables as help, manual pages and Markdown |
 //! | `headings` | the groups of flags in `--help` |
 //! | `variables` | environment variables of flags |
+//! | `exit` | exit codes |
 //! | `advice` | adds to an error the flag or variable that helps |
 //! | `model` | shared flags: model and backend |
 //! | `batch` | shared flags: limits of batches |
@@ -25,6 +26,7 @@
 mod advice;
 mod batch;
 mod devices;
+mod exit;
 mod headings;
 mod health;
 mod inspect;
@@ -51,6 +53,7 @@ use clap::{Parser, Subcommand};
 
 use serve::ServeArguments;
 
+pub use exit::exit_code;
 pub use log_writer::flush as flush_log;
 pub use output::complain;
 use output::print;
@@ -118,7 +121,9 @@ impl Arguments {
             Some(Command::Score(arguments)) => arguments.check(),
             Some(Command::Sparse(arguments)) => arguments.check(),
             Some(Command::Inspect(arguments)) => arguments.check(),
-            Some(Command::Health(_) | Command::Devices | Command::Completions(_) | Command::Man(_)) => Ok(()),
+            Some(Command::Man(arguments)) => arguments.check(),
+            Some(Command::Health(arguments)) => arguments.check(),
+            Some(Command::Devices | Command::Completions(_)) => Ok(()),
         }
     }
 }

@@ -143,9 +143,14 @@ impl ModelArguments {
     /// Checks flags that need each other.
     ///
     /// # Errors
-    /// A flag that would have no effect.
+    /// A flag that would have no effect, or an instruction set that the CPU lacks.
     pub fn check(&self) -> Result<(), String> {
         check_revision(self.model.as_deref(), self.revision.as_deref())?;
+        // CLOZE_CPU_FEATURES, which the CPU may lack.
+        #[cfg(feature = "cpu")]
+        if self.backend == Backend::Cpu {
+            cloze::backend::cpu::automatic_precision()?;
+        }
         match &self.gpu_device {
             Some(_) if self.backend != Backend::Gpu => Err("--gpu-device needs --backend gpu".to_owned()),
             _ => Ok(()),
@@ -156,18 +161,44 @@ impl ModelArguments {
     /// its weights are not.
     pub fn open(&self) -> Result<PretrainedModel, Box<dyn Error>> {
         let source = locate(self.model.as_deref(), self.revision.as_deref())?;
-        Ok(PretrainedModel::read(source)?)
+        PretrainedModel::read(source).map_err(|error| self.with_inspect(LoadError::Checkpoint(error)))
+    }
+
+    /// Adds the command that lists all errors of the files to the first of them.
+    fn with_inspect(&self, error: LoadError) -> Box<dyn Error> {
+        let is_of_files = matches!(
+            &error,
+            LoadError::Checkpoint(
+                CheckpointError::Config { .. }
+                    | CheckpointError::Tokenizer { .. }
+                    | CheckpointError::NoHead { .. }
+                    | CheckpointError::OtherNames { .. }
+                    | CheckpointError::Weights(_)
+            )
+        );
+        match (&self.model, &self.revision) {
+            (Some(model), None) if is_of_files => {
+                let text = message(&error);
+                format!("{text}; all errors: `cloze inspect {}`", model.display()).into()
+            }
+            (Some(model), Some(revision)) if is_of_files => {
+                let (text, model) = (message(&error), model.display());
+                format!("{text}; all errors: `cloze inspect {model} --revision {revision}`").into()
+            }
+            _ => error.into(),
+        }
     }
 
     /// Loads the weights onto the device that the flags select.
-    pub fn load(&self, model: &mut PretrainedModel) -> Result<LoadedModel, LoadError> {
+    pub fn load(&self, model: &mut PretrainedModel) -> Result<LoadedModel, Box<dyn Error>> {
         let loaded = model.load(&Placement {
             backend: self.backend.into(),
             threads: self.threads.unwrap_or_else(cores),
             workers: self.workers,
             precision: self.dtype.and_then(|dtype| dtype.precision(self.backend.into())),
             gpu_device: self.gpu_device.clone(),
-        })?;
+        });
+        let loaded = loaded.map_err(|error| self.with_inspect(error))?;
         if let DeviceInfo::Cpu {
             precision,
             isa,
@@ -223,7 +254,7 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     let id = model.to_str().unwrap_or_default();
     if ModelName::parse(id, None).is_none() {
         return Err(format!(
-            "{shown} is neither a local folder nor the name of a model on the hub, such as google-bert/bert-base-uncased"
+            "there is no folder {shown}, and a model of the hub has a name such as google-bert/bert-base-uncased"
         )
         .into());
     }
@@ -235,7 +266,11 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     source.map_err(|error| match error {
         // The name may be a folder's with a mistake in it.
         CheckpointError::Hub(HubError::Unreachable { .. } | HubError::Offline { .. }) => {
-            format!("there is no local folder {shown}, and {}", message(&error)).into()
+            let cached = match hub.cached(&name) {
+                Some(_) => ", the cache does not have all files of a model of this name",
+                None => "",
+            };
+            format!("there is no local folder {shown}{cached}, and {}", message(&error)).into()
         }
         error => error.into(),
     })

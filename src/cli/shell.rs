@@ -1,7 +1,7 @@
 //! `cloze completions` and `cloze man`, generated from the flags.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Command, ValueHint};
 use clap_complete::Shell;
@@ -22,13 +22,40 @@ pub struct ManArguments {
     /// Command whose page is printed, or a folder for the pages of all commands (cloze.1, cloze-serve.1, ...); the
     /// main page is printed without either
     ///
-    /// A folder with the name of a command is written as ./predict.
+    /// A new folder in the current one is written as ./man, and so is a folder with the name of a command.
     #[arg(value_name = "COMMAND|DIR", value_hint = ValueHint::DirPath)]
     target: Option<PathBuf>,
 
     /// Print all flags and variables as Markdown
     #[arg(long, conflicts_with = "target")]
     markdown: bool,
+}
+
+impl ManArguments {
+    /// Checks the name of a command.
+    ///
+    /// # Errors
+    /// A name without a separator that is neither a command nor a folder, such as a command with a mistake in it.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(target) = &self.target else {
+            return Ok(());
+        };
+        let command = command();
+        let is_new_name = target.components().eq([Component::Normal(target.as_os_str())]) && !target.exists();
+        if !is_new_name
+            || target
+                .to_str()
+                .is_some_and(|name| command.find_subcommand(name).is_some())
+        {
+            return Ok(());
+        }
+        let shown = target.display();
+        let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+        Err(format!(
+            "{shown} is neither a command ({}) nor a folder; write ./{shown} to make the folder",
+            names.join(", ")
+        ))
+    }
 }
 
 /// Prints a completion script.

@@ -2,12 +2,14 @@
 //! from.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Error, FromArgMatches};
 
+use super::exit::EXIT_USAGE;
 use super::{Arguments, command, complain};
 
 /// The names of flags in messages to the user of the command that runs.
@@ -18,9 +20,6 @@ struct Names {
     /// The model is an argument without a flag.
     has_bare_model: bool,
 }
-
-/// The exit code of clap for flags that are not valid.
-const EXIT_USAGE: i32 = 2;
 
 static NAMES: OnceLock<Names> = OnceLock::new();
 
@@ -37,7 +36,7 @@ pub fn parse() -> Arguments {
             let names = NAMES.get_or_init(|| names);
             if let Err(message) = arguments.check() {
                 complain(&rename(&message, names));
-                std::process::exit(EXIT_USAGE);
+                std::process::exit(EXIT_USAGE.into());
             }
             arguments
         }
@@ -45,8 +44,36 @@ pub fn parse() -> Arguments {
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
             command().try_get_matches_from(&line).err().unwrap_or(error).exit()
         }
-        Err(error) => error.exit(),
+        Err(error) => with_place_of_model(error, &line).exit(),
     }
+}
+
+/// Adds the place of the model to an error of a command line that has it where a command is, or before the command.
+fn with_place_of_model(mut error: Error, line: &[OsString]) -> Error {
+    let invalid = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].map(|kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    });
+    let advice = match (error.kind(), invalid) {
+        (ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument, [Some(text), _] | [None, Some(text)])
+            if line.get(1).is_some_and(|first| *first == *text) && !text.starts_with('-') =>
+        {
+            let is_model = text.contains(['/', std::path::MAIN_SEPARATOR]) || Path::new(&text).is_dir();
+            is_model.then(|| format!("a model is given with --model: cloze --model {text}"))
+        }
+        (ErrorKind::ArgumentConflict, _) => {
+            let command = line.iter().skip(1).find_map(|word| {
+                let word = word.to_str()?;
+                command().find_subcommand(word).map(|_| word.to_owned())
+            });
+            command.map(|command| format!("flags follow the command: cloze {command} --model DIR|NAME"))
+        }
+        _ => None,
+    };
+    if let Some(advice) = advice {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    }
+    error
 }
 
 /// A message in which each flag whose value came from a variable is named by the variable, and which does not name the

@@ -93,8 +93,8 @@ pub struct StoredTensor {
     pub name: String,
     pub dtype: String,
     pub shape: Vec<usize>,
-    /// True if the model uses it.
-    pub used: bool,
+    /// True if the model uses it; `None` if the errors of the checkpoint leave that open.
+    pub used: Option<bool>,
 }
 
 impl Inspection {
@@ -111,7 +111,7 @@ impl Inspection {
             let _ = tokenizer.check_fits(vocab_size).map_err(&mut add);
         }
         let mut weights = source.weights().map_err(&mut add).ok();
-        let mut used = HashSet::new();
+        let mut used = None;
         let mut memory = None;
         let architecture = architecture.map(|mut architecture| {
             let need = memory.insert(MemoryNeed::new(&architecture.spec, Precision::F32));
@@ -133,6 +133,7 @@ impl Inspection {
                     Err(_) => (true, false),
                 };
                 let _ = checked.map_err(&mut add);
+                let used = used.insert(HashSet::new());
                 for parameter in architecture.spec.parameters() {
                     used.insert(architecture.stored_name(parameter, weights));
                     if has_names
@@ -162,7 +163,7 @@ impl Inspection {
                 mask_token: tokenizer.mask_token,
                 mask_id: tokenizer.mask_id,
             }),
-            weights: weights.map(|weights| WeightsSummary::of(&weights, &used)),
+            weights: weights.map(|weights| WeightsSummary::of(&weights, used.as_ref())),
             errors,
         }
     }
@@ -190,14 +191,14 @@ impl ArchitectureSummary {
 }
 
 impl WeightsSummary {
-    fn of(weights: &WeightFiles, used: &HashSet<String>) -> Self {
+    fn of(weights: &WeightFiles, used: Option<&HashSet<String>>) -> Self {
         let mut tensors: Vec<StoredTensor> = weights
             .stored()
             .map(|(name, info)| StoredTensor {
                 name: name.to_owned(),
                 dtype: info.element.to_string(),
                 shape: info.shape.clone(),
-                used: used.contains(name),
+                used: used.map(|used| used.contains(name)),
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -279,7 +280,7 @@ mod tests {
             let inspection = Inspection::of(Source::folder(&folder).unwrap());
             assert!(inspection.errors.is_empty(), "{:?}", inspection.errors);
             let weights = inspection.weights.unwrap();
-            assert!(weights.tensors.iter().any(|tensor| tensor.used));
+            assert!(weights.tensors.iter().any(|tensor| tensor.used == Some(true)));
             assert!(inspection.tokenizer.unwrap().tokens > 0);
         }
     }

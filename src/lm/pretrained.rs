@@ -91,12 +91,12 @@ impl PretrainedModel {
 /// # Errors
 /// [`CheckpointError::Config`] with the reason.
 pub fn check_config(config: &[u8]) -> Result<(), CheckpointError> {
-    parse(config).map(drop)
+    parse(config, "config.json".to_owned()).map(drop)
 }
 
 /// The architecture that the checkpoint's `config.json` describes.
 pub(super) fn architecture(source: &Source) -> Result<Architecture, CheckpointError> {
-    parse(&source.config()?)
+    parse(&source.config()?, source.config_path())
 }
 
 /// Checks that the weights are those of the architecture, and have a masked-language-model head.
@@ -129,8 +129,12 @@ pub(super) fn check_head(
     }
 }
 
-fn parse(config: &[u8]) -> Result<Architecture, CheckpointError> {
-    Architecture::parse(config).map_err(|error| CheckpointError::Config(error.to_string()))
+/// `path` is that of the file, for the error.
+fn parse(config: &[u8], path: String) -> Result<Architecture, CheckpointError> {
+    Architecture::parse(config).map_err(|error| CheckpointError::Config {
+        path,
+        reason: error.to_string(),
+    })
 }
 
 impl ModelInfo {

@@ -149,6 +149,9 @@ fn values_that_are_not_valid_have_the_exit_code_2() {
         &["--tls-key", "key.pem"],
         &["--gpu-device", "0"],
         &["--threads", "0"],
+        &["--host", "no-such-host.invalid"],
+        &["health", "--url", "ftp://x"],
+        &["health", "--url", "http://"],
     ] {
         let output = run(arguments, &[("CLOZE_MODEL", "/does/not/exist")]);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -156,6 +159,69 @@ fn values_that_are_not_valid_have_the_exit_code_2() {
         let flag = arguments.iter().find(|argument| argument.starts_with("--")).unwrap();
         assert!(error.lines().next().unwrap().contains(flag), "{error}");
     }
+}
+
+#[test]
+fn values_that_this_machine_cannot_use_have_the_exit_code_2() {
+    for (arguments, variable, says) in [
+        (&[][..], ("CLOZE_CPU_FEATURES", "foo"), "cloze: CLOZE_CPU_FEATURES: "),
+        (
+            &["predict"],
+            ("CLOZE_CPU_FEATURES", "foo"),
+            "cloze: CLOZE_CPU_FEATURES: ",
+        ),
+        (&["-d", "f16"], ("CLOZE_PORT", "0"), "choose one of them with --dtype"),
+        (&["-t", "1", "--workers", "2"], ("CLOZE_PORT", "0"), "lower --workers"),
+        (
+            &["--max-input-tokens", "100", "--max-batch-tokens", "50"],
+            ("CLOZE_PORT", "0"),
+            "raise --max-batch-tokens",
+        ),
+    ] {
+        let output = run(arguments, &[variable]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn errors_say_where_the_model_is_given() {
+    for (arguments, says) in [
+        (&["./my-model"][..], "cloze --model ./my-model"),
+        (&["-m", "rob", "predict", "f"], "cloze predict --model DIR|NAME"),
+        (&["-m", "./nosuch"], "cloze: there is no folder ./nosuch"),
+    ] {
+        let output = run(arguments, &OFFLINE);
+        let error = text(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(says),
+            "{arguments:?}: {error}"
+        );
+    }
+    // A typo of a command is no model.
+    let error = text(&run(&["predcit"], &[]).stderr);
+    assert!(!error.contains("--model"), "{error}");
+}
+
+#[test]
+fn a_mistake_in_the_name_of_a_command_makes_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let man = |name: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloze"));
+        command.args(["man", name]).current_dir(folder.path()).output().unwrap()
+    };
+    let output = man("predcit");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("predcit is neither a command (serve, predict,"),
+        "{error}"
+    );
+    assert!(!folder.path().join("predcit").exists());
+    assert!(man("./pages").status.success());
+    // It exists now.
+    assert!(man("pages").status.success());
 }
 
 #[test]
@@ -214,7 +280,6 @@ fn the_health_command_says_which_address_it_needs() {
             format!("https://{}", plain.address),
             format!("use --url http://{}", plain.address),
         ),
-        ("http://".to_owned(), "write it as http://HOST:PORT".to_owned()),
     ] {
         let output = run(&["health", "--url", &url], &[]);
         let error = text(&output.stderr);

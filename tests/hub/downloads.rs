@@ -250,9 +250,12 @@ fn the_server_starts_on_a_model_of_the_hub() {
         "{error}"
     );
     for (model, says) in [
-        ("./nowhere", "neither a local folder nor the name of a model on the hub"),
-        ("/no/such/folder", "/no/such/folder is neither"),
-        ("a/b/c", "neither"),
+        (
+            "./nowhere",
+            "there is no folder ./nowhere, and a model of the hub has a name such as",
+        ),
+        ("/no/such/folder", "there is no folder /no/such/folder, and"),
+        ("a/b/c", "there is no folder a/b/c, and"),
     ] {
         let error = start(empty.path(), &online, model).unwrap_err();
         assert!(error.contains(says), "{model}: {error}");

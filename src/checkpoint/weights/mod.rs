@@ -161,8 +161,8 @@ impl WeightFiles {
 
     /// The prefix that all names of the files have before `name`, if there is one.
     pub fn unknown_prefix(&self, name: &str) -> Option<&str> {
-        let mut prefixes = self.tensors.keys().filter_map(|stored| stored.strip_suffix(name));
-        let prefix = prefixes.find(|prefix| prefix.ends_with('.'))?;
+        let prefixes = self.tensors.keys().filter_map(|stored| stored.strip_suffix(name));
+        let prefix = prefixes.filter(|prefix| prefix.ends_with('.')).min()?;
         self.tensors
             .keys()
             .all(|stored| stored.starts_with(prefix))

@@ -47,7 +47,10 @@ pub fn read(file: &mut dyn ReadSeek, bytes: u64) -> Result<Vec<(String, Tensor)>
     if ends.is_some_and(|end| (end as u64) < bytes - data_start) {
         return Err("there are bytes behind its last tensor".to_owned());
     }
-    let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+    // In the order of the file, so that an error names the same tensor each time.
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+    tensors.sort_unstable_by(|(a, one), (b, other)| (one.data_offsets, a).cmp(&(other.data_offsets, b)));
+    let tensors = tensors.into_iter().map(|(name, info)| {
         check_extent(info, bytes - data_start).map_err(|reason| format!("tensor {name} {reason}"))?;
         let tensor = Tensor {
             element: ElementType::named(&format!("{:?}", info.dtype)),

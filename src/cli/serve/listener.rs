@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::cli::exit::UsageError;
+
 /// Capacity of the system's queue of connections that are not accepted yet; the system may have a lower limit.
 const BACKLOG: i32 = 1024;
 
@@ -17,9 +19,12 @@ pub struct BoundSocket {
 
 impl BoundSocket {
     /// Binds an IP address, or the address of a name. Port 0 is replaced with a free port.
-    pub fn bind(host: &str, port: u16) -> std::result::Result<Self, String> {
-        let address = SocketAddr::new(resolve(host)?, port);
-        bind(address).map_err(|error| message(address, &error))
+    ///
+    /// # Errors
+    /// [`UsageError`] for a host without an address, and the system's error.
+    pub fn bind(host: &str, port: u16) -> std::result::Result<Self, Box<dyn std::error::Error>> {
+        let address = SocketAddr::new(resolve(host).map_err(UsageError)?, port);
+        Ok(bind(address).map_err(|error| message(address, &error))?)
     }
 
     /// Starts to accept connections.
