@@ -64,7 +64,7 @@ fn states() -> Vec<Vec<f32>> {
         .load_on::<Cpu>(&Default::default(), Precision::F32)
         .expect("the demo model loads");
     let hidden = model.readout_states(batch.clone());
-    let mut states = vec![hidden.into_data().to_vec().expect("f32")];
+    let mut states = vec![hidden.into_vec().expect("they are read")];
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let placement = Placement {
             precision: Some(precision),

@@ -1,7 +1,6 @@
 //! Activation functions, named as in transformers' config files.
 
-use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, activation};
+use super::{EncoderBackend, Tensor};
 
 /// The activation of a feed-forward block or of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,19 +61,19 @@ impl RareActivation {
         ("sqrtsoftplus", Self::SqrtSoftplus),
     ];
 
-    fn apply<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    fn apply<B: EncoderBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
-            Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
-            Self::ClippedGelu => activation::gelu(x).clamp(-10.0, 10.0),
+            Self::QuickGelu => x.clone() * (x * 1.702).sigmoid(),
+            Self::ClippedGelu => x.gelu().clamp(-10.0, 10.0),
             Self::Mish => x.clone() * softplus(x).tanh(),
             Self::SquaredRelu => {
-                let positive = activation::relu(x);
+                let positive = x.relu();
                 positive.clone() * positive
             }
             Self::Relu6 => x.clamp(0.0, 6.0),
-            Self::LeakyRelu => activation::relu(x.clone()) + x.clamp_max(0.0) * 0.01,
+            Self::LeakyRelu => x.clone().relu() + x.clamp_max(0.0) * 0.01,
             Self::HardSwish => x.clone() * (x + 3.0).clamp(0.0, 6.0) / 6.0,
-            Self::Sigmoid => activation::sigmoid(x),
+            Self::Sigmoid => x.sigmoid(),
             Self::Tanh => x.tanh(),
             Self::Linear => x,
             Self::Laplace => {
@@ -88,8 +87,8 @@ impl RareActivation {
 }
 
 /// `ln(1 + exp(x))`, without an overflow of exp.
-fn softplus<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    activation::relu(x.clone()) + (-x.abs()).exp().log1p()
+fn softplus<B: EncoderBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    x.clone().relu() + (-x.abs()).exp().log1p()
 }
 
 impl Activation {
@@ -123,17 +122,17 @@ impl Activation {
     }
 
     /// Applies the activation element by element, in plain Burn.
-    pub fn apply<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub fn apply<B: EncoderBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => x.gelu(),
             Self::GeluTanh => {
                 // 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
                 let inner =
                     (x.clone() * x.clone() * x.clone() * 0.044715 + x.clone()) * std::f64::consts::FRAC_2_PI.sqrt();
                 x * (inner.tanh() + 1.0) * 0.5
             }
-            Self::Relu => activation::relu(x),
-            Self::Silu => activation::silu(x),
+            Self::Relu => x.relu(),
+            Self::Silu => x.clone() * x.sigmoid(),
             Self::Rare(rare) => rare.apply(x),
         }
     }
@@ -322,8 +321,8 @@ mod tests {
         for (name, expected) in expected {
             let activation = Activation::named(name).unwrap();
             assert_eq!(activation.name(), name);
-            let computed = activation.apply(Tensor::<Cpu, 1>::from_floats(x, &Default::default()));
-            let computed: Vec<f32> = computed.into_data().to_vec().unwrap();
+            let computed = activation.apply(Tensor::<Cpu, 1>::from_data(x, &Default::default()));
+            let computed = computed.into_vec().unwrap();
             for ((x, computed), expected) in x.iter().zip(computed).zip(expected) {
                 let error = (f64::from(computed) - expected).abs();
                 assert!(

@@ -1,11 +1,12 @@
 //! The operations of an encoder, and how each backend runs them.
 //!
-//! [`EncoderBackend`] extends a Burn backend with prepared dense layers and a few fused operations. Each operation has
-//! a default body in plain Burn, from [`reference`](mod@reference): a backend without kernels of its own runs every
+//! [`EncoderBackend`] adds prepared dense layers and a few fused operations to a Burn backend. Each operation has a
+//! default body in plain Burn, from [`reference`](mod@reference): a backend without kernels of its own runs every
 //! encoder, and every kernel is tested against these bodies.
 //!
 //! | file | subject |
 //! |---|---|
+//! | `tensor` | tensors with backend and rank as types |
 //! | `reference` | the operations in plain Burn, and a backend that runs them as they are |
 //! | `activation` | activation functions |
 //! | `inputs` | index inputs of a forward pass: token ids, offsets, readout |
@@ -27,14 +28,15 @@ mod pooling;
 mod precision;
 pub mod readout;
 pub mod reference;
+mod tensor;
 
 pub use activation::{Activation, RareActivation};
 pub use inputs::{ForwardInputs, IndexList, QueryRows, ReadoutSpec, SequenceOffsets};
 pub use pooling::{PooledRows, Pooling};
 pub use precision::{Precision, UnsupportedPrecision, list as list_precisions};
+pub use tensor::{Tensor, read};
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+use burn::backend::{Backend, BackendTypes, ExecutionError, FloatDType};
 
 /// Statistics that a normalization divides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub enum NormKind {
 
 /// The scale, shift and epsilon of a normalization over `hidden` features.
 #[derive(Clone, Debug)]
-pub struct LayerNorm<B: Backend> {
+pub struct LayerNorm<B: EncoderBackend> {
     pub kind: NormKind,
     /// Scale, `[hidden]`.
     pub gamma: Tensor<B, 1>,
@@ -73,7 +75,7 @@ pub struct SelfAttention<B: EncoderBackend> {
 
 /// Rotary position embeddings: which columns form a pair, and the rotation of each pair at each position.
 #[derive(Clone, Debug)]
-pub struct Rotary<B: Backend> {
+pub struct Rotary<B: EncoderBackend> {
     pub pairing: RotaryPairing,
     /// Cosines, `[positions, head size / 2]`.
     pub cos: Tensor<B, 2>,
@@ -92,13 +94,13 @@ pub enum RotaryPairing {
 
 /// Biases that are added to the scaled scores, by the distance from query to key.
 #[derive(Clone, Debug)]
-pub struct RelativeBias<B: Backend> {
+pub struct RelativeBias<B: EncoderBackend> {
     /// `[2 * span + 1, heads]`: row `span + query - key` of a distance up to `span`; the first and the last row hold
     /// for larger distances too.
     pub table: Tensor<B, 2>,
 }
 
-impl<B: Backend> RelativeBias<B> {
+impl<B: EncoderBackend> RelativeBias<B> {
     /// The largest distance that has a row of its own.
     pub fn span(&self) -> usize {
         self.table.dims()[0] / 2
@@ -232,17 +234,33 @@ pub trait LinearOp<B: EncoderBackend>: Sized + Send + 'static {
     /// The rows of the weight that the token ids name, `[tokens, inputs]`: a tied decoder is the word-embedding table
     /// too.
     fn embedding_lookup(&self, inputs: &B::Inputs) -> Tensor<B, 2>;
+
+    /// [`EncoderBackend::check`] of the prepared weights.
+    ///
+    /// # Errors
+    /// As there.
+    fn check(&self) -> Result<(), ExecutionError> {
+        Ok(())
+    }
 }
 
-/// A Burn backend that can run an encoder.
+/// The device of a backend.
+pub type Device<B> = <<B as EncoderBackend>::Burn as BackendTypes>::Device;
+
+/// A backend that can run an encoder: a Burn backend, and what it computes in its own way.
 ///
 /// A backend without kernels of its own sets `Linear` to [`reference::ReferenceLinear`] and `Inputs` to
 /// [`ForwardInputs`].
-pub trait EncoderBackend: Backend {
+pub trait EncoderBackend: Clone + std::fmt::Debug + Send + Sync + Sized + 'static {
+    /// The Burn backend of the tensors; it computes the default bodies.
+    type Burn: Backend;
     /// A prepared dense layer.
     type Linear: LinearOp<Self>;
     /// The index inputs of a batch as this backend reads them; it keeps the host's copy.
     type Inputs: AsRef<ForwardInputs>;
+
+    /// Element type of tensors that are made on the host.
+    const ELEMENT: FloatDType = FloatDType::F32;
 
     /// Rows that [`LinearOp::forward_pooled`] gets at once. Where it stores the outputs of all rows, this bounds their
     /// memory.
@@ -261,7 +279,16 @@ pub trait EncoderBackend: Backend {
     }
 
     /// Uploads the index inputs of a batch, in one write.
-    fn upload(inputs: ForwardInputs, device: &Self::Device) -> Self::Inputs;
+    fn upload(inputs: ForwardInputs, device: &Device<Self>) -> Self::Inputs;
+
+    /// Checks that the memory of a tensor was allocated and written, as far as the device knows by now. Elsewhere such
+    /// a fault is an error of the read of a result.
+    ///
+    /// # Errors
+    /// The fault.
+    fn check<const D: usize>(_tensor: &Tensor<Self, D>) -> Result<(), ExecutionError> {
+        Ok(())
+    }
 
     /// The rows of `table` that `list` names, `[indices, columns]`. A table is `[entries, columns]`, or a result of
     /// [`forward_normalized`](LinearOp::forward_normalized).

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+use super::{EncoderBackend, Tensor};
 
 /// Operation that turns the rows of a sequence into one weight for each token of the vocabulary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,12 +64,16 @@ impl PooledRows {
 
 /// Pools rows of `logits` `[rows, columns]` into `pooled` `[any number of rows, columns]`, in plain Burn. NaN and
 /// infinity stay.
-pub fn pool_logits<B: Backend>(logits: &Tensor<B, 2>, pools: &[PooledRows], mut pooled: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn pool_logits<B: EncoderBackend>(
+    logits: &Tensor<B, 2>,
+    pools: &[PooledRows],
+    mut pooled: Tensor<B, 2>,
+) -> Tensor<B, 2> {
     let columns = logits.dims()[1];
     for PooledRows { rows, to, pooling } in pools {
         let logits = logits.clone().slice([rows.clone(), 0..columns]);
         // As `relu`, which may replace NaN.
-        let positive = logits.clone().mask_fill(logits.lower_elem(0.0), 0.0);
+        let positive = logits.replace_lower(0.0, 0.0);
         let place = [*to..*to + 1, 0..columns];
         let earlier = pooled.clone().slice(place.clone());
         let value = match pooling {

@@ -2,31 +2,37 @@
 //!
 //! [`Reference`] is a backend that runs them as they are, in f64.
 
-use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData, activation};
+#[cfg(feature = "cpu")]
+use burn::backend::FloatDType;
+use burn::tensor::TensorData;
 
 use super::readout::row_len;
 use super::{
     Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
-    QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, UnsupportedPrecision,
+    QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, Tensor,
+    UnsupportedPrecision,
 };
 
 /// ndarray in f64, without kernels of ours: every operation is its default body.
 #[cfg(feature = "cpu")]
-pub type Reference = burn_ndarray::NdArray<f64>;
+#[derive(Clone, Copy, Debug)]
+pub struct Reference;
 
 #[cfg(feature = "cpu")]
 impl EncoderBackend for Reference {
+    type Burn = <super::cpu::Cpu as EncoderBackend>::Burn;
     type Linear = ReferenceLinear<Self>;
-    type Inputs = super::ForwardInputs;
+    type Inputs = ForwardInputs;
 
-    fn upload(inputs: super::ForwardInputs, _device: &Self::Device) -> super::ForwardInputs {
+    const ELEMENT: FloatDType = FloatDType::F64;
+
+    fn upload(inputs: ForwardInputs, _device: &super::Device<Self>) -> ForwardInputs {
         inputs
     }
 }
 
 /// A dense layer as the checkpoint has it, in the element type of its backend.
-pub struct ReferenceLinear<B: Backend> {
+pub struct ReferenceLinear<B: EncoderBackend> {
     /// `[outputs, inputs]`.
     weight: Tensor<B, 2>,
     /// `[1, outputs]`, so that it broadcasts over the rows.
@@ -56,10 +62,7 @@ impl<B: EncoderBackend> LinearOp<B> for ReferenceLinear<B> {
 }
 
 /// The rows `ids` of `table`: `[ids, columns]`.
-pub fn select_rows<B: Backend>(table: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let count = ids.len();
-    let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), &table.device());
+pub fn select_rows<B: EncoderBackend>(table: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
     table.clone().select(0, ids)
 }
 
@@ -82,7 +85,7 @@ pub fn self_attention<B: EncoderBackend>(
 }
 
 /// The default body of [`EncoderBackend::sequence_attention`]; `bias` is added to the scaled scores.
-pub fn sequence_attention<B: Backend>(
+pub fn sequence_attention<B: EncoderBackend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,
     inputs: &ForwardInputs,
@@ -99,7 +102,7 @@ pub fn sequence_attention<B: Backend>(
 }
 
 /// Rotates pairs of columns of `heads` heads by the angles of `positions`, one for each row.
-pub fn rotate<B: Backend>(x: Tensor<B, 2>, rotary: &Rotary<B>, heads: usize, positions: &[u32]) -> Tensor<B, 2> {
+pub fn rotate<B: EncoderBackend>(x: Tensor<B, 2>, rotary: &Rotary<B>, heads: usize, positions: &[u32]) -> Tensor<B, 2> {
     let [rows, columns] = x.dims();
     let half = rotary.cos.dims()[1];
     let rotated = heads * 2 * half;
@@ -141,7 +144,7 @@ const QUERIES_AT_ONCE: usize = 256;
 
 /// Softmax attention, one sequence after the other. Shapes as of [`EncoderBackend::sequence_attention`]; rows of
 /// padding are zero.
-pub fn attention<B: Backend>(
+pub fn attention<B: EncoderBackend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,
     offsets: SequenceOffsets<'_>,
@@ -151,7 +154,7 @@ pub fn attention<B: Backend>(
 }
 
 /// The influence of the distance between query and key.
-pub struct ByDistance<'a, B: Backend> {
+pub struct ByDistance<'a, B: EncoderBackend> {
     /// The row of each query in the batch; it may be empty without a window and a bias.
     pub query_rows: &'a [u32],
     /// The largest distance of a key that a query attends to.
@@ -160,7 +163,7 @@ pub struct ByDistance<'a, B: Backend> {
     pub bias: Option<&'a RelativeBias<B>>,
 }
 
-impl<B: Backend> Default for ByDistance<'_, B> {
+impl<B: EncoderBackend> Default for ByDistance<'_, B> {
     fn default() -> Self {
         Self {
             query_rows: &[],
@@ -171,7 +174,7 @@ impl<B: Backend> Default for ByDistance<'_, B> {
 }
 
 /// [`attention`] with a window or a bias.
-pub fn attention_by_distance<B: Backend>(
+pub fn attention_by_distance<B: EncoderBackend>(
     query: Tensor<B, 2>,
     key_value: Tensor<B, 2>,
     offsets: SequenceOffsets<'_>,
@@ -228,7 +231,7 @@ pub fn attention_by_distance<B: Backend>(
                 let excluded: Vec<f32> = pairs().map(excluded).collect();
                 scores = scores + Tensor::from_data(TensorData::new(excluded, [1, rows, columns]), &device);
             }
-            let context = activation::softmax(scores, 2).matmul(v);
+            let context = scores.softmax(2).matmul(v);
             outputs.push(context.swap_dims(0, 1).reshape([rows, hidden]));
         }
     }
@@ -241,7 +244,11 @@ pub fn attention_by_distance<B: Backend>(
 
 /// `(s - mean(s)) / sqrt(var(s) + eps) * gamma + beta` over each row of `s`, which is `x + residual`. With
 /// [`NormKind::RootMeanSquare`] the mean counts as 0.
-pub fn layer_norm<B: Backend>(x: Tensor<B, 2>, residual: Option<Tensor<B, 2>>, norm: &LayerNorm<B>) -> Tensor<B, 2> {
+pub fn layer_norm<B: EncoderBackend>(
+    x: Tensor<B, 2>,
+    residual: Option<Tensor<B, 2>>,
+    norm: &LayerNorm<B>,
+) -> Tensor<B, 2> {
     let sum = match residual {
         Some(residual) => x + residual,
         None => x,
@@ -256,16 +263,15 @@ pub fn layer_norm<B: Backend>(x: Tensor<B, 2>, residual: Option<Tensor<B, 2>>, n
 
 /// The [readout](super::readout) of logits `[rows, vocabulary]`, without full rows. The order of equal logits is
 /// unspecified.
-pub fn read_logits<B: Backend>(logits: Tensor<B, 2>, spec: &ReadoutSpec) -> Tensor<B, 1> {
+pub fn read_logits<B: EncoderBackend>(logits: Tensor<B, 2>, spec: &ReadoutSpec) -> Tensor<B, 1> {
     let [_, vocab] = logits.dims();
     let logits = logits.slice([0..spec.rows, 0..vocab]);
-    let device = logits.device();
     let largest = logits.clone().max_dim(1);
     let sum = (logits.clone() - largest.clone()).exp().sum_dim(1);
-    let is_infinite = logits.clone().equal_elem(f32::INFINITY);
-    let not_finite = logits.clone().is_nan().bool_or(is_infinite).float().sum_dim(1);
+    let is_infinite = logits.clone().is_equal(f64::INFINITY);
+    let not_finite = (logits.clone().is_nan() + is_infinite).sum_dim(1);
     let (top, tokens) = logits.clone().topk_with_indices(spec.top_k, 1);
-    let pairs = Tensor::stack::<3>(vec![top, tokens.float()], 2).reshape([spec.rows, 2 * spec.top_k]);
+    let pairs = Tensor::stack::<3>(vec![top, tokens], 2).reshape([spec.rows, 2 * spec.top_k]);
     let rest = sum.zeros_like();
     let rows = Tensor::cat(vec![largest, sum, rest, not_finite, pairs], 1);
     let mut parts = vec![rows.reshape([spec.rows * row_len(spec.top_k)])];
@@ -273,13 +279,10 @@ pub fn read_logits<B: Backend>(logits: Tensor<B, 2>, spec: &ReadoutSpec) -> Tens
         let bounds = spec.row_offsets.windows(2).enumerate();
         let places = bounds.flat_map(|(row, bounds)| {
             let tokens = &spec.token_ids[bounds[0] as usize..bounds[1] as usize];
-            tokens
-                .iter()
-                .map(move |&token| row as i64 * vocab as i64 + i64::from(token))
+            tokens.iter().map(move |&token| row as u32 * vocab as u32 + token)
         });
-        let places: Vec<i64> = places.collect();
-        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [spec.token_ids.len()]), &device);
-        parts.push(logits.reshape([spec.rows * vocab]).select(0, places));
+        let places: Vec<u32> = places.collect();
+        parts.push(logits.flatten().select(0, &places));
     }
     Tensor::cat(parts, 0)
 }

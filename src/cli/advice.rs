@@ -57,7 +57,7 @@ fn for_load(error: &LoadError) -> Option<String> {
         }
         LoadError::WorkersOnGpu(_) => Some("leave out --workers with --backend gpu".to_owned()),
         LoadError::Precision { .. } => Some("choose one of them with --dtype".to_owned()),
-        LoadError::Threads(_) | LoadError::NotBuilt(_) => None,
+        LoadError::Device { .. } | LoadError::Threads(_) | LoadError::NotBuilt(_) => None,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The embeddings: word, position and token type, added, normalized and projected.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
 
 use super::weights::WeightLoader;
 use super::{EncoderError, MaskScaling, Parameter};
-use crate::backend::{EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp};
+use crate::backend::{EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Tensor};
 
 /// Position and token-type embeddings, and what follows their sum.
 ///

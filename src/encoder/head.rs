@@ -1,10 +1,8 @@
 //! The masked-language-model head: from a hidden state to a logit for each token of the vocabulary.
 
-use burn::tensor::Tensor;
-
 use super::weights::WeightLoader;
 use super::{EncoderError, Parameter};
-use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp, PooledRows};
+use crate::backend::{Activation, EncoderBackend, LayerNorm, LinearOp, PooledRows, Tensor};
 
 pub(super) struct MaskedLmHead<B: EncoderBackend> {
     /// `None` for a decoder alone.
@@ -36,8 +34,7 @@ impl<B: EncoderBackend> MaskedLmHead<B> {
             }),
             false => None,
         };
-        let bias = weights.vector(Parameter::DecoderBias)?;
-        let decoder = B::Linear::prepare_high_precision(weights.matrix(decoder)?, bias, policy.decoder())?;
+        let decoder = weights.high_precision_dense(decoder, Parameter::DecoderBias, policy.decoder())?;
         Ok(Self { transform, decoder })
     }
 

@@ -1,11 +1,11 @@
 //! One encoder layer: self-attention, then feed-forward, each with its residual and its normalization.
 
-use burn::tensor::Tensor;
-
 use super::spec::NormPlacement;
 use super::weights::WeightLoader;
 use super::{EncoderError, LayerModule, Parameter};
-use crate::backend::{AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, QueryRows, SelfAttention, TailNorms};
+use crate::backend::{
+    AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, QueryRows, SelfAttention, TailNorms, Tensor,
+};
 
 /// A layer's weights.
 pub(super) struct EncoderLayer<B: EncoderBackend> {
@@ -30,7 +30,7 @@ impl<B: EncoderBackend> EncoderLayer<B> {
                 precision: policy.attention(is_last || !spec.has_plain_layers()),
                 window: spec.local_of(layer).map(|local| local.distance),
             },
-            rotary: weights.rotary(layer),
+            rotary: weights.rotary(layer)?,
             bias: weights.relative_bias()?,
         };
         let attention_output = weights.dense(part_of(LayerModule::AttentionOutput), dense)?;

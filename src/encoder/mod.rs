@@ -22,9 +22,11 @@ mod precision;
 mod spec;
 mod weights;
 
-use burn::tensor::Tensor;
+use burn::backend::ExecutionError;
 
-use crate::backend::{EncoderBackend, IndexList, LayerNorm, PooledRows, Precision, QueryRows, UnsupportedPrecision};
+use crate::backend::{
+    Device, EncoderBackend, IndexList, LayerNorm, PooledRows, Precision, QueryRows, Tensor, UnsupportedPrecision,
+};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -45,6 +47,9 @@ pub enum EncoderError {
     Tensor(#[from] TensorError),
     #[error(transparent)]
     Precision(#[from] UnsupportedPrecision),
+    /// The device could not take a weight.
+    #[error(transparent)]
+    Device(#[from] ExecutionError),
 }
 
 /// An encoder and its head, the weights on one device of backend `B`.
@@ -63,11 +68,11 @@ impl<B: EncoderBackend> Encoder<B> {
     ///
     /// # Errors
     /// A precision that the backend does not compute in, before anything is read; or the first tensor that is missing,
-    /// has another shape, or cannot be read.
+    /// has another shape, cannot be read, or does not reach the device.
     pub fn load(
         architecture: &Architecture,
         source: &mut dyn TensorSource,
-        device: &B::Device,
+        device: &Device<B>,
         precision: Precision,
     ) -> Result<Self, EncoderError> {
         UnsupportedPrecision::check(precision, B::PRECISIONS)?;

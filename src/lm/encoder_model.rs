@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
-
 use super::batch::HEAD_ROWS_MAX;
 use super::pooled::PooledSequences;
 use super::reading::{Reading, by_sequence, chunk_groups, scores};
 use super::{Batch, Demand, MaskedLm, ModelError, Scores};
-use crate::backend::{EncoderBackend, IndexList, Precision};
+use crate::backend::{Device, EncoderBackend, IndexList, Precision, Tensor};
 use crate::checkpoint::TensorSource;
 use crate::encoder::{Architecture, Encoder, EncoderError, PositionRule};
 
@@ -18,7 +16,7 @@ pub struct EncoderModel<B: EncoderBackend> {
     vocab_size: usize,
     tokens_per_readout: f32,
     position_rule: PositionRule,
-    device: B::Device,
+    device: Device<B>,
 }
 
 impl<B: EncoderBackend> MaskedLm for EncoderModel<B> {
@@ -39,7 +37,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
     pub fn load(
         architecture: &Architecture,
         source: &mut dyn TensorSource,
-        device: &B::Device,
+        device: &Device<B>,
         precision: Precision,
     ) -> Result<Self, EncoderError> {
         Ok(Self {
@@ -85,7 +83,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
                 let is_needed = || Demand::any_waits(&demand);
                 let values = self.encoder.pooled_logits(&states, &pooled.rows, is_needed);
                 let values = values.ok_or(ModelError::Cancelled)?;
-                Some(Reading::start(vec![values.flatten(0, 1)]))
+                Some(Reading::start(vec![values.flatten()]))
             }
         };
         let mut rows = Vec::with_capacity(selects.len());
@@ -128,7 +126,7 @@ impl<B: EncoderBackend> EncoderModel<B> {
             let logits = self.encoder.logits(states);
             let full = match spec.full_rows.is_empty() {
                 true => None,
-                false => Some(B::select_rows(&logits, inputs, IndexList::FullRows(chunk)).flatten(0, 1)),
+                false => Some(B::select_rows(&logits, inputs, IndexList::FullRows(chunk)).flatten()),
             };
             unread.push(B::read_logits(logits, inputs, chunk));
             unread.extend(full);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{LoadError, LoadedModel, ModelInfo, Placement, Pooling, load_model};
-use crate::backend::{EncoderBackend, Precision};
+use crate::backend::{Device, EncoderBackend, Precision};
 use crate::checkpoint::{CheckpointError, Source, TensorSource, TokenizerFiles, WeightFiles};
 use crate::encoder::{Architecture, EncoderError};
 use crate::lm::EncoderModel;
@@ -79,7 +79,7 @@ impl PretrainedModel {
     /// A precision that the backend does not compute in, or a tensor that cannot be read.
     pub fn load_on<B: EncoderBackend>(
         &mut self,
-        device: &B::Device,
+        device: &Device<B>,
         precision: Precision,
     ) -> Result<EncoderModel<B>, EncoderError> {
         EncoderModel::load(&self.architecture, &mut self.weights, device, precision)

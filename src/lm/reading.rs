@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use burn::tensor::backend::ExecutionError;
-use burn::tensor::{Tensor, TensorData, Transaction, read_sync};
+use burn::backend::{ExecutionError, read_sync};
+use burn::tensor::TensorData;
 
 use super::batch::{HEAD_ROWS_MAX, RowSelect};
 use super::{ModelError, Scores, Select, TokenScore};
 use crate::backend::readout::{LogitsRow, top_k};
-use crate::backend::{EncoderBackend, ReadoutSpec};
+use crate::backend::{EncoderBackend, ReadoutSpec, Tensor, read};
 
 /// Consecutive chunks that are read at once: all of them, but at most as many full rows as logits are computed at once.
 pub fn chunk_groups(specs: &[ReadoutSpec]) -> Vec<Range<usize>> {
@@ -51,8 +51,7 @@ impl Reading {
         if tensors.is_empty() {
             return Self::Done(Ok(Vec::new()));
         }
-        let all = tensors.into_iter().fold(Transaction::default(), Transaction::register);
-        let mut running = Box::pin(all.execute_async());
+        let mut running = Box::pin(read(tensors));
         // The first poll queues the read.
         match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(read) => Self::Done(read),
@@ -68,8 +67,8 @@ impl Reading {
         };
         let mut all = Vec::new();
         for data in read.map_err(|e| ModelError::Readback(e.to_string()))? {
-            let numbers = data.convert::<f32>().into_vec::<f32>();
-            let mut numbers = numbers.map_err(|e| ModelError::Readback(format!("{e:?}")))?;
+            let numbers = data.try_into_vec_as::<f32>();
+            let mut numbers = numbers.map_err(|e| ModelError::Readback(e.to_string()))?;
             match all.is_empty() {
                 true => all = numbers,
                 false => all.append(&mut numbers),
@@ -167,7 +166,7 @@ mod tests {
                     TensorData::new(rows.as_flattened().to_vec(), [rows.len(), 4]),
                     &Default::default(),
                 );
-                let mut numbers = Cpu::read_logits(logits, &inputs, chunk).into_data().into_vec().unwrap();
+                let mut numbers = Cpu::read_logits(logits, &inputs, chunk).into_vec().unwrap();
                 numbers.extend(spec.full_rows.iter().flat_map(|&row| rows[row as usize]));
                 numbers
             });

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::Tensor;
 use cloze_kernels::{ByDistance, Context, DistanceBias, Heads, RotaryPositions, Sequence};
 
 use super::precision::attention_precision;
@@ -10,7 +9,7 @@ use super::rotary::{RotaryTables, rotate};
 use super::tensors::{slice, tensor, values};
 use super::{Cpu, buffers};
 use crate::backend::{
-    AttentionOptions, ForwardInputs, LinearOp, QueryRows, RelativeBias, SelfAttention, SequenceOffsets,
+    AttentionOptions, ForwardInputs, LinearOp, QueryRows, RelativeBias, SelfAttention, SequenceOffsets, Tensor,
 };
 
 /// Biases and windows of one call, as the kernels read them.

@@ -1,13 +1,12 @@
 //! An encoder layer after its attention.
 
-use burn::tensor::Tensor;
 use cloze_kernels::Context;
 
 use super::layer_norm::Parameters;
 use super::linear::kernel_activation;
 use super::tensors::{owned, slice, tensor, values};
 use super::{Cpu, buffers};
-use crate::backend::{EncoderTail, TailNorms};
+use crate::backend::{EncoderTail, TailNorms, Tensor};
 
 pub fn encoder_tail(
     context: Context<'_>,

@@ -1,12 +1,11 @@
 //! Layer normalization.
 
-use burn::tensor::Tensor;
 use burn_ndarray::SharedArray;
 use cloze_kernels::{Context, Norm};
 
 use super::tensors::{owned, slice, tensor, values};
 use super::{Cpu, buffers};
-use crate::backend::{LayerNorm, NormKind};
+use crate::backend::{LayerNorm, NormKind, Tensor};
 
 /// A layer normalization's parameters as slices.
 pub struct Parameters {

@@ -1,13 +1,14 @@
 //! Dense layers in the packed layout of the kernels.
 
-use burn::tensor::Tensor;
 use cloze_kernels::Linear;
 
 use super::compute::with_context;
 use super::precision::kernel_precision;
 use super::tensors::{owned, slice, tensor, values};
 use super::{Cpu, buffers};
-use crate::backend::{Activation, ForwardInputs, LinearOp, PooledRows, Pooling, Precision, UnsupportedPrecision};
+use crate::backend::{
+    Activation, ForwardInputs, LinearOp, PooledRows, Pooling, Precision, Tensor, UnsupportedPrecision,
+};
 
 /// Rows of a weight that are unpacked at once.
 const ROWS_AT_ONCE: usize = 16;

@@ -16,6 +16,8 @@
 //! | `encoder_tail` | an encoder layer after its attention |
 //! | `readout` | readout of logits |
 
+#![expect(deprecated, reason = "burn-ndarray is maintained up to Burn 0.22")]
+
 mod attention;
 mod buffers;
 mod compute;
@@ -29,13 +31,11 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-use burn::tensor::Tensor;
-use burn_ndarray::NdArray;
 use cloze_kernels::Context;
 
 use super::{
     AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, Precision, QueryRows,
-    RelativeBias, Rotary, SelfAttention,
+    RelativeBias, Rotary, SelfAttention, Tensor,
 };
 use compute::with_context;
 pub use compute::{Compute, FEATURES_VARIABLE, automatic_precision, cpu_features};
@@ -43,12 +43,14 @@ pub use linear::CpuLinear;
 use tensors::{owned, slice, tensor, values};
 
 /// The CPU backend.
-pub type Cpu = NdArray<f32>;
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
 
 /// All rows of a chunk are read with their largest `top_k`, so it is limited.
 const TOP_K_MAX: usize = 64;
 
 impl EncoderBackend for Cpu {
+    type Burn = burn_ndarray::NdArray;
     type Linear = CpuLinear;
     type Inputs = ForwardInputs;
 
@@ -57,7 +59,7 @@ impl EncoderBackend for Cpu {
     /// The outputs are not stored; between two blocks a batch can be cancelled.
     const POOLED_ROWS_MAX: usize = 1024;
 
-    fn upload(inputs: ForwardInputs, _device: &Self::Device) -> ForwardInputs {
+    fn upload(inputs: ForwardInputs, _device: &super::Device<Self>) -> ForwardInputs {
         inputs
     }
 

@@ -1,13 +1,12 @@
 //! The readout of logits.
 
-use burn::tensor::{Tensor, TensorPrimitive};
 use cloze_kernels::Context;
 use ndarray::{ArcArray, IxDyn};
 
 use super::tensors::{slice, values};
 use super::{Cpu, buffers};
-use crate::backend::ReadoutSpec;
 use crate::backend::readout::{STATISTICS, row_len};
+use crate::backend::{ReadoutSpec, Tensor};
 
 // The kernel and the reader of its summaries agree on their layout.
 const _: () = assert!(cloze_kernels::LOGIT_STATISTICS == STATISTICS);
@@ -25,5 +24,5 @@ pub fn read_logits(context: Context<'_>, logits: Tensor<Cpu, 2>, spec: &ReadoutS
     }
     buffers::give_back(logits);
     let array = ArcArray::from_shape_vec(IxDyn(&[readout.len()]), readout).expect("its own length");
-    Tensor::from_primitive(TensorPrimitive::Float(array.into()))
+    Tensor::from_primitive(array.into())
 }

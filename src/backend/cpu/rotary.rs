@@ -1,12 +1,11 @@
 //! Rotary position embeddings.
 
-use burn::tensor::Tensor;
 use burn_ndarray::SharedArray;
 use cloze_kernels::{Context, Pairing, Rotation};
 
 use super::Cpu;
 use super::tensors::{owned, slice, tensor, values};
-use crate::backend::{Rotary, RotaryPairing};
+use crate::backend::{Rotary, RotaryPairing, Tensor};
 
 pub fn rotate(
     context: Context<'_>,

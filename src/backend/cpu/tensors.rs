@@ -1,14 +1,14 @@
 //! Tensors of ndarray as slices and vectors.
 
-use burn::tensor::{Tensor, TensorPrimitive};
 use burn_ndarray::{NdArrayTensor, SharedArray};
 use ndarray::{ArcArray, IxDyn};
 
 use super::Cpu;
+use crate::backend::Tensor;
 
 /// The values of a tensor in row-major order, without a copy if it has that order already.
 pub fn values<const D: usize>(tensor: Tensor<Cpu, D>) -> SharedArray<f32> {
-    match tensor.into_primitive().tensor() {
+    match tensor.into_primitive() {
         NdArrayTensor::F32(storage) => {
             let array = storage.into_shared();
             match array.is_standard_layout() {
@@ -33,5 +33,5 @@ pub fn owned(array: SharedArray<f32>) -> Vec<f32> {
 
 pub fn tensor(values: Vec<f32>, rows: usize, columns: usize) -> Tensor<Cpu, 2> {
     let array = ArcArray::from_shape_vec(IxDyn(&[rows, columns]), values).expect("as many values as the shape says");
-    Tensor::from_primitive(TensorPrimitive::Float(array.into()))
+    Tensor::from_primitive(array.into())
 }

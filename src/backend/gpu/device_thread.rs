@@ -3,8 +3,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use burn_wgpu::{WgpuDevice, WgpuRuntime};
-use cubecl::Runtime;
+use burn_cubecl::CubeDevice;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -46,7 +45,7 @@ impl DeviceThread {
     ///
     /// # Errors
     /// If there are no more threads.
-    pub fn new(device: &WgpuDevice) -> std::io::Result<Self> {
+    pub fn new(device: &CubeDevice) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Working),
             changed: Condvar::new(),
@@ -55,7 +54,7 @@ impl DeviceThread {
         std::thread::Builder::new()
             .name("cloze-gpu-park".to_owned())
             .spawn(move || {
-                let client = WgpuRuntime::client(&device);
+                let client = device.client();
                 while parked.wait_while(State::Working) == State::Resting {
                     if let Err(error) = client.exclusive(|| parked.wait_while(State::Resting)) {
                         return tracing::warn!("the idle GPU takes processor time: {error}");

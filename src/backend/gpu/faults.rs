@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use burn_wgpu::WgpuDevice;
+use cubecl::device::WgpuDeviceKind;
 
 use crate::sys::panics;
 
@@ -51,7 +52,7 @@ impl Faults {
 
     /// Records panics of the thread that Burn runs `device` on: Burn itself logs them and goes on.
     pub fn watch_thread(&self, device: &WgpuDevice) {
-        let WgpuDevice::Existing(index) = device else {
+        let WgpuDeviceKind::Existing(index) = device.kind else {
             return;
         };
         // 5 is the kind of `Existing`; the test of a device that fails would notice another name.
@@ -85,8 +86,8 @@ impl Faults {
     }
 }
 
-/// wgpu formats an error over several lines: the error, and below that its place and cause.
-fn in_one_line(error: &str) -> String {
+/// wgpu and Burn format an error over several lines: the error, and below that its place and cause.
+pub fn in_one_line(error: &str) -> String {
     let lines = error.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && *line != "Caused by:");
     lines.collect::<Vec<_>>().join(": ")

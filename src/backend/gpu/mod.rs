@@ -6,7 +6,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `adapters` | what is known of each adapter, and which one a user selects |
-//! | `cache` | where tuning and compiled kernels are kept between starts |
+//! | `settings` | the settings of CubeCL |
 //! | `device_thread` | parks CubeCL's thread while there is no work |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | the encoder's operations as launches of those kernels |
@@ -15,7 +15,6 @@
 //! | `memory` | how much memory an adapter has, if the driver reports it |
 
 mod adapters;
-mod cache;
 mod device_thread;
 #[cfg(feature = "failpoints")]
 mod failpoints;
@@ -23,24 +22,26 @@ mod faults;
 mod kernels;
 mod memory;
 mod operations;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use burn::tensor::backend::Backend;
-use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuRuntime, WgpuSetup, init_device};
-use cubecl::Runtime;
+use burn::backend::{Backend, ExecutionError};
+use burn_cubecl::CubeDevice;
+use burn_wgpu::{RuntimeOptions, Wgpu, WgpuSetup, try_init_device};
 
 use super::Precision;
 
 pub use adapters::{Adapter, adapters};
 use device_thread::DeviceThread;
-use faults::{Faults, caught};
+use faults::{Faults, caught, in_one_line};
 pub use memory::AdapterMemory;
 
 /// The wgpu backend. Tensors are f32 by default; in half precision each tensor carries its own element type.
-pub type Gpu = Wgpu<f32>;
+#[derive(Clone, Copy, Debug)]
+pub struct Gpu;
 
 /// Reason why no device could be opened, or no model loaded onto it.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +113,7 @@ fn has(memory: Option<AdapterMemory>) -> String {
 /// A device that is ready for a model, and the adapter that it belongs to.
 pub struct GpuDevice {
     /// The device as Burn knows it.
-    pub device: WgpuDevice,
+    pub device: CubeDevice,
     pub adapter: Adapter,
     /// The language that kernels are compiled to.
     pub language: &'static str,
@@ -206,16 +207,9 @@ impl GpuDevice {
         self.thread.rest();
     }
 
-    /// The device's first fault that is known so far, if there was one. Errors of Burn, such as a kernel that cannot be
-    /// launched, are reported by no read but only here.
+    /// The device's first fault that is known so far, if there was one. A kernel that cannot be launched and memory that
+    /// cannot be allocated are no faults of the device: the read of a result that needs them is an error.
     pub fn fault(&self) -> Option<String> {
-        if self.known_fault().is_none() {
-            match caught(|| WgpuRuntime::client(&self.device).flush()) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.faults.record(format!("the GPU failed: {error}")),
-                Err(panic) => self.faults.record(format!("the GPU failed: {panic}")),
-            }
-        }
         #[cfg(feature = "failpoints")]
         if self.known_fault().is_none() {
             failpoints::after_batch(&self.raw, &self.faults);
@@ -243,23 +237,31 @@ impl GpuDevice {
     ///
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason if it gave one.
-    pub fn fill<T>(&self, load: impl FnOnce(&WgpuDevice) -> T) -> Result<T, GpuError> {
+    pub fn fill<T>(&self, load: impl FnOnce(&CubeDevice) -> T) -> Result<T, GpuError> {
         #[cfg(feature = "failpoints")]
         failpoints::lose(&self.raw);
         let filled = caught(|| {
             let loaded = load(&self.device);
-            Gpu::sync(&self.device).map(|()| loaded)
+            Wgpu::sync(&self.device).map(|()| loaded)
         });
         let reason = match (self.known_fault(), filled) {
             (Some(fault), _) => fault,
             (None, Ok(Ok(loaded))) => return Ok(loaded),
-            (None, Ok(Err(error))) => error.to_string(),
+            (None, Ok(Err(error))) => return Err(self.load_error(error)),
             (None, Err(panic)) => panic,
         };
         Err(GpuError::Load {
             adapter: self.adapter.to_string(),
             reason,
         })
+    }
+
+    /// The error of a weight that could not be allocated or written.
+    pub fn load_error(&self, error: ExecutionError) -> GpuError {
+        GpuError::Load {
+            adapter: self.adapter.to_string(),
+            reason: in_one_line(&error.to_string()),
+        }
     }
 }
 
@@ -292,13 +294,13 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
     };
-    let (device, queue, language) = request(&raw, &descriptor).map_err(|reason| GpuError::NoDevice {
+    let refused = |reason| GpuError::NoDevice {
         adapter: adapter.to_string(),
         reason,
         found: adapters::list(&known),
-    })?;
-    cache::keep(&adapter);
-    let faults = Faults::watch(&device);
+    };
+    let (device, queue) = request(&raw, &descriptor).map_err(refused)?;
+    settings::apply();
     let backend = raw.get_info().backend;
     let handle = device.clone();
     let setup = WgpuSetup {
@@ -308,8 +310,17 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
         queue,
         backend,
     };
-    let device = init_device(setup, RuntimeOptions::default());
+    let options = RuntimeOptions::try_default();
+    let device = options.and_then(|options| try_init_device(setup, options));
+    let device = device.map_err(|error| refused(error.to_string()))?;
+    // Replaces the callbacks of CubeCL, which panics.
+    let faults = Faults::watch(&handle);
     faults.watch_thread(&device);
+    let device = CubeDevice::Wgpu(device);
+    let language = match device.client().name() {
+        "wgpu<spirv>" => "SPIR-V",
+        _ => "WGSL",
+    };
     let thread = DeviceThread::new(&device).map_err(|error| GpuError::NoThread {
         adapter: adapter.to_string(),
         reason: error.to_string(),
@@ -324,22 +335,19 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
     })
 }
 
-/// A device of `adapter` and the language that CubeCL compiles to for it, or the adapter's error.
+/// A device of `adapter`, or the adapter's error.
 fn request(
     adapter: &wgpu::Adapter,
     descriptor: &wgpu::DeviceDescriptor<'_>,
-) -> Result<(wgpu::Device, wgpu::Queue, &'static str), String> {
-    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu; it
-    // enables them itself, and panics if the driver refuses. Other adapters get WGSL.
+) -> Result<(wgpu::Device, wgpu::Queue), String> {
+    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu, which it
+    // enables itself. Other adapters get WGSL.
     #[cfg(feature = "vulkan")]
     if adapter.get_info().backend == wgpu::Backend::Vulkan {
-        let requested = caught(|| pollster::block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter)))?;
-        if let Some((device, queue)) = requested {
-            return Ok((device, queue, "SPIR-V"));
+        let requested = pollster::block_on(cubecl::wgpu::vulkan::try_request_vulkan_device(adapter));
+        if let Some(device) = requested.map_err(|error| error.to_string())? {
+            return Ok(device);
         }
     }
-    match pollster::block_on(adapter.request_device(descriptor)) {
-        Ok((device, queue)) => Ok((device, queue, "WGSL")),
-        Err(error) => Err(error.to_string()),
-    }
+    pollster::block_on(adapter.request_device(descriptor)).map_err(|error| error.to_string())
 }

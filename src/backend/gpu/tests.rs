@@ -3,16 +3,15 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use burn::tensor::Tensor;
-
 use super::*;
+use crate::backend::{EncoderBackend, Tensor};
 
 fn device() -> GpuDevice {
     open(None).unwrap()
 }
 
 fn numbers(gpu: &GpuDevice) -> Tensor<Gpu, 1> {
-    Tensor::from_floats([1.0, 2.0, 3.0], &gpu.device)
+    Tensor::from_data([1.0, 2.0, 3.0], &gpu.device)
 }
 
 #[test]
@@ -20,7 +19,7 @@ fn numbers(gpu: &GpuDevice) -> Tensor<Gpu, 1> {
 fn a_lost_device_is_a_fault_and_never_a_hang() {
     let gpu = device();
     let before = numbers(&gpu);
-    let sum = (before.clone() + 1.0).into_data().to_vec::<f32>().unwrap();
+    let sum = (before.clone() + 1.0).into_vec().unwrap();
     assert_eq!(sum, [2.0, 3.0, 4.0]);
     assert_eq!(gpu.fault(), None);
     gpu.raw.destroy();
@@ -28,7 +27,7 @@ fn a_lost_device_is_a_fault_and_never_a_hang() {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         // A panic or wrong numbers: neither may reach a caller.
-        let _ = caught(|| (before * 2.0).into_data());
+        let _ = caught(|| (before * 2.0).into_vec());
         let _ = sender.send(gpu.fault());
     });
     let fault = receiver.recv_timeout(Duration::from_secs(30));
@@ -42,12 +41,17 @@ fn a_lost_device_is_a_fault_and_never_a_hang() {
 fn a_device_that_fails_while_it_is_filled_is_an_error() {
     let gpu = device();
     let kept = gpu.fill(|_| numbers(&gpu)).unwrap();
-    assert_eq!(kept.into_data().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+    assert_eq!(kept.into_vec().unwrap(), [1.0, 2.0, 3.0]);
     // More than any buffer may have.
     let rows = gpu.adapter.buffer_bytes_max as usize / 4;
-    let load = |device: &WgpuDevice| Tensor::<Gpu, 2>::empty([rows, 8], device);
-    let sentence = gpu.fill(load).unwrap_err().to_string();
+    let load = |device: &CubeDevice| Gpu::check(&Tensor::zeros([rows, 8], device));
+    let error = match gpu.fill(load) {
+        Ok(checked) => gpu.load_error(checked.unwrap_err()),
+        Err(error) => error,
+    };
+    let sentence = error.to_string();
     assert!(sentence.starts_with("the model could not be put onto"), "{sentence}");
+    assert!(!sentence.contains('\n') && sentence.len() < 1000, "{sentence}");
 }
 
 #[test]

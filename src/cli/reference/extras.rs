@@ -142,14 +142,10 @@ const MAN: Extras = Extras {
 };
 
 /// Variables that no flag has.
-pub const VARIABLES: [(&str, &str); 13] = [
+pub const VARIABLES: [(&str, &str); 12] = [
     (
         "CLOZE_CPU_FEATURES",
         "A lesser instruction set of the CPU: avx512_bf16, avx512_vnni, avx512, avx2 or portable",
-    ),
-    (
-        "CLOZE_GPU_CACHE",
-        "Folder for tuned GPU kernels, in builds with autotune [default: cloze/gpu in the user's cache folder]",
     ),
     ("HF_HOME", "Folder of the hub's tools [default: ~/.cache/huggingface]"),
     ("HF_HUB_CACHE", "Folder for downloaded models [default: hub in HF_HOME]"),

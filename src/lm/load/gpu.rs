@@ -4,7 +4,7 @@ use super::{BackendKind, DeviceInfo, LoadError, LoadedModel, Placement, check_pr
 use crate::backend::Precision;
 use crate::backend::gpu::{self, Gpu, GpuDevice};
 use crate::checkpoint::TensorSource;
-use crate::encoder::{Architecture, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
+use crate::encoder::{Architecture, EncoderError, EncoderSpec, LayerModule, Parameter, Part, PrecisionPolicy};
 use crate::lm::EncoderModel;
 use crate::lm::device_model::{Device, DeviceModel};
 
@@ -24,7 +24,10 @@ pub fn load(
     let MemoryPlan { largest, total } = MemoryPlan::new(&architecture.spec, precision);
     gpu.check_fits(largest, total)?;
     let model = gpu.fill(|device| EncoderModel::<Gpu>::load(architecture, source, device, precision))?;
-    let model = model.map_err(|error| LoadError::from_encoder(error, BackendKind::Gpu))?;
+    let model = model.map_err(|error| match error {
+        EncoderError::Device(error) => gpu.load_error(error).into(),
+        other => LoadError::from_encoder(other, BackendKind::Gpu),
+    })?;
     let device = DeviceInfo::Gpu {
         precision,
         adapter: gpu.adapter.to_string(),

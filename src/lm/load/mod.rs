@@ -207,6 +207,9 @@ pub enum LoadError {
         precision: Precision,
         supported: &'static [Precision],
     },
+    /// The device could not take a weight.
+    #[error("the {backend} backend could not take the weights: {reason}")]
+    Device { backend: &'static str, reason: String },
     #[error("this build has no {0} backend; build it with the cargo feature `{0}`")]
     NotBuilt(&'static str),
 }
@@ -223,6 +226,10 @@ impl LoadError {
                 backend: backend.name(),
                 precision: requested,
                 supported,
+            },
+            EncoderError::Device(error) => Self::Device {
+                backend: backend.name(),
+                reason: error.to_string(),
             },
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use cloze::backend::Precision;
 use cloze::backend::cpu::Cpu;
 use cloze::lm::{Batch, PretrainedModel, Select, Sequence};
@@ -16,12 +16,12 @@ const ERROR_MAX: f32 = 5e-5;
 
 #[test]
 fn cloze_and_the_imported_model_agree() {
-    let device = Default::default();
-    let oracle = onnx_oracle::bert::Model::<Cpu>::from_embedded(&device);
+    let device = Device::flex();
+    let oracle = onnx_oracle::bert::Model::from_embedded(&device);
     let mut checkpoint = PretrainedModel::open(Path::new(CHECKPOINT)).expect("the golden checkpoint opens");
     let positions = checkpoint.info.max_tokens;
     let cloze = checkpoint
-        .load_on::<Cpu>(&device, Precision::F32)
+        .load_on::<Cpu>(&Default::default(), Precision::F32)
         .expect("the golden checkpoint loads");
 
     let texts = golden_texts(positions);
@@ -37,13 +37,22 @@ fn cloze_and_the_imported_model_agree() {
         let mut single = Batch::default();
         single.push(&sequence);
         batch.push(&sequence);
-        alone.extend(values(cloze.logits(cloze.readout_states(single))));
+        alone.extend(
+            cloze
+                .logits(cloze.readout_states(single))
+                .into_vec()
+                .expect("f32 logits"),
+        );
 
         let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let row = Tensor::<Cpu, 2, Int>::from_data(TensorData::new(row, [1, ids.len()]), &device);
-        expected.extend(values(oracle.forward(row)));
+        let row = Tensor::<2, Int>::from_data(TensorData::new(row, [1, ids.len()]), &device);
+        let logits = oracle.forward(row).into_data();
+        expected.extend(logits.try_into_vec_as::<f32>().expect("f32 logits"));
     }
-    let together = values(cloze.logits(cloze.readout_states(batch)));
+    let together = cloze
+        .logits(cloze.readout_states(batch))
+        .into_vec()
+        .expect("f32 logits");
 
     let tokens: usize = texts.iter().map(Vec::len).sum();
     for (how, got) in [("alone", alone), ("in one batch", together)] {
@@ -69,10 +78,6 @@ fn golden_texts(positions: usize) -> Vec<Vec<u32>> {
     texts.sort();
     texts.dedup();
     texts
-}
-
-fn values<const D: usize>(tensor: Tensor<Cpu, D>) -> Vec<f32> {
-    tensor.into_data().to_vec().expect("f32 logits")
 }
 
 /// The largest difference, and the largest value it was found among.

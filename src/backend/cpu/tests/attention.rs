@@ -85,7 +85,7 @@ fn self_attention() {
     // Heads of whole panels, which are computed where their projections are, and of others.
     for (heads, size) in [(3, 32), (2, 64), (2, 24)] {
         let hidden = heads * size;
-        let weight = |outputs: usize, seed| matrix(outputs, hidden, seed) / (hidden as f32).sqrt();
+        let weight = |outputs: usize, seed| matrix(outputs, hidden, seed) / (hidden as f64).sqrt();
         let (query, key_value) = (weight(hidden, 2), weight(2 * hidden, 3));
         let (query_bias, key_value_bias) = (vector(hidden, 4), vector(2 * hidden, 5));
         // One task for each head; several, of texts of one and of several.
@@ -277,8 +277,8 @@ fn a_pair_is_turned_by_its_angle() {
         (RotaryPairing::Neighbours, [-2.0, 1.0, -4.0, 3.0]),
     ] {
         let turned = reference::rotate(x(), &quarter(pairing), 1, &[1]);
-        assert_eq!(turned.into_data().to_vec::<f32>().unwrap(), expected);
+        assert_eq!(turned.into_vec().unwrap(), expected);
         let still = reference::rotate(x(), &quarter(pairing), 1, &[0]);
-        assert_eq!(still.into_data().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(still.into_vec().unwrap(), [1.0, 2.0, 3.0, 4.0]);
     }
 }

@@ -27,7 +27,7 @@ fn encoder_tail() {
 fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gated: bool, activation: Activation) {
     let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
     // So that sums stay around one, as in a model.
-    let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f32).sqrt();
+    let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f64).sqrt();
     let square = (weight(hidden, hidden, 8), vector(hidden, 9));
     let up = (weight(inner, hidden, 2), vector(inner, 4));
     let gate = (weight(inner, hidden, 12), vector(inner, 13));

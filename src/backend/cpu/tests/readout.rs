@@ -27,12 +27,10 @@ fn readout_of_logits() {
                 let logits = matrix(rows, vocab, 10) * spread;
                 for top_k in [0, 1, 5, TOP_K_MAX] {
                     let spec = spec(rows, vocab, top_k.min(vocab));
-                    let expected = reference::read_logits(logits.clone(), &spec).into_data();
-                    let expected = expected.as_slice::<f32>().unwrap();
+                    let expected = reference::read_logits(logits.clone(), &spec).into_vec().unwrap();
                     for context in contexts(&pools) {
                         let case = format!("{} {rows} rows of {vocab}, times {spread}, {top_k}", context.isa);
-                        let readout = read_logits(context, logits.clone(), &spec).into_data();
-                        let readout = readout.as_slice::<f32>().unwrap();
+                        let readout = read_logits(context, logits.clone(), &spec).into_vec().unwrap();
                         assert_eq!(readout.len(), expected.len(), "{case}");
                         let len = row_len(spec.top_k);
                         let (ours, tokens) = readout.split_at(rows * len);
@@ -74,9 +72,8 @@ fn a_row_with_a_logit_that_is_not_finite_is_known_and_no_other() {
                 }
                 let logits = tensor(logits, 3, vocab);
                 let are_finite = |readout: Tensor<Cpu, 1>| {
-                    let readout = readout.into_data();
-                    let readout = readout.as_slice::<f32>().unwrap();
-                    [0, 1, 2].map(|row| LogitsRow::new(readout, &spec, row).is_finite())
+                    let readout = readout.into_vec().unwrap();
+                    [0, 1, 2].map(|row| LogitsRow::new(&readout, &spec, row).is_finite())
                 };
                 let is_possible = bad == f32::NEG_INFINITY && !everywhere && vocab > 1;
                 let expected = [true, is_possible, true];

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::split_f16::get;
-use super::{Primitive, empty};
+use super::{Primitive, element, empty};
 
 /// Query rows of a tile.
 pub const TILE_ROWS: u32 = 32;
@@ -73,7 +73,7 @@ pub fn attention(
         Added::Biases(biases) => (*biases).into(),
         Added::ByDistance(table) => ((*table).clone(), *table),
     };
-    let dtypes = [&query, &key_value, &query_bias, &output].map(|of| of.dtype.into());
+    let dtypes = [&query, &key_value, &query_bias, &output].map(|of| element(of.dtype));
     attention_kernel::launch(
         &client,
         CubeCount::Static(heads as u32, tile_count as u32, 1),
@@ -117,7 +117,7 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
     #[comptime] has_biases: bool,
     #[comptime] has_window: bool,
     #[comptime] has_distance_bias: bool,
-    #[define(Q, K, G, Y)] _dtypes: [StorageType; 4],
+    #[define(Q, K, G, Y)] _dtypes: [ElemType; 4],
 ) {
     let keys_at_once = comptime!((SHARED_NUMBERS / head_size).clamp(1, 64));
     let tile = CUBE_POS_Y * TILE_FIELDS as u32;
@@ -150,8 +150,8 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
         query_values[i as usize] = value * scale;
         context[i as usize] = 0.0f32;
     }
-    let mut keys = SharedMemory::<f32>::new((keys_at_once * head_size) as usize);
-    let mut values = SharedMemory::<f32>::new((keys_at_once * head_size) as usize);
+    let mut keys = Shared::<[f32]>::new_slice((keys_at_once * head_size) as usize);
+    let mut values = Shared::<[f32]>::new_slice((keys_at_once * head_size) as usize);
     let mut largest = 0.0f32;
     let mut sum = 0.0f32;
 

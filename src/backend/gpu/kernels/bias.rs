@@ -4,7 +4,7 @@ use burn::tensor::Shape;
 use cubecl::prelude::*;
 
 use super::split_f16::get;
-use super::{Primitive, UNITS, cubes_over, empty};
+use super::{Primitive, UNITS, cubes_over, element, empty};
 use crate::backend::Activation;
 
 const INVERSE_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
@@ -22,7 +22,7 @@ pub fn bias_activation(x: Primitive, bias: Primitive, activation: Option<Activat
         bias.into_tensor_arg(),
         columns as u32,
         activation,
-        [dtype.into(), bias_dtype.into()],
+        [dtype, bias_dtype].map(element),
     );
     x
 }
@@ -50,7 +50,7 @@ pub fn bias_activation_of_split(
         columns as u32,
         has_rest,
         activation,
-        [dtype.into(), bias_dtype.into()],
+        [dtype, bias_dtype].map(element),
     );
     output
 }
@@ -61,7 +61,7 @@ fn bias_kernel<F: Float, G: Float>(
     bias: &Tensor<G>,
     columns: u32,
     #[comptime] activation: Option<Activation>,
-    #[define(F, G)] _dtypes: [StorageType; 2],
+    #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     let at = at as usize;
@@ -81,7 +81,7 @@ fn bias_of_split_kernel<F: Float, G: Float>(
     columns: u32,
     #[comptime] has_rest: bool,
     #[comptime] activation: Option<Activation>,
-    #[define(F, G)] _dtypes: [StorageType; 2],
+    #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     if (at as usize) < output.len() {

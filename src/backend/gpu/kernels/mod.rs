@@ -26,13 +26,13 @@ pub mod rotary;
 pub mod rows;
 pub mod split_f16;
 
+use burn::backend::cubecl::dtype_to_elem_type as element;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
-use burn_wgpu::WgpuRuntime;
 use cubecl::prelude::*;
 
 /// A tensor's buffer and layout on the device.
-pub type Primitive = CubeTensor<WgpuRuntime>;
+pub type Primitive = CubeTensor;
 
 /// Units of the cubes that reduce a row.
 pub const ROW_UNITS: u32 = 128;
@@ -61,7 +61,7 @@ pub fn cubes_over(numbers: usize) -> CubeCount {
 
 /// Adds up the values of `partial`, one for each unit of the cube, a power of two; every unit gets the sum.
 #[cube]
-pub fn sum_of_units(partial: &mut SharedMemory<f32>) -> f32 {
+pub fn sum_of_units(partial: &mut Shared<[f32]>) -> f32 {
     let unit = UNIT_POS_X;
     sync_cube();
     let mut half = CUBE_DIM_X / 2;

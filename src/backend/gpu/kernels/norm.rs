@@ -4,7 +4,7 @@ use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::split_f16::{get, put};
-use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
+use super::{Primitive, ROW_UNITS, cube_for_each, element, empty, sum_of_units};
 use crate::backend::NormKind;
 
 /// The weights of a normalization over `[hidden]` features, both of one type.
@@ -41,7 +41,7 @@ pub fn layer_norm(
     let residual = residual.unwrap_or_else(|| x.clone());
     let has_bias = bias.is_some();
     let bias = bias.unwrap_or_else(|| norm.gamma.clone());
-    let dtypes = [&x, &residual, &output, &norm.gamma].map(|of| of.dtype.into());
+    let dtypes = [&x, &residual, &output, &norm.gamma].map(|of| element(of.dtype));
     layer_norm_kernel::launch(
         &client,
         cube_for_each(rows),
@@ -81,12 +81,12 @@ fn layer_norm_kernel<X: Float, R: Float, Y: Float, G: Float>(
     #[comptime] output_parts: u32,
     #[comptime] has_bias: bool,
     #[comptime] subtracts_mean: bool,
-    #[define(X, R, Y, G)] _dtypes: [StorageType; 4],
+    #[define(X, R, Y, G)] _dtypes: [ElemType; 4],
 ) {
     // Past the end a cube computes the last row again, so that all its units meet at the barriers.
     let row = min(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X, rows - 1);
-    let mut values = SharedMemory::<f32>::new(hidden as usize);
-    let mut partial = SharedMemory::<f32>::new(ROW_UNITS as usize);
+    let mut values = Shared::<[f32]>::new_slice(hidden as usize);
+    let mut partial = Shared::<[f32]>::new_slice(ROW_UNITS as usize);
 
     let mut sum = 0.0f32;
     let mut column = UNIT_POS_X;

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Primitive, UNITS, cubes_over};
+use super::{Primitive, UNITS, cubes_over, element};
 use crate::backend::{PooledRows, Pooling};
 
 /// Pools rows of `logits` `[rows, columns]` into a row of `pooled` `[any number of rows, columns]`, f32, which is
@@ -21,7 +21,7 @@ pub fn pool_logits(logits: Primitive, pool: &PooledRows, pooled: Primitive) -> P
         pool.to as u32,
         columns as u32,
         pool.pooling == Pooling::Sum,
-        dtype.into(),
+        element(dtype),
     );
     pooled
 }
@@ -35,7 +35,7 @@ fn pool_kernel<F: Float>(
     to: u32,
     columns: u32,
     #[comptime] is_sum: bool,
-    #[define(F)] _dtype: StorageType,
+    #[define(F)] _dtype: ElemType,
 ) {
     let column = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     if column < columns {

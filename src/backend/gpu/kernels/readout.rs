@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::{Primitive, ROW_UNITS, cube_for_each, empty, sum_of_units};
+use super::{Primitive, ROW_UNITS, cube_for_each, element, empty, sum_of_units};
 use crate::backend::ReadoutSpec;
 use crate::backend::readout::STATISTICS;
 
@@ -28,7 +28,7 @@ pub fn read_logits(logits: Primitive, spec: &ReadoutSpec, token_ids: Primitive, 
         spec.rows as u32,
         columns as u32,
         spec.top_k as u32,
-        dtype.into(),
+        element(dtype),
     );
     output
 }
@@ -42,14 +42,14 @@ fn readout_kernel<F: Float>(
     rows: u32,
     columns: u32,
     top: u32,
-    #[define(F)] _dtype: StorageType,
+    #[define(F)] _dtype: ElemType,
 ) {
     let row = min(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X, rows - 1);
     let first = row * columns;
     let out = row * (STATISTICS as u32 + 2 * top);
     let unit = UNIT_POS_X as usize;
-    let mut best_values = SharedMemory::<f32>::new(ROW_UNITS as usize);
-    let mut best_columns = SharedMemory::<u32>::new(ROW_UNITS as usize);
+    let mut best_values = Shared::<[f32]>::new_slice(ROW_UNITS as usize);
+    let mut best_columns = Shared::<[u32]>::new_slice(ROW_UNITS as usize);
 
     // NaN is found by its bits, because a comparison may miss it. Minus infinity is a probability of 0.
     let mut not_finite = 0.0f32;

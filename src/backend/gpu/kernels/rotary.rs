@@ -4,7 +4,7 @@ use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
 use super::split_f16::get;
-use super::{Primitive, UNITS, cubes_over, empty};
+use super::{Primitive, UNITS, cubes_over, element, empty};
 
 /// The rotation of pairs of columns by an angle for each position and pair.
 pub struct Rotation {
@@ -32,7 +32,7 @@ pub fn rotate(
     let has_bias = bias.is_some();
     // A kernel's arguments are fixed: an absent one is another buffer, which is not read.
     let bias = bias.unwrap_or_else(|| x.clone());
-    let dtypes = [x.dtype.into(), bias.dtype.into()];
+    let dtypes = [x.dtype, bias.dtype].map(element);
     rotate_kernel::launch(
         &x.client.clone(),
         cubes_over(rows * columns),
@@ -68,7 +68,7 @@ fn rotate_kernel<F: Float, G: Float>(
     #[comptime] parts: u32,
     #[comptime] has_bias: bool,
     #[comptime] pairs_neighbours: bool,
-    #[define(F, G)] _dtypes: [StorageType; 2],
+    #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     if (at as usize) < output.len() {

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::{Primitive, ROW_UNITS, cube_for_each, empty};
+use super::{Primitive, ROW_UNITS, cube_for_each, element, empty};
 
 /// The rows `ids` of a table with `columns` columns: `[ids, columns]` in f32; all contiguous.
 ///
@@ -26,7 +26,7 @@ pub fn gather(table: Primitive, low: Option<Primitive>, columns: usize, ids: Pri
         columns as u32,
         width as u32,
         has_low,
-        dtype.into(),
+        element(dtype),
     );
     output
 }
@@ -41,7 +41,7 @@ fn gather_kernel<F: Float>(
     columns: u32,
     #[comptime] width: u32,
     #[comptime] has_low: bool,
-    #[define(F)] _dtype: StorageType,
+    #[define(F)] _dtype: ElemType,
 ) {
     let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
     if row < rows {

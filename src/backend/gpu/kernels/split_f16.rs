@@ -7,7 +7,7 @@ use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 use cubecl::zspace::metadata::Metadata;
 
-use super::{Primitive, UNITS, cubes_over, empty};
+use super::{Primitive, UNITS, cubes_over, element, empty};
 
 /// `x` `[rows, columns]` in f32 as `[rows, 2 * columns]` in f16; contiguous.
 pub fn split(x: Primitive) -> Primitive {
@@ -20,7 +20,7 @@ pub fn split(x: Primitive) -> Primitive {
         x.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         columns as u32,
-        DType::F16.into(),
+        element(DType::F16),
     );
     output
 }
@@ -50,7 +50,7 @@ fn folded(mut x: Primitive, up: usize, down: usize) -> Primitive {
 }
 
 #[cube(launch)]
-fn split_kernel<F: Float>(x: &Tensor<f32>, output: &mut Tensor<F>, columns: u32, #[define(F)] _dtype: StorageType) {
+fn split_kernel<F: Float>(x: &Tensor<f32>, output: &mut Tensor<F>, columns: u32, #[define(F)] _dtype: ElemType) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     if (at as usize) < x.len() {
         put::<F>(output, at / columns, at % columns, columns, x[at as usize], 2u32);

@@ -1,8 +1,7 @@
 //! The index inputs of a batch on the device.
 
 use burn::tensor::{DType, Shape};
-use burn_wgpu::{WgpuDevice, WgpuRuntime};
-use cubecl::prelude::*;
+use burn_cubecl::CubeDevice;
 
 use crate::backend::gpu::kernels::Primitive;
 use crate::backend::gpu::kernels::attention::{TILE_FIELDS, TILE_ROWS};
@@ -98,7 +97,7 @@ impl Packing {
 }
 
 /// Uploads all lists in one write.
-pub fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
+pub fn upload(inputs: ForwardInputs, device: &CubeDevice) -> GpuInputs {
     let mut packing = Packing::default();
     let tiles = [QueryRows::All, QueryRows::ReadoutOnly].map(|rows| {
         let tiles = tiles(inputs.offsets(rows), &inputs.query_rows(rows));
@@ -119,7 +118,7 @@ pub fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
     let readouts: Vec<_> = specs
         .map(|spec| [&spec.token_ids, &spec.row_offsets, &spec.full_rows].map(|list| packing.add(list)))
         .collect();
-    let client = WgpuRuntime::client(device);
+    let client = device.client();
     let total = packing.bytes.len();
     let handle = client.create_from_slice(&packing.bytes);
     let at = |place: Place| {

@@ -1,18 +1,19 @@
 //! Dense layers: a product, then bias and activation in one launch.
 
-use burn::tensor::{DType, Tensor};
+use burn::backend::ExecutionError;
+use burn::tensor::DType;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::kernel::{cast, into_contiguous};
 
 use super::inputs::GpuInputs;
-use super::{primitive, tensor, weights_of};
+use super::{check, primitive, tensor, weights_of};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::kernels::bias::{bias_activation, bias_activation_of_split};
 use crate::backend::gpu::kernels::norm::layer_norm;
 use crate::backend::gpu::kernels::pooling::pool_logits;
 use crate::backend::gpu::kernels::rows::gather;
 use crate::backend::gpu::kernels::{Primitive, split_f16};
-use crate::backend::{Activation, IndexList, LayerNorm, LinearOp, PooledRows, Precision, UnsupportedPrecision};
+use crate::backend::{Activation, IndexList, LayerNorm, LinearOp, PooledRows, Precision, Tensor, UnsupportedPrecision};
 
 /// The precisions of the kernels; f16 only where the adapter has it.
 pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::F16];
@@ -120,6 +121,13 @@ impl LinearOp<Gpu> for GpuLinear {
         let token_ids = inputs.indices(IndexList::TokenIds).clone();
         tensor(gather(primitive(self.weight.clone()), low, columns, token_ids))
     }
+
+    fn check(&self) -> Result<(), ExecutionError> {
+        let parts = std::iter::once(&self.weight).chain(&self.low);
+        parts
+            .into_iter()
+            .try_for_each(|part| check(&part.clone().into_primitive()))
+    }
 }
 
 impl GpuLinear {
@@ -147,7 +155,7 @@ impl GpuLinear {
 
 /// `x · weightᵀ` in `dtype`; both operands have one type.
 fn multiply(x: Primitive, weight: &Tensor<Gpu, 2>, dtype: DType) -> Primitive {
-    let weight = weight.clone().transpose().into_primitive().tensor();
+    let weight = weight.clone().transpose().into_primitive();
     let product = matmul(x, weight, None, MatmulStrategy::default(), dtype);
     into_contiguous(product.expect("the sizes fit together"))
 }

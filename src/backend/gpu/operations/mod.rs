@@ -12,12 +12,12 @@ mod linear;
 #[cfg(test)]
 mod tests;
 
-use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
+use burn::backend::ExecutionError;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::into_contiguous;
-use burn_wgpu::{WgpuDevice, WgpuRuntime};
-use cubecl::ir::features::TypeUsage;
-use cubecl::ir::{ElemType, FloatKind, StorageType};
-use cubecl::prelude::*;
+use cubecl::features::TypeUsage;
+use cubecl::ir::{ElemType, FloatKind};
 
 use super::Gpu;
 use super::kernels::attention::{Added, Projected, attention};
@@ -28,24 +28,24 @@ use super::kernels::rows::gather;
 use super::kernels::{Primitive, empty};
 use crate::backend::{
     AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    RelativeBias, Rotary, RotaryPairing, SelfAttention, buckets,
+    RelativeBias, Rotary, RotaryPairing, SelfAttention, Tensor, buckets,
 };
 use inputs::{GpuInputs, Tiles};
 use linear::{GpuLinear, PRECISIONS, dtype};
 
 /// The buffer that the kernels compute with, contiguous.
 fn primitive<const D: usize>(tensor: Tensor<Gpu, D>) -> Primitive {
-    into_contiguous(tensor.into_primitive().tensor())
+    into_contiguous(tensor.into_primitive())
 }
 
 fn tensor<const D: usize>(primitive: Primitive) -> Tensor<Gpu, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+    Tensor::from_primitive(primitive)
 }
 
 /// True if the device computes in half precision, and keeps it in memory.
-pub fn has_f16(device: &WgpuDevice) -> bool {
-    let f16 = StorageType::Scalar(ElemType::Float(FloatKind::F16));
-    let usage = WgpuRuntime::client(device).properties().type_usage(f16);
+pub fn has_f16(device: &CubeDevice) -> bool {
+    let f16 = ElemType::Float(FloatKind::F16);
+    let usage = device.client().properties().type_usage(f16);
     usage.is_superset(TypeUsage::Conversion | TypeUsage::Arithmetic | TypeUsage::Buffer)
 }
 
@@ -58,7 +58,16 @@ fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
     }
 }
 
+/// [`EncoderBackend::check`] of a buffer.
+fn check(primitive: &Primitive) -> Result<(), ExecutionError> {
+    let checked = primitive.client.check([&primitive.handle]);
+    checked.map_err(|error| ExecutionError::WithContext {
+        reason: error.to_string(),
+    })
+}
+
 impl EncoderBackend for Gpu {
+    type Burn = burn_wgpu::Wgpu;
     type Linear = GpuLinear;
     type Inputs = GpuInputs;
 
@@ -69,8 +78,12 @@ impl EncoderBackend for Gpu {
         buckets::bucket_for(rows)
     }
 
-    fn upload(inputs: ForwardInputs, device: &WgpuDevice) -> GpuInputs {
+    fn upload(inputs: ForwardInputs, device: &CubeDevice) -> GpuInputs {
         inputs::upload(inputs, device)
+    }
+
+    fn check<const D: usize>(tensor: &Tensor<Self, D>) -> Result<(), ExecutionError> {
+        check(&tensor.clone().into_primitive())
     }
 
     fn select_rows(table: &Tensor<Self, 2>, inputs: &GpuInputs, list: IndexList) -> Tensor<Self, 2> {

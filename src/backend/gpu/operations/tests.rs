@@ -1,6 +1,9 @@
 //! The kernels against their reference in plain Burn, over odd sizes, on the best adapter.
 
-use burn::tensor::{Int, TensorData};
+use burn::backend::ops::IntTensorOps;
+use burn::backend::read_sync;
+use burn::tensor::TensorData;
+use burn_wgpu::Wgpu;
 use cloze_test_values::random;
 
 use super::linear::rounded;
@@ -75,12 +78,11 @@ fn joined(gpu: &GpuDevice, states: Tensor<Gpu, 2>) -> Tensor<Gpu, 2> {
 /// A result in f16 may be rounded to 11 bits twice: as a product and with its bias.
 fn assert_close(gpu: &GpuDevice, fast: Tensor<Gpu, 2>, plain: Tensor<Gpu, 2>, case: &str) {
     assert_eq!(fast.dims(), plain.dims(), "{case}");
-    let (fast, plain) = (fast.into_data(), plain.into_data());
+    let error_max = if fast.dtype() == DType::F16 { 1e-3 } else { 4e-6 };
+    let (fast, plain) = (fast.into_vec().unwrap(), plain.into_vec().unwrap());
     assert_eq!(gpu.fault(), None, "{case}");
-    let error_max = if fast.dtype == DType::F16 { 1e-3 } else { 4e-6 };
-    let (fast, plain) = (fast.iter::<f32>(), plain.to_vec::<f32>().unwrap());
     let scale = plain.iter().fold(1e-3f32, |a, b| a.max(b.abs()));
-    for (i, (f, p)) in fast.zip(plain).enumerate() {
+    for (i, (f, p)) in fast.into_iter().zip(plain).enumerate() {
         let error = (f - p).abs() / scale;
         assert!(error < error_max, "{case}: value {i} is {f}, expected {p}");
     }
@@ -122,8 +124,8 @@ fn every_list_lies_in_its_place() {
     let gpu = device();
     let inputs = uploaded(&gpu, &[0, 40], &[0, 50], spec(1, &[&[3, 4], &[9]]));
     let read = |rows: &Primitive| {
-        let ids = Tensor::<Gpu, 1, Int>::from_primitive(rows.clone());
-        ids.into_data().iter::<u32>().collect::<Vec<_>>()
+        let ids = read_sync(Wgpu::int_into_data(rows.clone())).unwrap();
+        ids.iter::<u32>().collect::<Vec<_>>()
     };
     assert_eq!(read(inputs.indices(IndexList::TokenIds)), [7, 5, 6]);
     assert_eq!(read(inputs.indices(IndexList::PositionIds)), [0]);
@@ -197,10 +199,7 @@ fn of_equal_logits_the_lower_token_comes_first_and_logits_that_are_not_finite_ar
     logits[600] = f32::NEG_INFINITY;
     let logits = Tensor::from_data(TensorData::new(logits.to_vec(), [3, 300]), &gpu.device);
     let inputs = uploaded(&gpu, &[0], &[0], spec(5, &[&[], &[], &[]]));
-    let readout = Gpu::read_logits(logits, &inputs, 0)
-        .into_data()
-        .to_vec::<f32>()
-        .unwrap();
+    let readout = Gpu::read_logits(logits, &inputs, 0).into_vec().unwrap();
     let row = |row: usize| &readout[row * row_len(5)..(row + 1) * row_len(5)];
     let tokens: Vec<f32> = row(0)[STATISTICS..].chunks(2).map(|pair| pair[1]).collect();
     assert_eq!(tokens, [7.0, 135.0, 200.0, 290.0, 0.0]);
@@ -249,7 +248,7 @@ fn pooled_values_that_are_not_finite_stay() {
             };
             let zeros = Tensor::<Gpu, 2>::zeros([1, 1], &gpu.device);
             let pooled = tensor::<2>(pool_logits(primitive::<2>(logits), &pool, primitive(zeros)));
-            pooled.into_data().to_vec::<f32>().unwrap()[0]
+            pooled.into_vec().unwrap()[0]
         };
         assert_eq!(pooled(&[-1.0, -0.0, f32::NEG_INFINITY]), 0.0, "{pooling:?}");
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
