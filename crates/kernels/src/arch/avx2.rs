@@ -9,9 +9,10 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::generic::{pack_f32, quantized, write_k_blocks};
+use super::half_panel::{MicroTile, Pass, multiply};
 use crate::epilogue::Epilogue;
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
-use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, K_PART, Line, NR, Packing, RowBlocks};
+use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, Line, NR, Packing};
 use crate::rounding::int8_scale;
 
 pub struct F32;
@@ -27,15 +28,6 @@ const LANES: usize = 8;
 const KIND_F32: u8 = 0;
 const KIND_BF16: u8 = 1;
 const KIND_INT8: u8 = 2;
-
-/// Most rows of a micro-tile. With 8 bits, both widened halves of the weights and the products need registers too.
-const fn micro_rows(kind: u8) -> usize {
-    match kind {
-        KIND_F32 => 6,
-        KIND_BF16 => 6,
-        _ => 6,
-    }
-}
 
 impl MicroKernel for F32 {
     fn block_rows(&self) -> usize {
@@ -62,8 +54,8 @@ impl MicroKernel for F32 {
         // SAFETY: by the caller's promise.
         unsafe {
             match operands.block {
-                Block::Rows { .. } => tile::<KIND_F32, K_BLOCK, 1>(operands, rows, epilogue, to, stride),
-                Block::Columns { .. } => tile::<KIND_F32, 1, NR>(operands, rows, epilogue, to, stride),
+                Block::Rows { .. } => multiply::<Tiles<KIND_F32, K_BLOCK, 1>>(operands, rows, epilogue, to, stride),
+                Block::Columns { .. } => multiply::<Tiles<KIND_F32, 1, NR>>(operands, rows, epilogue, to, stride),
             }
         }
     }
@@ -96,7 +88,7 @@ impl MicroKernel for Bf16 {
         stride: usize,
     ) {
         // SAFETY: by the caller's promise. Widened activations are never columns of a panel (see `Block::rows`).
-        unsafe { tile::<KIND_BF16, { 2 * K_BLOCK }, 2>(operands, rows, epilogue, to, stride) }
+        unsafe { multiply::<Tiles<KIND_BF16, { 2 * K_BLOCK }, 2>>(operands, rows, epilogue, to, stride) }
     }
 }
 
@@ -127,7 +119,7 @@ impl MicroKernel for Int8 {
         stride: usize,
     ) {
         // SAFETY: by the caller's promise. Widened activations are never columns of a panel (see `Block::rows`).
-        unsafe { tile::<KIND_INT8, { 2 * K_BLOCK }, 2>(operands, rows, epilogue, to, stride) }
+        unsafe { multiply::<Tiles<KIND_INT8, { 2 * K_BLOCK }, 2>>(operands, rows, epilogue, to, stride) }
     }
 }
 
@@ -192,89 +184,25 @@ fn pack_rows_int8(rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
     }
 }
 
-/// Multiplies a block with a panel, micro-tile by micro-tile and [part by part](K_PART) of K: the part of a panel's
-/// half that one micro-tile has loaded stays in the first-level cache for the next ones. Sums of a part are kept in the
-/// output.
-///
-/// `ROW` and `STEP` are the elements from one row of activations to the next and from one K-step to the next.
-///
-/// # Safety
-/// As [`MicroKernel::run`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const KIND: u8, const ROW: usize, const STEP: usize>(
-    operands: &Operands<'_>,
-    rows: usize,
-    epilogue: Option<&Epilogue<'_>>,
-    to: *mut f32,
-    stride: usize,
-) {
-    let &Operands {
-        block,
-        panel,
-        prefetch,
-        accumulate,
-    } = operands;
-    let (a, row_step) = match block {
-        Block::Rows { elements, .. } => (elements.as_ptr(), rows * ROW),
-        // From one K-block to the next.
-        Block::Columns { panel, first, .. } => (panel.as_ptr().cast::<u32>().wrapping_add(first), K_BLOCK * STEP),
-    };
-    let steps = panel.len() / 2;
-    let blocks = RowBlocks::even(rows, micro_rows(KIND));
-    let k_blocks = steps.div_ceil(K_BLOCK) * 2 * blocks.count();
-    let mut pass = Pass {
-        a,
-        k_block_elements: row_step,
-        b: panel.as_ptr(),
-        steps: 0,
-        prefetch: prefetch.as_ptr(),
-        // All lines, spread evenly.
-        prefetch_lines: prefetch.len().div_ceil(k_blocks),
-        is_first: false,
-    };
-    for start in (0..steps).step_by(K_PART) {
-        pass.steps = K_PART.min(steps - start);
-        pass.is_first = start == 0 && !accumulate;
-        let epilogue = epilogue.filter(|_| start + pass.steps == steps);
-        for half in 0..2 {
-            pass.b = panel.as_ptr().wrapping_add(start * 2 + half);
-            for index in 0..blocks.count() {
-                let rows = blocks.range(index);
-                pass.a = a.wrapping_add(start / K_BLOCK * row_step + rows.start * ROW);
-                let first_row = rows.start;
-                // SAFETY: these rows and columns may be written, by the caller's promise.
-                let to = unsafe { to.add(first_row * stride + half * 2 * LANES) };
-                let run = match rows.len() {
-                    1 => micro_tile::<KIND, 1, ROW, STEP>,
-                    2 => micro_tile::<KIND, 2, ROW, STEP>,
-                    3 => micro_tile::<KIND, 3, ROW, STEP>,
-                    4 => micro_tile::<KIND, 4, ROW, STEP>,
-                    5 => micro_tile::<KIND, 5, ROW, STEP>,
-                    _ => micro_tile::<KIND, 6, ROW, STEP>,
-                };
-                // SAFETY: the number of rows is that in the type; the pass lies within the operands.
-                unsafe { run(&pass, epilogue, first_row, half, to, stride) };
-                let lines = pass.prefetch_lines * pass.steps.div_ceil(K_BLOCK);
-                pass.prefetch = pass.prefetch.wrapping_add(lines);
-            }
-        }
-    }
-}
+/// The micro-tiles of a precision. `ROW` and `STEP` are the elements from one row of activations to the next and from one
+/// K-step to the next.
+struct Tiles<const KIND: u8, const ROW: usize, const STEP: usize>;
 
-/// The operands of a micro-tile over a part of K.
-struct Pass {
-    /// The first element of the first row.
-    a: *const u32,
-    /// Elements from one K-block of activations to the next.
-    k_block_elements: usize,
-    /// The first line of the panel's half. Lines of a half are two apart.
-    b: *const Line,
-    steps: usize,
-    prefetch: *const Line,
-    /// Lines to prefetch in a K-block.
-    prefetch_lines: usize,
-    /// True if the sums of earlier parts are not in the output yet.
-    is_first: bool,
+impl<const KIND: u8, const ROW: usize, const STEP: usize> MicroTile for Tiles<KIND, ROW, STEP> {
+    const ROW: usize = ROW;
+    const STEP: usize = STEP;
+
+    unsafe fn run<const M: usize>(
+        pass: &Pass,
+        epilogue: Option<&Epilogue<'_>>,
+        first_row: usize,
+        half: usize,
+        to: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: by the caller's promise.
+        unsafe { micro_tile::<KIND, M, ROW, STEP>(pass, epilogue, first_row, half, to, stride) }
+    }
 }
 
 /// Multiplies `M` rows with one half of a panel's columns over a part of K.

@@ -6,6 +6,8 @@
 //! | `avx2` | AVX2 and FMA |
 //! | `avx512` | AVX-512, with VNNI for 8 bits and `avx512_bf16` for bf16 |
 //! | `amx` | tiles of AMX; dense layers only, with their own packing |
+//!
+//! `half_panel` has the loops of `avx2`.
 
 pub mod amx;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
@@ -15,6 +17,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod generic;
+#[cfg(target_arch = "x86_64")]
+mod half_panel;
 
 use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
