@@ -206,7 +206,15 @@ impl ModelArguments {
             ..
         } = &loaded.device
         {
-            tracing::warn!("this CPU ({isa}) computes {precision} no faster than f32; {precision} only saves memory");
+            if cfg!(target_arch = "aarch64") {
+                tracing::warn!(
+                    "the speed of {precision} is not measured on this CPU ({isa}); {precision} saves memory"
+                );
+            } else {
+                tracing::warn!(
+                    "this CPU ({isa}) computes {precision} no faster than f32; {precision} only saves memory"
+                );
+            }
         }
         if let DeviceInfo::Gpu {
             adapter,

@@ -31,7 +31,8 @@ pub enum Epilogue<'a> {
 /// `activation scale · weight scale · (sum - zero point) + bias`.
 #[derive(Clone, Copy)]
 pub struct Dequantize<'a> {
-    /// By column.
+    /// By column: the [amount](crate::pack::zero_point_sums) by which sums over unsigned activations are too large. A
+    /// micro-kernel with signed activations has no use for it.
     pub zero_point: &'a [i32; NR],
     /// By row.
     pub activation_scales: &'a [f32],

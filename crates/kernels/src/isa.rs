@@ -5,7 +5,7 @@ use std::fmt;
 use crate::detect::amx_is_usable;
 use crate::layout::Precision;
 
-/// Instruction sets, each a superset of the ones before it.
+/// Instruction sets, each a superset of those of its architecture before it.
 ///
 /// Other crates cannot construct a variant beyond `Portable`: every other value comes from a function here, which has
 /// checked the CPU.
@@ -13,6 +13,12 @@ use crate::layout::Precision;
 pub enum Isa {
     /// The instructions that every CPU of the target has: SSE2 on x86-64, NEON on AArch64.
     Portable,
+    /// NEON with micro-kernels of its own: 4 lanes of f32. Every AArch64 CPU has it.
+    #[non_exhaustive]
+    Neon,
+    /// Also `dotprod`: four 8-bit products an instruction and lane.
+    #[non_exhaustive]
+    NeonDotprod,
     /// AVX2 and FMA: 8 lanes of f32.
     #[non_exhaustive]
     Avx2,
@@ -31,9 +37,11 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All instruction sets, the smallest first.
-    pub const ALL: [Self; 6] = [
+    /// The instruction sets of all architectures, the smallest of each first.
+    pub const ALL: [Self; 8] = [
         Self::Portable,
+        Self::Neon,
+        Self::NeonDotprod,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
@@ -45,6 +53,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon_dotprod",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512_vnni",
@@ -73,7 +83,17 @@ impl Isa {
     }
 
     /// The largest that the CPU has.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn detected() -> Self {
+        let _ = amx_is_usable();
+        match std::arch::is_aarch64_feature_detected!("dotprod") {
+            true => Self::NeonDotprod,
+            false => Self::Neon,
+        }
+    }
+
+    /// The largest that the CPU has.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn detected() -> Self {
         let _ = amx_is_usable();
         Self::Portable
@@ -82,7 +102,14 @@ impl Isa {
     /// All that the CPU has, the smallest first.
     pub fn available() -> impl Iterator<Item = Self> {
         let largest = Self::detected();
-        Self::ALL.into_iter().filter(move |&isa| isa <= largest)
+        Self::ALL
+            .into_iter()
+            .filter(move |isa| isa.is_of_this_target() && *isa <= largest)
+    }
+
+    fn is_of_this_target(self) -> bool {
+        let is_arm = matches!(self, Self::Neon | Self::NeonDotprod);
+        self == Self::Portable || cfg!(target_arch = "aarch64") && is_arm || cfg!(target_arch = "x86_64") && !is_arm
     }
 
     /// The instruction set called `name`.
@@ -92,7 +119,7 @@ impl Isa {
     pub fn named(name: &str) -> Result<Self, String> {
         let names: Vec<&str> = Self::available().map(Self::name).collect();
         match Self::ALL.into_iter().find(|isa| isa.name() == name) {
-            Some(isa) if isa <= Self::detected() => Ok(isa),
+            Some(isa) if Self::available().any(|available| available == isa) => Ok(isa),
             Some(_) => Err(format!("this CPU has no {name}; it has {}", names.join(", "))),
             None => Err(format!("\"{name}\" is none of {}", names.join(", "))),
         }
@@ -100,7 +127,8 @@ impl Isa {
 
     /// True if dense layers in `precision` take less time than in f32, for few rows or for many.
     ///
-    /// AVX-512 without the instructions for a type multiplies as many f32 at once as it would of that type.
+    /// AVX-512 without the instructions for a type multiplies as many f32 at once as it would of that type. On AArch64
+    /// no type has been measured, so none counts.
     pub fn is_faster_than_f32(self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => false,
@@ -123,8 +151,7 @@ impl Isa {
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let neon = cfg!(target_arch = "aarch64") && *self == Self::Portable;
-        f.write_str(if neon { "neon" } else { self.name() })
+        f.write_str(self.name())
     }
 }
 
@@ -188,5 +215,16 @@ mod tests {
         assert!(gains(Precision::F32).is_empty());
         assert_eq!(gains(Precision::Bf16), ["avx2", "avx512_bf16", "amx"]);
         assert_eq!(gains(Precision::Int8), ["avx2", "avx512_vnni", "avx512_bf16", "amx"]);
+    }
+
+    #[test]
+    fn instruction_sets_of_other_architectures_are_not_available() {
+        let names: Vec<&str> = Isa::available().map(Isa::name).collect();
+        let (of_x86, of_arm) = (names.contains(&"avx2"), names.contains(&"neon"));
+        assert!(names[0] == "portable" && !(of_x86 && of_arm), "{names:?}");
+        assert_eq!(of_arm, cfg!(target_arch = "aarch64"));
+        for isa in Isa::ALL {
+            assert_eq!(Isa::named(isa.name()).is_ok(), names.contains(&isa.name()), "{isa}");
+        }
     }
 }

@@ -145,7 +145,7 @@ const MAN: Extras = Extras {
 pub const VARIABLES: [(&str, &str); 12] = [
     (
         "CLOZE_CPU_FEATURES",
-        "A lesser instruction set of the CPU: avx512_bf16, avx512_vnni, avx512, avx2 or portable",
+        "A lesser instruction set of the CPU: avx512_bf16, avx512_vnni, avx512, avx2 or portable; on AArch64 neon or portable",
     ),
     ("HF_HOME", "Folder of the hub's tools [default: ~/.cache/huggingface]"),
     ("HF_HUB_CACHE", "Folder for downloaded models [default: hub in HF_HOME]"),

@@ -6,8 +6,9 @@
 //! | `avx2` | AVX2 and FMA |
 //! | `avx512` | AVX-512, with VNNI for 8 bits and `avx512_bf16` for bf16 |
 //! | `amx` | tiles of AMX; dense layers only, with their own packing |
+//! | `neon` | NEON, with `dotprod` for 8 bits |
 //!
-//! `half_panel` has the loops of `avx2`.
+//! `half_panel` has the loops of `avx2` and `neon`.
 
 pub mod amx;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
@@ -17,8 +18,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod generic;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod half_panel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
@@ -35,6 +38,13 @@ pub fn micro_kernel(isa: Isa, precision: Precision) -> &'static dyn MicroKernel 
         Precision::F32 if isa >= Isa::Avx2 => return &avx2::F32,
         Precision::Bf16 if isa >= Isa::Avx2 => return &avx2::Bf16,
         Precision::Int8 if isa >= Isa::Avx2 => return &avx2::Int8,
+        _ => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    match precision {
+        Precision::F32 if isa >= Isa::Neon => return &neon::F32,
+        Precision::Bf16 if isa >= Isa::Neon => return &neon::Bf16,
+        Precision::Int8 if isa >= Isa::NeonDotprod => return &neon::Int8,
         _ => {}
     }
     let _ = isa;

@@ -107,6 +107,49 @@ fn a_layer_computes_on_every_instruction_set_but_amx() {
 }
 
 #[test]
+fn layers_of_8_bits_are_the_same_on_every_instruction_set() {
+    let pools = pools();
+    for rows in [1, 6, 13, 65] {
+        for (inputs, outputs) in [(3, 5), (70, 40), (1100, 33)] {
+            let (x, weight, bias) = (
+                random(rows * inputs, 1),
+                random(outputs * inputs, 2),
+                random(outputs, 3),
+            );
+            let mut expected = None;
+            for context in contexts(&pools) {
+                let layer = Linear::new(context.isa, &weight, &bias, inputs, Precision::Int8);
+                let y = apply(&layer, context, &x, rows, None);
+                let expected = expected.get_or_insert_with(|| y.clone());
+                assert_eq!(y, *expected, "{} {rows} rows, {inputs} to {outputs}", context.isa);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_numbers_stay_in_their_row() {
+    let pools = pools();
+    let (rows, inputs, outputs) = (7, 70, 40);
+    let (weight, bias) = (random(outputs * inputs, 2), random(outputs, 3));
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        for value in [f32::NAN, f32::from_bits(0x7fff_ffff)] {
+            for context in contexts(&pools) {
+                let mut x = random(rows * inputs, 1);
+                x[3 * inputs + 5] = value;
+                let layer = Linear::new(context.isa, &weight, &bias, inputs, precision);
+                let y = apply(&layer, context, &x, rows, None);
+                for (row, y) in y.chunks_exact(outputs).enumerate() {
+                    let are_nan = y.iter().filter(|y| y.is_nan()).count();
+                    let expected = if row == 3 { outputs } else { 0 };
+                    assert_eq!(are_nan, expected, "{} {precision:?} row {row}", context.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn many_callers_share_a_pool() {
     let pools = pools();
     let isa = Isa::detected();
