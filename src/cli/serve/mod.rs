@@ -62,10 +62,6 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
     let listener = socket.listen()?;
     // Before the start-up block says that the server is ready.
     runtime.block_on(async { signals::reload_on_hangup(options.tls.clone()) })?;
-    // The server works without its start-up block.
-    if let Err(error) = announce(&banner(&arguments, &cloze, address, &model_name)) {
-        tracing::warn!("the start-up block was not printed: {error}");
-    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         model = cloze.name(),
@@ -74,6 +70,10 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn Error>> {
         %address,
         "started"
     );
+    // The server works without its start-up block.
+    if let Err(error) = announce(&banner(&arguments, &cloze, address, &model_name)) {
+        tracing::warn!("the start-up block was not printed: {error}");
+    }
     let app = Arc::new(cloze.into_app(Settings {
         model_name: Some(model_name),
         request_timeout: Duration::from_millis(arguments.request_timeout_ms),
