@@ -4,6 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use burn_cubecl::CubeDevice;
+use cubecl::device_handle::DeviceHandle;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -60,6 +61,9 @@ impl DeviceThread {
                         return tracing::warn!("the idle GPU takes processor time: {error}");
                     }
                 }
+                drop(client);
+                // Otherwise CubeCL's thread polls its queue for ever. This waits for the tensors of the device.
+                DeviceHandle::<()>::shutdown(device.to_id());
             })?;
         Ok(Self(shared))
     }
