@@ -91,6 +91,38 @@ fn all_faults_are_reported_at_once() {
 }
 
 #[test]
+fn every_field_of_a_config_that_is_refused_is_named() {
+    let folder = common::fixtures::golden_copy("uncased-tied");
+    let config = folder.path().join("config.json");
+    let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["hidden_act"] = "prelu".into();
+    fields["num_hidden_layers"] = 0.into();
+    fields.as_object_mut().unwrap().remove("intermediate_size");
+    std::fs::write(&config, fields.to_string()).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let named = [
+        "num_hidden_layers is 0; it must be between 1 and 16777216",
+        "hidden_act is \"prelu\"; supported are ",
+        "missing field `intermediate_size`",
+    ];
+    let report: Value = serde_json::from_slice(&cloze(&["inspect", path, "--json"]).stdout).unwrap();
+    let refusals = report["refusals"].as_array().unwrap();
+    assert_eq!(refusals.len(), 3, "{report}");
+    for (refusal, named) in refusals.iter().zip(named) {
+        let begin = format!("{}: {named}", config.display());
+        assert!(refusal.as_str().unwrap().starts_with(&begin), "{refusal}");
+    }
+    let output = cloze(&["predict", "--model", path, "Cargo.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains(&format!("config.json: {}. hidden_act", named[0])),
+        "{error}"
+    );
+    assert!(named.iter().all(|named| error.contains(named)), "{error}");
+}
+
+#[test]
 fn tensors_are_not_called_unused_without_an_architecture() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["model.safetensors", "tokenizer.json"] {

@@ -30,8 +30,12 @@ pub enum CheckpointError {
         other_weights: Option<&'static str>,
     },
     /// `config.json` is not valid, or describes a model that is not supported.
-    #[error("{path}: {}", excerpt::list(reason))]
-    Config { path: String, reason: String },
+    #[error("{path}: {}", bounded(reasons))]
+    Config {
+        path: String,
+        /// A sentence for each field.
+        reasons: Vec<String>,
+    },
     /// The tokenizer is not valid, or does not match the model.
     #[error("{file}: {}", excerpt::sentence(reason))]
     Tokenizer { file: String, reason: String },
@@ -79,6 +83,27 @@ pub enum Part {
     /// `vocab.txt`, for a tokenizer that no other file describes.
     Vocabulary,
     Weights,
+}
+
+impl CheckpointError {
+    /// An error for each field of `config.json` that this one names; other errors as they are.
+    pub fn split(self) -> Vec<Self> {
+        match self {
+            Self::Config { path, reasons } => {
+                let alone = |reason| Self::Config {
+                    path: path.clone(),
+                    reasons: vec![reason],
+                };
+                reasons.into_iter().map(alone).collect()
+            }
+            other => vec![other],
+        }
+    }
+}
+
+fn bounded(reasons: &[String]) -> String {
+    let reasons: Vec<String> = reasons.iter().map(|reason| excerpt::list(reason).to_string()).collect();
+    reasons.join(". ")
 }
 
 fn named(example: &str, prefix: Option<&str>) -> String {

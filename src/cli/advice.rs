@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(message(&*Box::<dyn Error>::from("a sentence")), "a sentence");
         let missing = CheckpointError::Config {
             path: "config.json".to_owned(),
-            reason: "no".to_owned(),
+            reasons: vec!["no".to_owned()],
         };
         assert_eq!(message(&missing), "config.json: no");
         let file = CheckpointError::NotAFolder { path: "x".to_owned() };

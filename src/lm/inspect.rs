@@ -102,7 +102,7 @@ impl Inspection {
     /// memory are not read.
     pub fn of(source: Source) -> Self {
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-        let mut add = |error: CheckpointError| errors.push(error.into());
+        let mut add = |error: CheckpointError| errors.extend(error.split().into_iter().map(LoadError::from));
         let architecture = architecture(&source).map_err(&mut add).ok();
         let tokenizer = source.tokenizer().map_err(&mut add).ok();
         if let (Some(tokenizer), Some(architecture)) = (&tokenizer, &architecture) {
@@ -111,6 +111,7 @@ impl Inspection {
             let _ = tokenizer.check_fits(vocab_size).map_err(&mut add);
         }
         let mut weights = source.weights().map_err(&mut add).ok();
+        let _ = source.sums_sparse_vectors().map_err(&mut add);
         let mut used = None;
         let mut memory = None;
         let architecture = architecture.map(|mut architecture| {

@@ -89,7 +89,7 @@ impl PretrainedModel {
 /// Refuses the text of a `config.json` that no family supports.
 ///
 /// # Errors
-/// [`CheckpointError::Config`] with the reason.
+/// [`CheckpointError::Config`] with the reasons.
 pub fn check_config(config: &[u8]) -> Result<(), CheckpointError> {
     parse(config, "config.json".to_owned()).map(drop)
 }
@@ -131,10 +131,7 @@ pub(super) fn check_head(
 
 /// `path` is that of the file, for the error.
 fn parse(config: &[u8], path: String) -> Result<Architecture, CheckpointError> {
-    Architecture::parse(config).map_err(|error| CheckpointError::Config {
-        path,
-        reason: error.to_string(),
-    })
+    Architecture::parse(config).map_err(|error| CheckpointError::Config { path, reasons: error.0 })
 }
 
 impl ModelInfo {
@@ -245,6 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_pooling_of_sparse_vectors_is_refused_by_loading_and_by_inspection() {
+        let folder = tiny("null", "cls.predictions.");
+        let pooling = folder.path().join("1_SpladePooling");
+        std::fs::create_dir(&pooling).unwrap();
+        std::fs::write(pooling.join("config.json"), r#"{"pooling_strategy": "mean"}"#).unwrap();
+        let error = PretrainedModel::open(folder.path()).err().unwrap().to_string();
+        assert!(
+            error.contains("1_SpladePooling") && error.contains("\"mean\""),
+            "{error}"
+        );
+        let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
+        let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, [error]);
+    }
+
+    #[test]
     fn the_refusal_of_a_model_type_has_the_whole_list_of_those_that_are_supported() {
         for model_type in [
             "gpt2",
@@ -263,16 +276,24 @@ mod tests {
     #[test]
     fn errors_repeat_a_bounded_part_of_a_file() {
         let long = "x".repeat(1 << 20);
-        let set = |field: &str| format!(r#"{{"model_type": "bert", "{field}": "{long}"}}"#);
-        for config in [
-            set("model_type"),
-            set("hidden_act"),
-            set("hidden_size"),
-            set("vocab_size"),
-        ] {
-            let error = check_config(config.as_bytes()).unwrap_err().to_string();
+        let set = |fields: &[&str]| {
+            let mut config = serde_json::json!({"model_type": "bert", "vocab_size": 9, "hidden_size": 8,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16});
+            for &field in fields {
+                config[field] = long.as_str().into();
+            }
+            check_config(config.to_string().as_bytes()).unwrap_err().to_string()
+        };
+        for field in ["model_type", "hidden_act", "hidden_size", "vocab_size"] {
+            let error = set(&[field]);
             assert!(error.len() < 500, "{} bytes", error.len());
         }
+        let error = set(&["hidden_act", "hidden_size", "vocab_size"]);
+        assert!(error.len() < 1500, "{} bytes", error.len());
+        assert!(
+            error.contains("hidden_act is") && error.contains("vocab_size is"),
+            "{error}"
+        );
         let folder = tiny(&format!(r#"["{long}"]"#), "cls.elsewhere.x.");
         let error = PretrainedModel::open(folder.path()).err().unwrap().to_string();
         assert!(

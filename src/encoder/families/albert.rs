@@ -2,8 +2,8 @@
 //! width.
 
 use super::bert_like;
-use super::fields::Fields;
-use super::{ConfigError, Family, refuse, whole};
+use super::fields::{Fields, LAYERS_MAX};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -15,25 +15,33 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = bert_like::spec(fields)?;
-    let embedding_size = fields.size_or("embedding_size", 128)?;
-    let activation = fields.activation_or("hidden_act", "gelu_new")?;
-    let groups = fields.size_or("num_hidden_groups", 1)?;
-    let layers_per_group = fields.size_or("inner_group_num", 1)?;
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = bert_like::spec(fields);
+    let embedding_size = fields.size_or("embedding_size", 128);
+    let activation = fields.activation_or("hidden_act", "gelu_new");
+    let groups = fields.size_or("num_hidden_groups", 1);
+    let layers_per_group = fields.size_or("inner_group_num", 1);
     let passes = spec.layers;
-    if groups > passes || layers_per_group > passes {
-        return refuse(format!(
-            "num_hidden_groups ({groups}) and inner_group_num ({layers_per_group}) must not exceed num_hidden_layers \
-             ({passes})"
-        ));
-    }
+    fields.check(&["num_hidden_groups", "num_hidden_layers"], groups <= passes, || {
+        format!("num_hidden_groups ({groups}) must not exceed num_hidden_layers ({passes})")
+    });
+    let is_valid = fields.check(
+        &["inner_group_num", "num_hidden_layers"],
+        passes * layers_per_group <= LAYERS_MAX,
+        || {
+            format!(
+                "inner_group_num ({layers_per_group}) times num_hidden_layers ({passes}) must be at most {LAYERS_MAX}"
+            )
+        },
+    );
+    // The list of layers has this length for each pass.
+    let layers_per_group = if is_valid { layers_per_group } else { 1 };
     let group_of = |pass: usize| pass * groups / passes;
     let layer_order = (0..passes).flat_map(|pass| {
         let first = group_of(pass) * layers_per_group;
         first..first + layers_per_group
     });
-    Ok(EncoderSpec {
+    EncoderSpec {
         embedding_size,
         embedding_projection: true,
         layers: groups * layers_per_group,
@@ -46,7 +54,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 fn names(spec: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! A model's spec from its `config.json`, and its parameters from the tensors of its checkpoint.
 
-use super::fields::{Fields, LAYERS_MAX};
-use super::{ConfigError, FAMILIES, Family, Form, bert, refuse, refused};
+use super::fields::Fields;
+use super::{ConfigError, FAMILIES, Family, Form, bert, refused};
 use crate::checkpoint::{TensorError, TensorSource};
 use crate::encoder::{EncoderSpec, Parameter};
 
@@ -16,17 +16,16 @@ impl Architecture {
     /// Reads the text of a `config.json`. Without a `model_type` it is taken for BERT's.
     ///
     /// # Errors
-    /// [`ConfigError`] for a file that is not JSON, lacks a field, or asks for something that is not supported.
+    /// [`ConfigError`] for a file that is not JSON, and with every field that is missing, wrong or not supported.
     pub fn parse(config: &[u8]) -> Result<Self, ConfigError> {
         let fields = Fields::parse(config)?;
-        let model_type = fields.text_or("model_type", bert::FAMILY.model_type)?;
+        let model_type = fields.text_or("model_type", bert::FAMILY.model_type);
         match FAMILIES.iter().find(|family| family.model_type == model_type) {
             Some(family) => {
-                let spec = (family.parse)(&fields)?;
-                check(&spec)?;
-                Ok(Self { family, spec })
+                let spec = (family.parse)(&fields);
+                fields.finish(Self { family, spec })
             }
-            None => refuse(refused::reason(model_type)),
+            None => Err(ConfigError(vec![refused::reason(model_type)])),
         }
     }
 
@@ -130,33 +129,6 @@ impl Architecture {
 
 fn is_of_decoder(bias: &str) -> bool {
     bias.ends_with("decoder.bias")
-}
-
-/// Longer tables of rotations are a broken file: each is made at load.
-const ROTATIONS_MAX: usize = 1 << 17;
-
-/// Refuses what no field alone says.
-fn check(spec: &EncoderSpec) -> Result<(), ConfigError> {
-    let head = spec.hidden_size / spec.heads;
-    if spec.rotary.is_some() && !head.is_multiple_of(2) {
-        return refuse(format!(
-            "heads have {head} columns; rotary positions need an even number"
-        ));
-    }
-    if spec.rotary.is_some() && spec.positions.rows > ROTATIONS_MAX {
-        return refuse(format!(
-            "max_position_embeddings is {}; with rotary positions it must be at most {ROTATIONS_MAX}",
-            spec.positions.rows
-        ));
-    }
-    if spec.layers.max(spec.layer_order.len()) > LAYERS_MAX {
-        return refuse(format!(
-            "the encoder has {} layers in {} passes; at most {LAYERS_MAX} are supported",
-            spec.layers,
-            spec.layer_order.len()
-        ));
-    }
-    Ok(())
 }
 
 /// The weight `[outputs, inputs]` of the grouped convolution `values` `[outputs, inputs / groups]`.
@@ -412,6 +384,7 @@ mod tests {
     fn sizes_that_do_not_fit_together_are_refused() {
         let albert = r#"{"model_type": "albert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1000,
             "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_groups": 1000, "inner_group_num": 1000}"#;
+        let groups = albert.replace("_layers\": 1000", "_layers\": 999");
         let modernbert = r#"{"model_type": "modernbert", "vocab_size": 9, "hidden_size": 9, "num_hidden_layers": 1,
             "num_attention_heads": 3, "intermediate_size": 16}"#;
         let long = modernbert.replace(
@@ -421,14 +394,82 @@ mod tests {
         let mpnet = r#"{"model_type": "mpnet", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 16, "relative_attention_num_buckets": 512}"#;
         for (config, named) in [
-            (albert, "1000000 layers"),
+            (albert, "inner_group_num (1000) times num_hidden_layers (1000)"),
+            (
+                &groups,
+                "num_hidden_groups (1000) must not exceed num_hidden_layers (999)",
+            ),
             (modernbert, "heads have 3 columns"),
             (&long, "max_position_embeddings is 9999999"),
             (mpnet, "relative_attention_num_buckets is 512"),
         ] {
             // Without the architecture, whose list of layers may be long.
-            let error = Architecture::parse(config.as_bytes()).map(drop).unwrap_err();
-            assert!(error.0.contains(named), "{error}");
+            let error = Architecture::parse(config.as_bytes())
+                .map(drop)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_error_names_every_field_that_is_refused() {
+        let config = r#"{"model_type": "bert", "hidden_size": "wide", "num_hidden_layers": 9999, "hidden_act": "prelu",
+            "num_attention_heads": 7, "intermediate_size": 0, "type_vocab_size": 2.5, "is_decoder": true}"#;
+        let error = Architecture::parse(config.as_bytes()).map(drop).unwrap_err();
+        let begin = |reason: &String| reason.split(';').next().unwrap().to_owned();
+        assert_eq!(
+            error.0.iter().map(begin).collect::<Vec<_>>(),
+            [
+                "type_vocab_size is 2.5",
+                "is_decoder is true",
+                "hidden_size is \"wide\", an invalid type: it must be a whole number",
+                "num_hidden_layers is 9999",
+                "hidden_act is \"prelu\"",
+                "missing field `vocab_size`",
+                "intermediate_size is 0",
+            ],
+            "the heads are valid for some hidden_size"
+        );
+        assert_eq!(error.to_string(), error.0.join(". "));
+    }
+
+    /// Fields whose value decides which others are read, by model type.
+    const DECIDING: [(&str, &str); 3] = [
+        ("esm", "position_embedding_type"),
+        ("esm", "token_dropout"),
+        ("ernie", "use_task_id"),
+    ];
+
+    #[test]
+    fn every_family_names_all_of_its_fields() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden");
+        let folders = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
+        for folder in folders.filter(|path| path.is_dir()) {
+            let config = std::fs::read(folder.join("config.json")).unwrap();
+            let config: serde_json::Map<String, serde_json::Value> = crate::checkpoint::json::parse(&config).unwrap();
+            let reasons = |names: &[&String]| {
+                let mut config = config.clone();
+                for &name in names {
+                    config[name] = serde_json::json!({"wrong": "type"});
+                }
+                let config = serde_json::Value::Object(config).to_string();
+                Architecture::parse(config.as_bytes())
+                    .map(drop)
+                    .map_err(|error| error.0)
+            };
+            let is_fixed = |name: &str| {
+                let model_type = config["model_type"].as_str().unwrap();
+                name == "model_type" || DECIDING.contains(&(model_type, name))
+            };
+            let names = config.keys().filter(|name| !is_fixed(name));
+            let read: Vec<_> = names.filter_map(|name| Some((name, reasons(&[name]).err()?))).collect();
+            assert!(read.len() > 5, "{read:?}");
+            let all = reasons(&read.iter().map(|(name, _)| *name).collect::<Vec<_>>()).unwrap_err();
+            for (name, alone) in read {
+                assert_eq!(alone.len(), 1, "{name}: {alone:?}");
+                assert!(all.contains(&alone[0]), "{}: {name}: {all:?}", folder.display());
+            }
         }
     }
 

@@ -1,10 +1,9 @@
 //! The parts that families share with BERT: fields of `config.json`, and names of tensors.
 
 use super::fields::Fields;
-use super::{ConfigError, refuse};
-use crate::backend::{Activation, NormKind};
+use crate::backend::{Activation, NormKind, RotaryPairing};
 use crate::encoder::{
-    Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule,
+    Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
 };
 
 /// Names of the fields of a `config.json` that differ among families.
@@ -25,27 +24,27 @@ pub const BERT: Names = Names {
 };
 
 /// An encoder with BERT's fields: BERT itself if no option is changed.
-pub fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    fields.check_positions()?;
-    Ok(EncoderSpec {
-        token_types: Some(fields.size_or("type_vocab_size", 2)?),
-        ..spec_with(fields, &BERT)?
-    })
+pub fn spec(fields: &Fields) -> EncoderSpec {
+    fields.check_positions();
+    EncoderSpec {
+        token_types: Some(fields.size_or("type_vocab_size", 2)),
+        ..spec_with(fields, &BERT)
+    }
 }
 
 /// The same with other names of the fields, without token types, and without a check of the kind of positions.
-pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigError> {
-    fields.check_encoder()?;
-    let hidden_size = fields.size(names.hidden_size)?;
-    let layers = fields.layers(names.layers)?;
-    let activation = fields.activation_or(names.activation, "gelu")?;
-    let heads = fields.heads(names.heads, names.hidden_size, hidden_size)?;
-    Ok(EncoderSpec {
-        vocab_size: fields.size("vocab_size")?,
+pub fn spec_with(fields: &Fields, names: &Names) -> EncoderSpec {
+    fields.check_encoder();
+    let hidden_size = fields.size(names.hidden_size);
+    let layers = fields.layers(names.layers);
+    let activation = fields.activation_or(names.activation, "gelu");
+    let heads = fields.heads(names.heads, names.hidden_size, hidden_size);
+    EncoderSpec {
+        vocab_size: fields.size("vocab_size"),
         embedding_size: hidden_size,
         hidden_size,
         positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", 512)?,
+            rows: fields.size_or("max_position_embeddings", 512),
             has_table: true,
             rule: PositionRule::Index,
         },
@@ -68,40 +67,69 @@ pub fn spec_with(fields: &Fields, names: &Names) -> Result<EncoderSpec, ConfigEr
         final_norm: false,
         heads,
         key_value_heads: heads,
-        intermediate_size: fields.size(names.intermediate_size)?,
+        intermediate_size: fields.size(names.intermediate_size),
         activation,
         head: HeadSpec {
             has_dense: true,
             size: hidden_size,
             activation,
-            tied_decoder: fields.flag_or("tie_word_embeddings", true)?,
+            tied_decoder: fields.flag_or("tie_word_embeddings", true),
         },
         norm_kind: NormKind::Layer,
-        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-12)?,
-    })
+        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-12),
+    }
 }
 
 /// The same with RoBERTa's positions, which begin after the padding token, and with GELU in the head.
-pub fn roberta_spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let mut spec = spec(fields)?;
-    spec.positions = after_padding(spec.positions.rows, fields.token_or("pad_token_id", 1)?)?;
+pub fn roberta_spec(fields: &Fields) -> EncoderSpec {
+    let mut spec = spec(fields);
+    spec.positions = after_padding(fields, spec.positions.rows);
     spec.head.activation = Activation::Gelu;
-    Ok(spec)
+    spec
 }
 
-/// A table of position embeddings that begins after the padding token's row.
-pub fn after_padding(rows: usize, pad_token: u32) -> Result<PositionEmbeddings, ConfigError> {
+/// A table of `rows` position embeddings that begins after the padding token's row.
+pub fn after_padding(fields: &Fields, rows: usize) -> PositionEmbeddings {
+    let pad_token = fields.token_or("pad_token_id", 1);
     let positions = PositionEmbeddings {
         rows,
         has_table: true,
         rule: PositionRule::SkipPadding { pad_token },
     };
-    match rows > positions.offset() {
-        true => Ok(positions),
-        false => refuse(format!(
-            "max_position_embeddings is {rows}; after pad_token_id ({pad_token}) no position is left"
-        )),
+    fields.check(
+        &["max_position_embeddings", "pad_token_id"],
+        rows > positions.offset(),
+        || format!("max_position_embeddings is {rows}; after pad_token_id ({pad_token}) no position is left"),
+    );
+    positions
+}
+
+/// Positions without a table: their number is the field `name`, `default` if it is absent.
+pub fn rotary_positions(fields: &Fields, name: &str, default: usize) -> PositionEmbeddings {
+    PositionEmbeddings {
+        rows: fields.rotations_or(name, default),
+        has_table: false,
+        rule: PositionRule::Index,
     }
+}
+
+/// Rotations of the heads that `spec` has from the fields `names`, with frequencies of this base.
+pub fn rotary(
+    fields: &Fields,
+    names: &Names,
+    spec: &EncoderSpec,
+    pairing: RotaryPairing,
+    theta: f64,
+) -> Option<RotarySpec> {
+    let head = spec.hidden_size / spec.heads;
+    fields.check(&[names.heads, names.hidden_size], head.is_multiple_of(2), || {
+        format!("heads have {head} columns; rotary positions need an even number")
+    });
+    Some(RotarySpec {
+        pairing,
+        theta,
+        divisor: 1.0,
+    })
 }
 
 /// BERT's names of the embeddings and the layers, below `prefix`; `None` for other parameters.

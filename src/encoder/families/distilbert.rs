@@ -2,7 +2,7 @@
 
 use super::bert_like::{Names, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -22,11 +22,11 @@ const FIELDS: Names = Names {
     activation: "activation",
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    Ok(EncoderSpec {
+fn spec(fields: &Fields) -> EncoderSpec {
+    EncoderSpec {
         layer_norm_eps: 1e-12,
-        ..spec_with(fields, &FIELDS)?
-    })
+        ..spec_with(fields, &FIELDS)
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

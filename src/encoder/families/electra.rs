@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, encoder_names};
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::backend::Activation;
 use crate::encoder::{EncoderSpec, HeadSpec, Parameter};
 
@@ -15,10 +15,10 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = bert_like::spec(fields)?;
-    let embedding_size = fields.size_or("embedding_size", 128)?;
-    Ok(EncoderSpec {
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = bert_like::spec(fields);
+    let embedding_size = fields.size_or("embedding_size", 128);
+    EncoderSpec {
         embedding_size,
         embedding_projection: embedding_size != spec.hidden_size,
         head: HeadSpec {
@@ -27,7 +27,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

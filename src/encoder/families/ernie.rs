@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, cls_head_names, encoder_names};
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -14,15 +14,15 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let task_types = match fields.flag_or("use_task_id", false)? {
-        true => Some(fields.size_or("task_type_vocab_size", 3)?),
+fn spec(fields: &Fields) -> EncoderSpec {
+    let task_types = match fields.flag_or("use_task_id", false) {
+        true => Some(fields.size_or("task_type_vocab_size", 3)),
         false => None,
     };
-    Ok(EncoderSpec {
+    EncoderSpec {
         task_types,
-        ..bert_like::spec(fields)?
-    })
+        ..bert_like::spec(fields)
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -1,13 +1,10 @@
 //! ESM, language models of proteins: ESM-2 <https://doi.org/10.1126/science.ade2574>, ESM-1b and ESM-1v.
 
-use super::bert_like::{self, encoder_names_with, lm_head_names};
+use super::bert_like::{self, BERT, after_padding, encoder_names_with, lm_head_names, rotary, rotary_positions};
 use super::fields::Fields;
-use super::{ConfigError, Family, refuse, whole};
+use super::{Family, whole};
 use crate::backend::{Activation, RotaryPairing};
-use crate::encoder::{
-    EncoderSpec, HeadSpec, LayerModule, MaskScaling, NormPlacement, Parameter, PositionEmbeddings, PositionRule,
-    RotarySpec,
-};
+use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, MaskScaling, NormPlacement, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "esm",
@@ -21,48 +18,38 @@ pub const FAMILY: Family = Family {
 /// Share of the tokens that were not masked in training.
 const KEPT: f64 = 1.0 - 0.15 * 0.8;
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    if fields.flag_or("is_folding_model", false)? {
-        return refuse("is_folding_model is true; a folding model has no masked-language-model head".to_owned());
-    }
-    let spec = bert_like::spec_with(fields, &bert_like::BERT)?;
-    let rows = fields.size_or("max_position_embeddings", 1026)?;
-    let (positions, rotary) = match fields.text_or("position_embedding_type", "absolute")? {
+const POSITIONS: &str = "max_position_embeddings";
+const POSITIONS_DEFAULT: usize = 1026;
+
+fn spec(fields: &Fields) -> EncoderSpec {
+    fields.check_false("is_folding_model", "a folding model has no masked-language-model head");
+    let spec = bert_like::spec_with(fields, &BERT);
+    let (positions, rotary) = match fields.text_or("position_embedding_type", "absolute") {
         "rotary" => {
-            let positions = PositionEmbeddings {
-                rows,
-                has_table: false,
-                rule: PositionRule::Index,
-            };
-            let rotary = RotarySpec {
-                pairing: RotaryPairing::Halves,
-                theta: fields.base_or("rope_theta", 10_000.0)?,
-                divisor: 1.0,
-            };
-            (positions, Some(rotary))
+            let theta = fields.base_or("rope_theta", 10_000.0);
+            let rotary = rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta);
+            (rotary_positions(fields, POSITIONS, POSITIONS_DEFAULT), rotary)
         }
-        "absolute" => {
-            let pad_token = fields.token_or("pad_token_id", 1)?;
-            (bert_like::after_padding(rows, pad_token)?, None)
-        }
-        other => {
-            return refuse(format!(
-                "position_embedding_type is \"{other}\"; supported are \"rotary\" and \"absolute\""
-            ));
+        kind => {
+            fields.check(&["position_embedding_type"], kind == "absolute", || {
+                format!("position_embedding_type is \"{kind}\"; supported are \"rotary\" and \"absolute\"")
+            });
+            let rows = fields.size_or(POSITIONS, POSITIONS_DEFAULT);
+            (after_padding(fields, rows), None)
         }
     };
-    let mask_scaling = match fields.flag_or("token_dropout", false)? {
+    let mask_scaling = match fields.flag_or("token_dropout", false) {
         true => Some(MaskScaling {
-            mask_token: fields.token("mask_token_id")?,
+            mask_token: fields.token("mask_token_id"),
             kept: KEPT,
         }),
         false => None,
     };
-    Ok(EncoderSpec {
+    EncoderSpec {
         positions,
         rotary,
         mask_scaling,
-        embedding_norm: fields.flag_or("emb_layer_norm_before", false)?,
+        embedding_norm: fields.flag_or("emb_layer_norm_before", false),
         norm_placement: NormPlacement::Pre,
         final_norm: true,
         activation: Activation::Gelu,
@@ -71,7 +58,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

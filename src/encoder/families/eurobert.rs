@@ -1,12 +1,10 @@
 //! EuroBERT: <https://arxiv.org/abs/2503.05500>; the layers of Llama with attention to both sides.
 
-use super::bert_like::spec_with;
+use super::bert_like::{BERT, rotary, rotary_positions, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, bert_like, refuse};
+use super::{Family, Form};
 use crate::backend::{NormKind, RotaryPairing};
-use crate::encoder::{
-    Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
-};
+use crate::encoder::{Biases, EncoderSpec, HeadSpec, LayerModule, NormPlacement, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "eurobert",
@@ -17,50 +15,47 @@ pub const FAMILY: Family = Family {
     form,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = spec_with(fields, &bert_like::BERT)?;
-    let key_value_heads = fields.size_or("num_key_value_heads", spec.heads)?;
-    if !spec.heads.is_multiple_of(key_value_heads) {
-        return refuse(format!(
-            "num_key_value_heads ({key_value_heads}) does not divide num_attention_heads ({})",
-            spec.heads
-        ));
-    }
-    fields.check_head_size(spec.hidden_size / spec.heads)?;
-    Ok(EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", 8192)?,
-            has_table: false,
-            rule: PositionRule::Index,
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = spec_with(fields, &BERT);
+    let key_value_heads = fields.size_or("num_key_value_heads", spec.heads);
+    fields.check(
+        &["num_key_value_heads", "num_attention_heads"],
+        spec.heads.is_multiple_of(key_value_heads),
+        || {
+            format!(
+                "num_key_value_heads ({key_value_heads}) does not divide num_attention_heads ({})",
+                spec.heads
+            )
         },
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: fields.rope_theta(None, "rope_theta", 10_000.0)?,
-            divisor: 1.0,
-        }),
+    );
+    fields.check_head_size(spec.hidden_size / spec.heads);
+    let theta = fields.rope_theta(None, "rope_theta", 10_000.0);
+    EncoderSpec {
+        positions: rotary_positions(fields, "max_position_embeddings", 8192),
+        rotary: rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta),
         embedding_norm: false,
         norm_placement: NormPlacement::Pre,
         final_norm: true,
         gated: true,
         biases: Biases {
-            attention: fields.flag_or("attention_bias", false)?,
-            feed_forward: fields.flag_or("mlp_bias", false)?,
-            feed_forward_down: fields.flag_or("mlp_bias", false)?,
+            attention: fields.flag_or("attention_bias", false),
+            feed_forward: fields.flag_or("mlp_bias", false),
+            feed_forward_down: fields.flag_or("mlp_bias", false),
             norm: false,
             head: false,
-            decoder: fields.flag_or("mlp_bias", false)?,
+            decoder: fields.flag_or("mlp_bias", false),
         },
         key_value_heads,
-        activation: fields.activation_or("hidden_act", "silu")?,
+        activation: fields.activation_or("hidden_act", "silu"),
         head: HeadSpec {
             has_dense: false,
-            tied_decoder: fields.flag_or("tie_word_embeddings", false)?,
+            tied_decoder: fields.flag_or("tie_word_embeddings", false),
             ..spec.head
         },
         norm_kind: NormKind::RootMeanSquare,
-        layer_norm_eps: fields.epsilon_or("rms_norm_eps", 1e-5)?,
+        layer_norm_eps: fields.epsilon_or("rms_norm_eps", 1e-5),
         ..spec
-    })
+    }
 }
 
 fn form(spec: &EncoderSpec, parameter: Parameter, _: &str) -> Form {

@@ -5,13 +5,11 @@
 
 use serde_json::Value;
 
-use super::bert_like::{self, spec_with};
+use super::bert_like::{BERT, rotary, rotary_positions, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, joined_query_key_value, module_name, refuse};
+use super::{Family, Form, joined_query_key_value, module_name};
 use crate::backend::{Activation, RotaryPairing};
-use crate::encoder::{
-    Biases, EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
-};
+use crate::encoder::{Biases, EncoderSpec, HeadSpec, LayerModule, Parameter, RotarySpec};
 
 pub const GTE: Family = Family {
     model_type: "gte",
@@ -29,80 +27,78 @@ pub const NEW: Family = Family {
     ..GTE
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = base(fields, 8192)?;
-    fields.check_head_size(spec.hidden_size / spec.heads)?;
-    Ok(EncoderSpec {
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: fields.rope_theta(None, "rope_theta", 160_000.0)?,
-            divisor: 1.0,
-        }),
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = base(fields, 8192);
+    fields.check_head_size(spec.hidden_size / spec.heads);
+    let theta = fields.rope_theta(None, "rope_theta", 160_000.0);
+    EncoderSpec {
+        rotary: rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta),
         head: HeadSpec {
             activation: Activation::Gelu,
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 /// Without the kind of rotation.
-fn base(fields: &Fields, positions: usize) -> Result<EncoderSpec, ConfigError> {
-    let token_types = fields.count_or("type_vocab_size", 1)?;
-    Ok(EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", positions)?,
-            has_table: false,
-            rule: PositionRule::Index,
-        },
+fn base(fields: &Fields, positions: usize) -> EncoderSpec {
+    let token_types = fields.count_or("type_vocab_size", 1);
+    EncoderSpec {
+        positions: rotary_positions(fields, "max_position_embeddings", positions),
         token_types: Some(token_types).filter(|&rows| rows > 0),
         gated: true,
         biases: Biases {
             feed_forward: false,
             ..Biases::ALL
         },
-        ..spec_with(fields, &bert_like::BERT)?
-    })
+        ..spec_with(fields, &BERT)
+    }
 }
 
-fn new_spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    for (field, supported) in [("position_embedding_type", "rope"), ("layer_norm_type", "layer_norm")] {
-        let value = fields.text_or(field, supported)?;
-        if value != supported {
-            return refuse(format!("{field} is \"{value}\"; only \"{supported}\" is supported"));
-        }
-    }
-    for (field, supported) in [("pack_qkv", true), ("logn_attention_scale", false)] {
-        if fields.flag_or(field, supported)? != supported {
-            return refuse(format!("{field} is {}; only {supported} is supported", !supported));
-        }
-    }
-    let spec = base(fields, 2048)?;
+fn new_spec(fields: &Fields) -> EncoderSpec {
+    fields.check_text("position_embedding_type", "rope");
+    fields.check_text("layer_norm_type", "layer_norm");
+    fields.check(&["pack_qkv"], fields.flag_or("pack_qkv", true), || {
+        "pack_qkv is false; only true is supported".to_owned()
+    });
+    fields.check_false("logn_attention_scale", "only false is supported");
+    let spec = base(fields, 2048);
     let head_size = spec.hidden_size / spec.heads;
-    let theta = fields.base_or("rope_theta", 10_000.0)?;
-    let factor = fields.get("rope_scaling").map_or(Ok(1.0), scaling_factor)?;
+    let theta = fields.base_or("rope_theta", 10_000.0);
+    let factor = scaling_factor(fields);
     // https://kexue.fm/archives/9706, equation 6: a larger base, and smaller frequencies.
-    Ok(EncoderSpec {
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: theta * factor,
+    let rotary = rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta * factor);
+    EncoderSpec {
+        rotary: rotary.map(|rotary| RotarySpec {
             divisor: factor.powf(2.0 / head_size as f64),
+            ..rotary
         }),
         ..spec
-    })
+    }
 }
 
 /// The factor of NTK-aware scaling, which counts for texts of every length.
-fn scaling_factor(scaling: &Value) -> Result<f64, ConfigError> {
+fn scaling_factor(fields: &Fields) -> f64 {
+    let Some(scaling) = fields.get("rope_scaling") else {
+        return 1.0;
+    };
     let is_mixed = scaling.get("mixed_b").is_some_and(|value| !value.is_null());
     match (
         scaling.get("type").and_then(Value::as_str),
         scaling.get("factor").and_then(Value::as_f64),
     ) {
-        (Some("ntk"), Some(factor)) if factor >= 1.0 && !is_mixed => Ok(factor),
-        _ => refuse(format!(
-            "rope_scaling is {scaling}; supported is the type \"ntk\" with a factor of 1 or more and without mixed_b"
-        )),
+        (Some("ntk"), Some(factor)) if factor >= 1.0 && !is_mixed => factor,
+        _ => {
+            fields.refuse(
+                "rope_scaling",
+                format!(
+                    "rope_scaling is {scaling}; supported is the type \"ntk\" with a factor of 1 or more and without \
+                     mixed_b"
+                ),
+            );
+            1.0
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! jina-embeddings-v3: <https://arxiv.org/abs/2409.10173>; RoBERTa with rotary positions.
 
-use super::bert_like::{self, lm_head_names, spec_with};
+use super::bert_like::{BERT, lm_head_names, rotary, rotary_positions, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, joined_query_key_value, module_name};
+use super::{Family, joined_query_key_value, module_name};
 use crate::backend::{Activation, RotaryPairing};
-use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec};
+use crate::encoder::{EncoderSpec, HeadSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "jina_embeddings_v3",
@@ -15,28 +15,21 @@ pub const FAMILY: Family = Family {
     form: joined_query_key_value,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = spec_with(fields, &bert_like::BERT)?;
-    fields.check_head_size(spec.hidden_size / spec.heads)?;
-    Ok(EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", 8194)?,
-            has_table: false,
-            rule: PositionRule::Index,
-        },
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: fields.rope_theta(None, "rope_theta", 20_000.0)?,
-            divisor: 1.0,
-        }),
-        token_types: Some(fields.size_or("type_vocab_size", 1)?),
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = spec_with(fields, &BERT);
+    fields.check_head_size(spec.hidden_size / spec.heads);
+    let theta = fields.rope_theta(None, "rope_theta", 20_000.0);
+    EncoderSpec {
+        positions: rotary_positions(fields, "max_position_embeddings", 8194),
+        rotary: rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta),
+        token_types: Some(fields.size_or("type_vocab_size", 1)),
         head: HeadSpec {
             activation: Activation::Gelu,
             ..spec.head
         },
-        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-5)?,
+        layer_norm_eps: fields.epsilon_or("layer_norm_eps", 1e-5),
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

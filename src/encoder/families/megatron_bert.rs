@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, cls_head_names, encoder_names_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, LayerModule, NormPlacement, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -14,13 +14,13 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    Ok(EncoderSpec {
+fn spec(fields: &Fields) -> EncoderSpec {
+    EncoderSpec {
         embedding_norm: false,
         norm_placement: NormPlacement::Pre,
         final_norm: true,
-        ..bert_like::spec(fields)?
-    })
+        ..bert_like::spec(fields)
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -75,7 +75,8 @@ pub struct Family {
     pub name: &'static str,
     /// The class of transformers with the masked-language-model head.
     pub class: &'static str,
-    parse: fn(&Fields) -> Result<EncoderSpec, ConfigError>,
+    /// The spec; what is wrong with the fields is recorded in them.
+    parse: fn(&Fields) -> EncoderSpec,
     /// The names that checkpoints give to a parameter, the usual one first.
     names: fn(&EncoderSpec, Parameter) -> Vec<String>,
     /// The form in which checkpoints store a parameter under one of these names.
@@ -150,14 +151,10 @@ fn whole(_: &EncoderSpec, _: Parameter, _: &str) -> Form {
     Form::Whole
 }
 
-/// Reason why a `config.json` is refused: one sentence that names the field.
+/// The reasons for which a `config.json` is refused: a sentence for each field, which names it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
-
-fn refuse<T>(reason: String) -> Result<T, ConfigError> {
-    Err(ConfigError(reason))
-}
+#[error("{}", .0.join(". "))]
+pub struct ConfigError(pub Vec<String>);
 
 /// The model types of all families, in order.
 fn supported() -> String {

@@ -1,13 +1,12 @@
 //! ModernBERT: <https://arxiv.org/abs/2412.13663>; rotary positions, windows, gated feed-forward blocks, pre-norm.
 
-use super::bert_like::{self, Names};
+use serde_json::Value;
+
+use super::bert_like::{self, Names, rotary, rotary_positions};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, joined_query_key_value, refuse};
+use super::{Family, Form, joined_query_key_value};
 use crate::backend::RotaryPairing;
-use crate::encoder::{
-    Biases, EncoderSpec, HeadSpec, LayerModule, LocalAttention, NormPlacement, Parameter, PositionEmbeddings,
-    PositionRule, RotarySpec,
-};
+use crate::encoder::{Biases, EncoderSpec, HeadSpec, LayerModule, LocalAttention, NormPlacement, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "modernbert",
@@ -23,68 +22,63 @@ const FIELDS: Names = Names {
     ..bert_like::BERT
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = bert_like::spec_with(fields, &FIELDS)?;
-    let is_local = is_local(fields, spec.layers)?;
-    Ok(EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", 8192)?,
-            has_table: false,
-            rule: PositionRule::Index,
-        },
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: fields.rope_theta(Some("full_attention"), "global_rope_theta", 160_000.0)?,
-            divisor: 1.0,
-        }),
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = bert_like::spec_with(fields, &FIELDS);
+    let is_local = is_local(fields, spec.layers);
+    let theta = fields.rope_theta(Some("full_attention"), "global_rope_theta", 160_000.0);
+    EncoderSpec {
+        positions: rotary_positions(fields, "max_position_embeddings", 8192),
+        rotary: rotary(fields, &FIELDS, &spec, RotaryPairing::Halves, theta),
         local_attention: Some(LocalAttention {
             is_local,
-            distance: fields.size_or("local_attention", 128)? / 2,
-            theta: fields.rope_theta(Some("sliding_attention"), "local_rope_theta", 10_000.0)?,
+            distance: fields.size_or("local_attention", 128) / 2,
+            theta: fields.rope_theta(Some("sliding_attention"), "local_rope_theta", 10_000.0),
         }),
         norm_placement: NormPlacement::Pre,
         first_attention_norm: false,
         final_norm: true,
         gated: true,
         biases: Biases {
-            attention: fields.flag_or("attention_bias", false)?,
-            feed_forward: fields.flag_or("mlp_bias", false)?,
-            feed_forward_down: fields.flag_or("mlp_bias", false)?,
-            norm: fields.flag_or("norm_bias", false)?,
-            head: fields.flag_or("classifier_bias", false)?,
-            decoder: fields.flag_or("decoder_bias", true)?,
+            attention: fields.flag_or("attention_bias", false),
+            feed_forward: fields.flag_or("mlp_bias", false),
+            feed_forward_down: fields.flag_or("mlp_bias", false),
+            norm: fields.flag_or("norm_bias", false),
+            head: fields.flag_or("classifier_bias", false),
+            decoder: fields.flag_or("decoder_bias", true),
         },
         head: HeadSpec {
-            activation: fields.activation_or("classifier_activation", "gelu")?,
+            activation: fields.activation_or("classifier_activation", "gelu"),
             ..spec.head
         },
-        layer_norm_eps: fields.epsilon_or("norm_eps", 1e-5)?,
+        layer_norm_eps: fields.epsilon_or("norm_eps", 1e-5),
         ..spec
-    })
+    }
 }
 
 /// For each layer whether it is local.
-fn is_local(fields: &Fields, layers: usize) -> Result<Vec<bool>, ConfigError> {
+fn is_local(fields: &Fields, layers: usize) -> Vec<bool> {
     let Some(types) = fields.get("layer_types") else {
-        let period = fields.size_or("global_attn_every_n_layers", 3)?;
-        return Ok((0..layers).map(|layer| layer % period != 0).collect());
+        let period = fields.size_or("global_attn_every_n_layers", 3);
+        return (0..layers).map(|layer| layer % period != 0).collect();
     };
-    let types = types.as_array().map_or(&[][..], Vec::as_slice);
-    let types = types.iter().map(|name| match name.as_str() {
-        Some("full_attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => refuse(format!(
-            "layer_types has {name}; supported are \"full_attention\" and \"sliding_attention\""
-        )),
+    let Some(types) = types.as_array() else {
+        fields.refuse_type("layer_types", types, "a list");
+        return Vec::new();
+    };
+    let is_local = |name: &Value| match name.as_str() {
+        Some("full_attention") => false,
+        Some("sliding_attention") => true,
+        _ => {
+            let reason = format!("layer_types has {name}; supported are \"full_attention\" and \"sliding_attention\"");
+            fields.refuse("layer_types", reason);
+            false
+        }
+    };
+    let is_local: Vec<bool> = types.iter().map(is_local).collect();
+    fields.check(&["layer_types", "num_hidden_layers"], is_local.len() == layers, || {
+        format!("layer_types has {} entries for {layers} layers", is_local.len())
     });
-    let is_local = types.collect::<Result<Vec<_>, _>>()?;
-    match is_local.len() == layers {
-        true => Ok(is_local),
-        false => refuse(format!(
-            "layer_types has {} entries for {layers} layers",
-            is_local.len()
-        )),
-    }
+    is_local
 }
 
 fn form(spec: &EncoderSpec, parameter: Parameter, name: &str) -> Form {
@@ -126,8 +120,6 @@ fn name_of(module: LayerModule) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
     use crate::encoder::Architecture;
 

@@ -2,7 +2,7 @@
 
 use super::bert_like::{encoder_names_with, lm_head_names, roberta_spec};
 use super::fields::Fields;
-use super::{ConfigError, Family, refuse, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RelativeBiasSpec};
 
 pub const FAMILY: Family = Family {
@@ -17,16 +17,20 @@ pub const FAMILY: Family = Family {
 /// Distances from here on share a bucket.
 const DISTANCE_MAX: usize = 128;
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = roberta_spec(fields)?;
-    let buckets = fields.size_or("relative_attention_num_buckets", 32)?;
-    if buckets % 4 != 0 || buckets / 4 >= DISTANCE_MAX {
-        return refuse(format!(
-            "relative_attention_num_buckets is {buckets}; it must be a multiple of 4 below {}",
-            4 * DISTANCE_MAX
-        ));
-    }
-    Ok(EncoderSpec {
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = roberta_spec(fields);
+    let buckets = fields.size_or("relative_attention_num_buckets", 32);
+    fields.check(
+        &["relative_attention_num_buckets"],
+        buckets.is_multiple_of(4) && buckets / 4 < DISTANCE_MAX,
+        || {
+            format!(
+                "relative_attention_num_buckets is {buckets}; it must be a multiple of 4 below {}",
+                4 * DISTANCE_MAX
+            )
+        },
+    );
+    EncoderSpec {
         token_types: None,
         positions: PositionEmbeddings {
             // Whatever the padding token is.
@@ -38,7 +42,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             distance_max: DISTANCE_MAX,
         }),
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -1,12 +1,10 @@
 //! NomicBERT: <https://arxiv.org/abs/2402.01613>; BERT with rotary positions and gated feed-forward blocks.
 
-use super::bert_like::{self, Names, cls_head_names, spec_with};
+use super::bert_like::{BERT, Names, cls_head_names, rotary, rotary_positions, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, joined_query_key_value, module_name, refuse};
+use super::{Family, joined_query_key_value, module_name};
 use crate::backend::{Activation, RotaryPairing};
-use crate::encoder::{
-    Biases, EncoderSpec, HeadSpec, LayerModule, Parameter, PositionEmbeddings, PositionRule, RotarySpec,
-};
+use crate::encoder::{Biases, EncoderSpec, HeadSpec, LayerModule, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "nomic_bert",
@@ -30,22 +28,18 @@ const OLD: Names = Names {
 /// The published code rounds the width of the feed-forward block up to a multiple of this.
 const INTERMEDIATE_MULTIPLE: usize = 256;
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
+fn spec(fields: &Fields) -> EncoderSpec {
     let is_old = fields.get("hidden_size").is_none();
-    let names = if is_old { &OLD } else { &bert_like::BERT };
-    let spec = spec_with(fields, names)?;
+    let names = if is_old { &OLD } else { &BERT };
+    let spec = spec_with(fields, names);
     let positions = if is_old {
         "n_positions"
     } else {
         "max_position_embeddings"
     };
     let spec = EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or(positions, 2048)?,
-            has_table: false,
-            rule: PositionRule::Index,
-        },
-        token_types: Some(fields.size_or("type_vocab_size", 2)?),
+        positions: rotary_positions(fields, positions, 2048),
+        token_types: Some(fields.size_or("type_vocab_size", 2)),
         gated: true,
         ..spec
     };
@@ -55,15 +49,12 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
     }
 }
 
-fn new_options(fields: &Fields, spec: EncoderSpec) -> Result<EncoderSpec, ConfigError> {
-    fields.check_head_size(spec.hidden_size / spec.heads)?;
-    let activation = fields.activation_or("hidden_act", "silu")?;
-    Ok(EncoderSpec {
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Halves,
-            theta: fields.rope_theta(None, "rope_theta", 1000.0)?,
-            divisor: 1.0,
-        }),
+fn new_options(fields: &Fields, spec: EncoderSpec) -> EncoderSpec {
+    fields.check_head_size(spec.hidden_size / spec.heads);
+    let activation = fields.activation_or("hidden_act", "silu");
+    let theta = fields.rope_theta(None, "rope_theta", 1000.0);
+    EncoderSpec {
+        rotary: rotary(fields, &BERT, &spec, RotaryPairing::Halves, theta),
         biases: Biases {
             attention: false,
             feed_forward: false,
@@ -76,47 +67,40 @@ fn new_options(fields: &Fields, spec: EncoderSpec) -> Result<EncoderSpec, Config
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
-fn old_options(fields: &Fields, spec: EncoderSpec) -> Result<EncoderSpec, ConfigError> {
-    let activation = fields.text_or("activation_function", "gelu_new")?;
-    if activation != "swiglu" {
-        return refuse(format!(
-            "activation_function is \"{activation}\"; only \"swiglu\" is supported"
-        ));
-    }
+fn old_options(fields: &Fields, spec: EncoderSpec) -> EncoderSpec {
+    let activation = fields.text_or("activation_function", "gelu_new");
+    fields.check(&["activation_function"], activation == "swiglu", || {
+        format!("activation_function is \"{activation}\"; only \"swiglu\" is supported")
+    });
     for field in ["prenorm", "parallel_block", "use_rms_norm", "causal"] {
-        if fields.flag_or(field, false)? {
-            return refuse(format!("{field} is true; it is not supported"));
-        }
+        fields.check_false(field, "it is not supported");
     }
     for field in ["rotary_emb_scale_base", "rotary_scaling_factor"] {
-        if fields.get(field).is_some() {
-            return refuse(format!("{field} is set; it is not supported"));
-        }
+        fields.check_absent(field);
     }
-    if fields.count_or("moe_every_n_layers", 0)? > 0 {
-        return refuse("moe_every_n_layers is set; a mixture of experts is not supported".to_owned());
-    }
-    let fraction = fields.number_or("rotary_emb_fraction", 0.0)?;
-    if fraction != 1.0 {
-        return refuse(format!("rotary_emb_fraction is {fraction}; only 1 is supported"));
-    }
-    let in_bias = fields.flag_or("mlp_fc1_bias", true)?;
-    Ok(EncoderSpec {
-        rotary: Some(RotarySpec {
-            pairing: match fields.flag_or("rotary_emb_interleaved", false)? {
-                true => RotaryPairing::Neighbours,
-                false => RotaryPairing::Halves,
-            },
-            theta: fields.base_or("rotary_emb_base", 10_000.0)?,
-            divisor: 1.0,
-        }),
+    let experts = fields.count_or("moe_every_n_layers", 0);
+    fields.check(&["moe_every_n_layers"], experts == 0, || {
+        "moe_every_n_layers is set; a mixture of experts is not supported".to_owned()
+    });
+    let fraction = fields.number_or("rotary_emb_fraction", 0.0);
+    fields.check(&["rotary_emb_fraction"], fraction == 1.0, || {
+        format!("rotary_emb_fraction is {fraction}; only 1 is supported")
+    });
+    let in_bias = fields.flag_or("mlp_fc1_bias", true);
+    let pairing = match fields.flag_or("rotary_emb_interleaved", false) {
+        true => RotaryPairing::Neighbours,
+        false => RotaryPairing::Halves,
+    };
+    let theta = fields.base_or("rotary_emb_base", 10_000.0);
+    EncoderSpec {
+        rotary: rotary(fields, &OLD, &spec, pairing, theta),
         biases: Biases {
-            attention: fields.flag_or("qkv_proj_bias", true)?,
+            attention: fields.flag_or("qkv_proj_bias", true),
             feed_forward: in_bias,
-            feed_forward_down: fields.flag_or("mlp_fc2_bias", true)?,
+            feed_forward_down: fields.flag_or("mlp_fc2_bias", true),
             head: in_bias,
             decoder: in_bias,
             ..Biases::ALL
@@ -127,9 +111,9 @@ fn old_options(fields: &Fields, spec: EncoderSpec) -> Result<EncoderSpec, Config
             activation: Activation::Silu,
             ..spec.head
         },
-        layer_norm_eps: fields.epsilon_or("layer_norm_epsilon", 1e-5)?,
+        layer_norm_eps: fields.epsilon_or("layer_norm_epsilon", 1e-5),
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use super::bert_like;
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, HeadSpec, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -14,18 +14,18 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let spec = bert_like::spec(fields)?;
-    Ok(EncoderSpec {
-        embedding_size: fields.size_or("input_embedding_size", 256)?,
+fn spec(fields: &Fields) -> EncoderSpec {
+    let spec = bert_like::spec(fields);
+    EncoderSpec {
+        embedding_size: fields.size_or("input_embedding_size", 256),
         embedding_projection: true,
         head: HeadSpec {
-            size: fields.size_or("output_embedding_size", 1664)?,
+            size: fields.size_or("output_embedding_size", 1664),
             tied_decoder: false,
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, encoder_names_with, lm_head_names, roberta_spec};
 use super::fields::Fields;
-use super::{ConfigError, Family, whole};
+use super::{Family, whole};
 use crate::encoder::{EncoderSpec, LayerModule, NormPlacement, Parameter};
 
 pub const FAMILY: Family = Family {
@@ -14,12 +14,12 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    Ok(EncoderSpec {
+fn spec(fields: &Fields) -> EncoderSpec {
+    EncoderSpec {
         norm_placement: NormPlacement::Pre,
         final_norm: true,
-        ..roberta_spec(fields)?
-    })
+        ..roberta_spec(fields)
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {

@@ -1,10 +1,10 @@
 //! RoFormer: <https://arxiv.org/abs/2104.09864>; BERT with rotary positions over neighbouring columns.
 
-use super::bert_like::{self, cls_head_names, encoder_names, spec_with};
+use super::bert_like::{BERT, cls_head_names, encoder_names, rotary, rotary_positions, spec_with};
 use super::fields::Fields;
-use super::{ConfigError, Family, refuse, whole};
+use super::{Family, whole};
 use crate::backend::RotaryPairing;
-use crate::encoder::{EncoderSpec, HeadSpec, Parameter, PositionEmbeddings, PositionRule, RotarySpec};
+use crate::encoder::{EncoderSpec, HeadSpec, Parameter};
 
 pub const FAMILY: Family = Family {
     model_type: "roformer",
@@ -15,24 +15,14 @@ pub const FAMILY: Family = Family {
     form: whole,
 };
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    if fields.flag_or("rotary_value", false)? {
-        return refuse("rotary_value is true; rotated values are not supported".to_owned());
-    }
-    let spec = spec_with(fields, &bert_like::BERT)?;
-    let embedding_size = fields.size_or("embedding_size", spec.hidden_size)?;
-    Ok(EncoderSpec {
-        positions: PositionEmbeddings {
-            rows: fields.size_or("max_position_embeddings", 1536)?,
-            has_table: false,
-            rule: PositionRule::Index,
-        },
-        rotary: Some(RotarySpec {
-            pairing: RotaryPairing::Neighbours,
-            theta: 10_000.0,
-            divisor: 1.0,
-        }),
-        token_types: Some(fields.size_or("type_vocab_size", 2)?),
+fn spec(fields: &Fields) -> EncoderSpec {
+    fields.check_false("rotary_value", "rotated values are not supported");
+    let spec = spec_with(fields, &BERT);
+    let embedding_size = fields.size_or("embedding_size", spec.hidden_size);
+    EncoderSpec {
+        positions: rotary_positions(fields, "max_position_embeddings", 1536),
+        rotary: rotary(fields, &BERT, &spec, RotaryPairing::Neighbours, 10_000.0),
+        token_types: Some(fields.size_or("type_vocab_size", 2)),
         embedding_size,
         embedding_projection: embedding_size != spec.hidden_size,
         head: HeadSpec {
@@ -40,7 +30,7 @@ fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
             ..spec.head
         },
         ..spec
-    })
+    }
 }
 
 fn names(_: &EncoderSpec, parameter: Parameter) -> Vec<String> {
@@ -62,6 +52,6 @@ mod tests {
         let config = r#"{"model_type": "roformer", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 16, "rotary_value": true}"#;
         let error = Architecture::parse(config.as_bytes()).map(drop).unwrap_err();
-        assert!(error.0.contains("rotary_value is true"), "{error}");
+        assert!(error.0[0].contains("rotary_value is true"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bert_like::{self, cls_head_names};
 use super::fields::Fields;
-use super::{ConfigError, Family, Form, refuse};
+use super::{Family, Form};
 use crate::encoder::{EncoderSpec, LayerModule, Parameter, Part};
 
 pub const FAMILY: Family = Family {
@@ -24,24 +24,24 @@ const GROUPS: [(LayerModule, &str, usize); 6] = [
     (LayerModule::FeedForwardDown, "output_groups", 4),
 ];
 
-fn spec(fields: &Fields) -> Result<EncoderSpec, ConfigError> {
-    let mut spec = bert_like::spec(fields)?;
+fn spec(fields: &Fields) -> EncoderSpec {
+    let mut spec = bert_like::spec(fields);
     let hidden = spec.hidden_size;
-    let embedding = fields.size_or("embedding_size", hidden)?;
-    if embedding != hidden {
-        return refuse(format!("embedding_size ({embedding}) is not hidden_size ({hidden})"));
-    }
+    let embedding = fields.size_or("embedding_size", hidden);
+    fields.check(&["embedding_size", "hidden_size"], embedding == hidden, || {
+        format!("embedding_size ({embedding}) is not hidden_size ({hidden})")
+    });
     for (module, field, default) in GROUPS {
-        let groups = fields.size_or(field, default)?;
+        let groups = fields.size_or(field, default);
         let shape = spec.shape(Parameter::Layer(0, module, Part::Weight));
-        if !shape.iter().all(|size| size.is_multiple_of(groups)) {
-            return refuse(format!(
-                "{field} ({groups}) does not divide {shape:?}, the shape of its layer"
-            ));
-        }
+        fields.check(
+            &[field, "hidden_size", "intermediate_size"],
+            shape.iter().all(|size| size.is_multiple_of(groups)),
+            || format!("{field} ({groups}) does not divide {shape:?}, the shape of its layer"),
+        );
         spec.convolution_groups.push((module, groups));
     }
-    Ok(spec)
+    spec
 }
 
 fn form(spec: &EncoderSpec, parameter: Parameter, _: &str) -> Form {
