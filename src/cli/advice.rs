@@ -92,7 +92,8 @@ fn for_hub(error: &HubError) -> Option<String> {
     let advice = match error {
         HubError::NoHome => "set HF_HOME to a folder",
         HubError::Offline { .. } => {
-            "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or pass the model's folder with --model"
+            "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to download it, set HF_HOME to the folder of another cache, or \
+             pass the model's folder with --model"
         }
         HubError::Tls(_) => {
             "download the model on another machine (hf download ID --local-dir DIR) and pass DIR with --model"
@@ -120,6 +121,7 @@ fn for_hub(error: &HubError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use cloze::backend::Precision;
+    use cloze::hub::CacheState;
 
     use super::*;
 
@@ -137,8 +139,9 @@ mod tests {
                 HubError::Offline {
                     name: name(),
                     cache: "/cache".to_owned(),
+                    state: CacheState::Nothing,
                 },
-                "; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or pass the model's folder with --model",
+                "; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to download it, set HF_HOME to",
             ),
             (
                 HubError::NoModel { name: name() },

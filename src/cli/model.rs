@@ -273,12 +273,13 @@ pub fn locate(model: Option<&Path>, revision: Option<&str>) -> Result<Source, Bo
     let source = Source::hub(&hub, &name, &mut Download::default(), &check_config);
     source.map_err(|error| match error {
         // The name may be a folder's with a mistake in it.
-        CheckpointError::Hub(HubError::Unreachable { .. } | HubError::Offline { .. }) => {
-            let cached = match hub.cached(&name) {
-                Some(_) => ", the cache does not have all files of a model of this name",
-                None => "",
-            };
-            format!("there is no local folder {shown}{cached}, and {}", message(&error)).into()
+        CheckpointError::Hub(HubError::Offline { .. }) => {
+            format!("there is no local folder {shown}, and {}", message(&error)).into()
+        }
+        CheckpointError::Hub(HubError::Unreachable { .. }) => {
+            let state = hub.cache_state(&name);
+            let text = message(&error);
+            format!("there is no local folder {shown}, a model of this name {state}, and {text}").into()
         }
         error => error.into(),
     })

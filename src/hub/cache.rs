@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{CacheRepo, Repo, RepoType};
 
-use super::{HubError, ModelName};
+use super::{CacheState, HubError, ModelName};
 
 /// The part of the cache that belongs to one model and revision.
 pub struct Cache {
@@ -50,6 +50,17 @@ impl Cache {
         let commit = fs::read_to_string(self.folder().join("refs").join(self.name.revision())).ok()?;
         let commit = commit.trim();
         super::name::is_part(commit).then(|| commit.to_owned())
+    }
+
+    /// The state of a revision that is not complete.
+    pub fn state(&self) -> CacheState {
+        let has_revision = self.commit().is_some_and(|commit| self.snapshot(&commit).is_dir());
+        let mut revisions = fs::read_dir(self.folder().join("refs")).into_iter().flatten();
+        match self.folder().is_dir() {
+            false => CacheState::Nothing,
+            true if !has_revision && revisions.next().is_some() => CacheState::OtherRevisions,
+            true => CacheState::Part,
+        }
     }
 
     /// Records the commit of the revision.

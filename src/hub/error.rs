@@ -1,5 +1,6 @@
 //! Errors of the hub client.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 use crate::sys::excerpt;
@@ -14,8 +15,12 @@ pub enum HubError {
     #[error("{name} is {value:?}; it must be a number of seconds from 1 to 86400")]
     Variable { name: &'static str, value: String },
     /// Network access is disabled.
-    #[error("{name} is not complete in the cache ({cache}), and the hub client is in offline mode")]
-    Offline { name: String, cache: String },
+    #[error("{name} {state} ({cache}), and the hub client is in offline mode")]
+    Offline {
+        name: String,
+        cache: String,
+        state: CacheState,
+    },
     /// TLS is not available.
     #[error("{0}, so nothing can be downloaded")]
     Tls(#[from] crate::sys::crypto::ClientError),
@@ -76,6 +81,27 @@ pub enum HubError {
     /// The cache cannot be read or written.
     #[error("{path}: {source}")]
     Disk { path: String, source: std::io::Error },
+}
+
+/// What the cache has of a revision that is not complete in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheState {
+    Nothing,
+    /// The model, but not this revision.
+    OtherRevisions,
+    /// A part of the files.
+    Part,
+}
+
+/// As the end of a sentence about the model.
+impl Display for CacheState {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "is not in the cache",
+            Self::OtherRevisions => "is not in the cache, which has it at other revisions",
+            Self::Part => "is not complete in the cache",
+        })
+    }
 }
 
 impl HubError {

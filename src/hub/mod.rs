@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use cache::Cache;
 use client::Client;
 
-pub use error::HubError;
+pub use error::{CacheState, HubError};
 pub use name::ModelName;
 pub use settings::{Settings, shows_progress};
 
@@ -69,6 +69,11 @@ impl Hub {
         Some(CachedModel { cache, commit })
     }
 
+    /// The state of a revision that is not complete in the cache.
+    pub fn cache_state(&self, name: &ModelName) -> CacheState {
+        Cache::new(&self.settings.cache, name).state()
+    }
+
     /// Requests the commit and the file list of the revision.
     ///
     /// # Errors
@@ -78,7 +83,8 @@ impl Hub {
         if self.settings.offline {
             return Err(HubError::Offline {
                 name: name.to_string(),
-                cache: cache.folder().display().to_string(),
+                cache: self.settings.cache.display().to_string(),
+                state: cache.state(),
             });
         }
         let client = Client::new(&self.settings, name)?;

@@ -233,7 +233,9 @@ fn the_server_starts_on_a_model_of_the_hub() {
     let offline = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HUB_OFFLINE", "1")];
     let error = start(home.path(), &offline, NAME).unwrap_err();
     assert!(
-        error.contains("; unset HF_HUB_OFFLINE") && error.contains("--model"),
+        error.contains("tiny/bert is not in the cache (")
+            && error.contains("; unset HF_HUB_OFFLINE")
+            && error.contains("--model"),
         "{error}"
     );
     assert!(hub.seen().is_empty());

@@ -164,6 +164,40 @@ fn errors_of_the_hub_name_their_cause() {
 }
 
 #[test]
+fn an_offline_client_says_what_the_cache_has() {
+    let (hub, cache) = (FakeHub::golden("uncased-tied"), TempDir::new().unwrap());
+    let refused = |name: &str, revision: Option<&str>| {
+        let offline = Settings {
+            offline: true,
+            ..settings(hub.endpoint(), cache.path())
+        };
+        let error = open_as(offline, name, revision).err().unwrap();
+        let shown = format!("({}), and the hub client is in offline mode", cache.path().display());
+        assert!(error.ends_with(&shown), "{error}");
+        error
+    };
+    let nothing = "tiny/bert is not in the cache (";
+    assert!(refused(NAME, None).starts_with(nothing));
+    assert_loads(open(&hub, &cache).unwrap().0);
+    let other = refused(NAME, Some("v2"));
+    assert!(
+        other.starts_with("tiny/bert at v2 is not in the cache, which has it at other revisions ("),
+        "{other}"
+    );
+    let other = refused(NAME, Some(&"0f".repeat(20)));
+    assert!(other.contains("which has it at other revisions ("), "{other}");
+    assert!(refused("tiny/bret", None).contains("bret is not in the cache ("));
+    let snapshot = cache.path().join("models--tiny--bert/snapshots").join(COMMIT);
+    std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    let part = refused(NAME, None);
+    assert!(part.starts_with("tiny/bert is not complete in the cache ("), "{part}");
+    // As an interrupted first download leaves it.
+    std::fs::remove_dir_all(cache.path().join("models--tiny--bert/refs")).unwrap();
+    let part = refused(NAME, None);
+    assert!(part.starts_with("tiny/bert is not complete in the cache ("), "{part}");
+}
+
+#[test]
 fn an_unsupported_model_is_refused_before_its_weights_are_downloaded() {
     let renamed = |from: &str, to: &str| {
         let mut files = files_of("uncased-tied");
