@@ -6,6 +6,7 @@ use poem::{Endpoint, EndpointExt, IntoEndpoint, Request, Response, RouteMethod};
 
 use super::error::{ApiError, respond};
 use super::middleware::auth;
+use crate::sys::excerpt;
 
 /// Access rule of a method while the server has an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,8 @@ impl RouteRow {
         reads.into_iter().flatten().chain(writes)
     }
 
-    /// The endpoint of this row: checks the access rule, answers other methods with 405 and `Allow`, and turns every
-    /// error into a response.
+    /// The endpoint of this row: checks the access rule, refuses a query in the path of a `POST`, answers other methods
+    /// with 405 and `Allow`, and turns every error into a response.
     pub fn into_endpoint(self) -> impl Endpoint<Output = Response> + 'static {
         let Self {
             handlers, get, post, ..
@@ -80,12 +81,17 @@ impl RouteRow {
                 Method::POST => post,
                 _ => None,
             };
-            let response = match access {
-                Some(Access::Open) => handlers.call(request).await,
-                Some(Access::Key) | None => match auth::require_key(&request) {
-                    Ok(()) => handlers.call(request).await,
-                    Err(error) => Err(error.into()),
-                },
+            let allowed = match access {
+                Some(Access::Open) => Ok(()),
+                Some(Access::Key) | None => auth::require_key(&request),
+            };
+            let allowed = allowed.and_then(|()| match access {
+                Some(_) if *request.method() == Method::POST => check_query(&request),
+                _ => Ok(()),
+            });
+            let response = match allowed {
+                Ok(()) => handlers.call(request).await,
+                Err(error) => Err(error.into()),
             };
             match response {
                 Ok(response) => Ok(response),
@@ -93,4 +99,17 @@ impl RouteRow {
             }
         })
     }
+}
+
+/// Refuses a request with query parameters: it would be answered as if they were not there.
+fn check_query(request: &Request) -> Result<(), ApiError> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else {
+        return Ok(());
+    };
+    let name = query.split(['=', '&']).next().unwrap_or_default();
+    let message = format!(
+        "The path has the query parameter {:?}, and this route reads none; send parameters in a JSON body.",
+        excerpt::name(name)
+    );
+    Err(ApiError::bad_request("bad_request", message))
 }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use poem::http::StatusCode;
+use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 
 use super::{App, Settings, service};
@@ -77,6 +77,40 @@ pub(super) async fn expect_error(response: poem::test::TestResponse, status: Sta
     assert_eq!(body.error_type, error_type, "{body:?}");
     assert!(body.error.ends_with('.'), "not a sentence: {body:?}");
     body.error
+}
+
+#[tokio::test]
+async fn a_query_is_refused_where_parameters_belong_in_the_body() {
+    let client = TestClient::new(service(app(|_| {}, 8, MINUTE)));
+    for row in super::service::table(&super::Options::default()) {
+        let path = row.path().replace(":name", "tiny").replace(":version", "1");
+        let posts = row.methods().any(|(method, _)| method == Method::POST);
+        let reads = row.methods().any(|(method, _)| method == Method::GET);
+        for (query, name) in [
+            ("top_k=3&x", "top_k"),
+            ("anything", "anything"),
+            ("=", ""),
+            ("a%20b=1", "a%20b"),
+        ] {
+            let response = client.post(format!("{path}?{query}")).body("a [MASK]").send().await;
+            if posts {
+                let sentence = expect_error(response, StatusCode::BAD_REQUEST, "bad_request").await;
+                assert!(sentence.contains(&format!("query parameter {name:?}")), "{sentence}");
+            } else {
+                expect_error(response, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").await;
+            }
+            if reads {
+                client.get(format!("{path}?{query}")).send().await.assert_status_is_ok();
+            }
+        }
+    }
+    let long = client
+        .post(format!("/?{}", "x".repeat(10_000)))
+        .body("a [MASK]")
+        .send()
+        .await;
+    assert!(expect_error(long, StatusCode::BAD_REQUEST, "bad_request").await.len() < 300);
+    client.post("/?").body("a [MASK]").send().await.assert_status_is_ok();
 }
 
 #[tokio::test]
