@@ -84,4 +84,13 @@ mod tests {
             assert_eq!(Timing::of(origin, intervals.collect()), expected, "{batches:?}");
         }
     }
+
+    #[test]
+    fn times_of_pieces_add_up() {
+        let times = |queue, inference| Timing {
+            queue: Duration::from_millis(queue),
+            inference: Duration::from_millis(inference),
+        };
+        assert_eq!(times(1, 20).then(times(300, 4000)), times(301, 4020));
+    }
 }

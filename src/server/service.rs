@@ -68,7 +68,7 @@ pub fn service(app: Arc<App>) -> impl Endpoint<Output = Response> + 'static {
 }
 
 /// The service of a listener, which checks the host of each request if the listener `is_loopback`.
-fn service_on(app: Arc<App>, is_loopback: bool) -> impl Endpoint<Output = Response> + 'static {
+pub(super) fn service_on(app: Arc<App>, is_loopback: bool) -> impl Endpoint<Output = Response> + 'static {
     let rows = table(&app.options);
     app.state.metrics.prepare(rows.iter().map(RouteRow::path));
     let routes = rows

@@ -2,6 +2,7 @@
 
 mod access;
 mod connections;
+mod counts;
 mod operations;
 mod tasks;
 
