@@ -24,9 +24,7 @@ mod weights;
 
 use burn::backend::ExecutionError;
 
-use crate::backend::{
-    Device, EncoderBackend, IndexList, LayerNorm, PooledRows, Precision, QueryRows, Tensor, UnsupportedPrecision,
-};
+use crate::backend::{Device, EncoderBackend, LayerNorm, PooledRows, Precision, Tensor, UnsupportedPrecision};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -120,13 +118,12 @@ impl<B: EncoderBackend> Encoder<B> {
             if !is_needed() {
                 return None;
             }
-            hidden = self.layers[layer].forward(hidden.clone(), hidden, inputs, QueryRows::All);
+            hidden = self.layers[layer].forward(hidden, inputs);
         }
         if !is_needed() {
             return None;
         }
-        let query_states = B::select_rows(&hidden, inputs, IndexList::ReadoutRows);
-        let states = self.layers[last].forward(query_states, hidden, inputs, QueryRows::ReadoutOnly);
+        let states = self.layers[last].forward_readout(hidden, inputs);
         Some(match &self.final_norm {
             Some(norm) => B::residual_layer_norm(states, None, norm),
             None => states,
