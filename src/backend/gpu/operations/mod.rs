@@ -60,6 +60,16 @@ fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
 
 /// [`EncoderBackend::check`] of a buffer.
 fn check(primitive: &Primitive) -> Result<(), ExecutionError> {
+    // Memory of weights may be larger than a kernel can read, which nothing tells before the first launch.
+    let (bytes, bytes_max) = (
+        primitive.handle.size_in_used(),
+        primitive.client.properties().memory.max_page_size,
+    );
+    if bytes > bytes_max {
+        return Err(ExecutionError::WithContext {
+            reason: format!("a weight takes {bytes} bytes and a kernel reads buffers of up to {bytes_max}"),
+        });
+    }
     let checked = primitive.client.check([&primitive.handle]);
     checked.map_err(|error| ExecutionError::WithContext {
         reason: error.to_string(),
