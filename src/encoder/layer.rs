@@ -101,6 +101,12 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         B::encoder_tail(attended, selected, &self.tail)
     }
 
+    /// Layers of one form launch the same kernels for the same rows: whether it has a normalization before attention,
+    /// and its window.
+    pub fn form(&self) -> (bool, Option<usize>) {
+        (self.attention_norm.is_some(), self.attention.options.window)
+    }
+
     /// The input of attention.
     fn normalized(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.attention_norm {
