@@ -8,19 +8,41 @@ fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// `e^x`, relative error below 2e-7; 0 below -87.3 and clamped to `e^88.3` above.
+#[inline(always)]
+pub fn exp<const FMA: bool>(x: f32) -> f32 {
+    let e = exp_in_range::<FMA>(x.clamp(-87.3, 88.3));
+    if x < -87.3 { 0.0 } else { e }
+}
+
+/// `e^(factor · (x - max))` for `x` up to `max`, relative error below 2e-7 and that of the exponent's rounding; 0 below
+/// -87.7. Takes fewer operations than [`exp`].
+///
+/// With fused instructions, all results of one `max` have a common factor, which rounds to 1 for small `max`: a softmax
+/// cancels it.
+#[inline(always)]
+pub fn exp_below<const FMA: bool>(x: f32, max: f32, factor: f32) -> f32 {
+    let exponent = if FMA {
+        x.mul_add(factor, -(max * factor))
+    } else {
+        (x - max) * factor
+    };
+    // 2^n is 0 at the end of the range. NaN stays.
+    exp_in_range::<FMA>(if exponent < -88.0 { -88.0 } else { exponent })
+}
+
+/// `e^x` for `x` in -88.0..88.4; 0 below -87.7.
 ///
 /// Cody and Waite's reduction to `[-ln2/2, ln2/2]`, then the polynomial of `expf` in Cephes
 /// (<https://www.netlib.org/cephes/>).
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
+fn exp_in_range<const FMA: bool>(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.3, 88.3);
-    let rounded = fused::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let rounded = fused::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = fused::<FMA>(n, -LN2_LOW, fused::<FMA>(n, -LN2_HIGH, clamped));
+    let r = fused::<FMA>(n, -LN2_LOW, fused::<FMA>(n, -LN2_HIGH, x));
     let mut p = 1.987_569_1e-4;
     p = fused::<FMA>(p, r, 1.398_2e-3);
     p = fused::<FMA>(p, r, 8.333_452e-3);
@@ -29,8 +51,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fused::<FMA>(p, r, 0.5);
     let e = fused::<FMA>(p * r, r, r) + 1.0;
     // The low bits of `rounded` are the integer n. Shifted into the exponent, with the bias added, they are 2^n.
-    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
-    if x < -87.3 { 0.0 } else { e * scale }
+    e * f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// `ln(1 + x)` for `x` that is not negative, relative error below 3e-7; NaN and infinity stay.
@@ -178,6 +199,39 @@ mod tests {
         assert_eq!(exp::<false>(-88.0), 0.0);
         assert_eq!(exp::<false>(f32::NEG_INFINITY), 0.0);
         assert!(exp::<false>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_below_is_within_its_stated_error() {
+        let factor = 0.125;
+        for max in [0.0, 3.7, -250.0] {
+            for x in range().map(|x| max + 8.0 * x).filter(|&x| x <= max) {
+                let exponent = f64::from(factor) * (f64::from(x) - f64::from(max));
+                for (ours, rounding) in [
+                    (exp_below::<false>(x, max, factor), 0.0),
+                    // The error of `factor · max`, in all results alike.
+                    (
+                        exp_below::<true>(x, max, factor),
+                        f64::from(factor * max).abs() * f64::from(f32::EPSILON),
+                    ),
+                ] {
+                    let rounding = rounding + exponent.abs() * f64::from(f32::EPSILON);
+                    if exponent > -87.3 {
+                        let error = (f64::from(ours) - exponent.exp()).abs() / exponent.exp();
+                        assert!(error < 2e-7 + rounding, "{x} below {max}: relative error {error:e}");
+                    } else if exponent < -87.7 {
+                        assert_eq!(ours, 0.0, "{x} below {max}");
+                    }
+                }
+            }
+        }
+        for x in [f32::NEG_INFINITY, f32::MIN, -1e6] {
+            assert_eq!(
+                [exp_below::<false>(x, 1.0, 0.3), exp_below::<true>(x, 1.0, 0.3)],
+                [0.0; 2]
+            );
+        }
+        assert!(exp_below::<false>(f32::NAN, 1.0, 0.3).is_nan() && exp_below::<true>(f32::NAN, 1.0, 0.3).is_nan());
     }
 
     #[test]

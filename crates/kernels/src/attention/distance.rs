@@ -67,6 +67,10 @@ impl<'a> ByDistance<'a> {
 }
 
 impl<'a> InSequence<'a> {
+    pub fn has_window(self) -> bool {
+        self.window.is_some()
+    }
+
     /// Up to 32 queries from `query` on.
     pub fn block(self, query: usize, count: usize) -> QueryBlock<'a> {
         let token = |column: usize| self.query_tokens[query + column.min(count - 1)] as i32 - self.first as i32;

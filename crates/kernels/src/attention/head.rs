@@ -34,6 +34,8 @@ pub struct Scratch {
     bf16_scores: Vec<Line>,
     /// Sums of weighted values over the keys so far, for 32 queries of each value panel.
     mixed: Vec<Line>,
+    /// A result for 32 queries.
+    tile: [[u32; NR]; NR],
 }
 
 /// The columns of a head in rows of `hidden` (queries) or `2 * hidden` values (keys, then values).
@@ -48,6 +50,21 @@ pub struct Head<'a> {
     pub tokens: usize,
     /// Without it every query attends to all keys by their content alone.
     pub distance: Option<InSequence<'a>>,
+}
+
+impl Head<'_> {
+    /// Most keys of a block. Short blocks hold fewer keys out of a window; long blocks need fewer calls.
+    fn key_block_rows(self, gemm: Gemm) -> usize {
+        match self.distance.is_some_and(InSequence::has_window) {
+            true => MR,
+            false => gemm.layout(1).block_rows,
+        }
+    }
+
+    /// The blocks of the packed keys.
+    fn key_blocks(self, gemm: Gemm) -> RowBlocks {
+        RowBlocks::even(self.tokens, self.key_block_rows(gemm))
+    }
 }
 
 impl Scratch {
@@ -84,7 +101,7 @@ impl Scratch {
         let stride = 2 * hidden;
         let row_elements = row_elements(gemm.layout(size));
         let keys = grow_to(&mut self.keys, tokens * row_elements, 0);
-        let blocks = RowBlocks::even(tokens, MR);
+        let blocks = head.key_blocks(gemm);
         for index in 0..blocks.count() {
             let range = blocks.range(index);
             let packed = &mut keys[range.start * row_elements..range.end * row_elements];
@@ -145,7 +162,7 @@ impl Scratch {
         for (rows, columns) in k_blocks.zip(queries.chunks_exact_mut(2 * K_BLOCK)) {
             transpose(isa, rows, rows_mut(columns));
         }
-        let blocks = RowBlocks::even(tokens, MR);
+        let blocks = head.key_blocks(gemm);
         // The packed blocks that hold keys of the window.
         let some_blocks = match block.and_then(|block| block.bounds.as_ref()) {
             None => 0..blocks.count(),
@@ -157,7 +174,7 @@ impl Scratch {
         };
         let scale = 1.0 / (size as f32).sqrt();
         let mut factors = [0.0; NR];
-        let blocks_at_once = KEYS_AT_ONCE.div_ceil(MR);
+        let blocks_at_once = KEYS_AT_ONCE.div_ceil(head.key_block_rows(gemm));
         if some_blocks.len() <= blocks_at_once {
             let keys = self.score(isa, gemm, head, some_blocks, block);
             softmax(
@@ -166,17 +183,17 @@ impl Scratch {
                 scale,
                 &mut factors,
             );
-            let mut tile = [[0; NR]; MR];
-            return self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, columns| {
-                let epilogue = Epilogue::RowFactors(&factors[range.clone()]);
-                gemm.store(
-                    operands,
-                    &epilogue,
-                    None,
-                    output(range.start, first, columns),
-                    &mut tile,
-                );
-            });
+            return self.mix(
+                isa,
+                gemm,
+                head,
+                rows,
+                keys,
+                |gemm, operands, range, first, columns, tile| {
+                    let epilogue = Epilogue::RowFactors(&factors[range.clone()]);
+                    gemm.store(operands, &epilogue, None, output(range.start, first, columns), tile);
+                },
+            );
         }
         let mut online = Online::START;
         let mut mixed = std::mem::take(&mut self.mixed);
@@ -190,9 +207,8 @@ impl Scratch {
             let keys = self.score(isa, gemm, head, part, block);
             let scores = f32_rows_mut(&mut self.scores[..keys.len() * 2]);
             softmax_online(isa, scores, scale, &mut online, &mut factors);
-            let mut tile = [[0; NR]; MR];
-            self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, _| {
-                gemm.values(operands, &Epilogue::RowFactors(&[1.0; NR]), None, &mut tile);
+            self.mix(isa, gemm, head, rows, keys, |gemm, operands, range, first, _, tile| {
+                gemm.values(operands, &Epilogue::RowFactors(&[1.0; NR]), None, tile);
                 let sums = &mut rows_mut(sums)[first + range.start..first + range.end];
                 accumulate(isa, sums, &tile[..range.len()], &factors[range]);
             });
@@ -216,10 +232,10 @@ impl Scratch {
         some_blocks: Range<usize>,
         block: Option<&QueryBlock<'_>>,
     ) -> Range<usize> {
-        let Head { size, tokens, .. } = head;
+        let size = head.size;
         let row_elements = row_elements(gemm.layout(size));
         let per_element = gemm.precision().values_per_element();
-        let blocks = RowBlocks::even(tokens, MR);
+        let blocks = head.key_blocks(gemm);
         let begin = blocks.start(some_blocks.start);
         let keys = begin - begin % per_element..blocks.start(some_blocks.end);
         let queries = &self.queries[..size.div_ceil(per_element) * 2];
@@ -260,7 +276,7 @@ impl Scratch {
     }
 
     /// Multiplies the probabilities of the keys `keys`, the rows of the scores, with their values:
-    /// `compute(gemm, operands, rows, first dimension, columns)` for each tile.
+    /// `compute(gemm, operands, rows, first dimension, columns, scratch)` for each tile.
     fn mix(
         &mut self,
         isa: Isa,
@@ -268,7 +284,7 @@ impl Scratch {
         head: Head<'_>,
         rows: usize,
         keys: Range<usize>,
-        mut compute: impl FnMut(Gemm, &Operands<'_>, Range<usize>, usize, usize),
+        mut compute: impl FnMut(Gemm, &Operands<'_>, Range<usize>, usize, usize, &mut [[u32; NR]]),
     ) {
         let Head { size, tokens, .. } = head;
         let per_element = gemm.precision().values_per_element();
@@ -281,7 +297,7 @@ impl Scratch {
             }
             _ => scores,
         };
-        let blocks = RowBlocks::even(rows, MR);
+        let blocks = RowBlocks::even(rows, gemm.layout(1).block_rows);
         let panels = self.values.chunks_exact(tokens.div_ceil(per_element) * 2);
         let first_line = keys.start / per_element * 2;
         for (panel, first) in panels.zip((0..size).step_by(NR)) {
@@ -298,7 +314,7 @@ impl Scratch {
                     prefetch: &[],
                     accumulate: false,
                 };
-                compute(gemm, &operands, range, first, (size - first).min(NR));
+                compute(gemm, &operands, range, first, (size - first).min(NR), &mut self.tile);
             }
         }
     }
@@ -314,6 +330,7 @@ mod tests {
     use super::*;
     use crate::attention::{ByDistance, Sequence, attention_gemm};
     use crate::disjoint::Disjoint;
+    use crate::layout::BLOCK_ROWS_MAX;
     use cloze_test_values::random;
 
     /// One head over one sequence.
@@ -408,7 +425,7 @@ mod tests {
                             "{isa} {precision:?} {window:?}: {ours}, not {expected}"
                         );
                     }
-                    assert!(lines <= (KEYS_AT_ONCE + MR + 1) * 2);
+                    assert!(lines <= (KEYS_AT_ONCE + BLOCK_ROWS_MAX + 1) * 2);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::isa::for_each_isa;
 use crate::layout::NR;
-use crate::math::exp;
+use crate::math::exp_below;
 
 /// The softmax of 32 queries over the keys so far.
 pub struct Online {
@@ -32,7 +32,7 @@ fn softmax_body<const FMA: bool>(scores: &mut [[f32; NR]], scale: f32, factors: 
     let mut sums = [0.0; NR];
     for row in scores {
         for n in 0..NR {
-            row[n] = exp::<FMA>((row[n] - max[n]) * scale);
+            row[n] = exp_below::<FMA>(row[n], max[n], scale);
             sums[n] += row[n];
         }
     }
@@ -56,12 +56,12 @@ fn softmax_online_body<const FMA: bool>(
     // Where every key so far is out of the window, any maximum gives zeros.
     let from = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
     for n in 0..NR {
-        corrections[n] = exp::<FMA>((online.max[n] - from[n]) * scale);
+        corrections[n] = exp_below::<FMA>(online.max[n], from[n], scale);
     }
     let mut sums = [0.0; NR];
     for row in scores {
         for n in 0..NR {
-            row[n] = exp::<FMA>((row[n] - from[n]) * scale);
+            row[n] = exp_below::<FMA>(row[n], from[n], scale);
             sums[n] += row[n];
         }
     }
