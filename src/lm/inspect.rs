@@ -276,6 +276,32 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_a_tensor_that_is_read_twice_is_listed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/tiny");
+        for entry in std::fs::read_dir(tiny).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        let path = folder.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let name = "bert.embeddings.word_embeddings.weight";
+        let embeddings = stored.tensor(name).unwrap();
+        let broken = f32::NAN.to_le_bytes().repeat(embeddings.data().len() / 4);
+        let broken =
+            safetensors::tensor::TensorView::new(embeddings.dtype(), embeddings.shape().to_vec(), &broken).unwrap();
+        // Loading compares a stored decoder with the embeddings.
+        let decoder = ("cls.predictions.decoder.weight".to_owned(), embeddings.clone());
+        let others = stored.tensors().into_iter().filter(|(other, _)| other != name);
+        let tensors = others.chain([(name.to_owned(), broken), decoder]);
+        safetensors::serialize_to_file(tensors, None, &path).unwrap();
+        let inspection = Inspection::of(Source::folder(folder.path()).unwrap());
+        let errors: Vec<String> = inspection.errors.iter().map(ToString::to_string).collect();
+        assert!(errors.len() == 1 && errors[0].contains(name), "{errors:?}");
+    }
+
+    #[test]
     fn golden_checkpoints_have_no_errors() {
         for folder in golden() {
             let inspection = Inspection::of(Source::folder(&folder).unwrap());

@@ -82,6 +82,16 @@ mod tests {
     }
 
     #[test]
+    fn one_window_changes_the_limit_by_a_factor_of_four_at_most() {
+        let (mut pace, origin) = (Pace::new(), Instant::now());
+        let at = |ms| origin + Duration::from_millis(ms);
+        pace.answered(256, at(0), at(1));
+        assert_eq!(pace.limit().get(), 1024);
+        pace.answered(1, at(1), at(60_000));
+        assert_eq!(pace.limit().get(), 256);
+    }
+
+    #[test]
     fn windows_at_the_same_time_count_once() {
         let (mut pace, origin) = (Pace::new(), Instant::now());
         let at = |ms| origin + Duration::from_millis(ms);

@@ -181,13 +181,12 @@ pub const VARIABLES: [(&str, &str); 12] = [
     ),
 ];
 
-pub const FILES: [(&str, &str); 3] = [
+pub const FILES: [(&str, &str); 2] = [
     (
         "~/.cache/huggingface/hub",
         "Downloaded models, shared with all tools of the hub",
     ),
     ("~/.cache/huggingface/token", "Access token that `hf auth login` wrote"),
-    ("~/.cache/cloze/gpu", "Tuned GPU kernels"),
 ];
 
 pub fn extras(command: &str) -> Extras {
