@@ -4,7 +4,6 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use burn_cubecl::CubeDevice;
-use cubecl::device_handle::DeviceHandle;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -15,6 +14,7 @@ enum State {
 }
 
 /// Parks the thread that CubeCL runs a device on. While it is parked, no other call of CubeCL for the device returns.
+/// When this is dropped, the thread is parked for good.
 #[derive(Debug)]
 pub struct DeviceThread(Arc<Shared>);
 
@@ -61,9 +61,19 @@ impl DeviceThread {
                         return tracing::warn!("the idle GPU takes processor time: {error}");
                     }
                 }
-                drop(client);
-                // Otherwise CubeCL's thread polls its queue for ever. This waits for the tensors of the device.
-                DeviceHandle::<()>::shutdown(device.to_id());
+                if let Err(error) = client.memory_cleanup() {
+                    tracing::debug!("the memory of a dropped GPU device was not released: {error}");
+                }
+                // The thread cannot be ended: with debug assertions, wgpu panics when its buffers are dropped at the
+                // end of a thread. So this one and CubeCL's wait for the end of the process.
+                let parked_for_good = client.exclusive(|| -> () {
+                    loop {
+                        std::thread::park();
+                    }
+                });
+                if let Err(error) = parked_for_good {
+                    tracing::debug!("the thread of a dropped GPU device ended: {error}");
+                }
             })?;
         Ok(Self(shared))
     }

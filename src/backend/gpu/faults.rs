@@ -52,11 +52,9 @@ impl Faults {
 
     /// Records panics of the thread that Burn runs `device` on: Burn itself logs them and goes on.
     pub fn watch_thread(&self, device: &WgpuDevice) {
-        let WgpuDeviceKind::Existing(index) = device.kind else {
+        let Some(name) = thread_name(device) else {
             return;
         };
-        // 5 is the kind of `Existing`; the test of a device that fails would notice another name.
-        let name = format!("DSD-5-{index}");
         if let Ok(mut threads) = THREADS.lock() {
             threads.push((name, self.clone()));
         }
@@ -83,6 +81,15 @@ impl Faults {
             });
         }));
         faults
+    }
+}
+
+/// The name of the thread that CubeCL runs `device` on, if the device was opened by [`open`](super::open).
+pub(super) fn thread_name(device: &WgpuDevice) -> Option<String> {
+    match device.kind {
+        // 5 is the kind of `Existing`; the test of a device that fails would notice another name.
+        WgpuDeviceKind::Existing(index) => Some(format!("DSD-5-{index}")),
+        _ => None,
     }
 }
 

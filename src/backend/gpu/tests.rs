@@ -1,10 +1,12 @@
 //! Devices that fail, and models that do not fit.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::backend::{EncoderBackend, Tensor};
+#[cfg(target_os = "linux")]
+use crate::sys::memory::resident;
 
 fn device() -> GpuDevice {
     open(None).unwrap()
@@ -106,5 +108,47 @@ fn f16_is_the_default_of_a_device_that_has_it_and_refused_by_others() {
         (Some(F16), false, None),
     ] {
         assert_eq!(choose_precision(requested, has_f16), chosen, "{requested:?}, {has_f16}");
+    }
+}
+
+/// The number of times that the thread with this name has gone to sleep, if it exists.
+#[cfg(target_os = "linux")]
+fn sleeps(name: &str) -> Option<u64> {
+    // A thread may end meanwhile.
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let status = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let mut named = status.filter(|status| status.lines().next() == Some(&format!("Name:\t{name}")));
+    let count = named.next()?;
+    let count = count.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    Some(count.unwrap().trim().parse().unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "needs a GPU adapter"]
+fn a_dropped_device_takes_neither_processor_time_nor_memory() {
+    const BYTES: u64 = 96 << 20;
+    let gpu = device();
+    let CubeDevice::Wgpu(device) = &gpu.device else {
+        panic!("{:?} is not of wgpu", gpu.device);
+    };
+    let thread = faults::thread_name(device).expect("the device was opened here");
+    let large: Tensor<Gpu, 1> = Tensor::zeros([BYTES as usize / 4], &gpu.device);
+    Wgpu::sync(&gpu.device).unwrap();
+    // Of a card with memory of its own, the process cannot tell.
+    let shares_memory = gpu.adapter.is_software();
+    let before = resident().unwrap();
+    assert!(sleeps(&thread).is_some(), "no thread is named {thread}");
+    drop((large, gpu));
+    // CubeCL's thread sleeps 150 microseconds at a time while it polls.
+    let ends_by = Instant::now() + Duration::from_secs(30);
+    loop {
+        let slept = sleeps(&thread);
+        std::thread::sleep(Duration::from_millis(100));
+        let released = before.saturating_sub(resident().unwrap());
+        if sleeps(&thread) == slept && (!shares_memory || released > BYTES / 2) {
+            break;
+        }
+        assert!(Instant::now() < ends_by, "{thread} polls, or {released} of {BYTES} bytes were released");
     }
 }
