@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cloze::lm::{BackendKind, Batch, Placement, PretrainedModel, Select, Sequence};
 use common::fixtures::golden;
 use common::harness;
-use common::machine::{adapter, failpoints, nothing, software_adapter};
+use common::machine::{adapter, f16, failpoints, nothing, software_adapter};
 use common::server::{Server, command};
 
 harness::main! {
@@ -20,6 +20,7 @@ harness::main! {
         several_workers_on_a_gpu_are_refused,
     ],
     adapter() => [
+        a_pass_of_bert_has_few_launches,
         adapters_are_listed_with_their_properties,
         an_answer_does_not_wait_for_the_next_batch,
         an_idle_server_takes_no_processor_time,
@@ -294,18 +295,62 @@ fn an_answer_does_not_wait_for_the_next_batch() {
     assert!(later > alone / 4, "{later:?} later, with {alone:?} alone");
 }
 
-/// The number of kernels that CubeCL compiled, by its log. Another thread writes the log, so this waits until it no
+/// The number of lines of CubeCL's log that `matches` accepts. Another thread writes the log, so this waits until it no
 /// longer grows.
-fn compiled(log: &Path) -> usize {
+fn lines(log: &Path, matches: impl Fn(&str) -> bool) -> usize {
     let mut before = None;
     loop {
         let text = std::fs::read_to_string(log).unwrap_or_default();
-        let count = text.matches("[START_KERNEL_COMPILATION]").count();
+        let count = text.lines().filter(|line| matches(line)).count();
         if before == Some(count) {
             return count;
         }
         before = Some(count);
         std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// The number of kernels that CubeCL compiled.
+fn compiled(log: &Path) -> usize {
+    lines(log, |line| line.contains("[START_KERNEL_COMPILATION]"))
+}
+
+fn a_pass_of_bert_has_few_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = 2;
+    // One for the embeddings, seven for a layer, one more for the last layer, four for the head: 90 for 12 layers.
+    let launches_max = 1 + 7 * layers + 1 + 4;
+    let dtypes: Vec<&str> = match f16().is_ok() {
+        true => vec!["f32", "f16"],
+        false => vec!["f32"],
+    };
+    for dtype in dtypes {
+        let log = folder.path().join(dtype);
+        let model = golden("uncased-tied");
+        let mut command = command(&[
+            "--backend",
+            "gpu",
+            "--model",
+            &model,
+            "--dtype",
+            dtype,
+            "--warm-up",
+            "short",
+        ]);
+        command.env("CUBECL_DEBUG_LOG", &log);
+        command.env("CUBECL_DEBUG_OPTION", "profile-medium");
+        let server = Server::spawn(&mut command);
+        // A line for each launch: its time, and the name of the kernel.
+        let is_launch =
+            |line: &str| line.starts_with("| ") && line[2..].starts_with(|first: char| first.is_ascii_digit());
+        let launches = || {
+            let before = lines(&log, is_launch);
+            assert_eq!(server.post("text/plain", "the [MASK] .").0, 200);
+            lines(&log, is_launch) - before
+        };
+        // Compiles what the warm-up did not.
+        launches();
+        assert_eq!(launches(), launches_max, "{dtype}");
     }
 }
 

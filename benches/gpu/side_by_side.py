@@ -170,7 +170,7 @@ def main():
             # Apart from the rest, since who looks at the clock after every launch is slower.
             print("\nwhere Cloze's time goes, each launch by itself")
             for index, (shape, lengths) in enumerate(shapes(arguments.dry_run).items()):
-                batch = batch_of(lengths, config.vocab_size)
+                batch = batch_of(lengths, config)
                 found = kernels(command_of(arguments, folder), folder / f"{index}.log", *batch)
                 launches, seconds = (sum(of[part] for of in found.values()) for part in (0, 1))
                 print(f"  {shape}: {launches} launches, {seconds * 1e3:.3f} ms of the {results[index]['median_seconds']['cloze'] * 1e3:.3f}")

@@ -67,6 +67,8 @@ pub struct SelfAttention<B: EncoderBackend> {
     pub query: B::Linear,
     /// `[hidden]` to `[2 * hidden]`, keys first.
     pub key_value: B::Linear,
+    /// `[hidden]` to `[3 * hidden]`: query, keys, values, where the backend [joins](LinearOp::join) them.
+    pub joined: Option<B::Linear>,
     pub options: AttentionOptions,
     /// Rotates queries and keys by their positions.
     pub rotary: Option<Rotary<B>>,
@@ -138,6 +140,13 @@ impl AttentionOptions {
     }
 }
 
+/// The word embeddings, `[vocab_size, embedding]`.
+pub enum WordTable<'a, B: EncoderBackend> {
+    Table(&'a Tensor<B, 2>),
+    /// A tied decoder's weight.
+    Decoder(&'a B::Linear),
+}
+
 /// The part of an encoder layer after attention, with `inner(x) = activation(up(x))`, or with a gate
 /// `activation(gate(x)) · up(x)`.
 pub struct EncoderTail<B: EncoderBackend> {
@@ -153,6 +162,7 @@ pub struct EncoderTail<B: EncoderBackend> {
 }
 
 /// Placement of a layer's normalizations after attention.
+#[derive(Clone, Debug)]
 pub enum TailNorms<B: EncoderBackend> {
     /// `output(x + down(inner(x)))` of `x = attention(residual + attention_output(attended))`.
     Post {
@@ -181,7 +191,7 @@ impl<B: EncoderBackend> EncoderTail<B> {
     }
 
     /// The input of `down`.
-    fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn inner(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.gate {
             Some(gate) => {
                 let factor = gate.forward(x.clone(), Some(self.activation));
@@ -212,6 +222,12 @@ pub trait LinearOp<B: EncoderBackend>: Sized + Send + 'static {
         precision: Precision,
     ) -> Result<Self, UnsupportedPrecision> {
         Self::prepare(weight, bias, precision)
+    }
+
+    /// A layer with the outputs of `first` before those of `second`, whose memory all three then share. `None` if the
+    /// backend gains nothing by it, or cannot.
+    fn join(_first: &mut Self, _second: &mut Self) -> Option<Self> {
+        None
     }
 
     /// `activation(x · weightᵀ + bias)`: `[rows, inputs]` to `[rows, outputs]`.
@@ -294,6 +310,27 @@ pub trait EncoderBackend: Clone + std::fmt::Debug + Send + Sync + Sized + 'stati
     /// [`forward_normalized`](LinearOp::forward_normalized).
     fn select_rows(table: &Tensor<Self, 2>, inputs: &Self::Inputs, list: IndexList) -> Tensor<Self, 2> {
         reference::select_rows(table, inputs.as_ref().indices(list))
+    }
+
+    /// The normalized sum of the word embeddings and the position embeddings of all tokens, `[tokens, embedding]`.
+    fn embed(
+        words: WordTable<'_, Self>,
+        positions: Option<&Tensor<Self, 2>>,
+        norm: &LayerNorm<Self>,
+        inputs: &Self::Inputs,
+    ) -> Tensor<Self, 2> {
+        reference::embed(words, positions, norm, inputs)
+    }
+
+    /// The last layer of an encoder without a normalization before attention: the readout rows of `states` `[tokens,
+    /// hidden]` attend to all rows. Returns `[readout rows, hidden]`.
+    fn readout_layer(
+        states: Tensor<Self, 2>,
+        attention: &SelfAttention<Self>,
+        tail: &EncoderTail<Self>,
+        inputs: &Self::Inputs,
+    ) -> Tensor<Self, 2> {
+        reference::readout_layer(states, attention, tail, inputs)
     }
 
     /// Attention of the rows `query_states` `[query rows, hidden]` to the rows `kv_states` `[tokens, hidden]`: the

@@ -8,9 +8,9 @@ use burn::tensor::TensorData;
 
 use super::readout::row_len;
 use super::{
-    Activation, AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind, Precision,
-    QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, Tensor,
-    UnsupportedPrecision,
+    Activation, AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, NormKind,
+    Precision, QueryRows, ReadoutSpec, RelativeBias, Rotary, RotaryPairing, SelfAttention, SequenceOffsets, Tensor,
+    UnsupportedPrecision, WordTable,
 };
 
 /// ndarray in f64, without kernels of ours: every operation is its default body.
@@ -64,6 +64,37 @@ impl<B: EncoderBackend> LinearOp<B> for ReferenceLinear<B> {
 /// The rows `ids` of `table`: `[ids, columns]`.
 pub fn select_rows<B: EncoderBackend>(table: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
     table.clone().select(0, ids)
+}
+
+/// The word embeddings of all tokens, `[tokens, embedding]`.
+pub fn word_embeddings<B: EncoderBackend>(words: WordTable<'_, B>, inputs: &B::Inputs) -> Tensor<B, 2> {
+    match words {
+        WordTable::Table(table) => B::select_rows(table, inputs, IndexList::TokenIds),
+        WordTable::Decoder(decoder) => decoder.embedding_lookup(inputs),
+    }
+}
+
+/// The default body of [`EncoderBackend::embed`].
+pub fn embed<B: EncoderBackend>(
+    words: WordTable<'_, B>,
+    positions: Option<&Tensor<B, 2>>,
+    norm: &LayerNorm<B>,
+    inputs: &B::Inputs,
+) -> Tensor<B, 2> {
+    let positions = positions.map(|table| B::select_rows(table, inputs, IndexList::PositionIds));
+    B::residual_layer_norm(word_embeddings(words, inputs), positions, norm)
+}
+
+/// The default body of [`EncoderBackend::readout_layer`].
+pub fn readout_layer<B: EncoderBackend>(
+    states: Tensor<B, 2>,
+    attention: &SelfAttention<B>,
+    tail: &EncoderTail<B>,
+    inputs: &B::Inputs,
+) -> Tensor<B, 2> {
+    let selected = B::select_rows(&states, inputs, IndexList::ReadoutRows);
+    let attended = B::self_attention(selected.clone(), states, attention, inputs, QueryRows::ReadoutOnly);
+    B::encoder_tail(attended, selected, tail)
 }
 
 /// The default body of [`EncoderBackend::self_attention`].

@@ -4,7 +4,7 @@ use burn::tensor::TensorData;
 
 use super::weights::WeightLoader;
 use super::{EncoderError, MaskScaling, Parameter};
-use crate::backend::{EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Tensor};
+use crate::backend::{EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Tensor, WordTable, reference};
 
 /// Position and token-type embeddings, and what follows their sum.
 ///
@@ -70,10 +70,23 @@ impl<B: EncoderBackend> Embeddings<B> {
 
     /// Hidden states of all tokens, `[tokens, hidden]`. `decoder` holds the word embeddings if it is tied.
     pub fn forward(&self, inputs: &B::Inputs, decoder: &B::Linear) -> Tensor<B, 2> {
-        let mut words = match &self.words {
-            Some(table) => B::select_rows(table, inputs, IndexList::TokenIds),
-            None => decoder.embedding_lookup(inputs),
+        let table = match &self.words {
+            Some(table) => WordTable::Table(table),
+            None => WordTable::Decoder(decoder),
         };
+        let positions = self.positions.as_ref();
+        let embedded = match (&self.norm, self.mask_scaling, &self.token_type) {
+            (Some(norm), None, None) => B::embed(table, positions, norm, inputs),
+            _ => self.composed(reference::word_embeddings(table, inputs), inputs),
+        };
+        match &self.projection {
+            Some(projection) => projection.forward(embedded, None),
+            None => embedded,
+        }
+    }
+
+    /// The embeddings of an encoder with parts that [`EncoderBackend::embed`] lacks.
+    fn composed(&self, mut words: Tensor<B, 2>, inputs: &B::Inputs) -> Tensor<B, 2> {
         if let Some(scaling) = self.mask_scaling {
             let factors = scaling.factors(inputs.as_ref());
             let shape = [factors.len(), 1];
@@ -85,14 +98,10 @@ impl<B: EncoderBackend> Embeddings<B> {
         }
         let positions = self.positions.as_ref();
         let positions = positions.map(|table| B::select_rows(table, inputs, IndexList::PositionIds));
-        let embedded = match (&self.norm, positions) {
+        match (&self.norm, positions) {
             (Some(norm), positions) => B::residual_layer_norm(words, positions, norm),
             (None, Some(positions)) => B::add(words, positions),
             (None, None) => words,
-        };
-        match &self.projection {
-            Some(projection) => projection.forward(embedded, None),
-            None => embedded,
         }
     }
 }

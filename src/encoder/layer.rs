@@ -4,7 +4,7 @@ use super::spec::NormPlacement;
 use super::weights::WeightLoader;
 use super::{EncoderError, LayerModule, Parameter};
 use crate::backend::{
-    AttentionOptions, EncoderBackend, EncoderTail, LayerNorm, QueryRows, SelfAttention, TailNorms, Tensor,
+    AttentionOptions, EncoderBackend, EncoderTail, IndexList, LayerNorm, QueryRows, SelfAttention, TailNorms, Tensor,
 };
 
 /// A layer's weights.
@@ -22,9 +22,18 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         let part_of = |module| move |part| Parameter::Layer(layer, module, part);
         let dense = policy.dense();
         let is_last = spec.layer_order.last() == Some(&layer);
+        let mut query = weights.dense(part_of(LayerModule::Query), dense)?;
+        let mut key_value = weights.key_value(layer)?;
+        // The last step of the forward pass computes few queries.
+        let (_, steps) = spec.layer_order.split_last().expect("an encoder has layers");
+        let joined = match steps.contains(&layer) {
+            true => weights.join(&mut query, &mut key_value)?,
+            false => None,
+        };
         let attention = SelfAttention {
-            query: weights.dense(part_of(LayerModule::Query), dense)?,
-            key_value: weights.key_value(layer)?,
+            query,
+            key_value,
+            joined,
             options: AttentionOptions {
                 heads: spec.heads,
                 precision: policy.attention(is_last || !spec.has_plain_layers()),
@@ -69,28 +78,40 @@ impl<B: EncoderBackend> EncoderLayer<B> {
         })
     }
 
-    /// The new hidden states of the rows `query_states` `[query rows, hidden]`, which attend to `kv_states`
-    /// `[tokens, hidden]` within their sequences. In all layers but the last the two are the same.
-    pub fn forward(
-        &self,
-        query_states: Tensor<B, 2>,
-        kv_states: Tensor<B, 2>,
-        inputs: &B::Inputs,
-        rows: QueryRows,
-    ) -> Tensor<B, 2> {
-        let residual = query_states.clone();
-        let (queries, keys) = match (&self.attention_norm, rows) {
-            (None, _) => (query_states, kv_states),
-            (Some(norm), QueryRows::All) => {
-                let normalized = B::residual_layer_norm(query_states, None, norm);
-                (normalized.clone(), normalized)
-            }
-            (Some(norm), QueryRows::ReadoutOnly) => (
-                B::residual_layer_norm(query_states, None, norm),
-                B::residual_layer_norm(kv_states, None, norm),
-            ),
-        };
-        let attended = B::self_attention(queries, keys, &self.attention, inputs, rows);
-        B::encoder_tail(attended, residual, &self.tail)
+    /// The new hidden states of all rows, `[tokens, hidden]`. Tokens attend to those of their sequence.
+    pub fn forward(&self, states: Tensor<B, 2>, inputs: &B::Inputs) -> Tensor<B, 2> {
+        let normalized = self.normalized(states.clone());
+        let attended = B::self_attention(normalized.clone(), normalized, &self.attention, inputs, QueryRows::All);
+        B::encoder_tail(attended, states, &self.tail)
+    }
+
+    /// The new hidden states of the readout rows, `[readout rows, hidden]`.
+    pub fn forward_readout(&self, states: Tensor<B, 2>, inputs: &B::Inputs) -> Tensor<B, 2> {
+        if self.attention_norm.is_none() {
+            return B::readout_layer(states, &self.attention, &self.tail, inputs);
+        }
+        let selected = B::select_rows(&states, inputs, IndexList::ReadoutRows);
+        let attended = B::self_attention(
+            self.normalized(selected.clone()),
+            self.normalized(states),
+            &self.attention,
+            inputs,
+            QueryRows::ReadoutOnly,
+        );
+        B::encoder_tail(attended, selected, &self.tail)
+    }
+
+    /// Layers of one form launch the same kernels for the same rows: whether it has a normalization before attention,
+    /// and its window.
+    pub fn form(&self) -> (bool, Option<usize>) {
+        (self.attention_norm.is_some(), self.attention.options.window)
+    }
+
+    /// The input of attention.
+    fn normalized(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.attention_norm {
+            Some(norm) => B::residual_layer_norm(states, None, norm),
+            None => states,
+        }
     }
 }

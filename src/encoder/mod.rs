@@ -24,9 +24,7 @@ mod weights;
 
 use burn::backend::ExecutionError;
 
-use crate::backend::{
-    Device, EncoderBackend, IndexList, LayerNorm, PooledRows, Precision, QueryRows, Tensor, UnsupportedPrecision,
-};
+use crate::backend::{Device, EncoderBackend, LayerNorm, PooledRows, Precision, Tensor, UnsupportedPrecision};
 use crate::checkpoint::{TensorError, TensorSource};
 use embeddings::Embeddings;
 pub use families::{Architecture, ConfigError, Family};
@@ -114,19 +112,48 @@ impl<B: EncoderBackend> Encoder<B> {
     /// # Panics
     /// If there is no readout row, or the encoder has no layer.
     pub fn readout_states(&self, inputs: &B::Inputs, is_needed: impl Fn() -> bool) -> Option<Tensor<B, 2>> {
-        let (&last, layers) = self.layer_order.split_last().expect("an encoder has layers");
+        let (last, layers) = self.layer_order.split_last().expect("an encoder has layers");
+        self.states_after(layers.iter().chain([last]), inputs, is_needed)
+    }
+
+    /// [`readout_states`](Self::readout_states) without the layers that launch the same kernels as others.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn warm_up_states(&self, inputs: &B::Inputs) -> Tensor<B, 2> {
+        let (last, layers) = self.layer_order.split_last().expect("an encoder has layers");
+        let mut forms = Vec::new();
+        // The first layer gets other hidden states than those that follow.
+        let distinct = layers.iter().enumerate().filter(|&(step, &layer)| {
+            let form = (step == 0, self.layers[layer].form());
+            let is_new = !forms.contains(&form);
+            forms.push(form);
+            is_new
+        });
+        let distinct: Vec<usize> = distinct.map(|(_, &layer)| layer).collect();
+        let states = self.states_after(distinct.iter().chain([last]), inputs, || true);
+        states.expect("it is needed")
+    }
+
+    /// Hidden states at the readout rows after `layers`, of which there is at least one.
+    fn states_after<'a>(
+        &self,
+        layers: impl Iterator<Item = &'a usize>,
+        inputs: &B::Inputs,
+        is_needed: impl Fn() -> bool,
+    ) -> Option<Tensor<B, 2>> {
         let mut hidden = self.embeddings.forward(inputs, &self.head.decoder);
-        for &layer in layers {
+        let mut layers = layers.map(|&layer| &self.layers[layer]).peekable();
+        while let Some(layer) = layers.next() {
             if !is_needed() {
                 return None;
             }
-            hidden = self.layers[layer].forward(hidden.clone(), hidden, inputs, QueryRows::All);
+            hidden = match layers.peek() {
+                Some(_) => layer.forward(hidden, inputs),
+                None => layer.forward_readout(hidden, inputs),
+            };
         }
-        if !is_needed() {
-            return None;
-        }
-        let query_states = B::select_rows(&hidden, inputs, IndexList::ReadoutRows);
-        let states = self.layers[last].forward(query_states, hidden, inputs, QueryRows::ReadoutOnly);
+        let states = hidden;
         Some(match &self.final_norm {
             Some(norm) => B::residual_layer_norm(states, None, norm),
             None => states,

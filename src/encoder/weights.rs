@@ -127,6 +127,13 @@ impl<'a, B: EncoderBackend> WeightLoader<'a, B> {
         self.prepare(B::Linear::prepare, weight, bias, self.precision.dense())
     }
 
+    /// [`LinearOp::join`] of a layer's query and its key and value.
+    pub fn join(&self, query: &mut B::Linear, key_value: &mut B::Linear) -> Result<Option<B::Linear>, ExecutionError> {
+        let joined = B::Linear::join(query, key_value);
+        joined.iter().try_for_each(LinearOp::check)?;
+        Ok(joined)
+    }
+
     /// The rotation of a layer's queries and keys.
     pub fn rotary(&mut self, layer: usize) -> Result<Option<Rotary<B>>, ExecutionError> {
         let spec = self.spec();

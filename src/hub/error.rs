@@ -83,7 +83,7 @@ pub enum HubError {
     Disk { path: String, source: std::io::Error },
 }
 
-/// State of a revision that the cache holds in part or not at all.
+/// What the cache has of a revision that is not complete in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheState {
     Nothing,

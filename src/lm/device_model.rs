@@ -50,11 +50,22 @@ impl<M: MaskedLm, D: Device> MaskedLm for DeviceModel<M, D> {
     }
 
     fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
+        self.checked(|model| model.predict(batch))
+    }
+
+    fn warm_up(&mut self, batch: Batch) -> Result<(), ModelError> {
+        self.checked(|model| model.warm_up(batch))
+    }
+}
+
+impl<M: MaskedLm, D: Device> DeviceModel<M, D> {
+    /// Runs `work`, and checks the device before and after it.
+    fn checked<T>(&mut self, work: impl FnOnce(&mut M) -> Result<T, ModelError>) -> Result<T, ModelError> {
         self.device.wake();
         if let Some(fault) = self.device.fault() {
             return Err(ModelError::Device(fault));
         }
-        let outcome = panics::catch(|| self.model.predict(batch));
+        let outcome = panics::catch(|| work(&mut self.model));
         // A fault is the cause of any error or panic.
         match self.device.fault() {
             Some(fault) => Err(ModelError::Device(fault)),

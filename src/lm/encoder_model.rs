@@ -27,6 +27,23 @@ impl<B: EncoderBackend> MaskedLm for EncoderModel<B> {
     fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError> {
         self.compute(batch)
     }
+
+    fn warm_up(&mut self, batch: Batch) -> Result<(), ModelError> {
+        if batch.readout_rows().is_empty() {
+            return Ok(());
+        }
+        let inputs = batch.into_inputs::<B>(self.vocab_size, self.position_rule);
+        let inputs = B::upload(inputs, &self.device);
+        let states = self.encoder.warm_up_states(&inputs);
+        let mut sizes = Vec::new();
+        for (chunk, spec) in inputs.as_ref().readouts.iter().enumerate() {
+            if !sizes.contains(&spec.padded_rows) {
+                sizes.push(spec.padded_rows);
+                self.start_reading(&states, &inputs, chunk..chunk + 1, &[])?.wait()?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<B: EncoderBackend> EncoderModel<B> {

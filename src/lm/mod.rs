@@ -65,6 +65,15 @@ pub trait MaskedLm: Send {
     /// # Errors
     /// [`ModelError`] if the model's output cannot be trusted.
     fn predict(&mut self, batch: Batch) -> Result<Vec<Scores>, ModelError>;
+
+    /// Launches the kernels of a batch, so that no later batch of its size waits for them to be compiled. Parts of the
+    /// model that launch no others may be left out.
+    ///
+    /// # Errors
+    /// As of [`predict`](Self::predict).
+    fn warm_up(&mut self, batch: Batch) -> Result<(), ModelError> {
+        self.predict(batch).map(drop)
+    }
 }
 
 /// Reason why a batch has no scores.

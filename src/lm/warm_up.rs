@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Batch, MaskedLm, Select, Sequence};
+use super::{Batch, MaskedLm, ModelError, Select, Sequence};
 use crate::backend::buckets;
 use crate::sys::panics;
 
@@ -46,10 +46,12 @@ impl WarmUp {
             progress(done, sizes.len());
             let batch = self.batch(tokens);
             for worker in &mut *workers {
-                predict(&mut **worker, batch.clone()).map_err(|reason| match done {
-                    0 => WarmUpError::Model { reason },
-                    _ => WarmUpError::Batch { tokens, reason },
-                })?;
+                let batch = batch.clone();
+                match done {
+                    // A whole pass, which finds a broken model.
+                    0 => caught(|| worker.predict(batch).map(drop)).map_err(|reason| WarmUpError::Model { reason }),
+                    _ => caught(|| worker.warm_up(batch)).map_err(|reason| WarmUpError::Batch { tokens, reason }),
+                }?;
             }
         }
         progress(sizes.len(), sizes.len());
@@ -85,9 +87,10 @@ impl WarmUp {
     }
 }
 
-fn predict(model: &mut dyn MaskedLm, batch: Batch) -> Result<(), String> {
-    match panics::catch(|| model.predict(batch)) {
-        Ok(Ok(_)) => Ok(()),
+/// `work` with its error or panic as a sentence.
+fn caught(work: impl FnOnce() -> Result<(), ModelError>) -> Result<(), String> {
+    match panics::catch(work) {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(panic) => Err(format!("panic: {panic}")),
     }
@@ -96,7 +99,7 @@ fn predict(model: &mut dyn MaskedLm, batch: Batch) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lm::{ModelError, Scores};
+    use crate::lm::Scores;
 
     fn warm_up(batch_tokens_max: usize, sequence_tokens_max: usize) -> WarmUp {
         WarmUp {

@@ -31,6 +31,7 @@ use std::time::Duration;
 use burn::backend::{Backend, ExecutionError};
 use burn_cubecl::CubeDevice;
 use burn_wgpu::{RuntimeOptions, Wgpu, WgpuSetup, try_init_device};
+use cubecl::MemoryScope;
 
 use super::Precision;
 
@@ -232,17 +233,24 @@ impl GpuDevice {
         self.faults.first()
     }
 
-    /// Runs `load`, which uploads a model, and waits until the device has it. If the device fails, Burn panics; here
-    /// that is an error.
+    /// Runs `load`, which uploads a model, and waits until the device has it. Every tensor that `load` makes has a
+    /// buffer of its own size, and the memory of those that it dropped is given back. If the device fails, Burn panics;
+    /// here that is an error.
     ///
     /// # Errors
     /// [`GpuError::Load`] with the device's own reason if it gave one.
-    pub fn fill<T>(&self, load: impl FnOnce(&CubeDevice) -> T) -> Result<T, GpuError> {
+    pub fn fill<T: Send>(&self, load: impl FnOnce(&CubeDevice) -> T + Send) -> Result<T, GpuError> {
         #[cfg(feature = "failpoints")]
         failpoints::lose(&self.raw);
         let filled = caught(|| {
-            let loaded = load(&self.device);
-            Wgpu::sync(&self.device).map(|()| loaded)
+            let client = self.device.client();
+            // CubeCL's pools would take pages of up to 512 MiB, and keep them.
+            let loaded = client.memory_persistent_allocation((), |()| load(&self.device));
+            Wgpu::sync(&self.device)?;
+            let released = client.memory_cleanup().map_err(|error| ExecutionError::WithContext {
+                reason: error.to_string(),
+            });
+            released.map(|()| loaded)
         });
         let reason = match (self.known_fault(), filled) {
             (Some(fault), _) => fault,
@@ -254,6 +262,12 @@ impl GpuDevice {
             adapter: self.adapter.to_string(),
             reason,
         })
+    }
+
+    /// Bytes of memory that are allocated on the device for this process.
+    pub fn allocated_bytes(&self) -> u64 {
+        let report = self.device.client().memory_report(MemoryScope::Device);
+        report.usage().bytes_reserved
     }
 
     /// The error of a weight that could not be allocated or written.

@@ -3,6 +3,8 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use burn::tensor::TensorData;
+
 use super::*;
 use crate::backend::{EncoderBackend, Tensor};
 #[cfg(target_os = "linux")]
@@ -54,6 +56,45 @@ fn a_device_that_fails_while_it_is_filled_is_an_error() {
     let sentence = error.to_string();
     assert!(sentence.starts_with("the model could not be put onto"), "{sentence}");
     assert!(!sentence.contains('\n') && sentence.len() < 1000, "{sentence}");
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn a_weight_that_no_kernel_can_read_is_an_error_of_the_load() {
+    let gpu = device();
+    // A page more than that; memory for it there is.
+    let numbers = gpu.adapter.buffer_bytes_max as usize / 4 + 1024;
+    let load = |device: &CubeDevice| {
+        let weight = Tensor::<Gpu, 1>::from_data(TensorData::new(vec![0.0f32; numbers], [numbers]), device);
+        Gpu::check(&weight)
+    };
+    let error = match gpu.fill(load) {
+        Ok(checked) => gpu.load_error(checked.unwrap_err()),
+        Err(error) => error,
+    };
+    let sentence = error.to_string();
+    assert!(sentence.starts_with("the model could not be put onto"), "{sentence}");
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn tensors_of_a_load_take_their_own_size_and_dropped_ones_nothing() {
+    let gpu = device();
+    let numbers = 5 << 20;
+    let zeros = |device: &CubeDevice| Tensor::<Gpu, 1>::zeros([numbers], device);
+    let kept = gpu
+        .fill(|device| {
+            drop(zeros(device));
+            [zeros(device), zeros(device)]
+        })
+        .unwrap();
+    let expected = 2 * 4 * numbers as u64;
+    let allocated = gpu.allocated_bytes();
+    assert!(
+        (expected..expected + expected / 100).contains(&allocated),
+        "{allocated}"
+    );
+    drop(kept);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub const FORMATS: [(&str, &str); 2] = [(WEIGHTS, WEIGHTS_INDEX), (PYTORCH_WEIGH
 /// The tensors of a checkpoint, read one at a time by their names in it.
 ///
 /// Each call may read and convert again: a caller keeps what it needs and drops the rest.
-pub trait TensorSource {
+pub trait TensorSource: Send {
     /// The values of `name`, row-major, in f32.
     ///
     /// # Errors

@@ -89,11 +89,13 @@ impl MemoryPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::TensorError;
+
+    const BERT_BASE: &[u8] = br#"{"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "intermediate_size": 3072}"#;
 
     fn bert_base() -> EncoderSpec {
-        let config = br#"{"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
-            "num_attention_heads": 12, "intermediate_size": 3072}"#;
-        Architecture::parse(config).unwrap().spec
+        Architecture::parse(BERT_BASE).unwrap().spec
     }
 
     #[test]
@@ -115,5 +117,36 @@ mod tests {
         spec.intermediate_size = 768;
         let plan = MemoryPlan::new(&spec, Precision::F32);
         assert_eq!(plan.largest, 2 * 768 * 768 * 4);
+    }
+
+    /// A checkpoint of zeros.
+    struct Zeros;
+
+    impl TensorSource for Zeros {
+        fn tensor(&mut self, _: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+            Ok(vec![0.0; shape.iter().product()])
+        }
+
+        fn contains(&self, _: &str) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU adapter"]
+    fn bert_base_takes_the_memory_that_the_documents_say() {
+        let architecture = Architecture::parse(BERT_BASE).unwrap();
+        // docs/hardware.md
+        for (precision, megabytes) in [(Precision::F16, 267.0), (Precision::F32, 438.0)] {
+            let gpu = gpu::open(None).unwrap();
+            if gpu.precision(Some(precision)).is_err() {
+                continue;
+            }
+            let model = gpu.fill(|device| EncoderModel::<Gpu>::load(&architecture, &mut Zeros, device, precision));
+            let model = model.unwrap().unwrap();
+            let allocated = gpu.allocated_bytes() as f64 / 1e6;
+            assert!((allocated / megabytes - 1.0).abs() < 0.1, "{precision}: {allocated} MB");
+            drop(model);
+        }
     }
 }

@@ -136,6 +136,7 @@ fn self_attention() {
                             let layer = SelfAttention {
                                 query: layer(context, &query, &query_bias, precision),
                                 key_value: layer(context, &key_value, &key_value_bias, precision),
+                                joined: None,
                                 options: attention(precision),
                                 rotary: rotary.clone(),
                                 bias: bias.clone(),

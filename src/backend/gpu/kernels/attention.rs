@@ -7,7 +7,6 @@
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::split_f16::get;
 use super::{Primitive, element, empty};
 
 /// Query rows of a tile.
@@ -21,13 +20,40 @@ const SHARED_NUMBERS: u32 = 2048;
 
 /// Projected queries, keys and values, and the biases to add to them.
 pub struct Projected {
-    /// `[query rows, hidden]`, or [split](super::split_f16) `[query rows, 2 * hidden]`.
+    /// `[query rows, hidden or more]`: the first columns are the query's.
     pub query: Primitive,
-    /// `[tokens, 2 * hidden]`, keys first, or the same split.
+    /// `[tokens, 2 * hidden or more]`, keys before values.
     pub key_value: Primitive,
+    /// Columns of `key_value` before the keys.
+    pub key_column: usize,
     /// Width of all heads.
     pub hidden: usize,
     pub biases: Added,
+}
+
+impl Projected {
+    /// Queries, keys and values apart: `[query rows, hidden]` and `[tokens, 2 * hidden]`.
+    pub fn apart(query: Primitive, key_value: Primitive, biases: Added) -> Self {
+        Self {
+            hidden: query.meta.shape()[1],
+            query,
+            key_value,
+            key_column: 0,
+            biases,
+        }
+    }
+
+    /// Queries, keys and values of every token side by side, `[tokens, 3 * hidden]`.
+    pub fn joined(all: Primitive, biases: Added) -> Self {
+        let hidden = all.meta.shape()[1] / 3;
+        Self {
+            query: all.clone(),
+            key_value: all,
+            key_column: hidden,
+            hidden,
+            biases,
+        }
+    }
 }
 
 /// Values that are added to queries and keys, or to their scores.
@@ -51,12 +77,12 @@ pub fn attention(
     let Projected {
         query,
         key_value,
+        key_column,
         hidden,
         biases,
     } = projected;
     let rows = query.meta.shape()[0];
-    let query_parts = query.meta.shape()[1] / hidden;
-    let key_value_parts = key_value.meta.shape()[1] / (2 * hidden);
+    let widths = [&query, &key_value].map(|of| of.meta.shape()[1] as u32);
     let output = empty(&query, Shape::new([rows, hidden]), dtype);
     let head_size = hidden / heads;
     let client = query.client.clone();
@@ -89,8 +115,9 @@ pub fn attention(
         last_row,
         hidden as u32,
         head_size as u32,
-        query_parts as u32,
-        key_value_parts as u32,
+        widths[0],
+        widths[1],
+        key_column as u32,
         has_biases,
         window.is_some(),
         has_distance_bias,
@@ -112,8 +139,9 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
     last_row: i32,
     #[comptime] hidden: u32,
     #[comptime] head_size: u32,
-    #[comptime] query_parts: u32,
-    #[comptime] key_value_parts: u32,
+    #[comptime] query_width: u32,
+    #[comptime] key_width: u32,
+    #[comptime] key_column: u32,
     #[comptime] has_biases: bool,
     #[comptime] has_window: bool,
     #[comptime] has_distance_bias: bool,
@@ -143,7 +171,7 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
     let mut context = Array::<f32>::new(head_size as usize);
     #[unroll]
     for i in 0..head_size {
-        let mut value = get::<Q>(query, query_row, head + i, hidden, query_parts);
+        let mut value = f32::cast_from(query[(query_row * query_width + head + i) as usize]);
         if has_biases {
             value += f32::cast_from(query_bias[(head + i) as usize]);
         }
@@ -162,8 +190,9 @@ fn attention_kernel<Q: Float, K: Float, G: Float, Y: Float>(
         while at < count * head_size {
             let column = head + at % head_size;
             let from = token + at / head_size;
-            let mut key = get::<K>(key_value, from, column, 2 * hidden, key_value_parts);
-            let mut value = get::<K>(key_value, from, column + hidden, 2 * hidden, key_value_parts);
+            let place = from * key_width + key_column + column;
+            let mut key = f32::cast_from(key_value[place as usize]);
+            let mut value = f32::cast_from(key_value[(place + hidden) as usize]);
             if has_biases {
                 key += f32::cast_from(key_value_bias[column as usize]);
                 value += f32::cast_from(key_value_bias[(column + hidden) as usize]);

@@ -6,9 +6,10 @@
 //! | file | subject |
 //! |---|---|
 //! | `split_f16` | values split in two f16 parts |
-//! | `norm` | bias and residual addition and normalization, a cube for each row |
+//! | `product` | matrix products with conversion of operands, bias and activation |
+//! | `activation` | activation functions of one value |
+//! | `norm` | row lookup, bias and residual addition and normalization, a cube for each row |
 //! | `rows` | row lookup, a cube for each row |
-//! | `bias` | bias and activation after a matrix product |
 //! | `readout` | softmax statistics, most probable tokens, logits of given tokens; a cube for each row |
 //! | `pooling` | pooling of logits over the rows of a sequence |
 //! | `rotary` | bias and rotary position embeddings |
@@ -17,10 +18,11 @@
 // A kernel's arguments are its buffers and sizes, one by one.
 #![allow(clippy::too_many_arguments)]
 
+mod activation;
 pub mod attention;
-pub mod bias;
 pub mod norm;
 pub mod pooling;
+pub mod product;
 pub mod readout;
 pub mod rotary;
 pub mod rows;
@@ -33,6 +35,34 @@ use cubecl::prelude::*;
 
 /// A tensor's buffer and layout on the device.
 pub type Primitive = CubeTensor;
+
+/// Bytes; a buffer that is part of another begins at a multiple of it on every adapter.
+pub const ALIGNMENT: usize = 256;
+
+/// Rows of a matrix, all of them or the selected ones in their order.
+#[derive(Clone)]
+pub struct Rows {
+    pub values: Primitive,
+    /// Indices of rows.
+    pub selected: Option<Primitive>,
+}
+
+impl Rows {
+    pub fn all(values: Primitive) -> Self {
+        Self { values, selected: None }
+    }
+
+    pub fn selected(values: Primitive, rows: Primitive) -> Self {
+        Self {
+            values,
+            selected: Some(rows),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.selected.as_ref().unwrap_or(&self.values).meta.shape()[0]
+    }
+}
 
 /// Units of the cubes that reduce a row.
 pub const ROW_UNITS: u32 = 128;

@@ -3,7 +3,6 @@
 use burn::tensor::{DType, Shape};
 use cubecl::prelude::*;
 
-use super::split_f16::get;
 use super::{Primitive, UNITS, cubes_over, element, empty};
 
 /// The rotation of pairs of columns by an angle for each position and pair.
@@ -16,17 +15,16 @@ pub struct Rotation {
     pub pairs_neighbours: bool,
 }
 
-/// `x + bias`, with the first `heads` heads of each row rotated: `[rows, columns]` in f32. `x` is `[rows, columns]`, or
-/// [split](super::split_f16) `[rows, 2 * columns]`; `positions` has one for each row; all contiguous.
+/// `x + bias`, with the first `heads` heads of each row rotated: `[rows, columns]` in f32. `x` is `[rows, columns]`,
+/// `positions` has one for each row; all contiguous.
 pub fn rotate(
     x: Primitive,
-    columns: usize,
     bias: Option<Primitive>,
     rotation: Rotation,
     heads: usize,
     positions: Primitive,
 ) -> Primitive {
-    let (rows, parts) = (x.meta.shape()[0], x.meta.shape()[1] / columns);
+    let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
     let half = rotation.cos.meta.shape()[1];
     let output = empty(&x, Shape::new([rows, columns]), DType::F32);
     let has_bias = bias.is_some();
@@ -46,7 +44,6 @@ pub fn rotate(
         columns as u32,
         (heads * 2 * half) as u32,
         half as u32,
-        parts as u32,
         has_bias,
         rotation.pairs_neighbours,
         dtypes,
@@ -65,7 +62,6 @@ fn rotate_kernel<F: Float, G: Float>(
     columns: u32,
     rotated: u32,
     half: u32,
-    #[comptime] parts: u32,
     #[comptime] has_bias: bool,
     #[comptime] pairs_neighbours: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
@@ -73,7 +69,7 @@ fn rotate_kernel<F: Float, G: Float>(
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;
     if (at as usize) < output.len() {
         let (row, column) = (at / columns, at % columns);
-        let mut value = get::<F>(x, row, column, columns, parts);
+        let mut value = f32::cast_from(x[at as usize]);
         if has_bias {
             value += f32::cast_from(bias[column as usize]);
         }
@@ -88,7 +84,7 @@ fn rotate_kernel<F: Float, G: Float>(
                 step = 1u32;
             }
             let other_column = column + step - 2 * step * is_second;
-            let mut other = get::<F>(x, row, other_column, columns, parts);
+            let mut other = f32::cast_from(x[(row * columns + other_column) as usize]);
             if has_bias {
                 other += f32::cast_from(bias[other_column as usize]);
             }

@@ -32,23 +32,6 @@ pub fn high(mut x: Primitive) -> Primitive {
     x
 }
 
-/// A view of `x` `[rows, 2 * columns]` as `[2 * rows, columns]`, each row's high part before its low one.
-pub fn stacked(x: Primitive) -> Primitive {
-    folded(x, 2, 1)
-}
-
-/// The inverse of [`stacked`].
-pub fn side_by_side(x: Primitive) -> Primitive {
-    folded(x, 1, 2)
-}
-
-/// A view of the same values as `rows / down * up` rows.
-fn folded(mut x: Primitive, up: usize, down: usize) -> Primitive {
-    let (rows, columns) = (x.meta.shape()[0] / down * up, x.meta.shape()[1] / up * down);
-    x.meta = Box::new(Metadata::new([rows, columns], [columns, 1]));
-    x
-}
-
 #[cube(launch)]
 fn split_kernel<F: Float>(x: &Tensor<f32>, output: &mut Tensor<F>, columns: u32, #[define(F)] _dtype: ElemType) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS_X;

@@ -3,8 +3,8 @@
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 
-use crate::backend::gpu::kernels::Primitive;
 use crate::backend::gpu::kernels::attention::{TILE_FIELDS, TILE_ROWS};
+use crate::backend::gpu::kernels::{ALIGNMENT, Primitive};
 use crate::backend::{ForwardInputs, IndexList, QueryRows, SequenceOffsets};
 
 /// The index inputs of a batch on the device.
@@ -65,9 +65,6 @@ impl GpuInputs {
         }
     }
 }
-
-/// Alignment of a list in a buffer that every adapter accepts.
-const ALIGNMENT: usize = 256;
 
 /// Several lists in one buffer.
 #[derive(Default)]

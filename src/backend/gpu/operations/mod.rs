@@ -25,10 +25,10 @@ use super::kernels::norm::{Norm, layer_norm};
 use super::kernels::readout::{self, read_logits};
 use super::kernels::rotary::{Rotation, rotate};
 use super::kernels::rows::gather;
-use super::kernels::{Primitive, empty};
+use super::kernels::{Primitive, Rows, empty};
 use crate::backend::{
-    AttentionOptions, EncoderBackend, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
-    RelativeBias, Rotary, RotaryPairing, SelfAttention, Tensor, buckets,
+    AttentionOptions, EncoderBackend, EncoderTail, ForwardInputs, IndexList, LayerNorm, LinearOp, Precision, QueryRows,
+    RelativeBias, Rotary, RotaryPairing, SelfAttention, TailNorms, Tensor, WordTable, buckets, reference,
 };
 use inputs::{GpuInputs, Tiles};
 use linear::{GpuLinear, PRECISIONS, dtype};
@@ -60,6 +60,16 @@ fn weights_of(norm: &LayerNorm<Gpu>) -> Norm {
 
 /// [`EncoderBackend::check`] of a buffer.
 fn check(primitive: &Primitive) -> Result<(), ExecutionError> {
+    // Memory of weights may be larger than a kernel can read, which nothing tells before the first launch.
+    let (bytes, bytes_max) = (
+        primitive.handle.size_in_used(),
+        primitive.client.properties().memory.max_page_size,
+    );
+    if bytes > bytes_max {
+        return Err(ExecutionError::WithContext {
+            reason: format!("a weight takes {bytes} bytes and a kernel reads buffers of up to {bytes_max}"),
+        });
+    }
     let checked = primitive.client.check([&primitive.handle]);
     checked.map_err(|error| ExecutionError::WithContext {
         reason: error.to_string(),
@@ -91,10 +101,51 @@ impl EncoderBackend for Gpu {
         let table = primitive(table.clone());
         let rows = inputs.indices(list).clone();
         // A table in f16 is split hidden states.
-        tensor(match table.dtype {
-            DType::F16 => gather(table.clone(), Some(table), width / 2, rows),
-            _ => gather(table, None, width, rows),
-        })
+        let parts = if table.dtype == DType::F16 { 2 } else { 1 };
+        tensor(gather(table, width / parts, rows))
+    }
+
+    fn embed(
+        words: WordTable<'_, Self>,
+        positions: Option<&Tensor<Self, 2>>,
+        norm: &LayerNorm<Self>,
+        inputs: &GpuInputs,
+    ) -> Tensor<Self, 2> {
+        let table = match words {
+            WordTable::Table(table) => table,
+            WordTable::Decoder(decoder) => &decoder.weight,
+        };
+        let rows =
+            |table: &Tensor<Self, 2>, list| Rows::selected(primitive(table.clone()), inputs.indices(list).clone());
+        tensor(layer_norm(
+            rows(table, IndexList::TokenIds),
+            None,
+            positions.map(|table| rows(table, IndexList::PositionIds)),
+            weights_of(norm),
+            false,
+        ))
+    }
+
+    fn readout_layer(
+        states: Tensor<Self, 2>,
+        attention: &SelfAttention<Self>,
+        tail: &EncoderTail<Self>,
+        inputs: &GpuInputs,
+    ) -> Tensor<Self, 2> {
+        let TailNorms::Post {
+            attention: norm,
+            output,
+        } = &tail.norms
+        else {
+            return reference::readout_layer(states, attention, tail, inputs);
+        };
+        let selected = Rows::selected(
+            primitive(states.clone()),
+            inputs.indices(IndexList::ReadoutRows).clone(),
+        );
+        let attended = attended_rows(selected.clone(), states, attention, inputs, QueryRows::ReadoutOnly);
+        let x = tail.attention_output.normalized(attended, selected, norm);
+        tail.down.forward_normalized(tail.inner(x.clone()), x, output)
     }
 
     fn self_attention(
@@ -104,53 +155,10 @@ impl EncoderBackend for Gpu {
         inputs: &GpuInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        let SelfAttention {
-            query,
-            key_value,
-            options,
-            rotary,
-            bias,
-        } = layer;
-        let hidden = query.weight.dims()[0];
-        if let Some(bias) = bias {
-            let (mut queries, mut keys) = (query.forward(query_states, None), key_value.forward(kv_states, None));
-            if let Some(rotary) = rotary {
-                queries = Self::rotate(queries, rotary, options.heads, inputs, rows);
-                keys = Self::rotate(keys, rotary, options.heads, inputs, QueryRows::All);
-            }
-            return Self::sequence_attention(queries, keys, inputs, rows, *options, Some(bias));
+        match (&layer.joined, rows) {
+            (Some(joined), QueryRows::All) => attended_tokens(query_states, layer, joined, inputs),
+            _ => attended_rows(Rows::all(primitive(query_states)), kv_states, layer, inputs, rows),
         }
-        let projections = [
-            query.product(primitive(query_states), DType::F32),
-            key_value.product(primitive(kv_states), DType::F32),
-        ];
-        let biases = [&query.bias, &key_value.bias].map(|bias| primitive(bias.clone()));
-        if let Some(rotary) = rotary {
-            // The rotation adds the biases, and writes f32.
-            let [queries, keys] = projections;
-            let [query_bias, key_value_bias] = biases;
-            let rotated = |x, columns, bias, rows| {
-                let positions = inputs.positions(rows).clone();
-                rotate(x, columns, Some(bias), rotation(rotary), options.heads, positions)
-            };
-            let projected = Projected {
-                query: rotated(queries, hidden, query_bias, rows),
-                key_value: rotated(keys, 2 * hidden, key_value_bias, QueryRows::All),
-                hidden,
-                biases: Added::Nothing,
-            };
-            return attended(projected, inputs.tiles(rows), *options);
-        }
-        // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two
-        // roundings less for each.
-        let [queries, keys] = projections;
-        let projected = Projected {
-            query: queries,
-            key_value: keys,
-            hidden,
-            biases: Added::Biases(Box::new(biases)),
-        };
-        attended(projected, inputs.tiles(rows), *options)
     }
 
     fn rotate(
@@ -160,8 +168,8 @@ impl EncoderBackend for Gpu {
         inputs: &GpuInputs,
         rows: QueryRows,
     ) -> Tensor<Self, 2> {
-        let (columns, positions) = (x.dims()[1], inputs.positions(rows).clone());
-        tensor(rotate(primitive(x), columns, None, rotation(rotary), heads, positions))
+        let positions = inputs.positions(rows).clone();
+        tensor(rotate(primitive(x), None, rotation(rotary), heads, positions))
     }
 
     fn sequence_attention(
@@ -172,15 +180,8 @@ impl EncoderBackend for Gpu {
         options: AttentionOptions,
         bias: Option<&RelativeBias<Self>>,
     ) -> Tensor<Self, 2> {
-        let projected = Projected {
-            hidden: query.dims()[1],
-            query: primitive(query),
-            key_value: primitive(key_value),
-            biases: match bias {
-                Some(bias) => Added::ByDistance(Box::new(primitive(bias.table.clone()))),
-                None => Added::Nothing,
-            },
-        };
+        let biases = bias.map_or(Added::Nothing, by_distance);
+        let projected = Projected::apart(primitive(query), primitive(key_value), biases);
         attended(projected, inputs.tiles(rows), options)
     }
 
@@ -189,8 +190,8 @@ impl EncoderBackend for Gpu {
         residual: Option<Tensor<Self, 2>>,
         norm: &LayerNorm<Self>,
     ) -> Tensor<Self, 2> {
-        let residual = residual.map(primitive);
-        tensor(layer_norm(primitive(x), None, residual, weights_of(norm), false))
+        let rows = |x| Rows::all(primitive(x));
+        tensor(layer_norm(rows(x), None, residual.map(rows), weights_of(norm), false))
     }
 
     fn read_logits(logits: Tensor<Self, 2>, inputs: &GpuInputs, chunk: usize) -> Tensor<Self, 1> {
@@ -198,6 +199,89 @@ impl EncoderBackend for Gpu {
         let (token_ids, row_offsets) = (lists.token_ids.clone(), lists.row_offsets.clone());
         tensor(read_logits(primitive(logits), spec, token_ids, row_offsets))
     }
+}
+
+/// Attention of every token to those of its sequence, with one product for queries, keys and values.
+fn attended_tokens(
+    states: Tensor<Gpu, 2>,
+    layer: &SelfAttention<Gpu>,
+    joined: &GpuLinear,
+    inputs: &GpuInputs,
+) -> Tensor<Gpu, 2> {
+    let (states, heads) = (Rows::all(primitive(states)), layer.options.heads);
+    let rotated = |x, bias, rotary| {
+        let positions = inputs.positions(QueryRows::All).clone();
+        // Of the queries and of the keys.
+        rotate(x, bias, rotation(rotary), 2 * heads, positions)
+    };
+    let projected = match (&layer.rotary, &layer.bias) {
+        (None, None) => Projected::joined(joined.product(states, DType::F32), biases_of(layer)),
+        // The rotation adds the biases, and writes f32.
+        (Some(rotary), bias) => {
+            let product = joined.product(states, DType::F32);
+            let rotated = rotated(product, Some(primitive(joined.bias.clone())), rotary);
+            Projected::joined(rotated, bias.as_ref().map_or(Added::Nothing, by_distance))
+        }
+        (None, Some(bias)) => Projected::joined(joined.finished(states, None, DType::F32), by_distance(bias)),
+    };
+    attended(projected, inputs.tiles(QueryRows::All), layer.options)
+}
+
+/// Attention of `queries` to the tokens `kv_states` of their sequences.
+fn attended_rows(
+    queries: Rows,
+    kv_states: Tensor<Gpu, 2>,
+    layer: &SelfAttention<Gpu>,
+    inputs: &GpuInputs,
+    rows: QueryRows,
+) -> Tensor<Gpu, 2> {
+    let SelfAttention {
+        query,
+        key_value,
+        options,
+        rotary,
+        bias,
+        joined: _,
+    } = layer;
+    let keys = Rows::all(primitive(kv_states));
+    let projected = match (rotary, bias) {
+        // Attention adds the biases as it reads, and reads f32: one launch, two passes over the memory and two
+        // roundings less for each.
+        (None, None) => Projected::apart(
+            query.product(queries, DType::F32),
+            key_value.product(keys, DType::F32),
+            biases_of(layer),
+        ),
+        // The rotation adds the biases, and writes f32.
+        (Some(rotary), bias) => {
+            let rotated = |layer: &GpuLinear, x, rows| {
+                let (bias, positions) = (primitive(layer.bias.clone()), inputs.positions(rows).clone());
+                let product = layer.product(x, DType::F32);
+                rotate(product, Some(bias), rotation(rotary), options.heads, positions)
+            };
+            Projected::apart(
+                rotated(query, queries, rows),
+                rotated(key_value, keys, QueryRows::All),
+                bias.as_ref().map_or(Added::Nothing, by_distance),
+            )
+        }
+        (None, Some(bias)) => Projected::apart(
+            query.finished(queries, None, DType::F32),
+            key_value.finished(keys, None, DType::F32),
+            by_distance(bias),
+        ),
+    };
+    attended(projected, inputs.tiles(rows), *options)
+}
+
+/// The biases of the dense layers before attention.
+fn biases_of(layer: &SelfAttention<Gpu>) -> Added {
+    let biases = [&layer.query.bias, &layer.key_value.bias].map(|bias| primitive(bias.clone()));
+    Added::Biases(Box::new(biases))
+}
+
+fn by_distance(bias: &RelativeBias<Gpu>) -> Added {
+    Added::ByDistance(Box::new(primitive(bias.table.clone())))
 }
 
 fn rotation(rotary: &Rotary<Gpu>) -> Rotation {

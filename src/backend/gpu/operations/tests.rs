@@ -317,6 +317,7 @@ fn self_attention_is_that_of_the_reference() {
         let layer = |of_context| SelfAttention::<Gpu> {
             query: GpuLinear::prepare(query_weight.clone(), query_bias.clone(), precision).unwrap(),
             key_value: GpuLinear::prepare(key_value_weight.clone(), key_value_bias.clone(), precision).unwrap(),
+            joined: None,
             options: AttentionOptions::new(heads, of_context),
             rotary: None,
             bias: None,
@@ -444,7 +445,13 @@ fn dense_layers_are_those_of_the_reference() {
         Some(Activation::Rare(RareActivation::QuickGelu)),
         Some(Activation::Rare(RareActivation::Mish)),
     ];
-    for (rows, inputs, outputs) in [(1, 8, 3), (5, 32, 70)] {
+    // A kernel for each activation takes long to compile, so that other sizes have two.
+    let sizes: [(usize, usize, usize, &[Option<Activation>]); 3] = [
+        (1, 8, 3, &activations),
+        (5, 32, 70, &activations[..2]),
+        (19, 7, 33, &activations[..2]),
+    ];
+    for (rows, inputs, outputs, activations) in sizes {
         let bias = vector(&gpu, outputs, 8);
         for &precision in precisions(&gpu) {
             let (_, weight) = in_precision(matrix(&gpu, outputs, inputs, 7), precision);
@@ -457,8 +464,9 @@ fn dense_layers_are_those_of_the_reference() {
                 (rounded(x.seen.clone(), in_memory), x.seen, in_memory),
                 (x.exact.clone(), x.exact, DType::F32),
             ];
-            for ((x, plain_x, of_output), activation) in
-                inputs_of.iter().flat_map(|x| activations.map(|kind| (x, kind)))
+            for ((x, plain_x, of_output), activation) in inputs_of
+                .iter()
+                .flat_map(|x| activations.iter().map(move |&kind| (x, kind)))
             {
                 let case = format!(
                     "[{rows}, {inputs}] {:?} to {outputs} {precision}, {activation:?}",
@@ -481,13 +489,111 @@ fn dense_layers_are_those_of_the_reference() {
 #[ignore = "needs a GPU adapter"]
 fn a_dense_layer_in_high_precision_loses_nothing_to_f16() {
     let gpu = device();
-    let (rows, inputs, outputs) = (3, 40, 70);
-    let (x, weight) = (matrix(&gpu, rows, inputs, 9), matrix(&gpu, outputs, inputs, 7));
-    let bias = vector(&gpu, outputs, 8);
+    for (rows, inputs, outputs) in [(3, 40, 70), (35, 7, 5)] {
+        let (x, weight) = (matrix(&gpu, rows, inputs, 9), matrix(&gpu, outputs, inputs, 7));
+        let bias = vector(&gpu, outputs, 8);
+        for &precision in precisions(&gpu) {
+            let layer = GpuLinear::prepare_high_precision(weight.clone(), bias.clone(), precision).unwrap();
+            let expected = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
+            let case = format!("[{rows}, {inputs}] to {outputs} in {precision}");
+            assert_close(&gpu, layer.forward(x.clone(), None), expected, &case);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn layers_are_not_joined_where_a_part_would_not_begin_at_an_alignment() {
+    let gpu = device();
+    let layer = |outputs| {
+        let weight = matrix(&gpu, outputs, 3, 1);
+        GpuLinear::prepare(weight, vector(&gpu, outputs, 2), Precision::F32).unwrap()
+    };
+    assert!(GpuLinear::join(&mut layer(3), &mut layer(6)).is_none());
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn embeddings_in_one_launch_are_those_of_the_reference() {
+    let gpu = device();
+    let inputs = two_sequences(&gpu);
+    for columns in [8, 33] {
+        let norm = LayerNorm {
+            kind: NormKind::Layer,
+            gamma: vector(&gpu, columns, 3),
+            beta: vector(&gpu, columns, 4),
+            eps: 1e-5,
+        };
+        let (words, positions) = (matrix(&gpu, 9, columns, 1), matrix(&gpu, 70, columns, 2));
+        for &precision in precisions(&gpu) {
+            let decoder = GpuLinear::prepare_high_precision(words.clone(), vector(&gpu, 9, 5), precision).unwrap();
+            for positions in [None, Some(&positions)] {
+                for is_tied in [false, true] {
+                    let table = || match is_tied {
+                        true => WordTable::Decoder(&decoder),
+                        false => WordTable::Table(&words),
+                    };
+                    let expected = reference::embed(table(), positions, &norm, &inputs);
+                    let case = format!("{columns} columns in {precision}, positions {}", positions.is_some());
+                    assert_close(&gpu, Gpu::embed(table(), positions, &norm, &inputs), expected, &case);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU adapter"]
+fn the_last_layer_is_that_of_the_reference() {
+    let gpu = device();
+    let inputs = two_sequences(&gpu);
+    let (heads, width, inner) = (2, 16, 21);
+    let norm = |seed| LayerNorm {
+        kind: NormKind::Layer,
+        gamma: vector(&gpu, width, seed),
+        beta: vector(&gpu, width, seed + 1),
+        eps: 1e-5,
+    };
     for &precision in precisions(&gpu) {
-        let layer = GpuLinear::prepare_high_precision(weight.clone(), bias.clone(), precision).unwrap();
-        let expected = x.clone().matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
-        assert_close(&gpu, layer.forward(x.clone(), None), expected, &precision.to_string());
+        let dense = |outputs, inputs, seed| {
+            let weight = in_precision(matrix(&gpu, outputs, inputs, seed), precision).1;
+            GpuLinear::prepare(weight, vector(&gpu, outputs, seed + 1), precision).unwrap()
+        };
+        let placements = [
+            TailNorms::Post {
+                attention: norm(20),
+                output: norm(22),
+            },
+            TailNorms::Pre(norm(20)),
+        ];
+        for (norms, rotary) in placements.into_iter().flat_map(|norms| {
+            [
+                (norms.clone(), None),
+                (norms, Some(rotary(&gpu, 8, RotaryPairing::Halves))),
+            ]
+        }) {
+            let attention = SelfAttention::<Gpu> {
+                query: dense(width, width, 1),
+                key_value: dense(2 * width, width, 3),
+                joined: None,
+                options: AttentionOptions::new(heads, Precision::F32),
+                rotary,
+                bias: None,
+            };
+            let tail = EncoderTail {
+                attention_output: dense(width, width, 5),
+                gate: None,
+                up: dense(inner, width, 7),
+                activation: Activation::Gelu,
+                down: dense(width, inner, 9),
+                norms,
+            };
+            let case = format!("{precision}, rotary {}", attention.rotary.is_some());
+            let states = hidden(&gpu, 73, width, 11, precision).states;
+            let expected = reference::readout_layer(states.clone(), &attention, &tail, &inputs);
+            let fast = Gpu::readout_layer(states, &attention, &tail, &inputs);
+            assert_close(&gpu, fast, expected, &case);
+        }
     }
 }
 
@@ -584,14 +690,21 @@ fn rotated_and_biased_self_attention_is_that_of_the_reference() {
     };
     for &precision in precisions(&gpu) {
         for (rotary, bias) in [
+            (None, None),
             (Some(rotary(&gpu, 8, RotaryPairing::Halves)), None),
             (None, Some(bias.clone())),
             (Some(rotary(&gpu, 8, RotaryPairing::Neighbours)), Some(bias.clone())),
         ] {
             let weights = |outputs, seed| in_precision(matrix(&gpu, outputs, width, seed), precision).1;
+            let mut query = GpuLinear::prepare(weights(width, 1), vector(&gpu, width, 3), precision).unwrap();
+            let mut key_value =
+                GpuLinear::prepare(weights(2 * width, 2), vector(&gpu, 2 * width, 4), precision).unwrap();
+            let joined = GpuLinear::join(&mut query, &mut key_value);
+            assert!(joined.is_some());
             let layer = SelfAttention::<Gpu> {
-                query: GpuLinear::prepare(weights(width, 1), vector(&gpu, width, 3), precision).unwrap(),
-                key_value: GpuLinear::prepare(weights(2 * width, 2), vector(&gpu, 2 * width, 4), precision).unwrap(),
+                query,
+                key_value,
+                joined,
                 options: AttentionOptions {
                     window: Some(20),
                     ..AttentionOptions::new(heads, Precision::F32)
