@@ -18,6 +18,7 @@ harness::main! {
     nothing() => [
         an_unsupported_precision_is_refused_with_the_supported_ones,
         several_workers_on_a_gpu_are_refused,
+        an_unknown_language_of_kernels_is_refused,
     ],
     adapter() => [
         a_pass_of_bert_has_few_launches,
@@ -26,6 +27,7 @@ harness::main! {
         an_idle_server_takes_no_processor_time,
         full_rows_of_a_large_batch_are_those_of_small_ones,
         no_request_compiles_a_kernel_after_warm_up,
+        the_language_of_kernels_can_be_selected,
         weights_beyond_the_memory_are_refused_before_they_are_read,
     ],
     failpoints().and(adapter()) => [
@@ -33,6 +35,7 @@ harness::main! {
         a_device_lost_during_loading_ends_the_start_with_one_sentence,
         a_hanging_device_ends_the_process_with_its_reason,
         a_lost_device_ends_the_process_with_its_reason,
+        a_driver_that_refuses_spirv_gets_wgsl,
     ],
     failpoints().and(software_adapter()) => [exhausted_gpu_memory_ends_the_process_with_its_reason],
 }
@@ -210,6 +213,74 @@ fn several_workers_on_a_gpu_are_refused() {
     let mut command = command(&["--backend", "gpu", "--workers", "2"]);
     let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 2);
     assert!(reason.contains("2 workers are for the CPU"), "{reason}");
+}
+
+fn an_unknown_language_of_kernels_is_refused() {
+    let mut command = command(&["--backend", "gpu"]);
+    command.env("CLOZE_GPU_LANGUAGE", "msl");
+    let reason = refused(&command.stderr(Stdio::piped()).output().unwrap(), 2);
+    assert!(reason.contains("CLOZE_GPU_LANGUAGE takes spirv or wgsl"), "{reason}");
+}
+
+/// A command for a small model whose kernels are in `language`.
+fn in_language(language: &str) -> Command {
+    let model = golden("uncased-tied");
+    let mut command = command(&["--backend", "gpu", "--model", &model, "--warm-up", "short"]);
+    command.env("CLOZE_GPU_LANGUAGE", language);
+    command
+}
+
+/// The device of a server, in words.
+fn device_of(server: &Server) -> String {
+    let info: serde_json::Value = serde_json::from_str(&server.get("/info").1).unwrap();
+    info["device"].as_str().unwrap().to_owned()
+}
+
+/// The reason why the driver or the build has no SPIR-V, if so.
+fn missing_spirv() -> Option<String> {
+    let predict = Command::new(env!("CARGO_BIN_EXE_cloze"))
+        .args(["predict", "--backend", "gpu", "--model", &golden("uncased-tied")])
+        .env("CLOZE_GPU_LANGUAGE", "spirv")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (!predict.status.success()).then(|| String::from_utf8(predict.stderr).unwrap())
+}
+
+fn the_language_of_kernels_can_be_selected() {
+    let device = device_of(&Server::spawn(&mut in_language("wgsl")));
+    assert!(device.contains("WGSL"), "{device}");
+    match missing_spirv() {
+        None => {
+            let device = device_of(&Server::spawn(&mut in_language("spirv")));
+            assert!(device.contains("SPIR-V"), "{device}");
+        }
+        Some(reason) => {
+            let missing = match cfg!(feature = "vulkan") {
+                true => "the driver lacks a feature that SPIR-V needs",
+                false => "this build lacks the cargo feature vulkan",
+            };
+            assert!(reason.contains(missing), "{reason}");
+        }
+    }
+}
+
+fn a_driver_that_refuses_spirv_gets_wgsl() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trigger, log) = (folder.path().join("refuse"), folder.path().join("log"));
+    std::fs::write(&trigger, "").unwrap();
+    let mut command = in_language("");
+    command.env("CLOZE_TEST_REFUSE_SPIRV", &trigger);
+    let server = Server::spawn(command.stderr(std::fs::File::create(&log).unwrap()));
+    let device = device_of(&server);
+    assert!(device.contains("WGSL"), "{device}");
+    if missing_spirv().is_none() {
+        let stderr = std::fs::read_to_string(&log).unwrap();
+        assert!(
+            stderr.contains("gave no device for SPIR-V: refused for a test"),
+            "{stderr}"
+        );
+    }
 }
 
 fn an_unsupported_precision_is_refused_with_the_supported_ones() {

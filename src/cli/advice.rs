@@ -74,7 +74,7 @@ fn for_gpu(error: &GpuError) -> Option<String> {
             "choose another GPU with --gpu-device, free some of its memory, or use --backend cpu"
         }
         GpuError::NoThread { .. } => "raise the limit on the number of threads (ulimit -u)",
-        GpuError::NoDevice { .. } | GpuError::Load { .. } => return None,
+        GpuError::NoDevice { .. } | GpuError::Language(_) | GpuError::Load { .. } => return None,
     };
     Some(advice.to_owned())
 }

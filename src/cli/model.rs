@@ -143,13 +143,18 @@ impl ModelArguments {
     /// Checks flags that need each other.
     ///
     /// # Errors
-    /// A flag that would have no effect, or an instruction set that the CPU lacks.
+    /// A flag that would have no effect, an instruction set that the CPU lacks, or a language of kernels that does not exist.
     pub fn check(&self) -> Result<(), String> {
         check_revision(self.model.as_deref(), self.revision.as_deref())?;
         // CLOZE_CPU_FEATURES, which the CPU may lack.
         #[cfg(feature = "cpu")]
         if self.backend == Backend::Cpu {
             cloze::backend::cpu::automatic_precision()?;
+        }
+        // CLOZE_GPU_LANGUAGE.
+        #[cfg(feature = "gpu")]
+        if self.backend == Backend::Gpu {
+            cloze::backend::gpu::Language::selected()?;
         }
         match &self.gpu_device {
             Some(_) if self.backend != Backend::Gpu => Err("--gpu-device needs --backend gpu".to_owned()),

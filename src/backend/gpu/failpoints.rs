@@ -14,6 +14,15 @@ fn is_triggered(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|file| Path::new(&file).exists())
 }
 
+/// `CLOZE_TEST_REFUSE_SPIRV`: the driver gives no device for SPIR-V.
+#[cfg(feature = "vulkan")]
+pub fn refuse_spirv() -> Result<(), String> {
+    match is_triggered("CLOZE_TEST_REFUSE_SPIRV") {
+        true => Err("refused for a test".to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// After a batch: exhausts the memory, hangs, or loses the device, as requested.
 pub fn after_batch(device: &wgpu::Device, faults: &Faults) {
     exhaust(device, faults);

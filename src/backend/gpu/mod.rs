@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `adapters` | what is known of each adapter, and which one a user selects |
 //! | `settings` | the settings of CubeCL |
+//! | `language` | SPIR-V or WGSL for a device |
+//! | `spirv`, `wgsl` | devices for each of them, in a build that has both |
 //! | `device_thread` | parks CubeCL's thread while there is no work |
 //! | `kernels` | CubeCL kernels, one launch where plain Burn takes several |
 //! | `operations` | the encoder's operations as launches of those kernels |
@@ -20,17 +22,22 @@ mod device_thread;
 mod failpoints;
 mod faults;
 mod kernels;
+mod language;
 mod memory;
 mod operations;
 mod settings;
+#[cfg(feature = "vulkan")]
+mod spirv;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "vulkan")]
+mod wgsl;
 
 use std::time::Duration;
 
 use burn::backend::{Backend, ExecutionError};
 use burn_cubecl::CubeDevice;
-use burn_wgpu::{RuntimeOptions, Wgpu, WgpuSetup, try_init_device};
+use burn_wgpu::{Wgpu, WgpuSetup};
 use cubecl::MemoryScope;
 
 use super::Precision;
@@ -38,6 +45,7 @@ use super::Precision;
 pub use adapters::{Adapter, adapters};
 use device_thread::DeviceThread;
 use faults::{Faults, caught, in_one_line};
+pub use language::{LANGUAGE_VARIABLE, Language};
 pub use memory::AdapterMemory;
 
 /// The wgpu backend. Tensors are f32 by default; in half precision each tensor carries its own element type.
@@ -52,6 +60,9 @@ pub enum GpuError {
         /// The graphics APIs that were searched.
         apis: String,
     },
+    /// The variable for the language of kernels has no valid value.
+    #[error("{0}")]
+    Language(String),
     /// None of the adapters matches the request, or several do.
     #[error("the GPU \"{requested}\" matches {} of {found}", count(*.matches))]
     NoSuchAdapter {
@@ -117,7 +128,7 @@ pub struct GpuDevice {
     pub device: CubeDevice,
     pub adapter: Adapter,
     /// The language that kernels are compiled to.
-    pub language: &'static str,
+    pub language: Language,
     /// Faults since it was opened.
     faults: Faults,
     thread: DeviceThread,
@@ -294,6 +305,7 @@ fn choose_precision(requested: Option<Precision>, has_f16: bool) -> Option<Preci
 /// # Errors
 /// [`GpuError`] with what was found.
 pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
+    let selected = Language::selected().map_err(GpuError::Language)?;
     let (instance, mut found) = adapters::enumerate();
     let known: Vec<Adapter> = found.iter().map(|(_, adapter)| adapter.clone()).collect();
     let (raw, adapter) = found.swap_remove(adapters::choose(&known, requested)?);
@@ -313,7 +325,7 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
         reason,
         found: adapters::list(&known),
     };
-    let (device, queue) = request(&raw, &descriptor).map_err(refused)?;
+    let (device, queue, language) = language::request_device(&raw, &descriptor, selected).map_err(refused)?;
     settings::apply();
     let backend = raw.get_info().backend;
     let handle = device.clone();
@@ -324,17 +336,11 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
         queue,
         backend,
     };
-    let options = RuntimeOptions::try_default();
-    let device = options.and_then(|options| try_init_device(setup, options));
-    let device = device.map_err(|error| refused(error.to_string()))?;
+    let device = language::register(setup, language).map_err(refused)?;
     // Replaces the callbacks of CubeCL, which panics.
     let faults = Faults::watch(&handle);
     faults.watch_thread(&device);
     let device = CubeDevice::Wgpu(device);
-    let language = match device.client().name() {
-        "wgpu<spirv>" => "SPIR-V",
-        _ => "WGSL",
-    };
     let thread = DeviceThread::new(&device).map_err(|error| GpuError::NoThread {
         adapter: adapter.to_string(),
         reason: error.to_string(),
@@ -347,21 +353,4 @@ pub fn open(requested: Option<&str>) -> Result<GpuDevice, GpuError> {
         thread,
         raw: handle,
     })
-}
-
-/// A device of `adapter`, or the adapter's error.
-fn request(
-    adapter: &wgpu::Adapter,
-    descriptor: &wgpu::DeviceDescriptor<'_>,
-) -> Result<(wgpu::Device, wgpu::Queue), String> {
-    // CubeCL compiles to SPIR-V for any adapter that accepts it, and then needs experimental features of wgpu, which it
-    // enables itself. Other adapters get WGSL.
-    #[cfg(feature = "vulkan")]
-    if adapter.get_info().backend == wgpu::Backend::Vulkan {
-        let requested = pollster::block_on(cubecl::wgpu::vulkan::try_request_vulkan_device(adapter));
-        if let Some(device) = requested.map_err(|error| error.to_string())? {
-            return Ok(device);
-        }
-    }
-    pollster::block_on(adapter.request_device(descriptor)).map_err(|error| error.to_string())
 }

@@ -160,7 +160,9 @@ fn sleeps(name: &str) -> Option<u64> {
     let status = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
     let mut named = status.filter(|status| status.lines().next() == Some(&format!("Name:\t{name}")));
     let count = named.next()?;
-    let count = count.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    let count = count
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     Some(count.unwrap().trim().parse().unwrap())
 }
 
@@ -190,6 +192,9 @@ fn a_dropped_device_takes_neither_processor_time_nor_memory() {
         if sleeps(&thread) == slept && (!shares_memory || released > BYTES / 2) {
             break;
         }
-        assert!(Instant::now() < ends_by, "{thread} polls, or {released} of {BYTES} bytes were released");
+        assert!(
+            Instant::now() < ends_by,
+            "{thread} polls, or {released} of {BYTES} bytes were released"
+        );
     }
 }

@@ -142,10 +142,14 @@ const MAN: Extras = Extras {
 };
 
 /// Variables that no flag has.
-pub const VARIABLES: [(&str, &str); 12] = [
+pub const VARIABLES: [(&str, &str); 13] = [
     (
         "CLOZE_CPU_FEATURES",
         "A lesser instruction set of the CPU: avx512_bf16, avx512_vnni, avx512, avx2 or portable; on AArch64 neon or portable",
+    ),
+    (
+        "CLOZE_GPU_LANGUAGE",
+        "The language of GPU kernels: spirv, in a build with the cargo feature vulkan, or wgsl [default: spirv where the driver has the features for it]",
     ),
     ("HF_HOME", "Folder of the hub's tools [default: ~/.cache/huggingface]"),
     ("HF_HUB_CACHE", "Folder for downloaded models [default: hub in HF_HOME]"),

@@ -32,7 +32,7 @@ pub fn load(
         precision,
         adapter: gpu.adapter.to_string(),
         is_software: gpu.adapter.is_software(),
-        shader_language: gpu.language,
+        shader_language: gpu.language.name(),
     };
     Ok(LoadedModel {
         workers: vec![Box::new(DeviceModel::new(model, gpu))],
