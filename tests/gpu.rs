@@ -239,7 +239,15 @@ fn device_of(server: &Server) -> String {
 /// The reason why the driver or the build has no SPIR-V, if so.
 fn missing_spirv() -> Option<String> {
     let predict = Command::new(env!("CARGO_BIN_EXE_cloze"))
-        .args(["predict", "--backend", "gpu", "--model", &golden("uncased-tied")])
+        .args([
+            "predict",
+            "--backend",
+            "gpu",
+            "--warm-up",
+            "short",
+            "--model",
+            &golden("uncased-tied"),
+        ])
         .env("CLOZE_GPU_LANGUAGE", "spirv")
         .stdin(Stdio::null())
         .output()

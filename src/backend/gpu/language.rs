@@ -1,8 +1,7 @@
 //! The language that kernels are compiled to. CubeCL itself takes SPIR-V for every Vulkan adapter that its compiler can
 //! run on; here it is chosen before, so that a driver that refuses it gets WGSL.
 
-use std::fmt;
-
+use burn_cubecl::CubeDevice;
 use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuSetup, try_init_device};
 
 #[cfg(feature = "vulkan")]
@@ -11,7 +10,7 @@ use super::spirv;
 use super::wgsl;
 
 /// The environment variable that selects the language: `spirv` or `wgsl`.
-pub const LANGUAGE_VARIABLE: &str = "CLOZE_GPU_LANGUAGE";
+const LANGUAGE_VARIABLE: &str = "CLOZE_GPU_LANGUAGE";
 
 /// A language of GPU kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl Language {
         }
     }
 
-    /// The language that [`LANGUAGE_VARIABLE`] selects, if it is set and not empty.
+    /// The language that `CLOZE_GPU_LANGUAGE` selects, if it is set and not empty.
     ///
     /// # Errors
     /// One sentence, if it names none.
@@ -42,12 +41,6 @@ impl Language {
             Ok("") | Err(std::env::VarError::NotPresent) => Ok(None),
             _ => Err(format!("{LANGUAGE_VARIABLE} takes spirv or wgsl")),
         }
-    }
-}
-
-impl fmt::Display for Language {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -96,9 +89,7 @@ pub fn register(setup: WgpuSetup, language: Language) -> Result<WgpuDevice, Stri
         return wgsl::register(setup, options);
     }
     let device = try_init_device(setup, options).map_err(|error| error.to_string())?;
-    debug_assert_eq!(
-        burn_cubecl::CubeDevice::Wgpu(device.clone()).client().name() == "wgpu<spirv>",
-        language == Language::SpirV
-    );
+    let is_spirv = CubeDevice::Wgpu(device.clone()).client().name() == "wgpu<spirv>";
+    debug_assert_eq!(is_spirv, language == Language::SpirV, "CubeCL took another language");
     Ok(device)
 }

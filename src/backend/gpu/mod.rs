@@ -45,7 +45,7 @@ use super::Precision;
 pub use adapters::{Adapter, adapters};
 use device_thread::DeviceThread;
 use faults::{Faults, caught, in_one_line};
-pub use language::{LANGUAGE_VARIABLE, Language};
+pub use language::Language;
 pub use memory::AdapterMemory;
 
 /// The wgpu backend. Tensors are f32 by default; in half precision each tensor carries its own element type.

@@ -65,7 +65,7 @@ pub fn register(setup: WgpuSetup, options: RuntimeOptions) -> Result<WgpuDevice,
     registered.map(|_| device).map_err(|error| format!("{error:?}"))
 }
 
-/// What CubeCL knows of `adapter` and of a device with these `limits`, without the features of SPIR-V.
+/// The properties of a device of `adapter` with these `limits`, in the form of CubeCL; element types are those of WGSL.
 pub fn properties(adapter: &wgpu::Adapter, limits: &wgpu::Limits) -> DeviceProperties {
     let (info, features) = (adapter.get_info(), adapter.features());
     let memory = MemoryDeviceProperties::new(

@@ -516,11 +516,12 @@ macro_rules! operand {
     };
 }
 
-/// Operations on values that lie in memory as they are.
+/// Operations that CubeK does not use on a view of this kind: those on values that lie in memory as they are, and those
+/// that its layout answers.
 macro_rules! not_in_memory {
     ($element:ident) => {
         fn __expand_as_linear_slice_method(&self, _: &Scope, _: Position, _: Position) -> &SliceExpand<$element> {
-            unimplemented!("the values are converted")
+            unreachable!("CubeK copies slices of memory alone, and these values are converted")
         }
 
         fn __expand_tensor_map_load_method(
@@ -530,15 +531,15 @@ macro_rules! not_in_memory {
             _: &mut SliceExpand<$element>,
             _: Position,
         ) {
-            unimplemented!("the values are converted")
+            unreachable!("CubeK copies slices of memory alone, and these values are converted")
         }
 
         fn __expand_shape_method(&self, _: &Scope) -> Position {
-            unimplemented!("the layout has the shape")
+            unreachable!("CubeK asks the layout for the shape")
         }
 
         fn __expand_is_in_bounds_method(&self, _: &Scope, _: Position) -> NativeExpand<bool> {
-            unimplemented!("the layout has the bounds")
+            unreachable!("CubeK asks the layout for the bounds")
         }
     };
 }
@@ -556,19 +557,19 @@ impl<O: CubePrimitive> VectorizedExpand for FinishedExpand<O> {
 impl<O: CubePrimitive> ViewOperations<O, BatchedCoords> for Finished<O> {}
 impl<O: CubePrimitive> ViewOperationsExpand<O, BatchedCoords> for FinishedExpand<O> {
     fn __expand_read_method(&self, _: &Scope, _: Position) -> NativeExpand<O> {
-        unimplemented!("the result is written")
+        unreachable!("CubeK only writes the result")
     }
 
     fn __expand_read_checked_method(&self, _: &Scope, _: Position) -> NativeExpand<O> {
-        unimplemented!("the result is written")
+        unreachable!("CubeK only writes the result")
     }
 
     fn __expand_read_masked_method(&self, _: &Scope, _: Position, _: NativeExpand<O>) -> NativeExpand<O> {
-        unimplemented!("the result is written")
+        unreachable!("CubeK only writes the result")
     }
 
     fn __expand_read_unchecked_method(&self, _: &Scope, _: Position) -> NativeExpand<O> {
-        unimplemented!("the result is written")
+        unreachable!("CubeK only writes the result")
     }
 
     not_in_memory!(O);
@@ -585,10 +586,10 @@ impl<O: CubePrimitive> ViewOperationsMutExpand<O, BatchedCoords> for FinishedExp
     }
 
     fn __expand_as_linear_slice_mut_method(&self, _: &Scope, _: Position, _: Position) -> &mut SliceExpand<O> {
-        unimplemented!("the values are converted")
+        unreachable!("CubeK copies slices of memory alone, and these values are converted")
     }
 
     fn __expand_tensor_map_store_method(&self, _: &Scope, _: &SliceExpand<O>, _: Position) {
-        unimplemented!("the values are converted")
+        unreachable!("CubeK copies slices of memory alone, and these values are converted")
     }
 }
