@@ -1,23 +1,23 @@
-//! Detection of AMX: CPU, operating system, permission.
+//! Detection of AMX on x86-64: CPU, operating system, permission.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 static AMX_ASSUMED: AtomicBool = AtomicBool::new(false);
 
 /// Makes [`amx_is_usable`] true on any CPU.
 ///
 /// # Safety
 /// From now on AMX instructions execute in this process, by the CPU or by an emulator.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub unsafe fn assume_amx() {
     AMX_ASSUMED.store(true, Ordering::Release);
 }
 
 /// True if the CPU has AMX with bf16 and 8-bit integers and the system lets this process use it. The system is asked
 /// once.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub fn amx_is_usable() -> bool {
     static USABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     AMX_ASSUMED.load(Ordering::Acquire)
@@ -25,12 +25,12 @@ pub fn amx_is_usable() -> bool {
 }
 
 /// Only Linux's way to request AMX is implemented.
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(not(target_os = "linux"))]
 pub fn amx_is_usable() -> bool {
     false
 }
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 fn has_instructions() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const BF16: u32 = 1 << 22;
@@ -41,7 +41,7 @@ fn has_instructions() -> bool {
 }
 
 /// True if the system saves the tiles when it switches threads.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 fn system_saves_tiles() -> bool {
     use std::arch::x86_64::{__cpuid, _xgetbv};
     const OSXSAVE: u32 = 1 << 27;
@@ -58,7 +58,7 @@ fn system_saves_tiles() -> bool {
 
 /// Requests permission from Linux, which enlarges the area where it saves this process's registers. It refuses if a
 /// thread's alternate signal stack is too small to hold the tiles.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 fn system_permits() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;

@@ -15,15 +15,21 @@ use crate::gemm::Gemm;
 use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
 use crate::layer_norm::{Norm, layer_norm, normalize_rows};
-use crate::layout::{K_BLOCK, K_PART, Line, MR, NR, Precision, RowBlocks, Tile, ZERO_TILE, as_f32};
+use crate::layout::{K_BLOCK, K_PART, KLayout, Line, MR, NR, Precision, RowBlocks, Tile, ZERO_LINE, as_f32, rows_mut};
 use crate::linear::Linear;
-use crate::scratch::grow_to;
+use crate::scratch::{grow_elements, grow_to};
 
 /// Rows of a task times bytes of their intermediate values: less than half of the second-level cache, since weights
 /// pass through it too.
 const TASK_BYTES_MAX: usize = 432 * 1024;
 /// Fewest rows of a thread that pay for reading all weights. Measured on two cores.
 const TASK_ROWS_MIN: usize = 16;
+/// The same for AMX, whose second-level caches are larger.
+const AMX_TASK_BYTES_MAX: usize = 1200 * 1024;
+/// Rows of an AMX task whose intermediate values exist chunk by chunk.
+const AMX_TASK_ROWS: usize = 256;
+/// The same for AMX, which is faster and thus waits for weights sooner.
+const AMX_TASK_ROWS_MIN: usize = 96;
 /// Rows that go through all layers at once if the threads share each layer. Bounds the memory.
 const PART_ROWS_MAX: usize = 512;
 
@@ -56,9 +62,9 @@ pub enum TailNorms<'a> {
 #[derive(Default)]
 struct Scratch {
     /// Rows of the hidden width, packed.
-    packed: Vec<u32>,
+    packed: Vec<Line>,
     /// Rows of the inner width, packed.
-    inner: Vec<u32>,
+    inner: Vec<Line>,
     /// The input of the feed-forward part.
     narrow: Vec<f32>,
     /// Rows of the inner width, not packed.
@@ -68,7 +74,7 @@ struct Scratch {
     /// Scales of 8-bit rows.
     scales: Vec<f32>,
     /// Sums of `down`, panel by panel.
-    sums: Vec<[u32; NR]>,
+    sums: Vec<Line>,
 }
 
 thread_local! {
@@ -102,27 +108,20 @@ impl EncoderTail<'_> {
         assert!(residual.len() == rows.len() && rows.len().is_multiple_of(hidden));
         let count = rows.len() / hidden;
         let threads = context.pool.threads();
-        // 8-bit rows are packed when they are complete, so their intermediate values are f32 too.
-        let row_elements = match self.precision() {
-            Precision::Int8 => up.outputs(),
-            Precision::F32 | Precision::Bf16 => down.layout(context.isa).elements(1),
-        };
-        let fit = TASK_BYTES_MAX / (size_of::<f32>() * row_elements);
-        let block_rows = up.layout(context.isa).block_rows;
-        let task_rows = if self.is_chunked(context.isa) {
-            block_rows
-        } else {
-            // Whole blocks, since a few rows more would be one more block for every panel.
-            (fit / MR).max(1) * MR
-        };
-        let is_alike = [output, up, down, self.gate.unwrap_or(up)]
+        let is_alike = [output, down, self.gate.unwrap_or(up)]
             .iter()
-            .all(|layer| layer.precision() == up.precision() && !layer.is_amx());
-        if !is_alike || count < threads * TASK_ROWS_MIN {
+            .all(|layer| layer.precision() == up.precision());
+        let is_amx = up.layout(context.isa).is_amx();
+        let rows_min = if is_amx { AMX_TASK_ROWS_MIN } else { TASK_ROWS_MIN };
+        if !is_alike || count < threads * rows_min {
             return self.layer_by_layer(context, rows, residual);
         }
         // Tasks of equal size, as many for each thread.
-        let tasks = RowBlocks::parts(count, count.div_ceil(task_rows).next_multiple_of(threads));
+        let tasks = count.div_ceil(self.task_rows(context.isa)).next_multiple_of(threads);
+        let tasks = match is_amx {
+            true => RowBlocks::full(count, count.div_ceil(tasks).next_multiple_of(K_BLOCK)),
+            false => RowBlocks::parts(count, tasks),
+        };
         let rows = Disjoint::new(rows);
         context.pool.run(tasks.count(), |task| {
             let range = tasks.range(task);
@@ -130,8 +129,29 @@ impl EncoderTail<'_> {
             let residual = &residual[values.clone()];
             // SAFETY: each task has its own rows.
             let rows = unsafe { rows.slice(values) };
+            let _tiles = Gemm::new(context.isa, self.precision()).tiles();
             SCRATCH.with_borrow_mut(|scratch| self.task(context, rows, residual, scratch));
         });
+    }
+
+    /// Most rows of a task.
+    fn task_rows(self, isa: Isa) -> usize {
+        let (up, down) = (self.up.layout(isa), self.down.layout(isa));
+        if self.is_chunked(isa) {
+            return if up.is_amx() { AMX_TASK_ROWS } else { up.block_rows };
+        }
+        // 8-bit rows are packed when they are complete, so their intermediate values are f32 too.
+        let row_elements = match self.precision() {
+            Precision::Int8 => self.up.outputs(),
+            Precision::F32 | Precision::Bf16 => down.k_blocks * down.row_elements,
+        };
+        let (bytes_max, block_rows) = match up.is_amx() {
+            true => (AMX_TASK_BYTES_MAX, up.block_rows),
+            false => (TASK_BYTES_MAX, MR),
+        };
+        // Whole blocks, since a few rows more would be one more block for every panel.
+        let blocks = bytes_max / (size_of::<f32>() * row_elements * block_rows);
+        blocks.max(1) * block_rows
     }
 
     /// True if the intermediate values exist chunk by chunk: as many columns of them as are a part of K for `down`.
@@ -202,27 +222,27 @@ impl EncoderTail<'_> {
             ..
         } = scratch;
         let scales = grow_to(scales, count, 0.0);
-        let packed = grow_to(packed, up.layout(isa).elements(count), 0);
-        pack_blocks(gemm, rows, hidden, blocks, packed, scales);
+        let packed = grow_elements(packed, up.layout(isa).elements(count));
+        pack_blocks(gemm, up.layout(isa), rows, blocks, packed, scales);
         let x = grow_to(narrow, rows.len(), 0.0);
         multiply(gemm, output, packed, scales, blocks, None, x);
         match self.norms {
             TailNorms::Post { first, .. } => {
                 normalize_rows(isa, x, Some(residual), first);
-                pack_blocks(gemm, x, hidden, blocks, packed, scales);
+                pack_blocks(gemm, up.layout(isa), x, blocks, packed, scales);
             }
             TailNorms::Pre(norm) => {
                 add_values(isa, x, residual);
                 rows.copy_from_slice(x);
                 normalize_rows(isa, rows, None, norm);
-                pack_blocks(gemm, rows, hidden, blocks, packed, scales);
+                pack_blocks(gemm, up.layout(isa), rows, blocks, packed, scales);
             }
         }
         if self.is_chunked(isa) {
-            self.by_chunks(gemm, packed, count, inner, sums, rows);
+            self.by_chunks(gemm, packed, blocks, inner, sums, rows);
             return self.finish(isa, rows, x);
         }
-        let inner = grow_to(inner, down.layout(isa).elements(count), 0);
+        let inner = grow_elements(inner, down.layout(isa).elements(count));
         if self.precision() == Precision::Int8 {
             let wide = grow_to(wide, count * width, 0.0);
             let panels = 0..up.outputs().div_ceil(NR);
@@ -238,10 +258,9 @@ impl EncoderTail<'_> {
                     store(isa, &mut output, &tile[..rows.len()]);
                 },
             );
-            pack_blocks(gemm, wide, width, blocks, inner, scales);
+            pack_blocks(gemm, down.layout(isa), wide, blocks, inner, scales);
         } else {
             let layout = down.layout(isa);
-            let k_block_values = K_BLOCK * gemm.precision().values_per_element();
             let panels = 0..up.outputs().div_ceil(NR);
             self.inner(
                 gemm,
@@ -251,14 +270,14 @@ impl EncoderTail<'_> {
                 panels,
                 &[],
                 |rows, first, columns, tile| {
-                    let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+                    let k_blocks = first / layout.values..(first + columns).div_ceil(layout.values);
                     let elements = &mut inner[layout.element_range(rows.clone(), k_blocks)];
                     let rows = Rows {
                         x: as_f32(tile),
                         stride: NR,
                         inputs: columns,
                         count: rows.len(),
-                        stored: rows.len(),
+                        stored: layout.stored_rows(rows.len()),
                     };
                     gemm.pack_rows(rows, elements, &mut []);
                 },
@@ -276,76 +295,88 @@ impl EncoderTail<'_> {
         }
     }
 
-    /// The feed-forward part of one packed block of `count` rows. A chunk of the intermediate values stays in the
-    /// second-level cache, beside the sums of `down`.
+    /// The feed-forward part of packed blocks. A chunk of the intermediate values stays in the second-level cache, beside
+    /// the sums of `down`.
     fn by_chunks(
         self,
         gemm: Gemm,
         packed: &[u32],
-        count: usize,
-        inner: &mut Vec<u32>,
-        sums: &mut Vec<[u32; NR]>,
+        blocks: RowBlocks,
+        inner: &mut Vec<Line>,
+        sums: &mut Vec<Line>,
         y: &mut [f32],
     ) {
         let Self { up, down, .. } = self;
         let layout = down.layout(gemm.isa());
-        let k_block_values = K_BLOCK * gemm.precision().values_per_element();
-        let width = up.outputs();
-        let (up_panels, down_panels) = (width.div_ceil(NR), down.outputs().div_ceil(NR));
-        let chunk_k_blocks = K_PART / K_BLOCK;
-        let chunk_panels = chunk_k_blocks * k_block_values / NR;
-        let block = RowBlocks::even(count, count);
-        let inner = grow_to(inner, chunk_k_blocks * count * layout.row_elements, 0);
-        let sums = grow_to(sums, down_panels * count, [0; NR]);
+        let count = blocks.start(blocks.count());
+        let (up_panels, down_panels) = (up.outputs().div_ceil(NR), down.outputs().div_ceil(NR));
+        let chunk = KLayout {
+            k_blocks: K_PART / K_BLOCK,
+            ..layout
+        };
+        let chunk_panels = chunk.k_blocks * layout.values / NR;
+        let inner = grow_elements(inner, chunk.elements(count));
+        let sums = rows_mut(grow_to(sums, down_panels * count * 2, ZERO_LINE));
         for first in (0..up_panels).step_by(chunk_panels) {
             let panels = first..up_panels.min(first + chunk_panels);
-            let first_k_block = first * NR / k_block_values;
+            let first_k_block = first * NR / layout.values;
             let is_last = panels.end == up_panels;
-            let k_blocks = first_k_block..layout.k_blocks.min(first_k_block + chunk_k_blocks);
+            let k_blocks = first_k_block..layout.k_blocks.min(first_k_block + chunk.k_blocks);
+            let chunk = KLayout {
+                k_blocks: k_blocks.len(),
+                ..layout
+            };
             let after = down.k_blocks_of_panel(0, k_blocks.clone());
-            let position = |k_block: usize| (k_block - first_k_block) * count * layout.row_elements;
             self.inner(
                 gemm,
                 packed,
                 &[],
-                block,
+                blocks,
                 panels.clone(),
                 after,
-                |_, first, columns, tile| {
-                    let k_blocks = first / k_block_values..(first + columns).div_ceil(k_block_values);
+                |rows, column, columns, tile| {
+                    let column = column - first * NR;
+                    let k_blocks = column / layout.values..(column + columns).div_ceil(layout.values);
+                    let elements = &mut inner[chunk.element_range(rows.clone(), k_blocks)];
                     let rows = Rows {
                         x: as_f32(tile),
                         stride: NR,
                         inputs: columns,
-                        count,
-                        stored: count,
+                        count: rows.len(),
+                        stored: chunk.stored_rows(rows.len()),
                     };
-                    let elements = &mut inner[position(k_blocks.start)..position(k_blocks.end)];
                     gemm.pack_rows(rows, elements, &mut []);
                 },
             );
-            let elements = &inner[..position(k_blocks.end)];
             for (panel, sums) in sums.chunks_exact_mut(count).enumerate() {
-                let prefetch = if panel + 1 < down_panels {
+                let next = if panel + 1 < down_panels {
                     down.k_blocks_of_panel(panel + 1, k_blocks.clone())
                 } else {
                     up.part_of_panel(panels.end, 0, 1)
                 };
-                let operands = Operands {
-                    block: Block::Rows { elements, rows: count },
-                    panel: down.k_blocks_of_panel(panel, k_blocks.clone()),
-                    prefetch,
-                    accumulate: first > 0,
-                };
-                if !is_last {
-                    gemm.sums(&operands, sums);
-                    continue;
+                for index in 0..blocks.count() {
+                    let rows = blocks.range(index);
+                    let sums = &mut sums[rows.clone()];
+                    let operands = Operands {
+                        block: Block::Rows {
+                            elements: &inner[chunk.element_range(rows.clone(), 0..chunk.k_blocks)],
+                            rows: rows.len(),
+                        },
+                        panel: down.k_blocks_of_panel(panel, k_blocks.clone()),
+                        prefetch: part(next, index, blocks.count()),
+                        accumulate: first > 0,
+                    };
+                    if !is_last {
+                        gemm.sums(&operands, sums);
+                        continue;
+                    }
+                    gemm.values(&operands, &down.epilogue(panel, &[]), None, sums);
+                    let hidden = down.outputs();
+                    let column = panel * NR;
+                    let first = rows.start * hidden + column;
+                    let mut output = OutputTile::new(y, first, hidden, (hidden - column).min(NR));
+                    store(gemm.isa(), &mut output, sums);
                 }
-                gemm.values(&operands, &down.epilogue(panel, &[]), None, sums);
-                let hidden = down.outputs();
-                let column = panel * NR;
-                let mut output = OutputTile::new(y, column, hidden, (hidden - column).min(NR));
-                store(gemm.isa(), &mut output, sums);
             }
         }
     }
@@ -367,7 +398,7 @@ impl EncoderTail<'_> {
             gate, up, activation, ..
         } = self;
         let width = up.outputs();
-        let (mut tile, mut factors) = (ZERO_TILE, ZERO_TILE);
+        let (mut tile, mut factors) = (Tile::ZERO, Tile::ZERO);
         for_each_tile(
             gemm,
             up,
@@ -414,7 +445,7 @@ fn multiply(
     y: &mut [f32],
 ) {
     let outputs = linear.outputs();
-    let mut tile = ZERO_TILE;
+    let mut tile = Tile::ZERO;
     let panels = 0..outputs.div_ceil(NR);
     for_each_tile(gemm, linear, packed, blocks, panels, &[], |_, rows, panel, operands| {
         let first = panel * NR;
@@ -448,7 +479,7 @@ fn for_each_tile(
                 // Each block prefetches its part of the next panel.
                 prefetch: match panel + 1 < panels.end {
                     true => linear.part_of_panel(panel + 1, index, blocks.count()),
-                    false => after,
+                    false => part(after, index, blocks.count()),
                 },
                 accumulate: false,
             };
@@ -457,20 +488,26 @@ fn for_each_tile(
     }
 }
 
-/// Packs rows of `width` values, block by block.
-fn pack_blocks(gemm: Gemm, x: &[f32], width: usize, blocks: RowBlocks, packed: &mut [u32], scales: &mut [f32]) {
-    let row_elements = packed.len() / (x.len() / width);
+/// Packs all rows, block by block.
+fn pack_blocks(gemm: Gemm, layout: KLayout, x: &[f32], blocks: RowBlocks, packed: &mut [u32], scales: &mut [f32]) {
+    let width = x.len() / blocks.start(blocks.count());
     for index in 0..blocks.count() {
         let rows = blocks.range(index);
-        let packed = &mut packed[rows.start * row_elements..rows.end * row_elements];
+        let packed = &mut packed[layout.element_range(rows.clone(), 0..layout.k_blocks)];
         let scales = &mut scales[rows.clone()];
         let rows = Rows {
             x: &x[rows.start * width..],
             stride: width,
             inputs: width,
             count: rows.len(),
-            stored: rows.len(),
+            stored: layout.stored_rows(rows.len()),
         };
         gemm.pack_rows(rows, packed, scales);
     }
+}
+
+/// Part `index` of `count` of some lines.
+fn part(lines: &[Line], index: usize, count: usize) -> &[Line] {
+    let size = lines.len().div_ceil(count);
+    &lines[(index * size).min(lines.len())..((index + 1) * size).min(lines.len())]
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::detect::amx_is_usable;
 use crate::layout::Precision;
 
 /// Instruction sets, each a superset of those of its architecture before it.
@@ -75,7 +74,7 @@ impl Isa {
             Self::Avx512
         } else if !has!("avx512bf16") {
             Self::Avx512Vnni
-        } else if !amx_is_usable() {
+        } else if !crate::detect::amx_is_usable() {
             Self::Avx512Bf16
         } else {
             Self::Amx
@@ -85,7 +84,6 @@ impl Isa {
     /// The largest that the CPU has.
     #[cfg(target_arch = "aarch64")]
     pub fn detected() -> Self {
-        let _ = amx_is_usable();
         match std::arch::is_aarch64_feature_detected!("dotprod") {
             true => Self::NeonDotprod,
             false => Self::Neon,
@@ -95,7 +93,6 @@ impl Isa {
     /// The largest that the CPU has.
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn detected() -> Self {
-        let _ = amx_is_usable();
         Self::Portable
     }
 

@@ -3,12 +3,12 @@
 //! `arch` implements it once for each instruction set and precision.
 
 use crate::epilogue::Epilogue;
-use crate::layout::{BLOCK_ROWS_MAX, K_BLOCK, Line, MR, NR, Packing};
+use crate::layout::{K_BLOCK, KLayout, Line, MR, NR, Packing};
 
 /// The activations of a micro-kernel call.
 #[derive(Clone, Copy)]
 pub enum Block<'a> {
-    /// `rows` packed rows: `[K-blocks][rows][row elements]`.
+    /// `rows` packed rows: `[K-blocks][rows][row elements]`, the rows padded as the layout says.
     Rows { elements: &'a [u32], rows: usize },
     /// Columns of a panel taken as rows: `rows` of them from `first` on.
     Columns {
@@ -22,20 +22,23 @@ impl Block<'_> {
     /// The number of rows.
     ///
     /// # Panics
-    /// If the block does not fit a panel of `steps` K-steps.
+    /// If the block does not fit `lines` lines of a panel, or has too many rows.
     #[inline(always)]
-    pub fn rows(self, steps: usize, row_elements: usize) -> usize {
+    pub fn rows(self, lines: usize, layout: KLayout) -> usize {
         let rows = match self {
             Self::Rows { elements, rows } => {
-                assert!(elements.len() == steps.div_ceil(K_BLOCK) * rows * row_elements);
+                let k_blocks = lines.div_ceil(layout.block_lines);
+                assert!(elements.len() == k_blocks * layout.stored_rows(rows) * layout.row_elements);
+                assert!(!layout.is_amx() || lines.is_multiple_of(layout.block_lines));
                 rows
             }
             Self::Columns { panel, first, rows } => {
-                assert!(panel.len() == steps * 2 && first + rows <= NR && row_elements == K_BLOCK);
+                assert!(panel.len() == lines && first + rows <= NR);
+                assert!(layout.row_elements == K_BLOCK && !layout.is_amx());
                 rows
             }
         };
-        assert!(0 < rows && rows <= BLOCK_ROWS_MAX);
+        assert!(0 < rows && rows <= layout.block_rows);
         rows
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! A micro-kernel reads both from front to back, which suits the hardware prefetcher.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 /// Columns of a panel.
 pub const NR: usize = 32;
@@ -29,16 +29,36 @@ pub const K_BLOCK: usize = 16;
 pub const K_BLOCK_LINES: usize = 2 * K_BLOCK;
 /// Most rows of a block with AMX: two tiles.
 pub const AMX_MR: usize = 2 * K_BLOCK;
+/// Values of an f32 K-block with AMX: two bf16 elements of each, in two parts.
+pub const SPLIT_VALUES: usize = 2 * K_BLOCK;
 /// Added to 8-bit activations to make them unsigned, as the instructions require.
 pub const ZERO_POINT: i32 = 128;
 /// The largest magnitude of an 8-bit weight or activation.
 pub const INT8_MAX: f32 = 127.0;
 
-/// The sums or values of a block with a panel: f32, or i32 in the same 32 bits.
-pub type Tile = [[u32; NR]; BLOCK_ROWS_MAX];
+/// The sums or values of a block with a panel: f32, or i32 in the same 32 bits. Half a row is a cache line.
+#[repr(C, align(64))]
+pub struct Tile([[u32; NR]; BLOCK_ROWS_MAX]);
 
-/// A tile of zeros.
-pub const ZERO_TILE: Tile = [[0; NR]; BLOCK_ROWS_MAX];
+impl Tile {
+    pub const ZERO: Self = Self([[0; NR]; BLOCK_ROWS_MAX]);
+}
+
+impl Deref for Tile {
+    type Target = [[u32; NR]];
+
+    #[inline(always)]
+    fn deref(&self) -> &[[u32; NR]] {
+        &self.0
+    }
+}
+
+impl DerefMut for Tile {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [[u32; NR]] {
+        &mut self.0
+    }
+}
 
 /// Storage and multiplication precision of a dense layer. Sums are f32, or exact i32 for 8-bit products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +116,19 @@ pub fn rows_mut(lines: &mut [Line]) -> &mut [[u32; NR]] {
     // SAFETY: two lines are 32 elements without padding between them, aligned more strictly than an element; the borrow
     // passes on.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
+}
+
+/// Lines as elements.
+pub fn elements(lines: &[Line]) -> &[u32] {
+    // SAFETY: a line is 16 elements without padding between them, aligned more strictly than an element; the borrow
+    // passes on.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
+/// Lines as elements.
+pub fn elements_mut(lines: &mut [Line]) -> &mut [u32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
 
 /// Rows of f32 bits as f32.
@@ -175,10 +208,20 @@ impl RowBlocks {
     }
 }
 
+/// A block of rows and its place among the packed rows.
+#[derive(Clone, Debug)]
+pub struct PlacedBlock {
+    pub rows: Range<usize>,
+    /// Rows before it, padding included.
+    pub start: usize,
+}
+
 /// The K dimension of a dense layer in panels and blocks.
 #[derive(Clone, Copy)]
 pub struct KLayout {
     pub k_blocks: usize,
+    /// Values of a row in a K-block.
+    pub values: usize,
     /// Lines of a K-block in a panel.
     pub block_lines: usize,
     /// Elements of a row in a K-block.
@@ -193,12 +236,13 @@ impl KLayout {
     pub fn new(precision: Precision, packing: Packing, inputs: usize, block_rows: usize) -> Self {
         let values = K_BLOCK * precision.values_per_element();
         let (values, lines, row_elements) = match (packing, precision) {
-            (Packing::AmxTiles, Precision::F32) => (2 * K_BLOCK, 2 * K_BLOCK_LINES, 2 * K_BLOCK),
+            (Packing::AmxTiles, Precision::F32) => (SPLIT_VALUES, 2 * K_BLOCK_LINES, 2 * K_BLOCK),
             (Packing::Widened, Precision::Bf16 | Precision::Int8) => (values, K_BLOCK_LINES, 2 * K_BLOCK),
             _ => (values, K_BLOCK_LINES, K_BLOCK),
         };
         Self {
             k_blocks: inputs.div_ceil(values),
+            values,
             block_lines: lines,
             row_elements,
             packing,
@@ -236,10 +280,17 @@ impl KLayout {
         self.stored_rows(rows) * self.k_blocks * self.row_elements
     }
 
-    /// The elements of a range of K-blocks of the block with these `rows`, among the elements of all blocks.
+    /// The elements of a range of K-blocks of the block with these `rows`, among the elements of all blocks: those of
+    /// [`row_blocks`](Self::row_blocks), of which the last alone is padded.
     pub fn element_range(self, rows: Range<usize>, k_blocks: Range<usize>) -> Range<usize> {
-        let stored = self.stored_rows(rows.len());
-        let position = |k_block: usize| (rows.start * self.k_blocks + stored * k_block) * self.row_elements;
+        let start = rows.start;
+        self.placed_range(&PlacedBlock { rows, start }, k_blocks)
+    }
+
+    /// The same of a block anywhere.
+    pub fn placed_range(self, block: &PlacedBlock, k_blocks: Range<usize>) -> Range<usize> {
+        let stored = self.stored_rows(block.rows.len());
+        let position = |k_block: usize| (block.start * self.k_blocks + stored * k_block) * self.row_elements;
         position(k_blocks.start)..position(k_blocks.end)
     }
 

@@ -36,6 +36,7 @@
 mod arch;
 mod attention;
 mod context;
+#[cfg(target_arch = "x86_64")]
 mod detect;
 mod disjoint;
 mod elementwise;
@@ -57,6 +58,7 @@ mod rounding;
 mod schedule;
 mod scratch;
 mod self_attention;
+mod weight_lines;
 
 pub use attention::{ByDistance, DistanceBias, Heads, Sequence, attention, attention_by_distance};
 pub use context::Context;

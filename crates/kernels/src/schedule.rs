@@ -2,23 +2,16 @@
 
 use std::ops::Range;
 
-use crate::layout::{AMX_MR, KLayout, Line, RowBlocks};
+use crate::layout::{KLayout, Line, RowBlocks};
 
 /// Bytes of weights that a task keeps in the second-level cache while it walks over all rows.
 const PANELS_BYTES_MAX: usize = 512 * 1024;
 /// Most rows for which weights are used as they arrive from memory: the second-level cache keeps most of the rows while
 /// panels pass.
 const STREAMING_ROWS_MAX: usize = 144;
-
-/// The same for AMX, whose products keep up with memory at about twice that.
-const AMX_STREAMING_ROWS_MAX: usize = 2 * AMX_MR;
-/// Bytes of a block's activations that an AMX task keeps in the first-level cache while panels pass: a third of it, so
-/// that two threads of a core, arriving weights and the sums fit too.
-const AMX_BLOCK_BYTES_MAX: usize = 16 * 1024;
-/// Most panels and blocks of an AMX task. Each panel's slice of K passes all blocks: 8 slices (128 KiB) and the sums of
-/// all blocks (512 KiB) stay in the second-level cache, and data from beyond it is used 8 or 16 times.
-const AMX_PANELS_MAX: usize = 8;
-const AMX_BLOCKS_MAX: usize = 16;
+/// Bytes of the rows of an AMX task: they pass for every panel, which stays in the first-level cache. CPUs with AMX have
+/// 2 MiB of second-level cache.
+const AMX_ROWS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The tasks of a layer: each takes some panels and some row blocks.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +20,6 @@ pub struct Schedule {
     blocks: usize,
     panels_per_task: usize,
     blocks_per_task: usize,
-    /// K-blocks that a task computes for all its blocks and panels before it goes on to the next K-blocks.
-    pub k_blocks: usize,
     /// Weights are used as they arrive from memory: a task takes one panel after the other, each for all blocks.
     pub is_streaming: bool,
 }
@@ -36,39 +27,30 @@ pub struct Schedule {
 impl Schedule {
     pub fn new(layout: KLayout, panels: usize, blocks: RowBlocks, threads: usize) -> Self {
         let blocks = blocks.count();
-        let streaming_blocks = if layout.is_amx() {
-            AMX_STREAMING_ROWS_MAX / AMX_MR
-        } else {
-            STREAMING_ROWS_MAX / layout.block_rows
-        };
-        let is_streaming = blocks <= streaming_blocks;
-        let (panels_max, blocks_max, k_blocks_max) = if layout.is_amx() && !is_streaming {
-            let k_block_bytes = AMX_MR * layout.row_elements * size_of::<u32>();
-            (AMX_PANELS_MAX, AMX_BLOCKS_MAX, AMX_BLOCK_BYTES_MAX / k_block_bytes)
-        } else {
-            let panels = PANELS_BYTES_MAX / (layout.panel_lines() * size_of::<Line>());
-            (panels.max(1), blocks, layout.k_blocks)
+        let is_streaming = layout.is_amx() || blocks <= STREAMING_ROWS_MAX / layout.block_rows;
+        let blocks_max = match layout.is_amx() {
+            true => AMX_ROWS_BYTES_MAX / (layout.elements(layout.block_rows) * size_of::<u32>()),
+            false => blocks,
         };
         let even = |count: usize, max: usize| count.div_ceil(count.div_ceil(max));
-        let blocks_per_task = even(blocks, blocks_max);
+        let blocks_per_task = even(blocks, blocks_max.max(1));
+        let panels_max = PANELS_BYTES_MAX / (layout.panel_lines() * size_of::<Line>());
         // At least four tasks a thread.
         let share = (panels * blocks.div_ceil(blocks_per_task)).div_ceil(4 * threads);
         Self {
             panels,
             blocks,
-            panels_per_task: panels_max.min(share),
+            panels_per_task: panels_max.max(1).min(share),
             blocks_per_task,
-            k_blocks: even(layout.k_blocks, k_blocks_max),
             is_streaming,
         }
     }
 
-    /// The same layer in tasks that each take all blocks of their panels, and all of K at once.
-    pub fn of_columns(self, layout: KLayout, threads: usize) -> Self {
+    /// The same layer in tasks that each take all blocks of their panels.
+    pub fn of_columns(self, threads: usize) -> Self {
         Self {
             panels_per_task: self.panels_per_task.min(self.panels.div_ceil(4 * threads)),
             blocks_per_task: self.blocks,
-            k_blocks: layout.k_blocks,
             ..self
         }
     }
@@ -118,19 +100,14 @@ mod tests {
                             }
                         }
                         assert!(met.iter().all(|&count| count == 1), "{schedule:?}");
-                        let takes_all_of_k = schedule.k_blocks == layout.k_blocks;
-                        assert!(
-                            schedule.k_blocks > 0 && (takes_all_of_k || layout.is_amx()),
-                            "{schedule:?}"
-                        );
-                        let columns = schedule.of_columns(layout, threads);
+                        let columns = schedule.of_columns(threads);
                         let mut met = vec![0; panels];
                         for task in 0..columns.tasks() {
                             let (panels, task_blocks) = columns.task(task);
                             assert_eq!(task_blocks, 0..blocks.count());
                             panels.for_each(|panel| met[panel] += 1);
                         }
-                        assert!(columns.k_blocks == layout.k_blocks && met.iter().all(|&count| count == 1));
+                        assert!(met.iter().all(|&count| count == 1));
                     }
                 }
             }

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::disjoint::{Disjoint, OutputTile};
 use crate::gemm::Gemm;
 use crate::kernel::{Block, Operands};
-use crate::layout::{KLayout, MR, NR, ZERO_TILE};
+use crate::layout::{KLayout, MR, NR, PlacedBlock, Tile};
 use crate::linear::{Linear, PackedRows};
 use crate::rotary::{Rotation, rotate_rows};
 use crate::scratch::grow_to;
@@ -56,7 +56,7 @@ struct Group<'a> {
 #[derive(Default)]
 struct Input {
     packed: PackedRows,
-    blocks: Vec<Range<usize>>,
+    blocks: Vec<PlacedBlock>,
 }
 
 /// Buffers of a thread.
@@ -86,7 +86,7 @@ impl SelfAttention<'_> {
             heads,
             ..
         } = self;
-        let is_alike = query.precision() == key_value.precision() && !query.is_amx() && !key_value.is_amx();
+        let is_alike = query.precision() == key_value.precision();
         let has_whole_panels = (self.hidden() / heads).is_multiple_of(NR);
         let tasks = heads * groups(sequences).count();
         let rounds = tasks.div_ceil(context.pool.threads());
@@ -154,6 +154,7 @@ impl SelfAttention<'_> {
             context.pool.run_with_prefetch(groups.len() * heads, |task, prefetch| {
                 let (group, head) = (&groups[task / heads], task % heads);
                 let next_head = prefetch.map(|task| task % heads);
+                let _tiles = Gemm::new(context.isa, self.query.precision()).tiles();
                 PROJECTED.with_borrow_mut(|projected| {
                     self.project(context, group, head, next_head, [query_input, kv_input], projected);
                     self.attend(context, group, head, projected, &output);
@@ -282,13 +283,14 @@ impl Part<'_> {
         let gemm = Gemm::new(context.isa, linear.precision());
         let layout = linear.layout(context.isa);
         let blocks = &input.blocks[self.blocks.clone()];
-        let mut tile = ZERO_TILE;
-        let mut compute = |index: usize, range: &Range<usize>, prefetch| {
+        let mut tile = Tile::ZERO;
+        let mut compute = |index: usize, block: &PlacedBlock, prefetch| {
             let panel = self.first_panel + index;
-            let elements = layout.element_range(range.clone(), 0..layout.k_blocks);
+            let range = &block.rows;
+            let elements = layout.placed_range(block, 0..layout.k_blocks);
             let operands = Operands {
                 block: Block::Rows {
-                    elements: &input.packed.elements[elements],
+                    elements: &input.packed.elements()[elements],
                     rows: range.len(),
                 },
                 panel: linear.panel(panel),
@@ -308,25 +310,25 @@ impl Part<'_> {
             true => Some((linear, self.first_panel + index + 1)),
             false => next,
         };
-        if layout.block_rows > MR {
+        if layout.block_rows > MR && !layout.is_amx() {
             // A large block stays in the second-level cache.
-            for (block, range) in blocks.iter().enumerate() {
+            for (number, block) in blocks.iter().enumerate() {
                 for index in 0..panels {
-                    let is_first = block == 0 || index + 1 == panels && block + 1 == blocks.len();
+                    let is_first = number == 0 || index + 1 == panels && number + 1 == blocks.len();
                     let prefetch = if is_first {
                         part_of(panel_after(index), 0, 1)
                     } else {
                         &[]
                     };
-                    compute(index, range, prefetch);
+                    compute(index, block, prefetch);
                 }
             }
             return;
         }
         for index in 0..panels {
-            for (block, range) in blocks.iter().enumerate() {
+            for (number, block) in blocks.iter().enumerate() {
                 // Few rows wait for memory, so each block prefetches its part of the next panel.
-                compute(index, range, part_of(panel_after(index), block, blocks.len()));
+                compute(index, block, part_of(panel_after(index), number, blocks.len()));
             }
         }
     }
@@ -335,10 +337,19 @@ impl Part<'_> {
 impl Input {
     /// Cuts rows into blocks and returns their indices among all blocks.
     fn add_blocks(&mut self, rows: Range<usize>, layout: KLayout) -> Range<usize> {
-        let (first, even) = (self.blocks.len(), layout.row_blocks(rows.len()));
-        let blocks = (0..even.count()).map(|index| even.range(index));
-        self.blocks
-            .extend(blocks.map(|block| rows.start + block.start..rows.start + block.end));
+        let (first, some) = (self.blocks.len(), layout.row_blocks(rows.len()));
+        let start = self
+            .blocks
+            .last()
+            .map_or(0, |last| last.start + layout.stored_rows(last.rows.len()));
+        let block = |index| {
+            let block = some.range(index);
+            PlacedBlock {
+                rows: rows.start + block.start..rows.start + block.end,
+                start: start + block.start,
+            }
+        };
+        self.blocks.extend((0..some.count()).map(block));
         first..self.blocks.len()
     }
 

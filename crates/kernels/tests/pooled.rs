@@ -97,17 +97,14 @@ fn values_that_are_not_finite_stay() {
             layer.apply_pooled(context, x, &pools, &mut pooled);
             pooled[0]
         };
-        assert_eq!(
-            pooled(&[-1.0, -0.0, f32::NEG_INFINITY]).to_bits(),
-            0,
-            "{isa} {pooling:?}"
-        );
+        assert_eq!(pooled(&[-1.0, -0.0]).to_bits(), 0, "{isa} {pooling:?}");
         for nan in [f32::NAN, -f32::NAN] {
             assert!(pooled(&[2.0, nan, 5.0]).is_nan(), "{isa} {pooling:?}");
         }
         // AMX computes with pairs of bf16, whose second part is NaN then.
         if isa.to_string() != "amx" {
             assert_eq!(pooled(&[2.0, f32::INFINITY, 5.0]), f32::INFINITY, "{isa} {pooling:?}");
+            assert_eq!(pooled(&[-1.0, f32::NEG_INFINITY]).to_bits(), 0, "{isa} {pooling:?}");
         }
     }
 }

@@ -8,187 +8,188 @@
 //!   in f32. A K-block then has two parts of 16 K-steps, the high halves and the low ones, in weights and activations;
 //! - blocks are larger, and their rows are padded to whole tiles.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+use super::avx512;
 use crate::detect::amx_is_usable;
-use crate::isa::{Isa, for_each_isa};
-use crate::layout::{AMX_MR, K_BLOCK, K_BLOCK_LINES, KLayout, Line, NR, Packing, Precision, ZERO_LINE};
-use crate::rounding::bf16_bits;
+use crate::epilogue::Epilogue;
+use crate::kernel::{Block, MicroKernel, Operands, Rows};
+use crate::layout::{AMX_MR, K_BLOCK, K_BLOCK_LINES, Line, NR, Packing, SPLIT_VALUES};
 
 /// Rows and columns of a tile, and K-steps of a tile of operands.
 const TILE: usize = K_BLOCK;
-/// Values of an f32 K-block.
-const SPLIT_VALUES: usize = 2 * TILE;
 
-/// A value as two bf16: the nearest, and the nearest to the remainder. Together they have 16 bits of precision.
-#[inline(always)]
-pub fn split(value: f32) -> (u32, u32) {
-    let high = bf16_bits(value);
-    (high, bf16_bits(value - f32::from_bits(high << 16)))
-}
+/// f32 as two bf16.
+pub struct F32;
+pub struct Bf16;
+pub struct Int8;
 
-/// The f32 panels of a weight `[outputs, inputs]`: each `[K-blocks][high, low][16][32]` elements of two values.
-pub fn panels_split(weight: &[f32], outputs: usize, inputs: usize) -> Vec<Line> {
-    let panel_lines = inputs.div_ceil(SPLIT_VALUES) * 2 * K_BLOCK_LINES;
-    let mut lines = vec![ZERO_LINE; outputs.div_ceil(NR) * panel_lines];
-    for (output, row) in weight.chunks_exact(inputs).enumerate() {
-        let (panel, lane) = (output / NR, output % NR);
-        let panel = &mut lines[panel * panel_lines..][..panel_lines];
-        for (step, pair) in row.chunks(2).enumerate() {
-            let (first, second) = (split(pair[0]), pair.get(1).map_or((0, 0), |&value| split(value)));
-            let line = split_line(step) + lane / 16;
-            panel[line].0[lane % 16] = first.0 | second.0 << 16;
-            panel[line + K_BLOCK_LINES].0[lane % 16] = first.1 | second.1 << 16;
-        }
-    }
-    lines
-}
-
-/// The elements, high and low, at `column` of a [`panels_split`] panel's `step` of two values.
-pub fn split_elements(panel: &[Line], step: usize, column: usize) -> [u32; 2] {
-    let line = split_line(step) + column / 16;
-    [panel[line], panel[line + K_BLOCK_LINES]].map(|line| line.0[column % 16])
-}
-
-/// The line of a K-step's high halves in a panel.
-fn split_line(step: usize) -> usize {
-    step / TILE * 2 * K_BLOCK_LINES + step % TILE * 2
-}
-
-/// Packs a block of rows of `x` `[rows, inputs]` for f32 into `[K-blocks][high, low][stored][16]` elements. Elements of
-/// padding rows keep their contents.
-///
-/// # Panics
-/// If the sizes do not match.
-pub fn split_rows(isa: Isa, x: &[f32], inputs: usize, stored: usize, packed: &mut [u32]) {
-    let k_blocks = inputs.div_ceil(SPLIT_VALUES);
-    let part = stored * TILE;
-    assert!(x.len() <= stored * inputs && packed.len() == k_blocks * 2 * part);
-    split_rows_unchecked(isa, x, inputs, part, packed);
-}
-
-#[inline(always)]
-fn split_rows_body(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) {
-    for (row, values) in x.chunks_exact(inputs).enumerate() {
-        let mut k_blocks = packed.chunks_exact_mut(2 * part);
-        let mut write = |values: &[f32; SPLIT_VALUES]| {
-            let k_block = k_blocks.next().expect("as many K-blocks as the values need");
-            let mut parts = [[0u32; TILE]; 2];
-            for i in 0..TILE {
-                let (first, second) = (split(values[2 * i]), split(values[2 * i + 1]));
-                parts[0][i] = first.0 | second.0 << 16;
-                parts[1][i] = first.1 | second.1 << 16;
+/// Implements [`MicroKernel`] by `$pack` and a kernel each for one and for two tiles of rows.
+macro_rules! micro_kernel {
+    ($name:ident, $parts:literal, $one:ident, $two:ident, |$rows:ident, $packed:ident, $scales:ident| $pack:expr) => {
+        impl MicroKernel for $name {
+            fn packing(&self) -> Packing {
+                Packing::AmxTiles
             }
-            for (i, elements) in parts.iter().enumerate() {
-                k_block[i * part + row * TILE..][..TILE].copy_from_slice(elements);
+
+            fn block_rows(&self) -> usize {
+                AMX_MR
             }
-        };
-        let (whole, rest) = values.as_chunks::<SPLIT_VALUES>();
-        whole.iter().for_each(&mut write);
-        if !rest.is_empty() {
-            let mut padded = [0.0; SPLIT_VALUES];
-            padded[..rest.len()].copy_from_slice(rest);
-            write(&padded);
+
+            fn accumulates(&self) -> bool {
+                true
+            }
+
+            unsafe fn pack_rows(&self, $rows: Rows<'_>, $packed: &mut [u32], $scales: &mut [f32]) {
+                // SAFETY: the CPU has the instructions by the caller's promise.
+                unsafe { $pack }
+            }
+
+            unsafe fn run(
+                &self,
+                operands: &Operands<'_>,
+                rows: usize,
+                epilogue: Option<&Epilogue<'_>>,
+                to: *mut f32,
+                stride: usize,
+            ) {
+                let kernel = if rows <= TILE {
+                    instructions::$one
+                } else {
+                    instructions::$two
+                };
+                let k_blocks = operands.panel.len() / ($parts * K_BLOCK_LINES);
+                // SAFETY: by the caller's promise; the number in the kernel's name is that of the tiles that the rows fill.
+                unsafe { run(kernel, operands, k_blocks, rows, epilogue, to, stride) }
+            }
         }
-    }
+    };
 }
 
-for_each_isa! {
-    fn split_rows_unchecked(x: &[f32], inputs: usize, part: usize, packed: &mut [u32]) = split_rows_body
-}
+micro_kernel!(F32, 2, split_1, split_2, |rows, packed, _scales| split_rows(
+    rows, packed
+));
+micro_kernel!(Bf16, 1, bf16_1, bf16_2, |rows, packed, scales| avx512::Bf16
+    .pack_rows(rows, packed, scales));
+micro_kernel!(Int8, 1, int8_1, int8_2, |rows, packed, scales| avx512::Int8
+    .pack_rows(rows, packed, scales));
+
+/// Adds the products of a block and a panel to the sums, or writes them: `(block, panel, K-blocks, prefetch, accumulate,
+/// sums)`. Sums are rows of 32, as many as fill the tiles.
+type Kernel = unsafe fn(&[u32], &[Line], usize, &[Line], bool, *mut [u32; NR]);
 
 /// The sums of a block: f32, or i32 in the same 32 bits. A cache line is half a row.
-#[derive(Clone)]
 #[repr(C, align(64))]
-pub struct TileSums(pub [[u32; NR]; AMX_MR]);
+struct TileSums([[u32; NR]; AMX_MR]);
 
-impl TileSums {
-    pub const ZERO: Self = Self([[0; NR]; AMX_MR]);
+/// # Safety
+/// As [`MicroKernel::run`], with the kernel for these rows and precision.
+unsafe fn run(
+    kernel: Kernel,
+    operands: &Operands<'_>,
+    k_blocks: usize,
+    rows: usize,
+    epilogue: Option<&Epilogue<'_>>,
+    to: *mut f32,
+    stride: usize,
+) {
+    let &Operands {
+        block,
+        panel,
+        prefetch,
+        accumulate,
+    } = operands;
+    let Block::Rows { elements, .. } = block else {
+        panic!("columns of a panel are no tiles");
+    };
+    let _tiles = Configured::new();
+    if epilogue.is_none() && stride == NR && rows.is_multiple_of(TILE) {
+        // SAFETY: the tiles are configured, the operands have `k_blocks` K-blocks, and all rows of the tiles are there.
+        return unsafe { kernel(elements, panel, k_blocks, prefetch, accumulate, to.cast()) };
+    }
+    let mut sums = MaybeUninit::<TileSums>::uninit();
+    let sums = sums.as_mut_ptr().cast::<[u32; NR]>();
+    if accumulate {
+        for row in 0..rows.next_multiple_of(TILE) {
+            // SAFETY: `to` has 32 values of each of `rows` rows, and `sums` has the padding rows too.
+            unsafe {
+                match row < rows {
+                    true => *sums.add(row) = to.add(row * stride).cast::<[u32; NR]>().read_unaligned(),
+                    false => *sums.add(row) = [0; NR],
+                }
+            }
+        }
+    }
+    // SAFETY: the tiles are configured, the operands have `k_blocks` K-blocks, and `sums` has all rows of the tiles,
+    // which the kernel writes. AVX-512 is part of AMX; `to` and the epilogue are as the caller promises.
+    unsafe {
+        kernel(elements, panel, k_blocks, prefetch, accumulate, sums);
+        avx512::finish(std::slice::from_raw_parts(sums, rows), epilogue, to, stride);
+    }
 }
 
-/// The tile registers of this thread, configured for as long as this lives. The system saves configured tiles whenever
-/// it switches threads, and other code may configure them differently, so do not keep this between two tasks.
+thread_local! {
+    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The tile registers of this thread, configured for as long as the first value of a thread lives. The system saves
+/// configured tiles whenever it switches threads, so do not keep this between two tasks; but configuring takes about
+/// as long as a tenth of a micro-kernel's call, so a task should keep one.
 pub struct Configured {
+    was_configured: bool,
     /// Belongs to the thread.
-    not_send: std::marker::PhantomData<*const ()>,
+    not_send: PhantomData<*const ()>,
 }
 
 impl Configured {
     /// # Panics
     /// If AMX is not [usable](amx_is_usable).
     pub fn new() -> Self {
-        assert!(amx_is_usable(), "AMX is not usable");
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the CPU has AMX, and this process may use it.
-        unsafe {
-            instructions::configure();
+        let was_configured = IS_CONFIGURED.replace(true);
+        if !was_configured {
+            assert!(amx_is_usable(), "AMX is not usable");
+            // SAFETY: the CPU has AMX, and this process may use it.
+            unsafe { instructions::configure() };
         }
         Self {
-            not_send: std::marker::PhantomData,
+            was_configured,
+            not_send: PhantomData,
         }
     }
 }
 
 impl Drop for Configured {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        unsafe {
-            instructions::release();
+        if !self.was_configured {
+            IS_CONFIGURED.set(false);
+            // SAFETY: as above.
+            unsafe { instructions::release() };
         }
     }
 }
 
-/// Writes the products of `block` (`[K-blocks][parts][rows][16]` elements, the rows padded to whole tiles) with the
-/// columns of `panel` (`[K-blocks][parts][16][2]` lines) to `sums`, or adds them if `accumulate`. Prefetches `prefetch`
-/// into the second-level cache. Sums of padding rows are undefined.
-///
-/// # Panics
-/// If the sizes do not match.
-pub fn multiply(
-    _: &Configured,
-    precision: Precision,
-    block: &[u32],
-    panel: &[Line],
-    prefetch: &[Line],
-    accumulate: bool,
-    sums: &mut TileSums,
-) {
-    let KLayout {
-        block_lines,
-        row_elements,
-        ..
-    } = KLayout::new(precision, Packing::AmxTiles, 1, AMX_MR);
-    let k_blocks = panel.len() / block_lines;
-    let tile_elements = k_blocks * row_elements * TILE;
-    assert!(k_blocks > 0 && panel.len() == k_blocks * block_lines);
-    assert!(block.len() == tile_elements || block.len() == 2 * tile_elements);
-    #[cfg(target_arch = "x86_64")]
-    {
-        let run = match (precision, block.len() == tile_elements) {
-            (Precision::F32, true) => instructions::split_1,
-            (Precision::F32, false) => instructions::split_2,
-            (Precision::Bf16, true) => instructions::bf16_1,
-            (Precision::Bf16, false) => instructions::bf16_2,
-            (Precision::Int8, true) => instructions::int8_1,
-            (Precision::Int8, false) => instructions::int8_2,
-        };
-        // SAFETY: the tiles are configured; the sizes were checked above, and the number in the name is the number of
-        // tiles that the rows fill.
-        unsafe { run(block, panel, k_blocks, prefetch, accumulate, sums) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (prefetch, accumulate, sums);
-        unreachable!("tiles cannot be configured on this CPU");
+/// Packs rows for f32 into `[K-blocks][high, low][stored][16]` elements.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn split_rows(rows: Rows<'_>, packed: &mut [u32]) {
+    let part = rows.stored * TILE;
+    for (row, values) in rows.iter().enumerate() {
+        for (k_block, values) in packed.chunks_exact_mut(2 * part).zip(values.chunks(SPLIT_VALUES)) {
+            let (high, low) = avx512::split(values);
+            for (i, elements) in [high, low].iter().enumerate() {
+                k_block[i * part + row * TILE..][..TILE].copy_from_slice(elements);
+            }
+        }
     }
 }
 
 /// The tile registers: 0 to 3 hold sums (0 and 1 of the first 16 rows, 2 and 3 of the next), 4 and 5 activations, 6 and
 /// 7 weights.
-#[cfg(target_arch = "x86_64")]
 mod instructions {
     use std::arch::asm;
 
-    use super::{K_BLOCK_LINES, Line, NR, TILE, TileSums};
+    use super::{K_BLOCK_LINES, Line, NR, TILE};
 
     /// The operand of `ldtilecfg`.
     #[repr(C, align(64))]
@@ -265,13 +266,13 @@ mod instructions {
             $(#[$doc])*
             ///
             /// # Safety
-            /// The tiles are configured. `panel` and `block` have `k_blocks` K-blocks, and the rows of `block` fill as
-            /// many tiles as the name says.
+            /// The tiles are configured. `panel` and `block` have `k_blocks` K-blocks, and the rows of `block` and `sums`
+            /// fill as many tiles as the name says.
             pub unsafe fn $name(
-                block: &[u32], panel: &[Line], k_blocks: usize, prefetch: &[Line], accumulate: bool, sums: &mut TileSums,
+                block: &[u32], panel: &[Line], k_blocks: usize, prefetch: &[Line], accumulate: bool, sums: *mut [u32; NR],
             ) {
-                // Weights are loaded with a hint (`t1`) that leaves the first-level cache to the activations, which the
-                // next panel needs again; weights that are needed again come from the second level.
+                // Activations are loaded with a hint (`t1`) that leaves the first-level cache to the weights, which the
+                // next block needs again; activations come from the second level.
                 //
                 // SAFETY: `a` and `b` walk over `block` and `panel`, which have `k_blocks` K-blocks of the strides
                 // added here; a tile of sums is 16 half rows of `sums`. A prefetch of any address is harmless. Every
@@ -327,19 +328,19 @@ mod instructions {
     macro_rules! kernels {
         ($(#[$doc:meta])* $one:ident, $two:ident, $dot:literal) => {
             kernel!(1, $(#[$doc])* $one, 1, [
-                "tileloadd tmm4, [{a} + {row}*1]",
-                "tileloaddt1 tmm6, [{b} + {line}*1]",
+                "tileloaddt1 tmm4, [{a} + {row}*1]",
+                "tileloadd tmm6, [{b} + {line}*1]",
                 concat!($dot, " tmm0, tmm4, tmm6"),
-                "tileloaddt1 tmm7, [{b} + {line}*1 + 64]",
+                "tileloadd tmm7, [{b} + {line}*1 + 64]",
                 concat!($dot, " tmm1, tmm4, tmm7"),
             ]);
             kernel!(2, $(#[$doc])* $two, 1, [
-                "tileloadd tmm4, [{a} + {row}*1]",
-                "tileloaddt1 tmm6, [{b} + {line}*1]",
+                "tileloaddt1 tmm4, [{a} + {row}*1]",
+                "tileloadd tmm6, [{b} + {line}*1]",
                 concat!($dot, " tmm0, tmm4, tmm6"),
-                "tileloaddt1 tmm7, [{b} + {line}*1 + 64]",
+                "tileloadd tmm7, [{b} + {line}*1 + 64]",
                 concat!($dot, " tmm1, tmm4, tmm7"),
-                "tileloadd tmm5, [{a} + {row}*1 + 1024]",
+                "tileloaddt1 tmm5, [{a} + {row}*1 + 1024]",
                 concat!($dot, " tmm2, tmm5, tmm6"),
                 concat!($dot, " tmm3, tmm5, tmm7"),
             ]);
@@ -362,17 +363,17 @@ mod instructions {
         split_1,
         2,
         [
-            "tileloadd tmm4, [{a} + {row}*1 + 1024]",
-            "tileloaddt1 tmm6, [{b} + {line}*1]",
+            "tileloaddt1 tmm4, [{a} + {row}*1 + 1024]",
+            "tileloadd tmm6, [{b} + {line}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloaddt1 tmm7, [{b} + {line}*1 + 64]",
+            "tileloadd tmm7, [{b} + {line}*1 + 64]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {row}*1]",
+            "tileloaddt1 tmm5, [{a} + {row}*1]",
             "tdpbf16ps tmm0, tmm5, tmm6",
             "tdpbf16ps tmm1, tmm5, tmm7",
-            "tileloaddt1 tmm6, [{b} + {line}*1 + 2048]",
+            "tileloadd tmm6, [{b} + {line}*1 + 2048]",
             "tdpbf16ps tmm0, tmm5, tmm6",
-            "tileloaddt1 tmm7, [{b} + {line}*1 + 2112]",
+            "tileloadd tmm7, [{b} + {line}*1 + 2112]",
             "tdpbf16ps tmm1, tmm5, tmm7",
         ]
     );
@@ -382,24 +383,24 @@ mod instructions {
         split_2,
         2,
         [
-            "tileloadd tmm4, [{a} + {row}*1 + 2048]",
-            "tileloaddt1 tmm6, [{b} + {line}*1]",
+            "tileloaddt1 tmm4, [{a} + {row}*1 + 2048]",
+            "tileloadd tmm6, [{b} + {line}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloaddt1 tmm7, [{b} + {line}*1 + 64]",
+            "tileloadd tmm7, [{b} + {line}*1 + 64]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {row}*1 + 3072]",
+            "tileloaddt1 tmm5, [{a} + {row}*1 + 3072]",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{a} + {row}*1]",
+            "tileloaddt1 tmm4, [{a} + {row}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
+            "tileloaddt1 tmm5, [{a} + {row}*1 + 1024]",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloaddt1 tmm6, [{b} + {line}*1 + 2048]",
+            "tileloadd tmm6, [{b} + {line}*1 + 2048]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm2, tmm5, tmm6",
-            "tileloaddt1 tmm7, [{b} + {line}*1 + 2112]",
+            "tileloadd tmm7, [{b} + {line}*1 + 2112]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm3, tmm5, tmm7",
         ]

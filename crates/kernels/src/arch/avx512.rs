@@ -304,18 +304,48 @@ kernel!(
     |here, earlier| _mm512_add_epi32(here, _mm512_castps_si512(earlier))
 );
 
-/// As [`epilogue::apply`](crate::epilogue::apply), over registers: from plain loops the compiler makes vectors of rows
-/// instead of columns. The caller has checked that the epilogue fits.
+/// Stores sums, or the result of the epilogue, `stride` values apart.
+///
+/// # Safety
+/// The epilogue fits these rows, and 32 values of each may be written to `to`.
 #[target_feature(enable = "avx512f")]
-pub fn apply_epilogue(sums: &mut [[u32; NR]], epilogue: &Epilogue<'_>) {
+pub unsafe fn finish(sums: &[[u32; NR]], epilogue: Option<&Epilogue<'_>>, to: *mut f32, stride: usize) {
     let rows = sums.len();
-    let start = sums.as_mut_ptr().cast::<f32>();
-    let half_of = |row: usize, half: usize| start.wrapping_add(row * NR + 16 * half);
+    let start = sums.as_ptr().cast::<f32>();
     // SAFETY: a half of a row.
-    let get = |row, half| unsafe { _mm512_castps_si512(_mm512_loadu_ps(half_of(row, half))) };
+    let get =
+        |row: usize, half: usize| unsafe { _mm512_castps_si512(_mm512_loadu_ps(start.add(row * NR + 16 * half))) };
+    // SAFETY: by the caller's promise.
+    let put = |row: usize, half: usize, value| unsafe { _mm512_storeu_ps(to.add(row * stride + 16 * half), value) };
+    match epilogue {
+        Some(epilogue) => epilogue_rows!(epilogue, rows, |row, half| get(row, half), put),
+        None => {
+            for row in 0..rows {
+                (0..2).for_each(|half| put(row, half, _mm512_castsi512_ps(get(row, half))));
+            }
+        }
+    }
+}
+
+/// Up to 32 values as pairs of bf16, high and low: `value = high + low` to 16 bits.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub fn split(values: &[f32]) -> ([u32; K_BLOCK], [u32; K_BLOCK]) {
+    let values = [load(values, 0), load(values, K_BLOCK)];
+    // SAFETY: 64 bytes in which every bit pattern is valid.
+    let bits = |pairs: __m512bh| unsafe { std::mem::transmute::<__m512bh, __m512i>(pairs) };
+    let high = bits(_mm512_cvtne2ps_pbh(values[1], values[0]));
+    // The halves of a pair are values 0 to 15 and 16 to 31, each widened to f32.
+    let widened = |half: __m256i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+    let first = _mm512_sub_ps(values[0], widened(_mm512_castsi512_si256(high)));
+    let second = _mm512_sub_ps(values[1], widened(_mm512_extracti64x4_epi64::<1>(high)));
+    let low = bits(_mm512_cvtne2ps_pbh(second, first));
     // SAFETY: as above.
-    let put = |row, half, value| unsafe { _mm512_storeu_ps(half_of(row, half), value) };
-    epilogue_rows!(epilogue, rows, |row, half| get(row, half), put);
+    unsafe {
+        (
+            std::mem::transmute::<__m512i, [u32; K_BLOCK]>(high),
+            std::mem::transmute::<__m512i, [u32; K_BLOCK]>(low),
+        )
+    }
 }
 
 /// Up to 16 values from `start` on, as many as there are.

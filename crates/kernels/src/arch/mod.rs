@@ -5,11 +5,12 @@
 //! | `generic` | any CPU: loops that the compiler vectorizes |
 //! | `avx2` | AVX2 and FMA |
 //! | `avx512` | AVX-512, with VNNI for 8 bits and `avx512_bf16` for bf16 |
-//! | `amx` | tiles of AMX; dense layers only, with their own packing |
+//! | `amx` | tiles of AMX, with their own packing |
 //! | `neon` | NEON, with `dotprod` for 8 bits |
 //!
 //! `half_panel` has the loops of `avx2` and `neon`.
 
+#[cfg(target_arch = "x86_64")]
 pub mod amx;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod amx_tests;
@@ -23,15 +24,17 @@ mod half_panel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use crate::epilogue::{self, Epilogue};
 use crate::isa::Isa;
 use crate::kernel::MicroKernel;
-use crate::layout::{NR, Precision};
+use crate::layout::{Packing, Precision};
 
 /// The micro-kernel for `precision`: the best that `isa` has instructions for.
 pub fn micro_kernel(isa: Isa, precision: Precision) -> &'static dyn MicroKernel {
     #[cfg(target_arch = "x86_64")]
     match precision {
+        Precision::F32 if isa >= Isa::Amx => return &amx::F32,
+        Precision::Bf16 if isa >= Isa::Amx => return &amx::Bf16,
+        Precision::Int8 if isa >= Isa::Amx => return &amx::Int8,
         Precision::F32 if isa >= Isa::Avx512 => return &avx512::F32,
         Precision::Bf16 if isa >= Isa::Avx512Bf16 => return &avx512::Bf16,
         Precision::Int8 if isa >= Isa::Avx512Vnni => return &avx512::Int8,
@@ -55,14 +58,19 @@ pub fn micro_kernel(isa: Isa, precision: Precision) -> &'static dyn MicroKernel 
     }
 }
 
-/// Applies an epilogue to sums in memory, in place; the results are bits of f32.
-pub fn apply_epilogue(isa: Isa, sums: &mut [[u32; NR]], epilogue: &Epilogue<'_>) {
-    assert!(epilogue.fits(sums.len()));
+/// Configured tile registers.
+#[cfg(target_arch = "x86_64")]
+pub type Tiles = amx::Configured;
+/// No CPU of this architecture has tile registers.
+#[cfg(not(target_arch = "x86_64"))]
+pub type Tiles = std::convert::Infallible;
+
+/// Configures the tile registers if a micro-kernel with this packing uses them.
+pub fn tiles(packing: Packing) -> Option<Tiles> {
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        // SAFETY: an `Isa` beyond `Portable` exists only if the CPU has the instructions.
-        return unsafe { avx512::apply_epilogue(sums, epilogue) };
+    if packing == Packing::AmxTiles {
+        return Some(amx::Configured::new());
     }
-    let _ = isa;
-    epilogue::apply(sums, epilogue);
+    let _ = packing;
+    None
 }

@@ -138,6 +138,8 @@ fn attend_all(
 
 /// The products of an attention in this precision: bf16 below f32 if the CPU has them, otherwise f32.
 pub fn attention_gemm(isa: Isa, precision: Precision) -> Gemm {
+    // Not yet with tiles.
+    let isa = isa.min(Isa::Avx512Bf16);
     let precision = match precision {
         Precision::Bf16 | Precision::Int8 if isa >= Isa::Avx512Bf16 => Precision::Bf16,
         _ => Precision::F32,

@@ -10,15 +10,15 @@ mod product;
 
 use std::ops::Range;
 
-use crate::arch::amx;
 use crate::context::Context;
 use crate::disjoint::Disjoint;
 use crate::epilogue::{Activation, Dequantize, Epilogue};
 use crate::gemm::Gemm;
 use crate::isa::Isa;
-use crate::layout::{AMX_MR, KLayout, Line, NR, Packing, Precision, panel_element};
+use crate::layout::{KLayout, Line, NR, Precision, panel_element};
 use crate::pack;
 use crate::pooled::{Pooled, PooledRows};
+use crate::weight_lines::WeightLines;
 
 pub use packed_rows::PackedRows;
 use product::{Destination, multiply};
@@ -31,7 +31,7 @@ pub struct Linear {
     /// Layout of the weights. The layout of activations also depends on the instruction set that computes.
     layout: KLayout,
     /// All panels, one after the other.
-    lines: Vec<Line>,
+    lines: WeightLines,
     /// By panel; zero beyond the last output.
     bias: Vec<[f32; NR]>,
     /// For 8-bit weights, by panel; zero beyond the last output.
@@ -49,10 +49,10 @@ impl Linear {
     pub fn new(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize, precision: Precision) -> Self {
         let outputs = bias.len();
         assert!(outputs > 0 && inputs > 0 && weight.len() == outputs * inputs);
-        let layout = layout(isa, precision, inputs);
+        let layout = Gemm::new(isa, precision).layout(inputs);
         let steps = layout.panel_lines() / 2;
         let (lines, scales) = match precision {
-            Precision::F32 if layout.is_amx() => (amx::panels_split(weight, outputs, inputs), Vec::new()),
+            Precision::F32 if layout.is_amx() => (pack::panels_split(weight, outputs, inputs), Vec::new()),
             Precision::F32 => (pack::panels_f32(weight, outputs, inputs, steps), Vec::new()),
             Precision::Bf16 => (pack::panels_bf16(weight, outputs, inputs, steps), Vec::new()),
             Precision::Int8 => pack::panels_int8(weight, outputs, inputs, steps),
@@ -62,7 +62,7 @@ impl Linear {
             inputs,
             outputs,
             layout,
-            lines,
+            lines: WeightLines::new(&lines),
             bias: by_panel(bias),
             weight_scales: by_panel(&scales),
             zero_point: Vec::new(),
@@ -92,13 +92,12 @@ impl Linear {
     /// # Panics
     /// If the weights are packed for AMX and `isa` is smaller, or the other way round.
     pub(crate) fn layout(&self, isa: Isa) -> KLayout {
-        assert_eq!(self.is_amx(), isa >= Isa::Amx, "packed for another instruction set");
-        layout(isa, self.precision, self.inputs)
-    }
-
-    /// True if it is packed for AMX.
-    pub(crate) fn is_amx(&self) -> bool {
-        self.layout.is_amx()
+        assert_eq!(
+            self.layout.is_amx(),
+            isa >= Isa::Amx,
+            "packed for another instruction set"
+        );
+        Gemm::new(isa, self.precision).layout(self.inputs)
     }
 
     pub(crate) fn panel(&self, index: usize) -> &[Line] {
@@ -176,7 +175,7 @@ impl Linear {
             let half = |element: u32, input: usize| f32::from_bits(element >> (16 * (input % 2)) << 16);
             values.extend((0..self.inputs).map(|input| match self.precision {
                 Precision::F32 if self.layout.is_amx() => {
-                    let [high, low] = amx::split_elements(panel, input / 2, column);
+                    let [high, low] = pack::split_elements(panel, input / 2, column);
                     half(high, input) + half(low, input)
                 }
                 Precision::F32 => f32::from_bits(panel_element(panel, input, column)),
@@ -188,15 +187,6 @@ impl Linear {
             }));
         }
         values
-    }
-}
-
-/// The layout of dense layers.
-fn layout(isa: Isa, precision: Precision, inputs: usize) -> KLayout {
-    if isa >= Isa::Amx {
-        KLayout::new(precision, Packing::AmxTiles, inputs, AMX_MR)
-    } else {
-        Gemm::new(isa, precision).layout(inputs)
     }
 }
 
