@@ -327,6 +327,46 @@ pub unsafe fn finish(sums: &[[u32; NR]], epilogue: Option<&Epilogue<'_>>, to: *m
     }
 }
 
+/// Transposes the first 16 or all 32 columns of a K-block of a panel, `[16][32]` elements, to rows of 16.
+///
+/// # Panics
+/// If there are fewer lines.
+#[target_feature(enable = "avx512f")]
+pub fn transpose_k_block(columns: &[Line], rows: &mut [Line]) {
+    for half in 0..rows.len() / 16 {
+        let mut x = [_mm512_setzero_si512(); 16];
+        for (step, x) in x.iter_mut().enumerate() {
+            // SAFETY: a line is 64 bytes, aligned.
+            *x = unsafe { _mm512_load_si512((&raw const columns[2 * step + half]).cast()) };
+        }
+        // Pairs of lines, then of pairs: `y[4 i + j]` has columns j, j + 4, j + 8 and j + 12 of lines 4 i to 4 i + 3.
+        let mut y = [_mm512_setzero_si512(); 16];
+        for i in 0..4 {
+            let [a, b, c, d] = [x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]];
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            y[4 * i] = _mm512_unpacklo_epi64(ab_low, cd_low);
+            y[4 * i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+            y[4 * i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+            y[4 * i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+        }
+        for j in 0..4 {
+            let [a, b, c, d] = [y[j], y[4 + j], y[8 + j], y[12 + j]];
+            // Quarters of registers: 0 and 2, then 1 and 3.
+            let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+            let mut put = |column: usize, value: __m512i| {
+                // SAFETY: a line is 64 bytes, aligned.
+                unsafe { _mm512_store_si512((&raw mut rows[16 * half + column]).cast(), value) };
+            };
+            put(j, _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even));
+            put(j + 4, _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd));
+            put(j + 8, _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even));
+            put(j + 12, _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd));
+        }
+    }
+}
+
 /// Up to 32 values as pairs of bf16, high and low: `value = high + low` to 16 bits.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn split(values: &[f32]) -> ([u32; K_BLOCK], [u32; K_BLOCK]) {

@@ -26,7 +26,7 @@ mod neon;
 
 use crate::isa::Isa;
 use crate::kernel::MicroKernel;
-use crate::layout::{Packing, Precision};
+use crate::layout::{K_BLOCK_LINES, Line, NR, Packing, Precision};
 
 /// The micro-kernel for `precision`: the best that `isa` has instructions for.
 pub fn micro_kernel(isa: Isa, precision: Precision) -> &'static dyn MicroKernel {
@@ -73,4 +73,20 @@ pub fn tiles(packing: Packing) -> Option<Tiles> {
     }
     let _ = packing;
     None
+}
+
+/// Transposes the first 16 or all 32 columns of a K-block of a panel, `[16][32]` elements, to rows of 16.
+pub fn transpose_k_block(isa: Isa, columns: &[Line], rows: &mut [Line]) {
+    assert!(columns.len() == K_BLOCK_LINES && (rows.len() == NR / 2 || rows.len() == NR));
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: an `Isa` beyond `Portable` exists only if the CPU has the instructions.
+        return unsafe { avx512::transpose_k_block(columns, rows) };
+    }
+    let _ = isa;
+    for (step, lines) in columns.chunks_exact(2).enumerate() {
+        for (n, row) in rows.iter_mut().enumerate() {
+            row.0[step] = lines[n / 16].0[n % 16];
+        }
+    }
 }

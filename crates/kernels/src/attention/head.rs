@@ -5,13 +5,16 @@ use std::ops::Range;
 use super::distance::{InSequence, QueryBlock, add_bias, exclude};
 use super::pack::{pack_scores_bf16, pack_values_bf16, pack_values_f32, transpose};
 use super::softmax::{Online, accumulate, softmax, softmax_online};
+use crate::arch;
 use crate::disjoint::OutputTile;
 use crate::epilogue::{Epilogue, store};
 use crate::gemm::Gemm;
 use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
-use crate::layout::{K_BLOCK, KLayout, Line, MR, NR, Precision, RowBlocks, ZERO_LINE, f32_rows_mut, rows_mut};
-use crate::scratch::grow_to;
+use crate::layout::{
+    K_BLOCK, KLayout, Line, MR, NR, Precision, RowBlocks, ZERO_LINE, elements, f32_rows_mut, rows_mut,
+};
+use crate::scratch::{grow_elements, grow_to};
 
 /// Keys whose scores for a block of queries exist at once. The scores of more would leave the second-level cache;
 /// further keys are added with the online softmax: <https://arxiv.org/abs/1805.02867>.
@@ -21,17 +24,19 @@ const KEYS_AT_ONCE: usize = 2048;
 #[derive(Default)]
 pub struct Scratch {
     /// Keys, packed as blocks of rows.
-    keys: Vec<u32>,
+    keys: Vec<Line>,
     /// Values, packed as panels along the tokens.
     values: Vec<Line>,
     /// Up to 32 queries, packed as a block.
-    query_rows: Vec<u32>,
+    query_rows: Vec<Line>,
     /// The same as a panel.
     queries: Vec<Line>,
     /// By key, a row for 32 queries.
     scores: Vec<Line>,
     /// The same as a panel of bf16, two keys a K-step.
     bf16_scores: Vec<Line>,
+    /// The same as a block, for tiles.
+    bf16_rows: Vec<Line>,
     /// Sums of weighted values over the keys so far, for 32 queries of each value panel.
     mixed: Vec<Line>,
     /// A result for 32 queries.
@@ -55,15 +60,21 @@ pub struct Head<'a> {
 impl Head<'_> {
     /// Most keys of a block. Short blocks hold fewer keys out of a window; long blocks need fewer calls.
     fn key_block_rows(self, gemm: Gemm) -> usize {
+        let layout = gemm.layout(1);
         match self.distance.is_some_and(InSequence::has_window) {
+            true if layout.is_amx() => K_BLOCK,
             true => MR,
-            false => gemm.layout(1).block_rows,
+            false => layout.block_rows,
         }
     }
 
     /// The blocks of the packed keys.
     fn key_blocks(self, gemm: Gemm) -> RowBlocks {
-        RowBlocks::even(self.tokens, self.key_block_rows(gemm))
+        let rows = self.key_block_rows(gemm);
+        match gemm.layout(1).is_amx() {
+            true => RowBlocks::full(self.tokens, rows),
+            false => RowBlocks::even(self.tokens, rows),
+        }
     }
 }
 
@@ -99,26 +110,31 @@ impl Scratch {
             ..
         } = head;
         let stride = 2 * hidden;
-        let row_elements = row_elements(gemm.layout(size));
-        let keys = grow_to(&mut self.keys, tokens * row_elements, 0);
+        let layout = gemm.layout(size);
+        let row_elements = row_elements(layout);
+        let keys = grow_elements(&mut self.keys, layout.stored_rows(tokens) * row_elements);
         let blocks = head.key_blocks(gemm);
         for index in 0..blocks.count() {
             let range = blocks.range(index);
-            let packed = &mut keys[range.start * row_elements..range.end * row_elements];
+            let stored = layout.stored_rows(range.len());
+            let packed = &mut keys[range.start * row_elements..][..stored * row_elements];
             let rows = Rows {
                 x: &key_value[range.start * stride + start..],
                 stride,
                 inputs: size,
                 count: range.len(),
-                stored: range.len(),
+                stored,
             };
             gemm.pack_rows(rows, packed, &mut []);
         }
         let steps = tokens.div_ceil(gemm.precision().values_per_element());
         let panels = size.div_ceil(NR);
-        let values = grow_to(&mut self.values, panels * steps * 2, ZERO_LINE);
-        for (panel, lines) in values.chunks_exact_mut(steps * 2).enumerate() {
+        let lines = value_panel_lines(gemm, tokens);
+        let values = grow_to(&mut self.values, panels * lines, ZERO_LINE);
+        for (panel, lines) in values.chunks_exact_mut(lines).enumerate() {
             let first = panel * NR;
+            let (lines, padding) = lines.split_at_mut(steps * 2);
+            padding.fill(ZERO_LINE);
             let columns = (size - first).min(NR);
             let from = hidden + start + first;
             match gemm.precision() {
@@ -148,7 +164,7 @@ impl Scratch {
         let rows = query.len() / hidden;
         let row_elements = row_elements(gemm.layout(size));
         const K_BLOCK_ELEMENTS: usize = NR * K_BLOCK;
-        let packed = grow_to(&mut self.query_rows, NR * row_elements, 0);
+        let packed = grow_elements(&mut self.query_rows, NR * row_elements);
         let query_rows = Rows {
             x: &query[start..],
             stride: hidden,
@@ -233,19 +249,25 @@ impl Scratch {
         block: Option<&QueryBlock<'_>>,
     ) -> Range<usize> {
         let size = head.size;
-        let row_elements = row_elements(gemm.layout(size));
+        let layout = gemm.layout(size);
+        let row_elements = row_elements(layout);
         let per_element = gemm.precision().values_per_element();
         let blocks = head.key_blocks(gemm);
         let begin = blocks.start(some_blocks.start);
         let keys = begin - begin % per_element..blocks.start(some_blocks.end);
-        let queries = &self.queries[..size.div_ceil(per_element) * 2];
+        let queries = match layout.is_amx() {
+            true => &self.queries[..layout.panel_lines()],
+            false => &self.queries[..size.div_ceil(per_element) * 2],
+        };
+        let packed_keys = elements(&self.keys);
         let scores = grow_to(&mut self.scores, keys.len() * 2, ZERO_LINE);
         f32_rows_mut(scores)[..begin - keys.start].fill([f32::NEG_INFINITY; NR]);
         for index in some_blocks {
             let range = blocks.range(index);
             let operands = Operands {
                 block: Block::Rows {
-                    elements: &self.keys[range.start * row_elements..range.end * row_elements],
+                    elements: &packed_keys[range.start * row_elements..]
+                        [..layout.stored_rows(range.len()) * row_elements],
                     rows: range.len(),
                 },
                 panel: queries,
@@ -288,27 +310,52 @@ impl Scratch {
     ) {
         let Head { size, tokens, .. } = head;
         let per_element = gemm.precision().values_per_element();
+        let layout = gemm.layout(keys.len());
         let scores = &mut self.scores[..keys.len() * 2];
         let probabilities: &[Line] = match gemm.precision() {
             Precision::Bf16 => {
-                let pairs = grow_to(&mut self.bf16_scores, keys.len().div_ceil(2) * 2, ZERO_LINE);
-                pack_scores_bf16(isa, f32_rows_mut(scores), pairs);
+                let lines = match layout.is_amx() {
+                    true => layout.panel_lines(),
+                    false => keys.len().div_ceil(2) * 2,
+                };
+                let pairs = grow_to(&mut self.bf16_scores, lines, ZERO_LINE);
+                let (some, padding) = pairs.split_at_mut(keys.len().div_ceil(2) * 2);
+                pack_scores_bf16(isa, f32_rows_mut(scores), some);
+                padding.fill(ZERO_LINE);
                 pairs
             }
             _ => scores,
         };
-        let blocks = RowBlocks::even(rows, gemm.layout(1).block_rows);
-        let panels = self.values.chunks_exact(tokens.div_ceil(per_element) * 2);
+        // Tiles have the queries as rows.
+        let by_query = layout.is_amx().then(|| {
+            let stored = layout.stored_rows(rows);
+            let lines = grow_to(&mut self.bf16_rows, layout.k_blocks * stored, ZERO_LINE);
+            for (columns, rows) in probabilities
+                .chunks_exact(layout.block_lines)
+                .zip(lines.chunks_exact_mut(stored))
+            {
+                arch::transpose_k_block(isa, columns, rows);
+            }
+            elements(lines)
+        });
+        let blocks = RowBlocks::even(rows, layout.block_rows);
+        let panels = self.values.chunks_exact(value_panel_lines(gemm, tokens));
         let first_line = keys.start / per_element * 2;
         for (panel, first) in panels.zip((0..size).step_by(NR)) {
             let panel = &panel[first_line..first_line + probabilities.len()];
             for index in 0..blocks.count() {
                 let range = blocks.range(index);
                 let operands = Operands {
-                    block: Block::Columns {
-                        panel: probabilities,
-                        first: range.start,
-                        rows: range.len(),
+                    block: match by_query {
+                        Some(elements) => Block::Rows {
+                            elements,
+                            rows: range.len(),
+                        },
+                        None => Block::Columns {
+                            panel: probabilities,
+                            first: range.start,
+                            rows: range.len(),
+                        },
                     },
                     panel,
                     prefetch: &[],
@@ -318,6 +365,13 @@ impl Scratch {
             }
         }
     }
+}
+
+/// Lines of a panel of values. Tiles take whole K-blocks from any K-step on, so more lines of zeros follow the values.
+fn value_panel_lines(gemm: Gemm, tokens: usize) -> usize {
+    let steps = tokens.div_ceil(gemm.precision().values_per_element());
+    let padding = if gemm.layout(1).is_amx() { K_BLOCK } else { 0 };
+    (steps + padding) * 2
 }
 
 /// Elements of a packed row.

@@ -126,6 +126,7 @@ fn attend_all(
         };
         let key_value = &key_value[sequence.tokens.start * 2 * hidden..sequence.tokens.end * 2 * hidden];
         let query = &query[sequence.queries.start * hidden..sequence.queries.end * hidden];
+        let _tiles = gemm.tiles();
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.attend(context.isa, gemm, head, query, key_value, |row, dimension, columns| {
                 let start = (sequence.queries.start + row) * hidden + head.start + dimension;
@@ -138,11 +139,9 @@ fn attend_all(
 
 /// The products of an attention in this precision: bf16 below f32 if the CPU has them, otherwise f32.
 pub fn attention_gemm(isa: Isa, precision: Precision) -> Gemm {
-    // Not yet with tiles.
-    let isa = isa.min(Isa::Avx512Bf16);
-    let precision = match precision {
-        Precision::Bf16 | Precision::Int8 if isa >= Isa::Avx512Bf16 => Precision::Bf16,
-        _ => Precision::F32,
-    };
-    Gemm::new(isa, precision)
+    match precision {
+        Precision::Bf16 | Precision::Int8 if isa >= Isa::Avx512Bf16 => Gemm::new(isa, Precision::Bf16),
+        // Pairs of bf16 would cost the scores digits that their exponentials need.
+        _ => Gemm::new(isa.min(Isa::Avx512Bf16), Precision::F32),
+    }
 }
