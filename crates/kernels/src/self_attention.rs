@@ -18,6 +18,8 @@ use crate::scratch::grow_to;
 
 /// Most rows of a task, except for a longer sequence. Weights are read once for all rows of a task.
 const TASK_ROWS_MAX: usize = 128;
+/// The same for AMX, which is faster and thus waits for weights sooner.
+const AMX_TASK_ROWS_MAX: usize = 256;
 
 /// `softmax(query(query_states) · key(kv_states)ᵀ / √size) · value(kv_states)` for each head.
 #[derive(Clone, Copy)]
@@ -88,9 +90,16 @@ impl SelfAttention<'_> {
         } = self;
         let is_alike = query.precision() == key_value.precision();
         let has_whole_panels = (self.hidden() / heads).is_multiple_of(NR);
-        let tasks = heads * groups(sequences).count();
+        let tasks = heads * groups(sequences, self.task_rows_max(context)).count();
         let rounds = tasks.div_ceil(context.pool.threads());
         is_alike && has_whole_panels && tasks * 10 >= rounds * context.pool.threads() * 9
+    }
+
+    fn task_rows_max(self, context: Context<'_>) -> usize {
+        match self.query.layout(context.isa).is_amx() {
+            true => AMX_TASK_ROWS_MAX,
+            false => TASK_ROWS_MAX,
+        }
     }
 
     /// Writes `[query rows, hidden]` to `output`; `query_states` is `[query rows, hidden]` and `kv_states`
@@ -130,7 +139,7 @@ impl SelfAttention<'_> {
         INPUTS.with_borrow_mut(|[query_input, kv_input]| {
             query_input.blocks.clear();
             kv_input.blocks.clear();
-            let groups: Vec<Group<'_>> = groups(sequences)
+            let groups: Vec<Group<'_>> = groups(sequences, self.task_rows_max(context))
                 .map(|sequences| {
                     let (first, last) = (&sequences[0], &sequences[sequences.len() - 1]);
                     let queries = first.queries.start..last.queries.end;
@@ -359,14 +368,14 @@ impl Input {
     }
 }
 
-/// Adjacent sequences, as many as a task takes.
-fn groups(sequences: &[Sequence]) -> impl Iterator<Item = &[Sequence]> {
+/// Adjacent sequences, as many as a task of `rows_max` rows takes.
+fn groups(sequences: &[Sequence], rows_max: usize) -> impl Iterator<Item = &[Sequence]> {
     let mut rest = sequences;
     std::iter::from_fn(move || {
         let mut rows = 0;
         let fits = |sequence: &&Sequence| {
             rows += sequence.tokens.len();
-            rows <= TASK_ROWS_MAX
+            rows <= rows_max
         };
         let count = rest.iter().take_while(fits).count().max(1);
         let (group, others) = rest.split_at_checked(count)?;

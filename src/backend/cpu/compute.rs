@@ -31,9 +31,19 @@ impl Compute {
     /// # Errors
     /// One sentence, if the threads cannot be started or the CPU lacks the instruction set.
     pub fn new(threads: usize) -> Result<Arc<Self>, String> {
-        let isa = selected_isa()?;
+        Self::with_isa(threads, selected_isa()?)
+    }
+
+    pub(super) fn with_isa(threads: usize, isa: Isa) -> Result<Arc<Self>, String> {
         let pool = Pool::new(threads).map_err(|e| e.to_string())?;
         Ok(Arc::new(Self { pool, isa }))
+    }
+
+    /// This thread computes so from now on, as in [`run`](Self::run).
+    #[cfg(test)]
+    pub(super) fn enter(self: &Arc<Self>) -> Context<'_> {
+        CURRENT.set(Some(Arc::clone(self)));
+        self.context()
     }
 
     /// Runs `work`, which computes with these threads and instructions.

@@ -17,7 +17,7 @@ fn packed(tokens: &[usize], queries: &[usize], readout_rows: &[u32]) -> ForwardI
 
 #[test]
 fn attention() {
-    let pools = pools();
+    let computes = computes();
     for (heads, size) in [(1, 1), (2, 8), (3, 12), (4, 33)] {
         let hidden = heads * size;
         for lengths in [vec![1], vec![2, 1, 5], vec![17, 64, 3], vec![130]] {
@@ -39,7 +39,7 @@ fn attention() {
                 let query = matrix(*queries.last().unwrap(), hidden, 4);
                 let key_value = matrix(tokens, 2 * hidden, 5);
                 let expected = reference::attention(query.clone(), key_value.clone(), offsets, heads);
-                for context in contexts(&pools) {
+                for context in contexts(&computes) {
                     for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
                         let (query, key_value) = (query.clone(), key_value.clone());
                         let options = AttentionOptions::new(heads, precision);
@@ -69,7 +69,7 @@ struct Options {
 
 #[test]
 fn self_attention() {
-    let pools = pools();
+    let computes = computes();
     let option = |pairing, window, has_bias| Options {
         pairing,
         window,
@@ -129,7 +129,7 @@ fn self_attention() {
                         attention(Precision::F32),
                         bias.as_ref(),
                     );
-                    for context in contexts(&pools) {
+                    for context in contexts(&computes) {
                         for (precision, error_max) in
                             [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.06)]
                         {
@@ -165,7 +165,7 @@ fn self_attention() {
 
 #[test]
 fn attention_by_distance() {
-    let pools = pools();
+    let computes = computes();
     for (heads, size) in [(1, 3), (2, 8), (3, 33)] {
         let hidden = heads * size;
         for lengths in [vec![1, 2], vec![17, 64, 3], vec![131], vec![40, 300]] {
@@ -207,7 +207,7 @@ fn attention_by_distance() {
                             )
                         }
                     };
-                    for context in contexts(&pools) {
+                    for context in contexts(&computes) {
                         for (precision, error_max) in [(Precision::F32, 4e-6), (Precision::Bf16, 0.02)] {
                             let (query, key_value) = (query.clone(), key_value.clone());
                             let options = options(precision);
@@ -239,7 +239,7 @@ fn offsets_of(lengths: &[usize]) -> Vec<usize> {
 
 #[test]
 fn rotation() {
-    let pools = pools();
+    let computes = computes();
     let positions: Vec<u32> = (0..40).map(|row| row * 5 % 7).collect();
     for (heads, size) in [(1, 2), (3, 4), (2, 10), (2, 64)] {
         let rotated = heads * size;
@@ -252,7 +252,7 @@ fn rotation() {
                 };
                 let x = matrix(positions.len(), columns, 3);
                 let plain = reference::rotate(x.clone(), &rotary, heads, &positions);
-                for context in contexts(&pools) {
+                for context in contexts(&computes) {
                     let fast = rotate(context, x.clone(), &rotary, heads, &positions);
                     let case = format!(
                         "{} {heads} heads of {size} in {columns} columns, {pairing:?}",

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn encoder_tail() {
-    let pools = pools();
+    let computes = computes();
     // Few rows, which share each layer, and more than several tasks take.
     for rows in [1, 13, 100, 600] {
         for (hidden, inner) in [(5, 3), (33, 70), (64, 600), (48, 3000)] {
@@ -12,19 +12,19 @@ fn encoder_tail() {
                 continue;
             }
             for is_gated in [false, true] {
-                check_tails(&pools, rows, hidden, inner, is_gated, Activation::Gelu);
+                check_tails(&computes, rows, hidden, inner, is_gated, Activation::Gelu);
             }
         }
     }
     // Without a kernel.
     for is_gated in [false, true] {
         let activation = Activation::Rare(RareActivation::QuickGelu);
-        check_tails(&pools, 13, 33, 70, is_gated, activation);
+        check_tails(&computes, 13, 33, 70, is_gated, activation);
     }
 }
 
 /// Compares post-norm and pre-norm layers, with both kinds of normalization, with their layers in plain Burn.
-fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gated: bool, activation: Activation) {
+fn check_tails(computes: &[Arc<Compute>], rows: usize, hidden: usize, inner: usize, is_gated: bool, activation: Activation) {
     let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
     // So that sums stay around one, as in a model.
     let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f64).sqrt();
@@ -62,7 +62,7 @@ fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gate
                     ) + x
                 }
             };
-            for context in contexts(pools) {
+            for context in contexts(computes) {
                 for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03), (Precision::Int8, 0.05)]
                 {
                     let layer =
@@ -101,7 +101,7 @@ fn check_tails(pools: &[Pool], rows: usize, hidden: usize, inner: usize, is_gate
 
 #[test]
 fn layer_norm() {
-    let pools = pools();
+    let computes = computes();
     for rows in [1, 2, 31, 33, 100] {
         for hidden in [2, 3, 15, 16, 17, 100, 257] {
             let x = matrix(rows, hidden, 6);
@@ -118,7 +118,7 @@ fn layer_norm() {
                     eps: 1e-12,
                 };
                 let expected = reference::layer_norm(x.clone(), residual.clone(), &norm);
-                for context in contexts(&pools) {
+                for context in contexts(&computes) {
                     assert_close(
                         normalize(context, x.clone(), residual.clone(), &norm),
                         expected.clone(),

@@ -59,7 +59,7 @@ fn linear() {
         (Some(Activation::Relu), Some(cloze_kernels::Activation::Relu)),
         (Some(Activation::Silu), Some(cloze_kernels::Activation::Silu)),
     ];
-    let pools = pools();
+    let computes = computes();
     // Every size of a block of rows, and both sides of where weights stop being streamed.
     for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 65, 144, 145] {
         for (inputs, outputs) in [(1, 1), (3, 5), (32, 33), (100, 17), (257, 130)] {
@@ -78,7 +78,7 @@ fn linear() {
                 let expected_rows = plain.embedding_lookup(&with_tokens(&ids));
                 let expected = activations.map(|(activation, _)| plain.forward(rounded_x.clone(), activation));
                 let before_activation = &expected[0];
-                for context in contexts(&pools) {
+                for context in contexts(&computes) {
                     let (isa, threads) = (context.isa, context.pool.threads());
                     let layer = cloze_kernels::Linear::new(isa, &weight, &bias, inputs, precision);
                     // Where f32 is two bf16, it has 16 bits.
@@ -144,13 +144,13 @@ fn rows_of_tables_and_weights() {
 #[test]
 fn a_value_that_is_not_a_number_stays_one() {
     use cloze_kernels::Precision::{Bf16, F32, Int8};
-    let pools = pools();
+    let computes = computes();
     for precision in [F32, Bf16, Int8] {
         let (weight, bias) = (random(5 * 20, 1), random(5, 2));
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = random(2 * 20, 3);
             x[27] = bad;
-            for context in contexts(&pools) {
+            for context in contexts(&computes) {
                 let layer = cloze_kernels::Linear::new(context.isa, &weight, &bias, 20, precision);
                 let mut y = vec![0.0; 2 * 5];
                 layer.apply(context, &x, 2, None, &mut y);

@@ -5,11 +5,14 @@ mod layers;
 mod linear;
 mod readout;
 
+use std::sync::Arc;
+
 use burn::tensor::TensorData;
 
-use cloze_kernels::{Context, Isa, Pool};
+use cloze_kernels::{Context, Isa};
 use cloze_test_values::random;
 
+use super::compute::Compute;
 use super::layer_norm::normalize;
 use super::precision::kernel_precision;
 use super::readout::read_logits;
@@ -54,11 +57,14 @@ fn assert_within(fast: Tensor<Cpu, 2>, plain: Tensor<Cpu, 2>, error_max: f32, ca
 }
 
 /// Every way that this CPU can compute, on one thread and on several.
-fn contexts(pools: &[Pool]) -> impl Iterator<Item = Context<'_>> {
-    let isas = || Isa::available();
-    pools
-        .iter()
-        .flat_map(move |pool| isas().map(move |isa| Context { pool, isa }))
+fn computes() -> Vec<Arc<Compute>> {
+    let of_isa = |isa| [1, 3].map(|threads| Compute::with_isa(threads, isa).expect("threads start"));
+    Isa::available().flat_map(of_isa).collect()
+}
+
+/// The contexts, one after the other; operations of Burn use the last one.
+fn contexts(computes: &[Arc<Compute>]) -> impl Iterator<Item = Context<'_>> {
+    computes.iter().map(Compute::enter)
 }
 
 /// A dense layer in plain Burn.
@@ -71,10 +77,6 @@ fn with_tokens(token_ids: &[u32]) -> ForwardInputs {
         token_ids: token_ids.to_vec(),
         ..ForwardInputs::default()
     }
-}
-
-fn pools() -> [Pool; 2] {
-    [1, 3].map(|threads| Pool::new(threads).expect("threads start"))
 }
 
 /// `values` as they are after a way through `precision`, row by row.

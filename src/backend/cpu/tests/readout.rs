@@ -19,7 +19,7 @@ fn spec(rows: usize, vocab: usize, top_k: usize) -> ReadoutSpec {
 
 #[test]
 fn readout_of_logits() {
-    let pools = pools();
+    let computes = computes();
     for vocab in [1, 2, 15, 17, 63, 64, 65, 100, 257, 1000, 30_522] {
         for rows in [1, 2, 5] {
             // A softmax that is almost even and one that is not.
@@ -28,7 +28,7 @@ fn readout_of_logits() {
                 for top_k in [0, 1, 5, TOP_K_MAX] {
                     let spec = spec(rows, vocab, top_k.min(vocab));
                     let expected = reference::read_logits(logits.clone(), &spec).into_vec().unwrap();
-                    for context in contexts(&pools) {
+                    for context in contexts(&computes) {
                         let case = format!("{} {rows} rows of {vocab}, times {spread}, {top_k}", context.isa);
                         let readout = read_logits(context, logits.clone(), &spec).into_vec().unwrap();
                         assert_eq!(readout.len(), expected.len(), "{case}");
@@ -52,7 +52,7 @@ fn readout_of_logits() {
 
 #[test]
 fn a_row_with_a_logit_that_is_not_finite_is_known_and_no_other() {
-    let pools = pools();
+    let computes = computes();
     for vocab in [1, 16, 70, 1000] {
         let spec = spec(3, vocab, 1);
         // A value in the row between two good ones; a single -infinity is a token of probability 0.
@@ -83,7 +83,7 @@ fn a_row_with_a_logit_that_is_not_finite_is_known_and_no_other() {
                     expected,
                     "reference: {case}"
                 );
-                for context in contexts(&pools) {
+                for context in contexts(&computes) {
                     let ours = are_finite(read_logits(context, logits.clone(), &spec));
                     assert_eq!(ours, expected, "{}: {case}", context.isa);
                 }
