@@ -1,4 +1,4 @@
-//! Detection of AMX on x86-64: CPU, operating system, permission.
+//! Detection on x86-64: AMX (CPU, operating system, permission), and the CPU's vendor.
 
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,4 +77,16 @@ fn system_permits() -> bool {
         );
     }
     outcome == 0
+}
+
+/// True on a CPU of Intel.
+pub fn is_of_intel() -> bool {
+    static IS_OF_INTEL: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *IS_OF_INTEL.get_or_init(|| {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx]
+            .map(u32::to_le_bytes)
+            .as_flattened()
+            == b"GenuineIntel"
+    })
 }

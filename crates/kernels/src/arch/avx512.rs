@@ -1,17 +1,21 @@
 //! Micro-kernels of AVX-512: two registers of 16 columns for each row.
 //!
-//! f32 needs `avx512f`, 8 bits `avx512_vnni`, bf16 `avx512_bf16`.
+//! f32 needs `avx512f`, 8 bits `avx512_vnni`, bf16 `avx512_bf16`. Without them, weights are widened in registers, to f32
+//! or to 16-bit integers, and activations are packed [widened](Packing::Widened), as with AVX2.
 
 use std::arch::x86_64::*;
 
+use super::avx2;
 use crate::epilogue::Epilogue;
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
-use crate::layout::{INT8_MAX, K_BLOCK, Line, NR, ZERO_POINT};
+use crate::layout::{INT8_MAX, K_BLOCK, K_PART, Line, NR, Packing, ZERO_POINT};
 use crate::rounding::ROUND;
 
 pub struct F32;
 pub struct Bf16;
 pub struct Int8;
+pub struct WidenedBf16;
+pub struct WidenedInt8;
 
 /// Implements [`MicroKernel::run`] by `$kernel::<M>` for M rows.
 macro_rules! run {
@@ -71,6 +75,32 @@ impl MicroKernel for Int8 {
     run!(int8_rows);
 }
 
+impl MicroKernel for WidenedBf16 {
+    fn packing(&self) -> Packing {
+        Packing::Widened
+    }
+
+    unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+        // SAFETY: by the caller's promise.
+        unsafe { avx2::Bf16.pack_rows(rows, packed, scales) }
+    }
+
+    run!(widened_bf16_rows);
+}
+
+impl MicroKernel for WidenedInt8 {
+    fn packing(&self) -> Packing {
+        Packing::Widened
+    }
+
+    unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
+        // SAFETY: by the caller's promise.
+        unsafe { avx2::Int8.pack_rows(rows, packed, scales) }
+    }
+
+    run!(widened_int8_rows);
+}
+
 /// 16 of a panel's columns.
 #[target_feature(enable = "avx512f")]
 fn load_half<T>(columns: &[T; NR], half: usize) -> __m512 {
@@ -128,7 +158,8 @@ fn pairs(elements: __m512i) -> __m512bh {
 }
 
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $kind:ty, $zero:expr, part = $part:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr, |$here:ident, $earlier:ident| $join:expr) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $kind:ty, $zero:expr, part = $part:expr,
+        widen = $parts:literal |$line:ident, $index:ident| $widened:expr, |$sum:ident, $a:ident, $b:ident| $add:expr, |$out:ident| $bits:expr, |$here:ident, $earlier:ident| $join:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -142,6 +173,8 @@ macro_rules! kernel {
         ) {
             /// K-steps of a part of K.
             const PART: usize = $part;
+            /// Elements of activations for one of weights.
+            const WIDTH: usize = $parts;
 
             /// K-steps. `ROW` and `STEP` are the elements from one row to the next and from one K-step to the next.
             ///
@@ -165,13 +198,16 @@ macro_rules! kernel {
                     }
                     prefetch = prefetch.wrapping_add(lines);
                     // SAFETY: `b` walks over two lines a K-step.
-                    let $b = unsafe { [_mm512_load_si512(b.cast()), _mm512_load_si512(b.add(1).cast())] };
-                    for m in 0..M {
-                        // SAFETY: the rows' elements of a K-step.
-                        let $a = _mm512_set1_epi32(unsafe { *a.add(m * ROW) } as i32);
-                        for n in 0..2 {
-                            let ($sum, $b) = (acc[m][n], $b[n]);
-                            acc[m][n] = $add;
+                    let lines = unsafe { [_mm512_load_si512(b.cast()), _mm512_load_si512(b.add(1).cast())] };
+                    for $index in 0..WIDTH {
+                        let $b = lines.map(|$line| $widened);
+                        for m in 0..M {
+                            // SAFETY: the rows' elements of a K-step.
+                            let $a = _mm512_set1_epi32(unsafe { *a.add(m * ROW + $index) } as i32);
+                            for n in 0..2 {
+                                let ($sum, $b) = (acc[m][n], $b[n]);
+                                acc[m][n] = $add;
+                            }
                         }
                     }
                     (a, b) = (a.wrapping_add(STEP), b.wrapping_add(2));
@@ -234,8 +270,8 @@ macro_rules! kernel {
                         }
                         let count = left.min(K_BLOCK);
                         // SAFETY: a K-block of all rows, and as many K-steps of the panel.
-                        acc = unsafe { steps::<M, K_BLOCK, 1>(acc, a, b, count, next, lines) };
-                        a = a.wrapping_add(M * K_BLOCK);
+                        acc = unsafe { steps::<M, { WIDTH * K_BLOCK }, WIDTH>(acc, a, b, count, next, lines) };
+                        a = a.wrapping_add(M * WIDTH * K_BLOCK);
                         b = b.wrapping_add(2 * count);
                         next = next.wrapping_add(lines * count);
                         left -= count;
@@ -284,22 +320,47 @@ macro_rules! kernel {
 kernel!(
     /// One f32 a K-step. Sums are added in parts of K: rounding errors grow with the length of a part instead of that
     /// of K.
-    f32_rows, "avx512f", __m512, _mm512_setzero_ps(), part = 256,
+    f32_rows, "avx512f", __m512, _mm512_setzero_ps(), part = K_PART, widen = 1 |line, _part| line,
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
     |sum| _mm512_castps_si512(sum),
     |here, earlier| _mm512_add_ps(here, earlier)
 );
 kernel!(
     /// Two bf16 a K-step, summed in f32.
-    bf16_rows, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), part = usize::MAX,
+    bf16_rows, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), part = usize::MAX, widen = 1 |line, _part| line,
     |sum, a, b| _mm512_dpbf16_ps(sum, pairs(a), pairs(b)),
     |sum| _mm512_castps_si512(sum),
     |here, earlier| _mm512_add_ps(here, earlier)
 );
 kernel!(
     /// Four 8-bit integers a K-step, summed in i32 without saturation.
-    int8_rows, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), part = usize::MAX,
+    int8_rows, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), part = usize::MAX, widen = 1 |line, _part| line,
     |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
+    |sum| sum,
+    |here, earlier| _mm512_add_epi32(here, _mm512_castps_si512(earlier))
+);
+
+kernel!(
+    /// Two bf16 a K-step, widened to f32. Sums are added in parts of K, as for f32.
+    widened_bf16_rows, "avx512f", __m512, _mm512_setzero_ps(), part = K_PART,
+    // The first of two, then the second.
+    widen = 2 |line, part| match part {
+        0 => _mm512_slli_epi32::<16>(line),
+        _ => _mm512_and_si512(line, _mm512_set1_epi32(0xffff_0000u32 as i32)),
+    },
+    |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
+    |sum| _mm512_castps_si512(sum),
+    |here, earlier| _mm512_add_ps(here, earlier)
+);
+kernel!(
+    /// Four 8-bit integers a K-step, widened to 16 bits and summed in i32 without saturation.
+    widened_int8_rows, "avx512f,avx512bw", __m512i, _mm512_setzero_si512(), part = usize::MAX,
+    // The first and third of four, then the second and fourth, with their signs.
+    widen = 2 |line, part| match part {
+        0 => _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(line)),
+        _ => _mm512_srai_epi16::<8>(line),
+    },
+    |sum, a, b| _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)),
     |sum| sum,
     |here, earlier| _mm512_add_epi32(here, _mm512_castps_si512(earlier))
 );

@@ -140,7 +140,7 @@ fn attend_all(
 /// The products of an attention in this precision: bf16 below f32 if the CPU has them, otherwise f32.
 pub fn attention_gemm(isa: Isa, precision: Precision) -> Gemm {
     match precision {
-        Precision::Bf16 | Precision::Int8 if isa >= Isa::Avx512Bf16 => Gemm::new(isa, Precision::Bf16),
+        Precision::Bf16 | Precision::Int8 if isa.multiplies_bf16() => Gemm::new(isa, Precision::Bf16),
         // Pairs of bf16 would cost the scores digits that their exponentials need.
         _ => Gemm::new(isa.min(Isa::Avx512Bf16), Precision::F32),
     }

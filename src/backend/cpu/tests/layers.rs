@@ -24,7 +24,14 @@ fn encoder_tail() {
 }
 
 /// Compares post-norm and pre-norm layers, with both kinds of normalization, with their layers in plain Burn.
-fn check_tails(computes: &[Arc<Compute>], rows: usize, hidden: usize, inner: usize, is_gated: bool, activation: Activation) {
+fn check_tails(
+    computes: &[Arc<Compute>],
+    rows: usize,
+    hidden: usize,
+    inner: usize,
+    is_gated: bool,
+    activation: Activation,
+) {
     let (attended, residual) = (matrix(rows, hidden, 0), matrix(rows, hidden, 1));
     // So that sums stay around one, as in a model.
     let weight = |outputs: usize, inputs: usize, seed| matrix(outputs, inputs, seed) / (inputs as f64).sqrt();
