@@ -128,12 +128,13 @@ def measure(contestants, rounds, texts, masks, turn=3, rest=0.0, warm=3):
     take the others' cores."""
     seconds, failed = {}, {}
     for one in contestants:
-        one.prepare(texts, masks)
         try:
+            one.prepare(texts, masks)
             # Includes compilation and tuning.
             one.passes(warm)
             seconds[one.name] = []
-        except Exception as error:  # torch.compile needs a compiler of its own, which may be missing
+        # torch.compile needs a compiler of its own, which may be missing; OpenVINO has no kernels for some instruction sets.
+        except Exception as error:
             failed[one.name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
     running = [one for one in contestants if one.name in seconds]
     for _ in range(rounds):

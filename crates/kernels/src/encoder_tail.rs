@@ -24,12 +24,13 @@ use crate::scratch::{grow_elements, grow_to};
 const TASK_BYTES_MAX: usize = 432 * 1024;
 /// Fewest rows of a thread that pay for reading all weights. Measured on two cores.
 const TASK_ROWS_MIN: usize = 16;
-/// The same for AMX, whose second-level caches are larger.
+/// The same for AMX, in bf16 and 8 bits, and in f32, whose weights are larger.
+const AMX_TASK_ROWS_MIN: usize = 32;
+const AMX_F32_TASK_ROWS_MIN: usize = 96;
+/// [`TASK_BYTES_MAX`] for CPUs with AMX, whose second-level caches have 2 MiB.
 const AMX_TASK_BYTES_MAX: usize = 1200 * 1024;
-/// Rows of an AMX task whose intermediate values exist chunk by chunk.
-const AMX_TASK_ROWS: usize = 256;
-/// The same for AMX, which is faster and thus waits for weights sooner.
-const AMX_TASK_ROWS_MIN: usize = 96;
+/// Most rows of an AMX task whose intermediate values exist chunk by chunk. Weights are read once for all of them.
+const AMX_TASK_ROWS_MAX: usize = 256;
 /// Rows that go through all layers at once if the threads share each layer. Bounds the memory.
 const PART_ROWS_MAX: usize = 512;
 
@@ -112,7 +113,11 @@ impl EncoderTail<'_> {
             .iter()
             .all(|layer| layer.precision() == up.precision());
         let is_amx = up.layout(context.isa).is_amx();
-        let rows_min = if is_amx { AMX_TASK_ROWS_MIN } else { TASK_ROWS_MIN };
+        let rows_min = match self.precision() {
+            _ if !is_amx => TASK_ROWS_MIN,
+            Precision::F32 => AMX_F32_TASK_ROWS_MIN,
+            Precision::Bf16 | Precision::Int8 => AMX_TASK_ROWS_MIN,
+        };
         if !is_alike || count < threads * rows_min {
             return self.layer_by_layer(context, rows, residual);
         }
@@ -138,7 +143,7 @@ impl EncoderTail<'_> {
     fn task_rows(self, isa: Isa) -> usize {
         let (up, down) = (self.up.layout(isa), self.down.layout(isa));
         if self.is_chunked(isa) {
-            return if up.is_amx() { AMX_TASK_ROWS } else { up.block_rows };
+            return if up.is_amx() { AMX_TASK_ROWS_MAX } else { up.block_rows };
         }
         // 8-bit rows are packed when they are complete, so their intermediate values are f32 too.
         let row_elements = match self.precision() {
