@@ -8,7 +8,7 @@
 //! | `layout` | packed layout of operands: panels, row blocks, K-blocks, precision |
 //! | `disjoint` | output matrices that several threads write |
 //! | `scratch` | buffers that a thread keeps |
-//! | `detect` | detection of AMX |
+//! | `detect` | detection of AMX and of the CPU's vendor |
 //! | `isa` | instruction sets; functions compiled once for each |
 //! | `pool` | threads |
 //! | `context` | threads and instruction set, the argument of every kernel |
@@ -20,6 +20,7 @@
 //! | `kernel` | the interface of a micro-kernel |
 //! | `arch` | the micro-kernels, one file for each instruction set |
 //! | `gemm` | a tile: micro-kernel, epilogue, activation, store |
+//! | `weight_lines` | memory of packed weights, in huge pages |
 //! | `schedule` | the tasks of a dense layer |
 //! | `linear` | dense layers |
 //! | `layer_norm` | layer normalization |
