@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use super::avx2;
 use crate::epilogue::Epilogue;
 use crate::kernel::{Block, MicroKernel, Operands, Rows};
-use crate::layout::{INT8_MAX, K_BLOCK, K_PART, Line, NR, Packing, ZERO_POINT};
+use crate::layout::{INT8_MAX, K_BLOCK, K_PART, Line, MR, NR, Packing, ZERO_POINT};
 use crate::rounding::ROUND;
 
 pub struct F32;
@@ -16,6 +16,9 @@ pub struct Bf16;
 pub struct Int8;
 pub struct WidenedBf16;
 pub struct WidenedInt8;
+
+/// Most rows of a block with widened weights. With a row more, the compiler keeps sums in memory.
+const WIDENED_ROWS: usize = MR - 1;
 
 /// Implements [`MicroKernel::run`] by `$kernel::<M>` for M rows.
 macro_rules! run {
@@ -80,6 +83,10 @@ impl MicroKernel for WidenedBf16 {
         Packing::Widened
     }
 
+    fn block_rows(&self) -> usize {
+        WIDENED_ROWS
+    }
+
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
         // SAFETY: by the caller's promise.
         unsafe { avx2::Bf16.pack_rows(rows, packed, scales) }
@@ -91,6 +98,10 @@ impl MicroKernel for WidenedBf16 {
 impl MicroKernel for WidenedInt8 {
     fn packing(&self) -> Packing {
         Packing::Widened
+    }
+
+    fn block_rows(&self) -> usize {
+        WIDENED_ROWS
     }
 
     unsafe fn pack_rows(&self, rows: Rows<'_>, packed: &mut [u32], scales: &mut [f32]) {
