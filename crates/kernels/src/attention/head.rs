@@ -485,6 +485,31 @@ mod tests {
         }
     }
 
+    /// What is left in the buffers of a block with more keys does not count.
+    #[test]
+    fn a_block_with_few_keys_after_one_with_many() {
+        let (size, tokens) = (NR, 300);
+        // The whole sequence, then 48 keys at its begin, which are no whole K-blocks.
+        let case = Case {
+            size,
+            query_tokens: (0..NR as u32).map(|i| 9 * i).chain(0..16).collect(),
+            tokens,
+            window: Some(20),
+        };
+        let query = random(case.query_tokens.len() * size, 3);
+        let key_value = random(tokens * 2 * size, 4);
+        let expected = case.expected(&query, &key_value);
+        for isa in Isa::available() {
+            for (precision, error_max) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.02)] {
+                let (ours, _) = case.attend(isa, precision, &query, &key_value);
+                for (ours, expected) in ours.iter().zip(&expected) {
+                    let error = (f64::from(*ours) - expected).abs();
+                    assert!(error < error_max, "{isa} {precision:?}: {ours}, not {expected}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn scores_beyond_the_window_do_not_exist() {
         let case = Case {
