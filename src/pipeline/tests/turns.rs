@@ -73,7 +73,8 @@ async fn a_long_task_shares_the_model_with_short_ones() {
     let cost = scored.cost;
     assert_eq!((cost.task, cost.texts, cost.tokens), ("score", 60, 60 * 64));
     assert_eq!((cost.computed.sequences, cost.computed.tokens), (60 * 62, 60 * 62 * 65));
-    assert!(cost.timing.queue > Duration::from_millis(100), "{:?}", cost.timing);
+    // A batch takes at least a millisecond, and most sequences of a piece wait for several.
+    assert!(cost.timing.queue > Duration::from_millis(10), "{:?}", cost.timing);
 }
 
 #[tokio::test]
