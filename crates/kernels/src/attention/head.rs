@@ -485,7 +485,7 @@ mod tests {
         }
     }
 
-    /// What is left in the buffers of a block with more keys does not count.
+    /// Values that a block with more keys has left in the buffers have no effect.
     #[test]
     fn a_block_with_few_keys_after_one_with_many() {
         let (size, tokens) = (NR, 300);
