@@ -51,8 +51,8 @@ pub struct ModelArguments {
     /// Compute precision: less precision takes less memory, and less time on CPUs that compute in it [default: f32; f16
     /// on a GPU that has it]
     ///
-    /// Set it to bf16 on a CPU with avx512_bf16 or amx. Set it to int8 on one with avx512_vnni, avx2 or amx if tokens
-    /// with almost the same score may change places. `cloze devices` shows the CPU's features.
+    /// Set it to bf16 on a CPU with amx, or of AMD with avx512_bf16. Set it to int8 on one with avx512_vnni, avx2 or amx
+    /// if tokens with almost the same score may change places. `cloze devices` shows the CPU's features.
     #[arg(short, long, env = "CLOZE_DTYPE", ignore_case = true, value_parser = dtypes(), help_heading = HARDWARE)]
     pub dtype: Option<Dtype>,
 

@@ -15,7 +15,9 @@ use crate::gemm::Gemm;
 use crate::isa::Isa;
 use crate::kernel::{Block, Operands, Rows};
 use crate::layer_norm::{Norm, layer_norm, normalize_rows};
-use crate::layout::{K_BLOCK, K_PART, KLayout, Line, MR, NR, Precision, RowBlocks, Tile, ZERO_LINE, as_f32, rows_mut};
+use crate::layout::{
+    K_BLOCK, K_PART, KLayout, Line, MR, NR, Precision, RowBlocks, Tile, ZERO_LINE, as_f32, part, rows_mut,
+};
 use crate::linear::Linear;
 use crate::scratch::{grow_elements, grow_to};
 
@@ -509,10 +511,4 @@ fn pack_blocks(gemm: Gemm, layout: KLayout, x: &[f32], blocks: RowBlocks, packed
         };
         gemm.pack_rows(rows, packed, scales);
     }
-}
-
-/// Part `index` of `count` of some lines.
-fn part(lines: &[Line], index: usize, count: usize) -> &[Line] {
-    let size = lines.len().div_ceil(count);
-    &lines[(index * size).min(lines.len())..((index + 1) * size).min(lines.len())]
 }

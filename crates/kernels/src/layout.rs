@@ -118,6 +118,12 @@ pub fn rows_mut(lines: &mut [Line]) -> &mut [[u32; NR]] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps) }
 }
 
+/// Part `index` of `count` of some lines.
+pub fn part(lines: &[Line], index: usize, count: usize) -> &[Line] {
+    let size = lines.len().div_ceil(count);
+    &lines[(index * size).min(lines.len())..((index + 1) * size).min(lines.len())]
+}
+
 /// Lines as elements.
 pub fn elements(lines: &[Line]) -> &[u32] {
     // SAFETY: a line is 16 elements without padding between them, aligned more strictly than an element; the borrow

@@ -15,7 +15,7 @@ use crate::disjoint::Disjoint;
 use crate::epilogue::{Activation, Dequantize, Epilogue};
 use crate::gemm::Gemm;
 use crate::isa::Isa;
-use crate::layout::{KLayout, Line, NR, Precision, panel_element};
+use crate::layout::{KLayout, Line, NR, Precision, panel_element, part};
 use crate::pack;
 use crate::pooled::{Pooled, PooledRows};
 use crate::weight_lines::WeightLines;
@@ -106,10 +106,10 @@ impl Linear {
 
     /// Part `index` of `count` of a panel, to prefetch; empty beyond the last panel.
     pub(crate) fn part_of_panel(&self, panel: usize, index: usize, count: usize) -> &[Line] {
-        let len = self.layout.panel_lines();
-        let size = len.div_ceil(count);
-        let start = (panel * len + index * size).min(self.lines.len());
-        &self.lines[start..self.lines.len().min(start + size)]
+        match panel < self.bias.len() {
+            true => part(self.panel(panel), index, count),
+            false => &[],
+        }
     }
 
     /// Some K-blocks of a panel.
